@@ -1,0 +1,7 @@
+"""Compositional prompt tuning of a frozen T5: many runs in one pass over one trunk.
+
+Importing this package loads nothing heavy and touches no device; `compt_fast.train`,
+`compt_fast.evaluate` and `compt_fast.info` are its commands.
+"""
+
+__version__ = "0.1.0"

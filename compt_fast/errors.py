@@ -1,0 +1,21 @@
+"""Errors that are the user's to mend: every command prints them as one line and exits with 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something given by the user is wrong; the message names it and says what would be right."""
+
+
+def unknown(kind: str, value: str, choices: Iterable[str]) -> InputError:
+    """An `InputError` for a `value` that is none of `choices`, naming the nearest one.
+
+    `kind` says what the value should have been, in words that fit before the value ("task").
+    """
+    known = list(choices)
+    near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InputError(f"unknown {kind} {value!r}.{hint} Known: {', '.join(known)}.")
