@@ -1,0 +1,136 @@
+"""The reference formula of target prompts, in plain PyTorch: ComPT Eq. 4 and CrossPT Eq. 1.
+
+Target prompts are constants of (run, task) unless the gates are `input`: then alpha and beta are
+predicted for each input row, and `compose_rows` finishes what `compose` began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from compt_fast.prompts.encoders import encode
+from compt_fast.prompts.routing import Mask, anneal, weights
+from compt_fast.prompts.shape import PromptShape
+
+__all__ = ["Composition", "Mask", "anneal", "compose", "compose_rows"]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Target prompts of R runs and T tasks, and what they were made of; a lacking part is None.
+
+    targets (R, T, L, d), L the shape's target length; None with gates `input`. sources
+    (R, N, m, d) and privates (R, T, m, d), encoded; masked privates are zero. weights
+    (R, T, n_weights), in `inside` the private prompt's last. gates (R, T, 2): alpha (private) and
+    beta (sources), of `spp` and `scp` unless the gates are `input`.
+    """
+
+    targets: Tensor | None
+    sources: Tensor | None
+    privates: Tensor | None
+    weights: Tensor | None
+    gates: Tensor | None
+
+
+def compose(
+    params: Mapping[str, Tensor],
+    shape: PromptShape,
+    *,
+    training: bool = False,
+    temperature: Tensor | None = None,
+    noise: Tensor | None = None,
+    mask: Mask | None = None,
+) -> Composition:
+    """The target prompts of all runs and tasks, differentiable in `params`, in their dtype.
+
+    `params` are a bank's, each with the run axis R first. temperature (R,) and noise
+    (R, T, n_weights) are what a `relaxed-bernoulli` router needs in training. `mask` switches
+    prompts off: a masked private's term is zero (in `scp` its m tokens stay, as zeros), and where
+    all sources are masked their mixture is zero.
+
+    Raises `InputError` for a mask of another number of sources.
+    """
+    sources = encode(params, shape, "source") if shape.sources else None
+    privates = encode(params, shape, "private") if shape.private else None
+    if mask and not mask.private and privates is not None:
+        privates = torch.zeros_like(privates)
+    w = None
+    if sources is not None:
+        size = (sources.shape[0], shape.tasks, shape.n_weights)
+        logits = params["router"] if shape.has_router else sources.new_zeros(size)
+        w = weights(
+            logits, shape, training=training, temperature=temperature, noise=noise, mask=mask
+        )
+    elif mask:
+        mask.candidates(shape)  # for its check: there are no weights to mask
+    parts = Composition(None, sources, privates, w, _gates(params, shape))
+    return parts if shape.gates == "input" else replace(parts, targets=_targets(parts, shape))
+
+
+def compose_rows(
+    composition: Composition,
+    params: Mapping[str, Tensor],
+    shape: PromptShape,
+    runs: Tensor,
+    tasks: Tensor,
+    means: Tensor,
+) -> Tensor:
+    """The target prompt (B, L, d) of each of B input rows, for gates `input`.
+
+    `composition` is what `compose` gave for `params`; runs and tasks (B,) int64 say whose row each
+    is; means (B, d), any float dtype, is the mean of the row's token embeddings. alpha and beta are
+    sigmoids of one linear layer d -> 2 of it: ComPT, Section 2.2, names gates computed for each
+    input; the layer is ours.
+    """
+    if shape.gates != "input":
+        raise ValueError(f"gates are {shape.gates!r}: the targets of compose() are whole")
+    weight, bias = params["gates.weight"][runs], params["gates.bias"][runs]
+    gates = torch.sigmoid(torch.einsum("bd,bgd->bg", means.to(weight), weight) + bias)
+    assert composition.privates is not None  # spp and scp, which alone have gates, have both
+    mixture = _mixture(composition, shape)
+    return _gated(shape, mixture[runs, tasks], composition.privates[runs, tasks], gates)
+
+
+def _targets(parts: Composition, shape: PromptShape) -> Tensor:
+    """(R, T, L, d) from the parts, with gates that are no function of the input."""
+    privates, gates = parts.privates, parts.gates
+    if parts.weights is None:  # pt
+        assert privates is not None
+        return privates
+    mixture = _mixture(parts, shape)
+    if privates is None:  # mst, and inside without a private
+        return mixture
+    if gates is None:  # inside
+        return mixture + parts.weights[..., -1, None, None] * privates
+    return _gated(shape, mixture, privates, gates)
+
+
+def _mixture(parts: Composition, shape: PromptShape) -> Tensor:
+    """sum_i w[t, i] P_src[i]: (R, T, m, d)."""
+    assert parts.weights is not None and parts.sources is not None
+    return torch.einsum("rtn,rnmd->rtmd", parts.weights[..., : shape.sources], parts.sources)
+
+
+def _gated(shape: PromptShape, mixture: Tensor, privates: Tensor, gates: Tensor) -> Tensor:
+    """ComPT Eq. 4: mixture and privates (..., m, d), gates (..., 2) -> (..., L, d)."""
+    alpha, beta = gates[..., None, None].unbind(-3)
+    if shape.composition == "spp":
+        return alpha * privates + beta * mixture
+    return torch.cat([beta * mixture, alpha * privates], dim=-2)
+
+
+def _gates(params: Mapping[str, Tensor], shape: PromptShape) -> Tensor | None:
+    """alpha and beta of each run and task, (R, T, 2); None without gates or with gates `input`."""
+    if not shape.has_gates or shape.gates == "input":
+        return None
+    tokens = params["private_tokens"]
+    if shape.gates == "fixed":
+        return tokens.new_ones(tokens.shape[0], shape.tasks, 2)
+    gates = torch.sigmoid(params["gates"])
+    if shape.gates == "tied":
+        return torch.cat([gates, 1 - gates], dim=-1)
+    return gates.expand(-1, shape.tasks, -1)
