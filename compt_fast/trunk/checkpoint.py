@@ -1,0 +1,248 @@
+"""From a name or a folder to the T5 that was meant, and its tokenizer.
+
+transformers fills gaps silently: a missing tensor becomes random, a missing head is tied to the
+embeddings, a folder without a tokenizer gets an empty one, a pickle is unpickled. Each of these is
+an `InputError` here, and no code that comes with a checkpoint is ever run.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from compt_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FAMILIES = {"t5": "T5ForConditionalGeneration", "mt5": "MT5ForConditionalGeneration"}
+FAMILY_TEXT = "T5, T5 v1.1, Flan-T5, mT5 or ByT5"
+HUB_FILES = ["*.json", "model*.safetensors", "spiece.model"]
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+PATH_STARTS = (".", "/", "~")
+
+
+def find_folder(name_or_dir: str) -> Path:
+    """The checkpoint's folder: `name_or_dir` itself, else the hub's snapshot of that name.
+
+    Raises InputError when there is neither such a folder nor such a name.
+    """
+    path = Path(name_or_dir).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(f"trunk {name_or_dir!r} is a file; give the checkpoint's folder")
+    if name_or_dir.startswith(PATH_STARTS) or name_or_dir.count("/") > 1:
+        raise InputError(f"trunk {name_or_dir!r}: there is no such folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        # The configuration first: what is no T5 is refused before gigabytes of it are fetched.
+        read_config(Path(snapshot_download(name_or_dir, allow_patterns=["config.json"])))
+        return Path(snapshot_download(name_or_dir, allow_patterns=HUB_FILES))
+    except InputError:
+        raise
+    except Exception as error:  # unrelated kinds: a bad name, network, rights, a full disk
+        raise InputError(
+            f"trunk {name_or_dir!r} is no folder here and cannot be had from the hub:"
+            f" {_brief(error)}"
+        ) from error
+
+
+def load_checkpoint(
+    folder: Path, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The frozen model on the CPU in evaluation mode, with SDPA attention; and its tokenizer.
+
+    Raises InputError, naming file or tensor, for every folder that holds no whole T5-family
+    checkpoint.
+    """
+    config = read_config(folder)
+    stored = tensor_names(folder)
+    if config.get("tie_word_embeddings") is False and "lm_head.weight" not in stored:
+        raise InputError(
+            f"{folder}: the weights lack lm_head.weight, which config.json does not tie"
+        )
+    model = load_model(folder, FAMILIES[config["model_type"]], dtype)
+    tokenizer = load_tokenizer(folder, config)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > vocabulary:
+        raise InputError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, but the trunk embeds only"
+            f" {vocabulary}; give the tokenizer that belongs to it"
+        )
+    return model, tokenizer
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a T5-family checkpoint; InputError when missing, broken or another's."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise InputError(f"{folder}: no config.json; a trunk is a folder as transformers saves it")
+    config = _read_object(file)
+    family = config.get("model_type")
+    _refuse_own_code(file, config)
+    if family not in FAMILIES:
+        raise InputError(
+            f"{file}: model_type {family!r} is not supported; a trunk is a {FAMILY_TEXT}"
+        )
+    if "quantization_config" in config:
+        raise InputError(f"{file}: the checkpoint is quantised; give it in its full precision")
+    return config
+
+
+def tensor_names(folder: Path) -> set[str]:
+    """The names of all tensors; InputError unless they lie in whole safetensors files."""
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / INDEX
+    if (folder / "model.safetensors").is_file():
+        files = [folder / "model.safetensors"]
+    elif index.is_file():
+        shards = _read_object(index).get("weight_map")
+        if not isinstance(shards, dict):
+            raise InputError(
+                f"{index}: no weight_map; the index of a sharded checkpoint names its files there"
+            )
+        files = [folder / str(shard) for shard in sorted(set(shards.values()))]
+    else:
+        pickles = [file.name for pattern in PICKLES for file in sorted(folder.glob(pattern))]
+        if pickles:
+            raise InputError(
+                f"{folder}: the weights are pickled ({pickles[0]}), and loading a pickle can run"
+                " any code; give them as model.safetensors"
+            )
+        raise InputError(
+            f"{folder}: no weights; expected model.safetensors or {INDEX} (no other kind is loaded)"
+        )
+    names: set[str] = set()
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{index}: names {file.name}, which is not there")
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                names.update(tensors.keys())
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{file}: not a whole safetensors file ({_brief(error)})") from error
+    return names
+
+
+def load_tokenizer(folder: Path, config: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder` (ByT5's needs no vocabulary); InputError when missing or broken."""
+    from transformers import AutoTokenizer
+
+    settings = folder / "tokenizer_config.json"
+    named = _read_object(settings) if settings.is_file() else {}
+    _refuse_own_code(settings, named)
+    byte_level = "ByT5Tokenizer" in (named.get("tokenizer_class"), config.get("tokenizer_class"))
+    if not byte_level and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(f"{folder}: no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")
+    if not byte_level and not (folder / "tokenizer.json").is_file():
+        _check_sentencepiece(folder / "spiece.model")
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # a broken file surfaces as whatever the parser of its format raises
+        raise InputError(f"{folder}: the tokenizer cannot be read ({_brief(error)})") from error
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"{folder}: the tokenizer has no end-of-sequence token; T5's is </s>")
+    return tokenizer
+
+
+def load_model(folder: Path, class_name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """transformers' own class `class_name` with the weights of `folder`, frozen.
+
+    Raises InputError for missing, unknown, misshapen and non-finite tensors.
+    """
+    import transformers
+
+    try:
+        with quiet_transformers():
+            model, report = getattr(transformers, class_name).from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                attn_implementation="sdpa",
+                ignore_mismatched_sizes=True,  # so that they are reported with the others below
+                output_loading_info=True,
+            )
+    except Exception as error:  # settings out of range raise whatever checks them
+        raise InputError(f"{folder}: the trunk cannot be built ({_brief(error)})") from error
+    if report["mismatched_keys"]:
+        name, found, expected = sorted(report["mismatched_keys"])[0]
+        raise InputError(
+            f"{folder}: tensor {name} has shape {tuple(found)}, but config.json asks for"
+            f" {tuple(expected)}"
+        )
+    for problem, names in (
+        ("lack", report["missing_keys"]),
+        ("hold unknown", report["unexpected_keys"]),
+    ):
+        if names:
+            raise InputError(f"{folder}: the weights {problem} tensors: {_some(names)}")
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise InputError(f"{folder}: tensor {name} holds values that are not finite")
+    return model.eval().requires_grad_(False)
+
+
+def _refuse_own_code(file: Path, settings: dict[str, Any]) -> None:
+    if "auto_map" in settings:
+        raise InputError(f"{file}: asks to run code of its own (auto_map), which is never done")
+
+
+def _check_sentencepiece(file: Path) -> None:
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError) as error:  # which transformers would take for another format
+        raise InputError(f"{file}: not a whole sentencepiece model") from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No warnings and progress bars of transformers within: what matters is an error here."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not readable as JSON ({_brief(error)})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{file}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _brief(error: Exception) -> str:
+    """The error on one line, its end cut off where it is long."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")
+
+
+def _some(names: set[str], limit: int = 3) -> str:
+    ordered = sorted(names)
+    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    return ", ".join(ordered[:limit]) + more
