@@ -1,0 +1,8 @@
+"""`python -m compt_fast COMMAND ...`, the same as the console script `compt-fast`."""
+
+import sys
+
+from compt_fast.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

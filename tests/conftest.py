@@ -1,0 +1,55 @@
+"""What every test runs under: one thread, no network, and the real rows where there are some."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before torch and transformers are imported; subprocesses of tests inherit them. The models here
+# are so small that a second thread costs more than it gains.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked gpu are skipped, with the reason, where there is no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The repository's root."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def hub_root() -> Path | None:
+    """A folder of real rows in the hub's layout ($COMPT_FAST_HUB, else ../shared/hub), or None.
+
+    Tests that get None use rows in the same schemas that they write themselves.
+    """
+    named = os.environ.get("COMPT_FAST_HUB")
+    if named:
+        assert Path(named).is_dir(), f"COMPT_FAST_HUB is {named!r}, and there is no such folder"
+        return Path(named)
+    beside = REPOSITORY.parent / "shared" / "hub"
+    return beside if beside.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of a tiny T5 with random weights."""
+    from tests.helpers.tiny_t5 import make_t5
+
+    return make_t5(tmp_path_factory.mktemp("tiny_t5"))

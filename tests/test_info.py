@@ -1,0 +1,154 @@
+"""The environment report: what it says of this machine and of machines made up here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+
+import pytest
+import torch
+
+from compt_fast import info
+from compt_fast.trunk import ENGINES
+
+ALL_HERE = {name: "1.0" for name in info.PACKAGES}
+TOOLS = {"c++": "g++ 12", "nvcc": "release 13.0"}
+CPU = {"name": "x", "cores": 4, "memory_gib": 8.0, "free_gib": 6.0, "bf16": "avx512_bf16"}
+
+
+def test_environment_names_the_installed_versions_and_survives_json() -> None:
+    found = json.loads(json.dumps(info.environment(), allow_nan=False))
+    assert found["packages"]["torch"] == importlib.metadata.version("torch") == torch.__version__
+    assert found["packages"]["transformers"] == importlib.metadata.version("transformers")
+    assert found["cuda"] == torch.version.cuda
+    assert len(found["gpus"]) == torch.cuda.device_count()
+    assert found["threads"] == torch.get_num_threads()
+    assert found["cpu"]["cores"] >= 1
+
+
+def test_versions_of_what_is_not_installed_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(info, "PACKAGES", ("torch", "no-such-package-of-ours"))
+    assert info.versions() == {"torch": torch.__version__, "no-such-package-of-ours": None}
+
+
+def test_cpu_reads_processor_and_memory_of_linux(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proc = {
+        "/proc/cpuinfo": "model name\t: Chip 9\nflags\t\t: sse avx512_bf16 amx_bf16\n",
+        "/proc/meminfo": "MemTotal:       16777216 kB\nMemAvailable:    8388608 kB\n",
+    }
+    for file, text in proc.items():
+        (tmp_path / file.rsplit("/", 1)[1]).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(info, "Path", lambda file: tmp_path / file.rsplit("/", 1)[1])
+    found = info.cpu()
+    assert (found["name"], found["bf16"]) == ("Chip 9", "amx_bf16")
+    assert (found["memory_gib"], found["free_gib"]) == (16.0, 8.0)
+
+
+def test_cpu_without_proc_says_what_it_does_not_know(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(info, "Path", lambda file: tmp_path / "nothing")
+    found = info.cpu()
+    assert found["memory_gib"] is None and found["bf16"] is None
+    assert found["name"] and found["cores"] >= 1
+    assert "memory not known" in info.render(info.report())
+
+
+def test_engines_are_those_that_the_trunk_opens() -> None:
+    assert {part.name for part in info.engines()} == set(ENGINES) - {"auto"}
+    assert all(part.active for part in info.engines())
+
+
+def test_nothing_is_missing_where_everything_is() -> None:
+    assert not list(info._missing_hardware(True, "13.0", CPU))
+    assert not list(info._missing_software(ALL_HERE, TOOLS))
+
+
+@pytest.mark.parametrize("name", ["datasets", "tensorboard", "triton"])
+def test_a_missing_package_is_named_with_its_cost(name: str) -> None:
+    (gap,) = info._missing_software(ALL_HERE | {name: None}, TOOLS)
+    assert gap.what == name and gap.cost
+    assert gap.felt == (name == "datasets")
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_missing_compiler_costs_nothing_yet(name: str) -> None:
+    (gap,) = info._missing_software(ALL_HERE, TOOLS | {name: None})
+    assert gap.what == name and not gap.felt
+
+
+def test_a_missing_gpu_is_felt_and_a_cpu_build_beside_a_gpu_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    (gap,) = info._missing_hardware(False, None, CPU)
+    assert gap.felt and "GPU" in gap.what and "4 cores" in gap.cost
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    (gap,) = info._missing_hardware(False, None, CPU)
+    assert gap.felt and "torch with CUDA" in gap.what
+    (gap,) = info._missing_hardware(False, "13.0", CPU)
+    assert gap.what == "a GPU"
+    with_slow_bf16 = list(info._missing_hardware(False, "13.0", CPU | {"bf16": None}))
+    assert [gap.felt for gap in with_slow_bf16] == [True, False]
+
+
+def test_missing_line_is_one_line_of_what_is_felt(monkeypatch: pytest.MonkeyPatch) -> None:
+    gaps = [
+        info.Missing("a GPU", "slow", True),
+        info.Missing("triton", "nothing", False),
+        info.Missing("datasets", "no hub", True),
+    ]
+    monkeypatch.setattr(info, "missing", lambda: gaps)
+    assert info.missing_line() == "Not on this machine: a GPU (slow); datasets (no hub)."
+    monkeypatch.setattr(info, "missing", lambda: gaps[1:2])
+    assert info.missing_line() is None
+
+
+def test_compilers_come_from_the_path_and_cxx(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "my-cxx"
+    compiler.write_text("#!/bin/sh\necho 'my compiler 7'\n", encoding="utf-8")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert info.compilers()["c++"] == "my compiler 7"
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert info.compilers() == {"c++": None, "nvcc": None}
+
+
+def test_a_compiler_that_fails_counts_as_none(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "g++"
+    broken.write_text("#!/bin/sh\necho g++; exit 1\n", encoding="utf-8")
+    broken.chmod(0o755)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert info.compilers()["c++"] is None
+
+
+def test_the_printed_report_has_every_fact(capsys: pytest.CaptureFixture[str]) -> None:
+    assert info.main([]) == 0
+    text = capsys.readouterr().out
+    for title in ("Device", "Compilers", "Engines", "Native parts", "Missing, and what it costs"):
+        assert f"\n{title}\n" in text
+    assert torch.__version__ in text
+    for gap in info.missing():
+        assert sum(gap.what in line and gap.cost in line for line in text.splitlines()) == 1
+    for part in info.native_parts():
+        assert f"{part.name}" in text and part.why in text
+
+
+def test_json_is_the_same_report(capsys: pytest.CaptureFixture[str]) -> None:
+    assert info.main(["--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts) == set(info.report())
+    assert [gap["what"] for gap in facts["missing"]] == [gap.what for gap in info.missing()]
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_named_with_its_memory() -> None:
+    first = info.gpus()[0]
+    assert first["name"] == torch.cuda.get_device_name(0)
+    assert 0 < first["free_gib"] <= first["memory_gib"]
+    assert first["name"] in info.render(info.report())
