@@ -1,0 +1,202 @@
+"""Reading of rows from files: JSON lines, CSV, TSV and Parquet, into columns whose rows know their
+place.
+
+CSV quotes as RFC 4180 says; TSV has no quoting: a tab always ends a cell and a line end always ends
+a row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compt_fast.errors import InputError
+
+FORMATS = ("jsonl", "csv", "tsv", "parquet")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Rows by column; `where(i)` is the place of row `i` for messages: `file:line` (Parquet:
+    `file:row`), from 1."""
+
+    values: Mapping[str, Sequence[Any]]
+    where: Callable[[int], str]
+    origin: str  # the file or files, for messages that concern them all
+    size: int
+
+    def first(self, names: Iterable[str], what: str) -> str:
+        """The first of `names` that is a column; `what` says in the `InputError` what it is for."""
+        for name in names:
+            if name in self.values:
+                return name
+        wanted = " or ".join(map(repr, names))
+        raise InputError(f"{self.origin}: no column {wanted} for {what}; there are: {', '.join(self.values)}")
+
+
+def find_split(folder: Path, split: str) -> list[Path]:
+    """The files that hold a split: `<split>.<format>`, or Parquet shards
+    `<split>-00000-of-00002.parquet`; [] for none.
+
+    Raises `InputError` where two formats hold it, or where shards are missing.
+    """
+    plain = [path for form in FORMATS if (path := folder / f"{split}.{form}").is_file()]
+    shards = sorted(folder.glob(f"{split}-[0-9]*-of-*[0-9].parquet"))
+    if len(plain) + bool(shards) > 1:
+        names = ", ".join(path.name for path in [*plain, *shards[:1]])
+        raise InputError(f"{folder}: {names} all hold the split {split!r}; keep one of them")
+    if shards:
+        whole = int(re.sub(r".*-of-(\d+)\.parquet$", r"\1", shards[0].name))
+        if len(shards) != whole:
+            raise InputError(f"{folder}: {len(shards)} of {whole} shards of {split!r} are there")
+    return plain or shards
+
+
+def read_columns(paths: Sequence[Path]) -> Columns:
+    """The rows of one file, or of Parquet shards one after another. Raises `InputError` naming file
+    and row."""
+    if paths[0].suffix[1:] not in FORMATS:
+        raise InputError(f"{paths[0]}: rows are read from files of {', '.join(FORMATS)}")
+    columns = _read_parquet(paths) if paths[0].suffix == ".parquet" else _read_lines(paths[0])
+    if not columns.size:
+        raise InputError(f"{columns.origin}: no rows")
+    return columns
+
+
+def arrow_columns(table: Any, where: Callable[[int], str], origin: str) -> Columns:
+    """The columns of a `pyarrow.Table`; a value becomes a Python object when it is asked for."""
+    values = {name: _ArrowColumn(table.column(name)) for name in table.column_names}
+    return Columns(values, where, origin, table.num_rows)
+
+
+class _ArrowColumn(Sequence[Any]):
+    """A `pyarrow.ChunkedArray` that gives Python objects."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._array[index].as_py()
+
+    def __iter__(self) -> Any:
+        return iter(self._array.to_pylist())
+
+
+def _read_parquet(paths: Sequence[Path]) -> Columns:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError:
+        raise InputError(f"{paths[0]}: reading Parquet needs pyarrow (pip install pyarrow)") from None
+    tables = []
+    for path in paths:
+        try:
+            tables.append(parquet.read_table(path))
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{path}: {_why_not_parquet(path, error)}") from None
+    for path, table in zip(paths, tables, strict=True):
+        if table.schema != tables[0].schema:
+            raise InputError(f"{path}: its columns differ from those of {paths[0].name}")
+    starts = [0]
+    for table in tables:
+        starts.append(starts[-1] + table.num_rows)
+
+    def where(row: int) -> str:
+        shard = bisect_right(starts, row) - 1
+        return f"{paths[shard]}:{row - starts[shard] + 1}"
+
+    origin = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    return arrow_columns(pa.concat_tables(tables), where, origin)
+
+
+def _why_not_parquet(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        if file.read(24).startswith(b"version https://git-lfs"):
+            return "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
+    return f"not a whole Parquet file ({error}); it may be truncated: fetch it again"
+
+
+def _read_lines(path: Path) -> Columns:
+    reader = _read_jsonl if path.suffix == ".jsonl" else _read_table
+    values, lines = reader(path, _read_text(path))
+    return Columns(values, lambda row: f"{path}:{lines[row]}", str(path), len(lines))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read it ({error.strerror})") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{line}: not UTF-8 (byte {data[error.start]:#04x}); save the file as UTF-8") from None
+
+
+def _read_jsonl(path: Path, text: str) -> tuple[dict[str, list[Any]], list[int]]:
+    """Rows of JSON objects, one a line; a key that a row lacks is None there."""
+    rows, lines = [], []
+    # Not splitlines(): JSON strings may hold U+2028 and its like, which are no line ends here.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            rows.append(_json_object(line, f"{path}:{number}"))
+            lines.append(number)
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: [row.get(key) for row in rows] for key in keys}, lines
+
+
+def _json_object(line: str, where: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"{where}: the key {name!r} stands there twice; keep one")
+        return dict(pairs)
+
+    try:
+        row = json.loads(line, object_pairs_hook=unique)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error}); every line must be one object") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: a JSON {type(row).__name__}; every line must be one object, {{...}}")
+    return row
+
+
+def _read_table(path: Path, text: str) -> tuple[dict[str, list[Any]], list[int]]:
+    """Rows of a CSV or TSV file with a header; every cell is a string."""
+    rows, lines = [], []
+    if path.suffix == ".tsv":
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    start = 1
+    try:
+        for cells in reader:
+            if cells:
+                rows.append(cells)
+                lines.append(start)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}:{start}: not {path.suffix[1:].upper()} ({error})") from None
+    if not rows:
+        raise InputError(f"{path}: empty; the first line must name the columns")
+    header = rows.pop(0)
+    lines.pop(0)
+    for name in header:
+        if header.count(name) > 1:
+            raise InputError(f"{path}:1: two columns are called {name!r}; rename one")
+    for cells, line in zip(rows, lines, strict=True):
+        if len(cells) != len(header):
+            raise InputError(f"{path}:{line}: {len(cells)} cells where the header names {len(header)} columns")
+    return {name: [cells[k] for cells in rows] for k, name in enumerate(header)}, lines

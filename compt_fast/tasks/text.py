@@ -1,0 +1,114 @@
+"""What the trunk reads and writes: the source text `<task>: <field>: <text> ...` and the label
+texts, as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from compt_fast.errors import InputError, unknown
+from compt_fast.tasks.table import Task
+
+LABEL_MODES = ("natural", "synthetic", "numeric")
+
+
+def label_text(task: Task, label: int | float, mode: str) -> str:
+    """What the trunk is to write for a label (CrossPT, section 4.5, compares the modes).
+
+    "natural": the label word; "synthetic": the task's letter and the class id ("A0"); "numeric":
+    the class id. A score is the nearest number of the task's grid in every mode ("3.8").
+    """
+    if mode not in LABEL_MODES:
+        raise unknown("label mode", mode, LABEL_MODES)
+    if task.is_score:
+        return _score_text(task, float(label))
+    return {
+        "natural": task.labels[int(label)],
+        "synthetic": f"{task.letter}{label}",
+        "numeric": str(label),
+    }[mode]
+
+
+def label_texts(task: Task, mode: str) -> list[str]:
+    """Every text that is a label: by class id, or the whole grid of a score, lowest first."""
+    if not task.is_score:
+        return [label_text(task, k, mode) for k in range(len(task.labels))]
+    low, high = task.score_range
+    steps = round((high - low) / task.step)
+    return [label_text(task, low + k * task.step, mode) for k in range(steps + 1)]
+
+
+def _score_text(task: Task, score: float) -> str:
+    """The nearest number of the grid, halves to the even step: T5's rounding of STS-B (float32)."""
+    low, step = (Decimal(str(number)).normalize() for number in (task.score_range[0], task.step))
+    k = np.round(np.float32(score - float(low)) * np.float32(1 / task.step))
+    decimals = max(0, *(-int(number.as_tuple().exponent) for number in (low, step)))
+    return f"{low + int(k) * step:.{decimals}f}"
+
+
+def encode_target(text: str, tokenizer: Any) -> list[int]:
+    """Token ids of a label text, `</s>` at the end."""
+    return [*_tokens([text], tokenizer)[0], tokenizer.eos_token_id]
+
+
+def encode_source(task: Task, row_texts: Sequence[str], tokenizer: Any, *, prefix: bool, max_length: int) -> list[int]:
+    """Token ids of `<task>: <field>: <text> <field>: <text>`, at most `max_length` with `</s>`.
+
+    `row_texts` stand in the order of `Task.fields`; without `prefix` the task's name is left out. A
+    row that is too long loses tokens at the ends of its texts, the longest text first; the prefix
+    and the field names stay whole. `max_length` counts what stands here, not the prompt. Raises
+    `InputError` where the names alone do not fit.
+    """
+    names = _names(task, prefix)
+    # Cutting at spaces changes no token: sentencepiece tokens cross none, and bytes are bytes. The
+    # space stays with the piece that follows it.
+    pieces = _tokens([*names, *(f" {text.strip()}" for text in row_texts)], tokenizer)
+    fixed, texts = pieces[: len(names)], pieces[len(names) :]
+    room = _room(task, fixed, max_length)
+    kept = _shares([len(ids) for ids in texts], room)
+    ids = [token for name, text, n in zip(fixed, texts, kept, strict=True) for token in (*name, *text[:n])]
+    return [*ids, tokenizer.eos_token_id]
+
+
+def check_fits(task: Task, tokenizer: Any, *, prefix: bool, max_length: int) -> None:
+    """Raise `InputError` where the prefix and the field names leave no token for each text within
+    `max_length`."""
+    _room(task, _tokens(_names(task, prefix), tokenizer), max_length)
+
+
+def _names(task: Task, prefix: bool) -> list[str]:
+    """What stands before each text."""
+    names = [f" {name}:" for _, name in task.fields]
+    names[0] = f"{task.prefix}:{names[0]}" if prefix else names[0].lstrip()
+    return names
+
+
+def _tokens(texts: list[str], tokenizer: Any) -> list[list[int]]:
+    # Not verbose: the warning that a text is longer than the model's usual length is moot, as it is
+    # cut here.
+    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _room(task: Task, names: list[list[int]], max_length: int) -> int:
+    """Tokens left for the texts."""
+    fixed = sum(map(len, names)) + 1
+    if fixed + len(names) > max_length:
+        raise InputError(
+            f"{task.name}: a source length of {max_length} tokens leaves no room for the text: "
+            f"prefix, field names and end take {fixed}; raise --max-source-length to "
+            f"{fixed + len(names)} or more"
+        )
+    return max_length - fixed
+
+
+def _shares(lengths: list[int], room: int) -> list[int]:
+    """How much of each text is kept: the longest are cut to one length, so that all fit."""
+    kept = list(lengths)
+    by_length = sorted(range(len(lengths)), key=lambda k: lengths[k])
+    for done, k in enumerate(by_length):
+        kept[k] = min(lengths[k], room // (len(lengths) - done))
+        room -= kept[k]
+    return kept
