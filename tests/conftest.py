@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Before torch and transformers are imported; subprocesses of tests inherit them. The models here
 # are so small that a second thread costs more than it gains.
@@ -53,3 +55,20 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.helpers.tiny_t5 import make_t5
 
     return make_t5(tmp_path_factory.mktemp("tiny_t5"))
+
+
+@pytest.fixture(scope="session")
+def line(tiny_t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """A command line of `train` for two small tasks and a folder: `line(out, seeds="0,1")`.
+
+    Flags can be replaced, added, or left out with None.
+    """
+    from tests.helpers import jobs
+
+    folder = tmp_path_factory.mktemp("tasks")
+    files = [jobs.toy_task(folder, "toy_a"), jobs.toy_task(folder, "toy_b")]
+
+    def made(out: Path, **changes: Any) -> list[str]:
+        return jobs.arguments(jobs.settings(tiny_t5, files, **changes), out)
+
+    return made

@@ -1,0 +1,177 @@
+"""What one run is: the table of presets, and a preset with the user's changes: a `RunConfig`.
+
+Presets follow ComPT (arXiv 2408.13227, sections 2 and 3: `spp`, `scp`, `pt`, `mst`) and CrossPT
+(arXiv 2509.14253: `p`, `sl`, `slp`, `sln`, `slpn`). Every name of a field here is the name of a
+flag of `compt_fast.train`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from compt_fast.errors import InputError, unknown
+
+SEEDS = 2**32  # what NumPy takes as a seed
+PER_TASK = -1  # "as many sources as there are tasks", for the presets sln and slpn
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One configuration of a paper: all that its name decides, each a flag's to override."""
+
+    composition: str
+    sources: int
+    private: bool
+    prompt_length: int
+    lr_source: float
+    lr_private: float
+    lr_router: float
+    encoder: str = "mlp"
+    encoder_sharing: str = "per-prompt"
+    router: str = "direct"
+    normalisation: str = "auto"
+    gates: str = "fixed"
+    epochs: int = 30
+
+
+def _crosspt(sources: int, *, private: bool, **rates: float) -> Preset:
+    """A CrossPT preset: one linear encoder for all prompts, and one softmax with temperature over
+    sources and private.
+    """
+    return Preset(
+        composition="inside",
+        sources=sources,
+        private=private,
+        prompt_length=10,
+        encoder="linear",
+        encoder_sharing="shared",
+        normalisation="softmax-temperature",
+        **rates,  # type: ignore[arg-type]
+    )
+
+
+PRESETS: dict[str, Preset] = {
+    "spp": Preset("spp", 3, True, 5, 0.07, 0.02, 0.1, gates="learned"),
+    "scp": Preset("scp", 3, True, 5, 0.1, 0.1, 0.1, gates="learned"),
+    "pt": Preset("pt", 0, True, 5, 0.0, 0.07, 0.0),
+    "mst": Preset("mst", 1, False, 5, 0.15, 0.0, 0.1),
+    "p": Preset("pt", 0, True, 10, 0.0, 0.07, 0.0, encoder="linear", encoder_sharing="shared"),
+    "sl": _crosspt(1, private=False, lr_source=0.15, lr_private=0.0, lr_router=0.1),
+    "slp": _crosspt(1, private=True, lr_source=0.15, lr_private=0.07, lr_router=0.1),
+    "sln": _crosspt(PER_TASK, private=False, lr_source=0.15, lr_private=0.0, lr_router=0.1),
+    "slpn": _crosspt(PER_TASK, private=True, lr_source=0.15, lr_private=0.07, lr_router=0.1),
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training, resolved: nothing is left to a default.
+
+    `shots` None means all examples up to `max_train`; learning rates are peaks.
+    """
+
+    method: str
+    shots: int | None
+    seed: int
+    composition: str
+    sources: int
+    private: bool
+    prompt_length: int
+    encoder: str
+    encoder_hidden: int
+    encoder_sharing: str
+    router: str
+    normalisation: str
+    gates: str
+    init: str
+    init_range: float
+    lr_source: float
+    lr_private: float
+    lr_router: float
+    weight_decay: float
+    clip_norm: float
+    warmup: float
+    epochs: int
+    steps: int | None
+    batch_size: int
+    label_mode: str
+    sampling: str
+    max_train: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as plain JSON values."""
+        return asdict(self)
+
+
+def resolve(choice: dict[str, Any], *, tasks: int, d_model: int) -> RunConfig:
+    """The run that `choice` (one value a flag, None where the preset decides) means for so many
+    tasks and such a trunk.
+
+    Few shots (10 or fewer) double a preset's epochs, as in ComPT's published code; epochs that the
+    user names are taken as they are.
+
+    Raises `InputError` for an unknown method and for values out of range.
+    """
+    method = choice["method"]
+    if method not in PRESETS:
+        raise unknown("method", method, PRESETS)
+    preset = PRESETS[method]
+    values: dict[str, Any] = {}
+    for field in fields(RunConfig):
+        given = choice.get(field.name)
+        ignored = field.name in ignored_fields(preset)
+        own = getattr(preset, field.name, None)
+        values[field.name] = own if given is None or ignored else given
+    if values["sources"] == PER_TASK:
+        values["sources"] = tasks
+    values["encoder_hidden"] = _hidden(values, d_model)
+    shots = values["shots"]
+    if choice.get("epochs") is None and shots is not None and shots <= 10:
+        values["epochs"] *= 2
+    config = RunConfig(**values)
+    _check(config)
+    return config
+
+
+def ignored_fields(preset: Preset) -> set[str]:
+    """The fields that mean nothing to a preset, so that its runs are the same whatever they say."""
+    ignored = set() if preset.composition in ("spp", "scp") else {"gates"}
+    if preset.composition in ("pt", "mst"):
+        ignored |= {"sources", "router", "normalisation"}
+    return ignored
+
+
+def _hidden(values: dict[str, Any], d_model: int) -> int:
+    """Width of the encoder's hidden layer: d_model by default, 0 where the encoder has none."""
+    if values["encoder"] in ("linear", "none"):
+        return 0
+    return d_model if values["encoder_hidden"] is None else values["encoder_hidden"]
+
+
+def _check(config: RunConfig) -> None:
+    """Numbers that no training can use, named by their flag."""
+    positive = ("prompt_length", "epochs", "batch_size", "clip_norm", "init_range", "max_train")
+    for name in positive:
+        if getattr(config, name) <= 0:
+            raise InputError(f"--{flag_name(name)} must be above 0, not {getattr(config, name)}")
+    for name in ("lr_source", "lr_private", "lr_router", "weight_decay", "seed"):
+        if getattr(config, name) < 0:
+            raise InputError(f"--{flag_name(name)} must not be negative, not {getattr(config, name)}")
+    if config.seed >= SEEDS:
+        raise InputError(f"--seeds must be below {SEEDS}, not {config.seed}")
+    for name in ("shots", "steps"):
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise InputError(f"--{flag_name(name)} must be above 0, not {value}")
+    if config.encoder in ("mlp", "lstm") and config.encoder_hidden < 1:
+        raise InputError(f"--encoder-hidden must be above 0, not {config.encoder_hidden}")
+    if not 0 <= config.warmup <= 1:
+        raise InputError(f"--warmup is a share of the steps, from 0 to 1, not {config.warmup}")
+    if config.sources < 1 and config.composition != "pt":
+        raise InputError(f"--sources must be at least 1 for method {config.method!r}, not {config.sources}")
+
+
+def flag_name(field: str) -> str:
+    """The flag of a configuration field (`lr_source` -> `lr-source`, `seed` -> `seeds`)."""
+    return {"seed": "seeds"}.get(field, field).replace("_", "-")

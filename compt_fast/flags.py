@@ -1,0 +1,310 @@
+"""The flags of `compt_fast.train`: one table, from which the command line, `--config` files and
+`config.json` are read and checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compt_fast.config import PRESETS
+from compt_fast.errors import InputError, unknown
+
+
+def integer(text: str) -> int:
+    """A whole number."""
+    return int(text)
+
+
+def number(text: str) -> float:
+    """A finite decimal number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def shot_count(text: str) -> int | str:
+    """A number of examples a task, or `full`."""
+    return "full" if text == "full" else int(text)
+
+
+Parser = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag. `many` flags take a comma list and multiply into runs; a default of None leaves the
+    choice to preset or program.
+    """
+
+    name: str
+    parse: Parser
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+    many: bool = False
+    listed: bool = False  # a comma list that stays one value (tasks, not runs)
+    switch: bool = False  # --name / --no-name
+
+    @property
+    def key(self) -> str:
+        return self.name.replace("-", "_")
+
+
+def _run(name: str, parse: Parser, default: Any, help: str, *choices: str) -> Flag:
+    return Flag(name, parse, default, help, choices, many=True)
+
+
+RUN_FLAGS: tuple[Flag, ...] = (
+    _run("method", str, ["spp", "pt", "mst"], "presets to train: " + ", ".join(PRESETS), *PRESETS),
+    _run("shots", shot_count, [16], "examples a task, or 'full' (bounded by --max-train)"),
+    _run("seeds", integer, [0], "each seed draws its own examples, initial prompts and order"),
+    _run("sources", integer, None, "number of source prompts N (default: the preset's)"),
+    _run("prompt-length", integer, None, "prompt tokens m (default: the preset's)"),
+    _run("encoder", str, None, "prompt encoder", "mlp", "linear", "lstm", "none"),
+    _run("encoder-hidden", integer, None, "width of the MLP encoder (default: d_model)"),
+    _run("encoder-sharing", str, None, "who shares an encoder", "per-prompt", "per-role", "shared"),
+    _run("router", str, None, "how source weights arise", "direct", "constant", "relaxed-bernoulli"),
+    _run(
+        "normalisation",
+        str,
+        None,
+        "of the router's logits",
+        *("auto", "softmax", "sparsemax", "sigmoid", "softmax-temperature"),
+    ),
+    _run("gates", str, None, "alpha and beta", "fixed", "learned", "learned-global", "tied", "input"),
+    _run(
+        "init",
+        str,
+        ["uniform"],
+        "raw prompt tokens: uniform noise or rows of the vocabulary",
+        "uniform",
+        "vocab",
+    ),
+    _run("init-range", number, [0.5], "uniform tokens lie in [-r, r]"),
+    _run(
+        "lr-source",
+        number,
+        None,
+        "peak learning rate of the sources (default: the preset's, as for the next two)",
+    ),
+    _run("lr-private", number, None, "peak learning rate of the private prompts"),
+    _run("lr-router", number, None, "peak learning rate of router and gates"),
+    _run("weight-decay", number, [0.01], "AdamW's decoupled weight decay"),
+    _run("clip-norm", number, [1.0], "gradient norm of a run is clipped to this"),
+    _run("warmup", number, [0.2], "share of the steps over which the rate rises"),
+    _run(
+        "epochs",
+        integer,
+        None,
+        "passes over the examples (default: the preset's, doubled up to 10 shots)",
+    ),
+    _run("steps", integer, None, "training steps; instead of --epochs"),
+    _run("batch-size", integer, [16], "rows a step and run"),
+    _run("label-mode", str, ["natural"], "words for the labels", "natural", "synthetic", "numeric"),
+    _run("sampling", str, ["balanced"], "how the shots are drawn", "balanced", "random"),
+    _run("max-train", integer, [5000], "examples a task with --shots full"),
+)
+
+JOB_FLAGS: tuple[Flag, ...] = (
+    Flag("model", str, "mini", "trunk: 'mini' (embedded), a folder, or a hub name such as t5-base"),
+    Flag(
+        "suite",
+        str,
+        None,
+        "tasks to train together: mini, mini2, glue, set2, crosspt-set2 (default: mini)",
+    ),
+    Flag("tasks", str, None, "tasks by name, instead of a suite", listed=True),
+    Flag("include", str, [], "tasks to add to the suite", listed=True),
+    Flag("exclude", str, [], "tasks to leave out of the suite", listed=True),
+    Flag("task-file", str, [], "your own tasks: TOML or YAML files", listed=True),
+    Flag("data-root", str, None, "local folder in the hub's layout (DIR/nyu-mll/glue/...)"),
+    Flag("data", str, None, "local folder DIR/<task>/{train,validation}.{jsonl,csv,tsv,parquet}"),
+    Flag("prefix", str, True, "begin each text with '<task>:'", switch=True),
+    Flag("prompt-position", str, "prepend", "the prompt's place", ("prepend", "append")),
+    Flag("max-source-length", integer, 256, "tokens of a text, the prompt not counted"),
+    Flag("out", str, None, "run folder (default: runs/<suite>-<time>)"),
+    Flag("engine", str, "auto", "what runs the trunk", ("auto", "reference")),
+    Flag("device", str, "auto", "where", ("auto", "cpu", "cuda")),
+    Flag(
+        "dtype",
+        str,
+        "auto",
+        "of the trunk: auto is bf16 on a GPU, fp32 elsewhere",
+        ("auto", "bf16", "fp32"),
+    ),
+    Flag("runs-at-once", integer, 12, "runs that train side by side; the rest wait (bounds memory)"),
+    Flag("eval-size", integer, 300, "evaluation rows a task"),
+    Flag("eval-batch-size", integer, 128, "rows a batch in evaluation"),
+    Flag(
+        "scoring",
+        str,
+        "generate",
+        "greedy decoding, or likelihood of each label",
+        ("generate", "rank"),
+    ),
+    Flag(
+        "select",
+        str,
+        "last",
+        "weights that are reported: last, or best on the development sample",
+        ("last", "best"),
+    ),
+    Flag("checkpoint-every", integer, 200, "steps between checkpoints"),
+    Flag("tensorboard", str, False, "also write TensorBoard events", switch=True),
+)
+FLAGS: dict[str, Flag] = {flag.key: flag for flag in RUN_FLAGS + JOB_FLAGS}
+
+AT_LEAST_ONE = (
+    "max_source_length",
+    "runs_at_once",
+    "eval_size",
+    "eval_batch_size",
+    "checkpoint_every",
+)
+
+Flags = dict[str, Any]
+"""Every flag by key; run flags hold a list of values, or None where the preset decides."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add every flag of the table to `parser`, values kept as the user's text (or None)."""
+    titles = (("runs (comma lists multiply into a fleet)", RUN_FLAGS), ("job", JOB_FLAGS))
+    for title, flags in titles:
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            if flag.switch:
+                group.add_argument(
+                    f"--{flag.name}",
+                    action=argparse.BooleanOptionalAction,
+                    default=None,
+                    help=_help(flag),
+                )
+            else:
+                group.add_argument(f"--{flag.name}", default=None, metavar=_metavar(flag), help=_help(flag))
+
+
+def _metavar(flag: Flag) -> str:
+    words: dict[Parser, str] = {integer: "N", number: "X", shot_count: "K"}
+    word = words.get(flag.parse, flag.name.split("-")[-1].upper())
+    return f"{word}[,{word}]" if flag.many or flag.listed else word
+
+
+def _help(flag: Flag) -> str:
+    text = flag.help
+    if flag.choices and flag.name != "method":
+        text += ": " + ", ".join(flag.choices)
+    if flag.default not in (None, [], True, False):
+        shown = ",".join(map(str, flag.default)) if isinstance(flag.default, list) else flag.default
+        text += f" (default: {shown})"
+    return text.replace("%", "%%")
+
+
+def read_flags(given: dict[str, Any], config: str | None) -> Flags:
+    """Flags from the command line over those of the file `config` over the defaults, each checked.
+
+    Raises `InputError` that names the flag (or the file and the key) and what it takes.
+    """
+    flags = {key: flag.default for key, flag in FLAGS.items()}
+    if config is not None:
+        for key, value in read_config(Path(config)).items():
+            if value is not None:
+                flags[key] = parse(key, value, f"{config}: {key}")
+    for key, value in given.items():
+        if value is not None:
+            flags[key] = parse(key, value, f"--{FLAGS[key].name}")
+    for key in AT_LEAST_ONE:
+        if flags[key] < 1:
+            raise InputError(f"--{FLAGS[key].name} must be above 0, not {flags[key]}")
+    if flags["steps"] is not None and flags["epochs"] is not None:
+        raise InputError("--steps and --epochs exclude each other: name one")
+    return flags
+
+
+def parse(key: str, value: Any, where: str) -> Any:
+    """One flag's value from the text of a command line or the value of a configuration file."""
+    flag = FLAGS[key]
+    if flag.switch:
+        if not isinstance(value, bool):
+            raise InputError(f"{where} must be true or false, not {value!r}")
+        return value
+    if not (flag.many or flag.listed):
+        return _one(flag, value, where)
+    items = value if isinstance(value, list) else str(value).split(",")
+    parsed = [_one(flag, item, where) for item in items]
+    if not parsed and flag.many:
+        raise InputError(f"{where} is empty: give at least one value")
+    doubled = next((item for i, item in enumerate(parsed) if item in parsed[:i]), None)
+    if doubled is not None:
+        raise InputError(f"{where} names {doubled} twice")
+    return parsed
+
+
+def _one(flag: Flag, value: Any, where: str) -> Any:
+    text = str(value).strip()
+    if isinstance(value, bool | list | dict) or not text:
+        raise InputError(f"{where}: {value!r} is no value for it")
+    if flag.choices and text not in flag.choices:
+        raise unknown(f"value of {where}", text, flag.choices)
+    try:
+        return flag.parse(text)
+    except ValueError:
+        expected: dict[Parser, str] = {
+            integer: "a whole number",
+            number: "a finite number",
+            shot_count: "a whole number or 'full'",
+        }
+        raise InputError(f"{where} takes {expected[flag.parse]}, not {text!r}") from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The flags that a TOML, YAML or JSON file sets; a run folder's `config.json` is such a file.
+
+    Raises `InputError` for a missing or malformed file, and for keys that are no flags or stand
+    there twice.
+    """
+    readers: dict[str, Parser] = {
+        ".toml": tomllib.loads,
+        ".yaml": yaml.safe_load,
+        ".yml": yaml.safe_load,
+        ".json": lambda text: json.loads(text, object_pairs_hook=_distinct),
+    }
+    if path.suffix not in readers:
+        raise InputError(f"{path}: a configuration ends in .toml, .yaml or .json")
+    try:
+        content = readers[path.suffix](path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not well-formed {path.suffix[1:]}: {error}") from None
+    if isinstance(content, dict) and "flags" in content:
+        content = content["flags"]
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected flags and their values, found {type(content).__name__}")
+    settings = {}
+    for name, value in content.items():
+        key = str(name).replace("-", "_")
+        if key not in FLAGS:
+            raise unknown(f"flag in {path}:", str(name), FLAGS)
+        if key in settings:
+            raise InputError(f"{path}: {key} stands there twice")
+        settings[key] = value
+    return settings
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, refused where a key stands twice."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [key for key, _ in pairs]
+        raise ValueError(f"the key {max(names, key=names.count)!r} stands there twice")
+    return content

@@ -1,0 +1,98 @@
+"""Rows of a job: what each run trains on and what every run is scored on, drawn and tokenised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from compt_fast.config import RunConfig
+from compt_fast.flags import Flags
+from compt_fast.tasks.sampling import draw_shots, evaluation_indices
+from compt_fast.tasks.sources import TaskData
+from compt_fast.tasks.table import Task
+from compt_fast.tasks.text import encode_source, encode_target, label_text, label_texts
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One example: token ids of text and label, and the index of its task."""
+
+    source: list[int]
+    target: list[int]
+    task: int
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Rows of one task to be predicted: token ids of the texts, and the gold labels."""
+
+    task: Task
+    sources: list[list[int]]
+    golds: list[int | float]
+
+
+class JobData:
+    """Draws and encodes rows; a text is encoded once however many runs use it."""
+
+    def __init__(self, tasks: list[TaskData], flags: Flags, tokenizer: Any) -> None:
+        self.tasks = tasks
+        self.tokenizer = tokenizer
+        self._prefix = flags["prefix"]
+        self._max_length = flags["max_source_length"]
+        self._eval_size = flags["eval_size"]
+        self._encoded: dict[tuple[int, int], list[int]] = {}
+
+    def training(self, config: RunConfig) -> list[TrainingRow]:
+        """The examples of all tasks that a run trains on (task by task, as they were drawn)."""
+        rows = []
+        for t, data in enumerate(self.tasks):
+            for index in self._draw(data, config)[0]:
+                text = label_text(data.task, data.train[int(index)].label, config.label_mode)
+                rows.append(TrainingRow(self._source(t, int(index)), encode_target(text, self.tokenizer), t))
+        return rows
+
+    def development(self, config: RunConfig) -> list[ScoredRows]:
+        """A run's development sample: as many further training examples as it has shots."""
+        sets = []
+        for t, data in enumerate(self.tasks):
+            chosen = [int(i) for i in self._draw(data, config)[1]]
+            golds = [data.train[i].label for i in chosen]
+            sets.append(ScoredRows(data.task, [self._source(t, i) for i in chosen], golds))
+        return sets
+
+    def evaluation(self) -> list[ScoredRows]:
+        """The rows that every run is scored on, the same whatever its seed."""
+        sets = []
+        for data in self.tasks:
+            chosen = evaluation_indices(len(data.evaluation), self._eval_size)
+            rows = [data.evaluation[int(i)] for i in chosen]
+            sources = [self._encode(data.task, row.texts) for row in rows]
+            sets.append(ScoredRows(data.task, sources, [row.label for row in rows]))
+        return sets
+
+    def longest_label(self, mode: str) -> int:
+        """Tokens of the longest label of any task, its end token included."""
+        return max(len(ids) for data in self.tasks for ids in self.label_ids(data.task, mode))
+
+    def label_ids(self, task: Task, mode: str) -> list[list[int]]:
+        """Token ids of each label of a task, in the order of `label_texts`."""
+        return [encode_target(text, self.tokenizer) for text in label_texts(task, mode)]
+
+    def _draw(self, data: TaskData, config: RunConfig) -> tuple[Any, Any]:
+        return draw_shots(
+            data.train.labels,
+            data.task,
+            config.shots,
+            config.seed,
+            config.sampling,
+            config.max_train,
+        )
+
+    def _source(self, t: int, index: int) -> list[int]:
+        if (t, index) not in self._encoded:
+            data = self.tasks[t]
+            self._encoded[t, index] = self._encode(data.task, data.train[index].texts)
+        return self._encoded[t, index]
+
+    def _encode(self, task: Task, texts: tuple[str, ...]) -> list[int]:
+        return encode_source(task, texts, self.tokenizer, prefix=self._prefix, max_length=self._max_length)

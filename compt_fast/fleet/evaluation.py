@@ -1,0 +1,71 @@
+"""Scoring of one run's prompts on the rows of all its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from compt_fast.fleet.data import JobData, ScoredRows
+from compt_fast.fleet.stored import RunPrompts
+from compt_fast.tasks.metrics import confusion, score
+from compt_fast.tasks.text import label_texts
+from compt_fast.trunk.batch import make_batch
+from compt_fast.trunk.seam import Trunk
+
+
+@torch.no_grad()
+def evaluate(
+    trunk: Trunk,
+    data: JobData,
+    prompts: RunPrompts,
+    sets: list[ScoredRows],
+    *,
+    mode: str,
+    scoring: str,
+    batch_size: int,
+    after_batch: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Predict every row of `sets` (one a task, in the slots' order) and score each task.
+
+    Rows of all tasks go through the trunk together, sorted by length. Batches are formed from this
+    run's rows alone, so that its predictions do not depend on the fleet it trained in.
+
+    Returns, per task name, `primary`, `scores` (percent), `n` and `predictions`, the counts of each
+    predicted string under each gold label.
+    """
+    rows = [(t, i) for t, of in enumerate(sets) for i in range(len(of.sources))]
+    rows.sort(key=lambda row: len(sets[row[0]].sources[row[1]]))
+    predicted = [[""] * len(of.sources) for of in sets]
+    candidates = [data.label_ids(of.task, mode) for of in sets]
+    words = [label_texts(of.task, mode) for of in sets]
+    longest = data.longest_label(mode)
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        slots = [t for t, _ in part]
+        batch = make_batch([sets[t].sources[i] for t, i in part], None, slots).to(trunk.device)
+        targets, batch = prompts.targets(trunk, batch)
+        if scoring == "rank":
+            scores = trunk.label_scores(targets, batch, [candidates[t] for t in slots])
+            texts = [words[t][int(s.argmax())] for t, s in zip(slots, scores, strict=True)]
+        else:
+            ids = trunk.generate(targets, batch, max_new_tokens=longest)
+            texts = data.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        for (t, i), text in zip(part, texts, strict=True):
+            predicted[t][i] = text.strip()
+        after_batch()
+    return {
+        of.task.name: {
+            "primary": of.task.metrics[0],
+            "scores": score(of.task, of.golds, texts, mode),
+            "n": len(texts),
+            "predictions": confusion(of.task, of.golds, texts, mode),
+        }
+        for of, texts in zip(sets, predicted, strict=True)
+    }
+
+
+def average(tasks: dict[str, Any]) -> float:
+    """Mean of the tasks' primary scores, as both papers average."""
+    return sum(task["scores"][task["primary"]] for task in tasks.values()) / len(tasks)

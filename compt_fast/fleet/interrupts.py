@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM end a job at the next safe point, where a checkpoint can be written."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Self
+
+
+class Interrupted(Exception):
+    """A signal asked the job to end; `signal` is its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.signal = number
+
+
+class Interrupts:
+    """While entered, notes SIGINT and SIGTERM; a second signal of the same kind acts as usual."""
+
+    def __init__(self) -> None:
+        self._pending: int | None = None
+        self._previous: dict[int, signal.Handlers | None] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._pending = number
+        signal.signal(number, self._previous[number])
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come since the block was entered."""
+        if self._pending is not None:
+            raise Interrupted(self._pending)

@@ -1,0 +1,99 @@
+"""From flags to runs: the product of all comma lists, each with its configuration and its id."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from compt_fast.config import PRESETS, RunConfig, ignored_fields, resolve
+from compt_fast.errors import InputError
+from compt_fast.flags import RUN_FLAGS, Flags
+from compt_fast.prompts.bank import parameter_shapes
+from compt_fast.prompts.shape import PromptShape
+
+_FIELD = {"seeds": "seed"}  # the flag's name where it is not the field's
+_IN_ID = (
+    "method",
+    "shots",
+    "seeds",
+    "sources",
+)  # always part of an id; other flags where they vary
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of the fleet: its id (a folder's name), configuration and prompts' shape."""
+
+    id: str
+    config: RunConfig
+    shape: PromptShape
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(math.prod(size) for size in parameter_shapes(self.shape).values())
+
+    def steps(self, rows: int) -> int:
+        """Training steps over so many rows: `steps` where given, else whole epochs."""
+        if self.config.steps is not None:
+            return self.config.steps
+        return self.config.epochs * math.ceil(rows / self.config.batch_size)
+
+
+def plan_runs(flags: Flags, *, tasks: int, d_model: int) -> list[Run]:
+    """Every run that the comma lists of `flags` multiply into, in the order of the lists.
+
+    A flag that a preset ignores (`--sources` for pt) makes no second run of it.
+
+    Raises `InputError` for values that do not go together.
+    """
+    keys = [flag.key for flag in RUN_FLAGS]
+    varied = [key for key in keys if key not in _IN_ID and len(flags[key] or []) > 1]
+    runs: dict[RunConfig, Run] = {}
+    for values in itertools.product(*(flags[key] or [None] for key in keys)):
+        choice = {_FIELD.get(key, key): value for key, value in zip(keys, values, strict=True)}
+        choice["shots"] = None if choice["shots"] == "full" else choice["shots"]
+        config = resolve(choice, tasks=tasks, d_model=d_model)
+        runs.setdefault(config, Run(_run_id(config, varied), config, _shape(config, tasks, d_model)))
+    _check_used(flags)
+    return list(runs.values())
+
+
+def _check_used(flags: Flags) -> None:
+    """A flag that only some of the methods use is fine; one that none of them uses is a mistake."""
+    ignored = set.intersection(*(ignored_fields(PRESETS[method]) for method in flags["method"]))
+    for field in sorted(ignored):
+        if flags[field] is not None:
+            methods = ", ".join(flags["method"])
+            raise InputError(f"--{field} has no meaning for any of the methods trained ({methods})")
+
+
+def _run_id(config: RunConfig, varied: list[str]) -> str:
+    parts = [config.method]
+    if config.sources:
+        parts.append(f"n{config.sources}")
+    parts.append("full" if config.shots is None else f"k{config.shots}")
+    parts.append(f"s{config.seed}")
+    parts += [f"{key.replace('_', '-')}{getattr(config, key)}" for key in varied]
+    return "-".join(parts)
+
+
+def _shape(config: RunConfig, tasks: int, d_model: int) -> PromptShape:
+    try:
+        return PromptShape(
+            composition=config.composition,
+            tasks=tasks,
+            sources=config.sources,
+            private=config.private,
+            length=config.prompt_length,
+            d_model=d_model,
+            encoder=config.encoder,
+            sharing=config.encoder_sharing,
+            hidden=config.encoder_hidden,
+            router=config.router,
+            normalisation=config.normalisation,
+            gates=config.gates,
+        )
+    except InputError as error:
+        raise InputError(f"method {config.method}: {error}") from None

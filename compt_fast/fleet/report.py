@@ -1,0 +1,46 @@
+"""What a job prints: its plan before the first step, its table after the last."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from compt_fast.fleet.results import terminal_table
+from compt_fast.fleet.trainer import Trainer
+from compt_fast.info import missing_line
+
+
+def print_plan(console: Console, trainer: Trainer) -> None:
+    """Runs, tasks, steps and sizes, in a few lines."""
+    runs, flags = trainer.runs, trainer.flags
+    counts = [run.parameters for run in runs]
+    methods = ", ".join(dict.fromkeys(run.config.method for run in runs))
+    steps = [trainer.steps_of(run) for run in runs]
+    names = ", ".join(data.task.name for data in trainer.data.tasks)
+    console.print(f"{len(runs)} runs ({methods}), {min(len(runs), flags['runs_at_once'])} side by side")
+    console.print(f"{len(trainer.data.tasks)} tasks: {names}", soft_wrap=True)
+    dtype = str(trainer.trunk.dtype).removeprefix("torch.")
+    console.print(
+        f"{_span(steps)} steps a run; {_span(counts)} trainable parameters a run; "
+        f"trunk {trainer.trunk.name} ({dtype}, {trainer.trunk.device})",
+        soft_wrap=True,
+    )
+    console.print(f"run folder: {trainer.folder}", soft_wrap=True)
+    missing = missing_line()
+    if missing:
+        console.print(missing, soft_wrap=True)
+
+
+def _span(numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def print_results(console: Console, trainer: Trainer) -> None:
+    """The table of methods and tasks, and where everything lies."""
+    wide = console if console.is_terminal else Console(width=200, markup=False)
+    wide.print(terminal_table(trainer.ended))
+    minutes, seconds = divmod(round(trainer.wall_seconds), 60)
+    console.print(
+        f"{minutes} min {seconds} s; results in {trainer.folder}/results.json and results.md",
+        soft_wrap=True,
+    )

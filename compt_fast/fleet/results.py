@@ -1,0 +1,155 @@
+"""What came of a job: `results.json`, and the table of methods and tasks."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from rich.table import Table
+
+from compt_fast.errors import InputError
+from compt_fast.files import write_json, write_text
+from compt_fast.fleet.plan import Run
+from compt_fast.info import environment
+
+FORMAT = 1
+
+
+@dataclass
+class RunResult:
+    """A run's entry in `results.json`; scores are percentages."""
+
+    id: str
+    method: str
+    sources: int
+    shots: int | None
+    seed: int
+    status: str
+    tasks: dict[str, Any] = field(default_factory=dict)
+    average: float | None = None
+    reason: str = ""
+
+    @classmethod
+    def waiting(cls, run: Run) -> Self:
+        """A run that has not ended."""
+        return cls._of(run, "unfinished")
+
+    @classmethod
+    def finished(cls, run: Run, tasks: dict[str, Any], average: float) -> Self:
+        """A run trained and scored."""
+        return cls._of(run, "finished", tasks=tasks, average=average)
+
+    @classmethod
+    def stopped(cls, run: Run, reason: str) -> Self:
+        """A run whose loss or gradient was not finite."""
+        return cls._of(run, "stopped", reason=reason)
+
+    @classmethod
+    def _of(cls, run: Run, status: str, **outcome: Any) -> Self:
+        config = run.config
+        return cls(run.id, config.method, config.sources, config.shots, config.seed, status, **outcome)
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as plain JSON values."""
+        entry = asdict(self)
+        if not self.reason:
+            del entry["reason"]
+        return entry
+
+    @property
+    def group(self) -> str:
+        """The id without the seed: the runs over whose seeds the table averages."""
+        parts = self.id.split("-")
+        parts.remove(f"s{self.seed}")
+        return "-".join(parts)
+
+
+def results_json(results: list[RunResult], wall_seconds: float) -> dict[str, Any]:
+    """The content of `results.json`."""
+    return {
+        "format": FORMAT,
+        "environment": environment(),
+        "wall_seconds": round(wall_seconds, 1),
+        "runs": [result.to_json() for result in results],
+    }
+
+
+def write_results(folder: Path, results: list[RunResult], wall_seconds: float) -> None:
+    """Write `results.json` and, beside it, the table as `results.md`."""
+    write_json(folder / "results.json", results_json(results, wall_seconds))
+    write_text(folder / "results.md", markdown(results))
+
+
+def read_results(folder: Path) -> list[RunResult]:
+    """The runs of a folder's `results.json`; `InputError` when it is missing or damaged."""
+    path = folder / "results.json"
+    try:
+        return [RunResult(**run) for run in json.loads(path.read_text(encoding="utf-8"))["runs"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no results of a run folder: {error}") from None
+
+
+def glue_score(scores: dict[str, float]) -> float:
+    """A task's score as GLUE counts it: Matthews where it is reported, else the mean of what is."""
+    return scores["matthews"] if "matthews" in scores else statistics.fmean(scores.values())
+
+
+def table_rows(results: list[RunResult]) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells of the table: a row a method and setting, mean and deviation over its seeds.
+
+    Two averages stand apart: `paper` is the mean of the primary scores, as both papers average
+    (accuracy for CoLA); `GLUE` takes Matthews for CoLA and the mean where a task reports two.
+    """
+    finished = [result for result in results if result.status == "finished"]
+    if not finished:
+        return ["run", "seeds"], []
+    names = {name: task["primary"] for name, task in finished[0].tasks.items()}
+    heads = ["run", "seeds", *(f"{name} ({metric})" for name, metric in names.items())]
+    groups: dict[str, list[RunResult]] = {}
+    for result in finished:
+        groups.setdefault(result.group, []).append(result)
+    rows = []
+    for name, members in groups.items():
+        columns = zip(*map(_numbers, members), strict=True)
+        rows.append([name, str(len(members)), *map(_cell, columns)])
+    return [*heads, "average (paper)", "average (GLUE)"], rows
+
+
+def _numbers(result: RunResult) -> list[float]:
+    """A finished run's row of the table: the primary score of each task, then both averages."""
+    scores = [task["scores"] for task in result.tasks.values()]
+    primary = [task["scores"][task["primary"]] for task in result.tasks.values()]
+    return [*primary, statistics.fmean(primary), statistics.fmean(map(glue_score, scores))]
+
+
+def _cell(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def markdown(results: list[RunResult]) -> str:
+    """The table as Markdown, with a line for each run that has no scores."""
+    heads, rows = table_rows(results)
+    lines = ["| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *rows)]
+    return "\n".join(lines + _missing(results)) + "\n"
+
+
+def terminal_table(results: list[RunResult]) -> Table:
+    """The table for a terminal."""
+    heads, rows = table_rows(results)
+    missing = "\n".join(_missing(results)).strip()
+    table = Table(caption="percent; mean ± standard deviation over seeds" + (f"\n{missing}" if missing else ""))
+    for head in heads:
+        table.add_column(head.replace(" (", "\n("), justify="left" if head == "run" else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _missing(results: list[RunResult]) -> list[str]:
+    lines = [f"- {r.id}: {r.status} {r.reason}".rstrip() for r in results if r.status != "finished"]
+    return ["", *lines] if lines else []

@@ -1,0 +1,135 @@
+"""A run's composed prompts: what it is evaluated with, in memory and in `prompts/<run-id>/`.
+
+The composed values are stored, not the parameters that they came from, so that a reload scores the
+same to the last bit.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from compt_fast.errors import InputError
+from compt_fast.files import new_folder, write_json
+from compt_fast.prompts.compose import Composition, compose_rows
+from compt_fast.prompts.shape import PromptShape
+from compt_fast.trunk.batch import Batch, TargetPrompts
+from compt_fast.trunk.seam import Trunk
+
+_PARTS = ("targets", "sources", "privates", "weights", "gates")
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunPrompts:
+    """Composition of one run (its run axis is 1) and the small parameters that evaluation needs.
+
+    `tensors` holds the composition's parts that exist (`targets` (T, L, d), `sources` (N, m, d),
+    `privates` (T, m, d), `weights`, `gates`), and `param.*`: router and gate parameters.
+    """
+
+    shape: PromptShape
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, shape: PromptShape, composition: Composition, params: dict[str, Tensor]) -> RunPrompts:
+        """Copies, on the CPU, of a composition and of the parameters beside it, both of one run."""
+        tensors = {part: getattr(composition, part) for part in _PARTS}
+        tensors |= {f"param.{name}": p for name, p in params.items() if name.startswith(("router", "gate"))}
+        kept = {name: t[0].detach().to("cpu", copy=True).contiguous() for name, t in tensors.items() if t is not None}
+        return cls(shape, kept)
+
+    def targets(self, trunk: Trunk, batch: Batch) -> tuple[TargetPrompts, Batch]:
+        """Target prompts for a batch whose slots are task indices, and the batch to use them with.
+
+        It is the same batch but for input gates, where each row becomes a slot of its own.
+        """
+        device = trunk.embedding.device
+        if self.shape.gates != "input":
+            return TargetPrompts.from_stacks([self.tensors["targets"].to(device)]), batch
+        wide = {name: t[None].to(device) for name, t in self.tensors.items()}
+        params = {n.removeprefix("param."): t for n, t in wide.items() if n.startswith("param.")}
+        composition = Composition(**{part: wide.get(part) for part in _PARTS})
+        tasks = batch.slots.to(device)
+        means = trunk.mean_embeddings(batch)
+        rows = compose_rows(composition, params, self.shape, torch.zeros_like(tasks), tasks, means)
+        own = replace(batch, slots=torch.arange(len(tasks)))
+        return TargetPrompts.from_stacks([rows]), own
+
+
+def save_prompts(folder: Path, prompts: RunPrompts, about: dict[str, Any]) -> None:
+    """Write `prompts` with a manifest that says `about` (run, tasks, trunk, ...), atomically."""
+    manifest = {
+        "format": FORMAT,
+        **about,
+        "shape": asdict(prompts.shape),
+        "tensors": {name: list(t.shape) for name, t in prompts.tensors.items()},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with new_folder(folder) as temporary:
+        save_file(prompts.tensors, temporary / "prompts.safetensors")
+        write_json(temporary / "manifest.json", manifest)
+
+
+def load_prompts(folder: Path) -> tuple[RunPrompts, dict[str, Any]]:
+    """Prompts and manifest of a folder written by `save_prompts`.
+
+    Raises `InputError` that names the file when one is missing, damaged or does not fit the other.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        shape = PromptShape(**manifest["shape"])
+        expected = {name: list(size) for name, size in manifest["tensors"].items()}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a folder of stored prompts holds a manifest.json") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a manifest of stored prompts: {error}") from None
+    weights = folder / "prompts.safetensors"
+    try:
+        tensors = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{weights}: cannot be read: {error}") from None
+    found = {name: list(t.shape) for name, t in tensors.items()}
+    if found != expected:
+        raise InputError(f"{weights}: holds {found}, but its manifest says {expected}")
+    sizes = _sizes(shape)
+    wrong = [name for name in expected if sizes.get(name, expected[name]) != expected[name]]
+    if wrong or ("targets" in expected) == (shape.gates == "input"):
+        raise InputError(f"{path}: its shape does not go with its tensors ({', '.join(wrong)})")
+    return RunPrompts(shape, tensors), manifest
+
+
+def _sizes(shape: PromptShape) -> dict[str, list[int]]:
+    """What each part of a composition of one run measures."""
+    return {
+        "targets": [shape.tasks, shape.target_length, shape.d_model],
+        "sources": [shape.sources, shape.length, shape.d_model],
+        "privates": [shape.tasks, shape.length, shape.d_model],
+        "weights": [shape.tasks, shape.n_weights],
+        "gates": [shape.tasks, 2],
+    }
+
+
+def check_trunk(folder: Path, manifest: dict[str, Any], trunk: Trunk, trunk_hash: str) -> None:
+    """Raise `InputError` unless the prompts of `folder` were trained on this trunk."""
+    width = manifest["shape"]["d_model"]
+    if width != trunk.d_model:
+        raise InputError(
+            f"{folder}: prompts of d_model {width} do not fit trunk {trunk.name} of d_model "
+            f"{trunk.d_model}; they were trained on {manifest.get('trunk')}"
+        )
+    if manifest.get("trunk_hash") != trunk_hash:
+        raise InputError(
+            f"{folder}: prompts of trunk {manifest.get('trunk')} (sha256 "
+            f"{manifest.get('trunk_hash')}), not of {trunk.name} (sha256 {trunk_hash}), whose "
+            "weights differ"
+        )

@@ -1,0 +1,289 @@
+"""The training loop of a fleet: the rows of all runs in one pass over the frozen trunk."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compt_fast.errors import InputError
+from compt_fast.flags import Flags
+from compt_fast.fleet import checkpoint
+from compt_fast.fleet.cohort import Cohort, Member
+from compt_fast.fleet.data import JobData, ScoredRows, TrainingRow
+from compt_fast.fleet.evaluation import average, evaluate
+from compt_fast.fleet.interrupts import Interrupts
+from compt_fast.fleet.monitor import Monitor
+from compt_fast.fleet.plan import Run
+from compt_fast.fleet.results import RunResult, write_results
+from compt_fast.fleet.stored import RunPrompts, save_prompts
+from compt_fast.trunk.batch import TargetPrompts, make_batch
+from compt_fast.trunk.seam import Trunk
+
+SELECTIONS = 10  # development scores taken in a run with --select best
+
+
+@dataclass
+class Trainer:
+    """Trains `runs`, `flags["runs_at_once"]` side by side, and scores each as it ends.
+
+    `results` and the checkpoints hold everything done so far, so a job can stop after any step.
+    """
+
+    runs: list[Run]
+    trunk: Trunk
+    trunk_hash: str
+    data: JobData
+    flags: Flags
+    folder: Path
+    cohorts: list[Cohort] = field(default_factory=list)
+    results: dict[str, RunResult] = field(default_factory=dict)
+    step: int = 0
+    admitted: int = 0
+    _seconds_before: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._started = time.perf_counter()
+        self._evaluation = self.data.evaluation()
+        self._rows = {run.id: self.data.training(run.config) for run in self.runs}
+        if self.flags["select"] == "best":
+            for run in self.runs:
+                self._check_development(run)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all runs together."""
+        return sum(self.steps_of(run) for run in self.runs)
+
+    def steps_of(self, run: Run) -> int:
+        """Training steps of a run."""
+        return run.steps(len(self._rows[run.id]))
+
+    @property
+    def ended(self) -> list[RunResult]:
+        """Results of the runs that have ended, in the plan's order."""
+        return [self.results[run.id] for run in self.runs if run.id in self.results]
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of work, those before a resume included."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def _check_development(self, run: Run) -> None:
+        for sample in self.data.development(run.config):
+            if not sample.sources:
+                raise InputError(
+                    f"{run.id}: --select best needs training rows of {sample.task.name} beyond the "
+                    "shots, and there are none; lower --shots or use --select last"
+                )
+
+    def train(self, monitor: Monitor, interrupts: Interrupts) -> None:
+        """Train and score every run. On `Interrupted` or an error, `save` keeps what was done."""
+        every = self.flags["checkpoint_every"]
+        while True:
+            self._retire(monitor, interrupts)
+            self._refill()
+            if not self.cohorts:
+                break
+            self._train_step(monitor)
+            if self.step % every == 0:
+                self.save(monitor)
+            interrupts.check()
+        self.save(monitor)
+
+    def save(self, monitor: Monitor) -> None:
+        """Write a checkpoint of the present state."""
+        state = {
+            "step": self.step,
+            "admitted": self.admitted,
+            "wall_seconds": self.wall_seconds,
+            "metrics_offset": monitor.offset,
+            "results": {run: result.to_json() for run, result in self.results.items()},
+        }
+        checkpoint.save(self.folder / "checkpoints", state, self.cohorts)
+
+    def restore(self, monitor: Monitor, saved: checkpoint.Checkpoint) -> None:
+        """Go back to the state of a checkpoint of the same job.
+
+        Raises `InputError` when the checkpoint is another job's.
+        """
+        state = saved.state
+        by_id = {run.id: run for run in self.runs}
+        try:
+            for entry in itertools.chain.from_iterable(state["members"]):
+                cohort = self._admit(by_id[entry["run"]])
+                cohort.restore(len(cohort.members) - 1, entry, saved.tensors[entry["run"]])
+        except (KeyError, RuntimeError) as error:
+            raise InputError(f"{saved.path}: not a checkpoint of this job: {error}") from None
+        self.step, self.admitted = state["step"], state["admitted"]
+        self._seconds_before = state["wall_seconds"]
+        self.results = {run: RunResult(**result) for run, result in state["results"].items()}
+        alive = sum(m.step for c in self.cohorts for m in c.members)
+        done = sum(self.steps_of(by_id[run]) for run in self.results)
+        monitor.rewind(state["metrics_offset"], alive + done)
+
+    # One step
+
+    def _train_step(self, monitor: Monitor) -> None:
+        """Forward, backward and update of all members on their next batches."""
+        began = time.perf_counter()
+        batches = [[member.batch() for member in cohort.members] for cohort in self.cohorts]
+        losses, tokens = self._forward(batches)
+        # Every loss has only its own run's prompts behind it, so the sum's gradient is each one's
+        # own, and a loss that is not finite spoils no other.
+        losses.sum().backward()
+        records = self._update(losses.detach())
+        self.step += 1
+        speed = tokens / (time.perf_counter() - began)
+        for record in records:
+            record["tokens_per_second"] = round(speed, 1)
+        monitor.step(records, speed=speed)
+
+    def _forward(self, batches: list[list[list[TrainingRow]]]) -> tuple[Tensor, int]:
+        """Loss (runs,) of each member, and the real tokens of the batch.
+
+        `batches` holds the rows of each member of each cohort; they go through the trunk as one.
+        """
+        rows = [row for cohort in batches for member in cohort for row in member]
+        sources, targets = [row.source for row in rows], [row.target for row in rows]
+        batch = make_batch(sources, targets, [0] * len(rows)).to(self.trunk.device)
+        needs_means = any(cohort.shape.gates == "input" for cohort in self.cohorts)
+        means = self.trunk.mean_embeddings(batch) if needs_means else None
+        stacks: list[Tensor] = []
+        slots: list[Tensor] = []
+        first_row = first_slot = 0
+        for cohort, members in zip(self.cohorts, batches, strict=True):
+            runs = torch.tensor([i for i, own in enumerate(members) for _ in own])
+            tasks = torch.tensor([row.task for own in members for row in own])
+            part = means[first_row : first_row + len(runs)] if means is not None else None
+            stack, local = cohort.targets(cohort.compose(), runs, tasks, part)
+            stacks.append(stack)
+            slots.append(local + first_slot)
+            first_row += len(runs)
+            first_slot += len(stack)
+        prompts = TargetPrompts.from_stacks(stacks)
+        batch = replace(batch, slots=torch.cat(slots))
+        row_losses = self.trunk.row_losses(prompts, batch)
+        counts = [len(own) for members in batches for own in members]
+        lengths = batch.target_lengths.to(self.trunk.device)
+        losses = [
+            loss.sum() / length.sum()
+            for loss, length in zip(row_losses.split(counts), lengths.split(counts), strict=True)
+        ]
+        prompt_tokens = int(prompts.lengths[batch.slots].sum())
+        tokens = batch.source_tokens + int(batch.target_offsets[-1]) + prompt_tokens
+        return torch.stack(losses), tokens
+
+    def _update(self, losses: Tensor) -> list[dict[str, Any]]:
+        """Step every cohort's optimizer; a run that is not finite is stopped and reported."""
+        records = []
+        parts = losses.split([len(cohort.members) for cohort in self.cohorts])
+        for cohort, own in zip(self.cohorts, parts, strict=True):
+            norms, updated, rates = cohort.update(own.isfinite())
+            columns = (own.tolist(), norms.tolist(), updated.tolist())
+            rate_of = {group: rate.tolist() for group, rate in rates.items()}
+            for i, (member, loss, norm, healthy) in enumerate(zip(cohort.members, *columns, strict=True)):
+                member.step += 1
+                if not healthy:
+                    which = "gradient" if math.isfinite(loss) else "loss"
+                    member.stopped = f"{which} not finite at step {member.step}"
+                records.append(
+                    {
+                        "run": member.run.id,
+                        "step": member.step,
+                        "loss": loss if math.isfinite(loss) else None,
+                        "gradient_norm": norm if math.isfinite(norm) else None,
+                        "learning_rate": {group: rate[i] for group, rate in rate_of.items()},
+                    }
+                )
+        return records
+
+    # Runs that enter and leave
+
+    def _refill(self) -> None:
+        alive = sum(len(cohort.members) for cohort in self.cohorts)
+        while alive < self.flags["runs_at_once"] and self.admitted < len(self.runs):
+            self._admit(self.runs[self.admitted])
+            self.admitted += 1
+            alive += 1
+
+    def _admit(self, run: Run) -> Cohort:
+        cohort = next((c for c in self.cohorts if c.shape == run.shape), None)
+        if cohort is None:
+            cohort = Cohort(run.shape, self.trunk.embedding)
+            self.cohorts.append(cohort)
+        cohort.admit(Member(run, self._rows[run.id]))
+        return cohort
+
+    def _retire(self, monitor: Monitor, interrupts: Interrupts) -> None:
+        """Score the runs that are through, store their prompts and results, and let them leave."""
+        for cohort in list(self.cohorts):
+            if self.flags["select"] == "best":
+                self._select(cohort, monitor, interrupts)
+            for member in [m for m in cohort.members if m.finished or m.stopped]:
+                self._finish(cohort, member, monitor, interrupts)
+            if not cohort.members:
+                self.cohorts.remove(cohort)
+
+    def _finish(self, cohort: Cohort, member: Member, monitor: Monitor, interrupts: Interrupts) -> None:
+        run, index = member.run, cohort.members.index(member)
+        if member.stopped:
+            self.results[run.id] = RunResult.stopped(run, member.stopped)
+        else:
+            monitor.phase(f"scoring {run.id}")
+            prompts = member.best or cohort.prompts(index)
+            tasks = self._score(prompts, run, self._evaluation, interrupts)
+            save_prompts(self.folder / "prompts" / run.id, prompts, self._about(run))
+            self.results[run.id] = RunResult.finished(run, tasks, average(tasks))
+            monitor.phase("training")
+        cohort.keep([i for i in range(len(cohort.members)) if i != index])
+        self.write_results()
+
+    def _select(self, cohort: Cohort, monitor: Monitor, interrupts: Interrupts) -> None:
+        """Keep the prompts of each run that did best so far on its development sample."""
+        for index, member in enumerate(cohort.members):
+            due = member.step % max(1, member.total // SELECTIONS) == 0 or member.finished
+            if member.stopped or not due or member.step in (0, member.selected):
+                continue
+            monitor.phase(f"selecting {member.run.id}")
+            prompts = cohort.prompts(index)
+            sample = self.data.development(member.run.config)
+            reached = average(self._score(prompts, member.run, sample, interrupts))
+            member.selected = member.step
+            if reached > member.best_score:
+                member.best, member.best_score = prompts, reached
+            monitor.phase("training")
+
+    def _score(self, prompts: RunPrompts, run: Run, sets: list[ScoredRows], interrupts: Interrupts) -> dict[str, Any]:
+        return evaluate(
+            self.trunk,
+            self.data,
+            prompts,
+            sets,
+            mode=run.config.label_mode,
+            scoring=self.flags["scoring"],
+            batch_size=self.flags["eval_batch_size"],
+            after_batch=interrupts.check,
+        )
+
+    def write_results(self) -> None:
+        """Write `results.json` with every run's state as of now."""
+        results = [self.results.get(run.id) or RunResult.waiting(run) for run in self.runs]
+        write_results(self.folder, results, self.wall_seconds)
+
+    def _about(self, run: Run) -> dict[str, Any]:
+        return {
+            "run": run.id,
+            "config": run.config.to_json(),
+            "tasks": [data.task.name for data in self.data.tasks],
+            "trunk": self.trunk.name,
+            "trunk_hash": self.trunk_hash,
+            "d_model": self.trunk.d_model,
+            "prompt_position": self.flags["prompt_position"],
+        }

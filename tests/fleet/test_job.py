@@ -1,0 +1,156 @@
+"""A job is opened and checked before its first step, and its folder made last."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from compt_fast.errors import InputError
+from compt_fast.flags import read_flags
+from compt_fast.fleet import checkpoint
+from compt_fast.fleet import job as module
+from compt_fast.fleet.job import (
+    Job,
+    disk_need,
+    open_job,
+    prepare_folder,
+    recorded_hash,
+    run_folder,
+    trunk_hash,
+)
+from tests.helpers import jobs
+from tests.helpers.tiny_t5 import make_t5
+
+
+@pytest.fixture(scope="module")
+def job(tiny_t5: Path, toys: list[Path]) -> Job:
+    return jobs.opened(jobs.settings(tiny_t5, toys, method="spp,pt"))
+
+
+def test_the_dtype_is_settled_and_kept(job: Job, tiny_t5: Path, toys: list[Path]) -> None:
+    assert job.flags["dtype"] == ("bf16" if torch.cuda.is_available() else "fp32")
+    half = jobs.opened(jobs.settings(tiny_t5, toys, dtype="bf16", device="cpu"))
+    assert half.trunk.dtype == torch.bfloat16 and half.trunk_hash != job.trunk_hash
+    assert trunk_hash(half.flags) == half.trunk_hash
+
+
+def test_config_json_repeats_the_job(job: Job, tmp_path: Path) -> None:
+    prepare_folder(tmp_path / "deep" / "run", job, ["compt-fast", "train"])
+    path = tmp_path / "deep" / "run" / "config.json"
+    content = json.loads(path.read_text())
+    assert list(content) == ["format", "command", "flags", "trunk", "runs", "environment"]
+    assert content["runs"].keys() == {"spp-n3-k4-s0", "pt-k4-s0"}
+    again = open_job(read_flags({}, str(path)))
+    assert again.flags == job.flags and again.runs == job.runs
+    assert recorded_hash(path.parent) == again.trunk_hash
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"trunk": {}}'])
+def test_a_damaged_config_json(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json: not the config\.json of a run folder"):
+        recorded_hash(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt_length": 500}, "a target prompt of 500 tokens and --max-source-length 32"),
+        ({"method": "scp", "prompt_length": 250}, "a target prompt of 500 tokens"),
+        ({"max_source_length": 512}, "--max-source-length 512 exceed the trunk's input of 512"),
+        ({"method": "pt", "gates": "tied"}, "--gates has no meaning"),
+        ({"suite": "gleu"}, r"unknown suite 'gleu'\. Did you mean 'glue'"),
+        ({"include": "ret"}, r"unknown task 'ret'\. Did you mean"),
+        ({"task_file": None, "tasks": "mini_ret"}, r"unknown task 'mini_ret'\. Did you mean"),
+        ({"model": "/nowhere/t5"}, "/nowhere/t5"),
+    ],
+)
+def test_wrong_input_is_found_on_opening(
+    changes: dict[str, Any], message: str, tiny_t5: Path, toys: list[Path]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        jobs.opened(jobs.settings(tiny_t5, toys, **changes))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(tiny_t5: Path, toys: list[Path]) -> None:
+    with pytest.raises(InputError, match="--device cuda: this torch sees no GPU"):
+        jobs.opened(jobs.settings(tiny_t5, toys, device="cuda"))
+
+
+def test_tensorboard_is_missed_at_once(tiny_t5: Path, toys: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    flags = read_flags(jobs.settings(tiny_t5, toys), None) | {"tensorboard": True}
+    with pytest.raises(InputError, match="pip install tensorboard"):
+        open_job(flags)
+
+
+def test_fingerprints_tell_trunks_apart(job: Job, tmp_path: Path) -> None:
+    other = make_t5(tmp_path / "other", seed=1)
+    assert trunk_hash(job.flags | {"model": str(other)}) != job.trunk_hash
+
+
+def folder_of(out: Path | None, **changes: str) -> Path:
+    return run_folder(read_flags(changes | ({"out": str(out)} if out else {}), None))
+
+
+def test_where_a_job_goes(tmp_path: Path) -> None:
+    assert folder_of(tmp_path / "new") == tmp_path / "new"
+    assert folder_of(tmp_path) == tmp_path, "an empty folder will do"
+    assert folder_of(None, suite="mini2").parts[0] == "runs"
+    assert folder_of(None, suite="mini2").name.startswith("mini2-")
+    assert folder_of(None, tasks="rte").name.startswith("tasks-")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file; name a folder"):
+        folder_of(tmp_path / "file")
+    with pytest.raises(InputError, match="holds other files; name a new or an empty folder"):
+        folder_of(tmp_path)
+    (tmp_path / "config.json").touch()
+    with pytest.raises(InputError, match="is a run folder: --resume .* goes on with it"):
+        folder_of(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--out .*: cannot be written \(Not a directory\)"):
+        prepare_folder(tmp_path / "file" / "run", job, [])
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def test_a_disk_without_room(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need = disk_need(job)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2 * need, need, need - 1))
+    with pytest.raises(InputError, match="the job may need .* MiB and the disk has"):
+        prepare_folder(tmp_path / "run", job, [])
+    assert list((tmp_path / "run").iterdir()) == [], "so that the same --out can be tried again"
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2 * need, need, need))
+    prepare_folder(tmp_path / "run", job, [])
+
+
+def test_the_need_of_disk_is_what_is_written(job: Job, tmp_path: Path) -> None:
+    """Two checkpoints with every run in training, and all prompts, but for the files' headers."""
+    chosen = job.flags | {"checkpoint_every": 4, "max_source_length": 32}
+    largest = 0
+    save = checkpoint.save
+
+    def saved(folder: Path, *rest: Any) -> None:
+        nonlocal largest
+        save(folder, *rest)
+        largest = max(largest, *(path.stat().st_size for path in folder.iterdir()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", saved)
+        jobs.train(job, job.runs, tmp_path / "run", **chosen)
+    prompts = sum(path.stat().st_size for path in tmp_path.rglob("prompts.safetensors"))
+    headers = 40_000
+    assert 2 * largest + prompts - headers < disk_need(job) < 2 * largest + 4 * prompts

@@ -1,0 +1,170 @@
+"""The fleet's AdamW against torch's, run by run, and its schedule."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from compt_fast.fleet.optim import FleetAdamW, schedule
+
+SIZES = {"a": (3, 2), "b": (5,), "c": (2, 2, 2)}
+RATES = {"a": [0.1, 0.02, 0.5], "b": [0.3, 0.0, 0.01], "c": [0.05, 0.07, 0.2]}
+DECAY, CLIP = [0.01, 0.3, 0.0], [1.0, 0.05, 1e6]
+RUNS = 3
+
+
+def wide(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def fresh(generator: torch.Generator, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    return {
+        name: torch.randn(RUNS, *size, generator=generator, dtype=torch.float64).to(dtype)
+        for name, size in SIZES.items()
+    }
+
+
+def step(
+    optim: FleetAdamW,
+    params: dict[str, Tensor],
+    grads: dict[str, Tensor],
+    taken: list[float],
+    healthy: list[bool] | None = None,
+) -> tuple[Tensor, Tensor]:
+    for name, p in params.items():
+        p.grad = grads[name].clone()
+    return optim.step(
+        params,
+        rates={name: wide(rates) for name, rates in RATES.items()},
+        decay=wide(DECAY),
+        clip=wide(CLIP),
+        taken=wide(taken),
+        healthy=torch.tensor(healthy or [True] * RUNS),
+    )
+
+
+def test_every_run_takes_torchs_steps() -> None:
+    generator = torch.Generator().manual_seed(0)
+    params = fresh(generator)
+    optim = FleetAdamW(params)
+    alone = [{n: p[r].clone().requires_grad_() for n, p in params.items()} for r in range(RUNS)]
+    theirs = [
+        torch.optim.AdamW(
+            [{"params": [p], "lr": RATES[n][r]} for n, p in alone[r].items()],
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=DECAY[r],
+        )
+        for r in range(RUNS)
+    ]
+    for taken in range(6):
+        grads = fresh(generator)
+        norm, updated = step(optim, params, grads, [taken] * RUNS)
+        assert updated.all() and all(p.grad is None for p in params.values())
+        for r in range(RUNS):
+            for n, p in alone[r].items():
+                p.grad = grads[n][r].clone()
+            expected = torch.nn.utils.clip_grad_norm_(alone[r].values(), CLIP[r])
+            theirs[r].step()
+            assert norm[r].item() == pytest.approx(expected.item(), rel=1e-12)
+            for n, p in alone[r].items():
+                # torch clips to clip / (norm + 1e-6), ours to clip / norm.
+                torch.testing.assert_close(params[n][r], p.detach(), rtol=1e-5, atol=1e-6)
+                if r == 2:  # far below its clip: no such difference
+                    torch.testing.assert_close(params[n][r], p.detach(), rtol=1e-12, atol=1e-13)
+
+
+def test_runs_that_entered_later_keep_their_own_count() -> None:
+    generator = torch.Generator().manual_seed(1)
+    params = fresh(generator)
+    optim = FleetAdamW(params)
+    for taken in range(3):
+        step(optim, params, fresh(generator), [taken] * RUNS)
+    for moments in (optim.first, optim.second):
+        for name in moments:
+            moments[name][1] = 0.0  # run 1 has only just entered
+    old = {n: p.clone() for n, p in params.items()}
+    new = {n: p.clone() for n, p in params.items()}
+    aged = FleetAdamW(old)
+    aged.first = {n: t.clone() for n, t in optim.first.items()}
+    aged.second = {n: t.clone() for n, t in optim.second.items()}
+    grads = fresh(generator)
+    step(optim, params, grads, [3, 0, 3])
+    step(aged, old, grads, [3, 3, 3])
+    step(FleetAdamW(new), new, grads, [0, 0, 0])
+    for name in SIZES:
+        assert torch.equal(params[name][[0, 2]], old[name][[0, 2]])
+        assert torch.equal(params[name][1], new[name][1])
+
+
+@pytest.mark.parametrize("cause", ["unhealthy", "nan", "inf"])
+def test_a_run_that_is_not_finite_stays_and_spoils_no_other(cause: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    params, grads = fresh(generator, torch.float32), fresh(generator, torch.float32)
+    clean = {n: p.clone() for n, p in params.items()}
+    optim, other = FleetAdamW(params), FleetAdamW(clean)
+    step(optim, params, grads, [0, 0, 0])
+    step(other, clean, grads, [0, 0, 0])
+    kept = {n: p[1].clone() for n, p in params.items()}
+    moments = {n: (optim.first[n][1].clone(), optim.second[n][1].clone()) for n in params}
+    grads = fresh(generator, torch.float32)
+    step(other, clean, grads, [1, 1, 1])
+    if cause != "unhealthy":
+        grads["b"][1, 3] = math.nan if cause == "nan" else math.inf
+    norm, updated = step(optim, params, grads, [1, 1, 1], [True, cause != "unhealthy", True])
+    assert updated.tolist() == [True, False, True]
+    assert norm[[0, 2]].isfinite().all()
+    for name, p in params.items():
+        assert torch.equal(p[[0, 2]], clean[name][[0, 2]])
+        assert torch.equal(p[1], kept[name])
+        assert torch.equal(optim.first[name][1], moments[name][0])
+        assert torch.equal(optim.second[name][1], moments[name][1])
+
+
+def test_runs_leave_and_enter() -> None:
+    generator = torch.Generator().manual_seed(3)
+    params = fresh(generator)
+    optim = FleetAdamW(params)
+    step(optim, params, fresh(generator), [0, 0, 0])
+    first = {n: t.clone() for n, t in optim.first.items()}
+    optim.select(torch.tensor([2, 0]))
+    optim.extend({n: p[:1] for n, p in params.items()})
+    for name, moments in optim.first.items():
+        assert torch.equal(moments[:2], first[name][[2, 0]])
+        assert not moments[2].any() and moments.shape == (3, *SIZES[name])
+
+
+def test_a_parameter_without_gradient_only_decays() -> None:
+    params = {"a": torch.ones(1, 2, dtype=torch.float64)}
+    FleetAdamW(params).step(
+        params,
+        rates={"a": wide([0.5])},
+        decay=wide([0.1]),
+        clip=wide([1.0]),
+        taken=wide([0]),
+        healthy=torch.tensor([True]),
+    )
+    assert params["a"].tolist() == [[0.95, 0.95]]
+
+
+def shares(total: int, warmup: float) -> list[float]:
+    steps = torch.arange(total, dtype=torch.float64)
+    every = torch.full_like(steps, total), torch.full_like(steps, warmup)
+    return schedule(steps, *every).tolist()
+
+
+def test_the_rate_rises_and_falls_linearly() -> None:
+    assert shares(10, 0.2) == pytest.approx([0.5, 1, *(k / 9 for k in range(8, 0, -1))])
+    assert shares(4, 0) == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert shares(3, 1) == pytest.approx([1 / 3, 2 / 3, 1])
+    assert shares(1, 0.2) == [1.0]
+    # 0.2 * 35 is a little above 7 in floating point, and seven steps are the rise.
+    assert shares(35, 0.2)[6] == 1 and shares(35, 0.2)[7] < 1
+
+
+def test_runs_of_other_lengths_have_their_own_schedule() -> None:
+    got = schedule(wide([0, 4, 9]), wide([5, 5, 10]), wide([0.4, 0.4, 0.0]))
+    assert got.tolist() == pytest.approx([0.5, 0.25, 1 / 11])

@@ -1,0 +1,149 @@
+"""results.json and the table of methods and tasks."""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from compt_fast.errors import InputError
+from compt_fast.flags import read_flags
+from compt_fast.fleet.evaluation import average
+from compt_fast.fleet.plan import Run, plan_runs
+from compt_fast.fleet.results import (
+    RunResult,
+    glue_score,
+    markdown,
+    read_results,
+    table_rows,
+    terminal_table,
+    write_results,
+)
+from compt_fast.info import environment
+
+COLA = {"accuracy": 60.0, "matthews": 20.0}
+STSB = {"spearman": 50.0, "pearson": 70.0}
+
+
+def plan(**given: str) -> list[Run]:
+    return plan_runs(read_flags(given, None), tasks=2, d_model=8)
+
+
+def finished(run: Run, cola: dict[str, float] = COLA, stsb: dict[str, float] = STSB) -> RunResult:
+    tasks = {
+        name: {"primary": primary, "scores": scores, "n": 3, "predictions": {"a": {"b": 3}}}
+        for name, primary, scores in (("cola", "accuracy", cola), ("stsb", "spearman", stsb))
+    }
+    return RunResult.finished(run, tasks, average(tasks))
+
+
+def test_the_file_has_the_documented_keys_and_no_other(tmp_path: Path) -> None:
+    spp, full = plan(method="spp", shots="16,full")
+    write_results(tmp_path, [finished(spp), RunResult.waiting(full)], 12.34)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert list(content) == ["format", "environment", "wall_seconds", "runs"]
+    assert content["format"] == 1 and content["wall_seconds"] == 12.3
+    assert content["environment"] == environment()
+    first, second = content["runs"]
+    assert first == {
+        "id": "spp-n3-k16-s0",
+        "method": "spp",
+        "sources": 3,
+        "shots": 16,
+        "seed": 0,
+        "status": "finished",
+        "tasks": {
+            "cola": {
+                "primary": "accuracy",
+                "scores": COLA,
+                "n": 3,
+                "predictions": {"a": {"b": 3}},
+            },
+            "stsb": {
+                "primary": "spearman",
+                "scores": STSB,
+                "n": 3,
+                "predictions": {"a": {"b": 3}},
+            },
+        },
+        "average": 55.0,
+    }
+    assert (second["status"], second["shots"], second["average"]) == ("unfinished", None, None)
+    assert read_results(tmp_path) == [finished(spp), RunResult.waiting(full)]
+
+
+def test_a_stopped_run_says_why() -> None:
+    (run,) = plan(method="pt")
+    entry = RunResult.stopped(run, "loss not finite at step 3").to_json()
+    assert (entry["status"], entry["reason"]) == ("stopped", "loss not finite at step 3")
+    assert entry["sources"] == 0
+
+
+def test_the_table_has_mean_and_deviation_over_seeds_and_two_averages() -> None:
+    a, b, c = plan(method="spp", seeds="0,1,2")
+    (single,) = plan(method="pt")
+    scores = [(10.0, -20.0), (40.0, 0.0), (70.0, 50.0)]
+    members = [
+        finished(run, {"accuracy": acc, "matthews": mat}) for run, (acc, mat) in zip((a, b, c), scores, strict=True)
+    ]
+    heads, rows = table_rows([members[0], finished(single), members[1], members[2]])
+    assert heads == [
+        "run",
+        "seeds",
+        "cola (accuracy)",
+        "stsb (spearman)",
+        "average (paper)",
+        "average (GLUE)",
+    ]
+    assert rows[1] == ["pt-k16", "1", "60.0", "50.0", "55.0", "40.0"]
+    # GLUE: Matthews for cola, the mean of both correlations (60) for stsb.
+    glue = [statistics.fmean((matthews, 60.0)) for _, matthews in scores]
+    assert rows[0][:4] == ["spp-n3-k16", "3", "40.0 ± 30.0", "50.0 ± 0.0"]
+    assert rows[0][4] == "45.0 ± 15.0"
+    assert rows[0][5] == f"{statistics.fmean(glue):.1f} ± {statistics.stdev(glue):.1f}"
+
+
+def test_other_settings_are_other_rows() -> None:
+    runs = plan(method="spp", seeds="0,1", shots="8,16", lr_source="0.1,1e-05")
+    _, rows = table_rows([finished(run) for run in runs])
+    assert [row[:2] for row in rows] == [
+        ["spp-n3-k8-lr-source0.1", "2"],
+        ["spp-n3-k8-lr-source1e-05", "2"],
+        ["spp-n3-k16-lr-source0.1", "2"],
+        ["spp-n3-k16-lr-source1e-05", "2"],
+    ]
+
+
+def test_glue_score() -> None:
+    assert glue_score(COLA) == 20.0
+    assert glue_score(STSB) == 60.0
+    assert glue_score({"accuracy": 61.5}) == 61.5
+
+
+def test_markdown_and_terminal_name_the_runs_without_scores() -> None:
+    spp, other = plan(method="spp", seeds="0,1")
+    results = [finished(spp), RunResult.stopped(other, "loss not finite at step 3")]
+    text = markdown(results)
+    assert text.splitlines()[:3] == [
+        "| run | seeds | cola (accuracy) | stsb (spearman) | average (paper) | average (GLUE) |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| spp-n3-k16 | 1 | 60.0 | 50.0 | 55.0 | 40.0 |",
+    ]
+    assert text.endswith("\n\n- spp-n3-k16-s1: stopped loss not finite at step 3\n")
+    console = Console(width=200, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(terminal_table(results))
+    shown = capture.get()
+    assert "spp-n3-k16-s1: stopped loss not finite" in shown and "(accuracy)" in shown
+    assert markdown([RunResult.waiting(spp)]).endswith("- spp-n3-k16-s0: unfinished\n")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"runs": [{"id": 3}]}'])
+def test_damaged_results_are_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(InputError, match=r"results\.json: no results of a run folder"):
+        read_results(tmp_path)

@@ -1,0 +1,103 @@
+"""Presets and how a run's configuration is resolved from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from compt_fast.config import PRESETS, ignored_fields, resolve
+from compt_fast.errors import InputError
+from compt_fast.flags import RUN_FLAGS
+
+DEFAULTS = {flag.key: flag.default[0] if flag.default else None for flag in RUN_FLAGS}
+
+
+def choice(**changes: Any) -> dict[str, Any]:
+    return DEFAULTS | {"method": "spp", "seed": 0} | changes
+
+
+# Composition, sources, private, length, rates and epochs as ComPT and CrossPT give them, T = 8.
+PUBLISHED = {
+    "spp": ("spp", 3, True, 5, (0.07, 0.02, 0.1)),
+    "scp": ("scp", 3, True, 5, (0.1, 0.1, 0.1)),
+    "pt": ("pt", 0, True, 5, (0.0, 0.07, 0.0)),
+    "p": ("pt", 0, True, 10, (0.0, 0.07, 0.0)),
+    "mst": ("mst", 1, False, 5, (0.15, 0.0, 0.1)),
+    "sl": ("inside", 1, False, 10, (0.15, 0.0, 0.1)),
+    "slp": ("inside", 1, True, 10, (0.15, 0.07, 0.1)),
+    "sln": ("inside", 8, False, 10, (0.15, 0.0, 0.1)),
+    "slpn": ("inside", 8, True, 10, (0.15, 0.07, 0.1)),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_those_of_the_papers(name: str) -> None:
+    config = resolve(choice(method=name), tasks=8, d_model=32)
+    composition, sources, private, length, rates = PUBLISHED[name]
+    assert (config.composition, config.sources, config.private) == (composition, sources, private)
+    assert config.prompt_length == length
+    got = (config.lr_source, config.lr_private, config.lr_router)
+    # A rate of prompts that a preset has not may be anything.
+    used = (sources > 0, private, composition in ("spp", "scp", "inside"))
+    assert all(g == r for g, r, use in zip(got, rates, used, strict=True) if use)
+    assert (config.epochs, config.steps, config.batch_size) == (30, None, 16)
+    assert (config.weight_decay, config.clip_norm, config.warmup) == (0.01, 1.0, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("shots", "epochs", "expected"),
+    [(8, None, 60), (10, None, 60), (11, None, 30), (None, None, 30), (8, 7, 7), (32, 7, 7)],
+)
+def test_few_shots_double_the_presets_epochs_only(shots: int | None, epochs: int | None, expected: int) -> None:
+    assert resolve(choice(shots=shots, epochs=epochs), tasks=8, d_model=32).epochs == expected
+
+
+def test_flags_override_a_preset_but_for_what_it_ignores() -> None:
+    changes = {"sources": 7, "gates": "tied", "router": "constant", "lr_source": 0.5}
+    spp = resolve(choice(**changes), tasks=8, d_model=32)
+    assert (spp.sources, spp.gates, spp.router, spp.lr_source) == (7, "tied", "constant", 0.5)
+    pt = resolve(choice(method="pt", **changes), tasks=8, d_model=32)
+    assert (pt.sources, pt.gates, pt.router) == (0, "fixed", "direct")
+    slpn = resolve(choice(method="slpn", gates="tied"), tasks=8, d_model=32)
+    assert (slpn.sources, slpn.gates) == (8, "fixed")
+    assert ignored_fields(PRESETS["mst"]) == {"sources", "gates", "router", "normalisation"}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "hidden", "expected"),
+    [("mlp", None, 32), ("mlp", 7, 7), ("lstm", None, 32), ("linear", 7, 0), ("none", 7, 0)],
+)
+def test_the_encoders_width(encoder: str, hidden: int | None, expected: int) -> None:
+    changes = choice(encoder=encoder, encoder_hidden=hidden)
+    assert resolve(changes, tasks=8, d_model=32).encoder_hidden == expected
+
+
+def test_an_unknown_method_names_the_near_one() -> None:
+    with pytest.raises(InputError, match=r"unknown method 'sppp'\. Did you mean 'spp'\?"):
+        resolve(choice(method="sppp"), tasks=8, d_model=32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt_length": 0}, "--prompt-length must be above 0, not 0"),
+        ({"epochs": -1}, "--epochs must be above 0, not -1"),
+        ({"steps": 0}, "--steps must be above 0, not 0"),
+        ({"shots": 0}, "--shots must be above 0, not 0"),
+        ({"batch_size": 0}, "--batch-size must be above 0"),
+        ({"clip_norm": 0.0}, "--clip-norm must be above 0"),
+        ({"init_range": 0.0}, "--init-range must be above 0"),
+        ({"max_train": 0}, "--max-train must be above 0"),
+        ({"lr_private": -0.1}, "--lr-private must not be negative, not -0.1"),
+        ({"weight_decay": -1.0}, "--weight-decay must not be negative"),
+        ({"seed": -1}, "--seeds must not be negative, not -1"),
+        ({"seed": 2**32}, "--seeds must be below 4294967296"),
+        ({"warmup": 1.5}, "--warmup is a share of the steps"),
+        ({"encoder_hidden": 0}, "--encoder-hidden must be above 0"),
+        ({"sources": 0}, "--sources must be at least 1 for method 'spp'"),
+    ],
+)
+def test_numbers_that_no_training_can_use(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve(choice(**changes), tasks=8, d_model=32)

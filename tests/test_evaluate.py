@@ -1,0 +1,199 @@
+"""The command `evaluate`: the same numbers from the stored prompts, or what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compt_fast import evaluate, train
+from tests.helpers import jobs
+from tests.helpers.jobs import error_of
+from tests.helpers.tiny_t5 import SIZES, make_t5
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("toys")
+    return [jobs.toy_task(folder, "toy_a"), jobs.toy_task(folder, "toy_b", score=True)]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_t5: Path, toys: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder: with gates of every row, with a kept best, and a run that was stopped."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    chosen = jobs.settings(
+        tiny_t5,
+        toys,
+        method="spp,pt",
+        gates="input",
+        lr_private="0.05,1e30",
+        select="best",
+        eval_size=12,
+    )
+    assert train.main(jobs.arguments(chosen, out)) == 1
+    return out
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it to spoil."""
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+RUN = "spp-n3-k4-s0-lr-private0.05"
+OTHER = "pt-k4-s0-lr-private0.05"
+
+
+def test_it_repeats_the_numbers(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained / "results.json").read_bytes()
+    assert evaluate.main([str(trained)]) == 0
+    said = capsys.readouterr().out
+    assert "the same numbers as in results.json" in said and "toy_a" in said
+    assert (trained / "results.json").read_bytes() == before
+
+
+def test_it_repeats_them_as_a_process_of_its_own(trained: Path, tmp_path: Path) -> None:
+    code = "import sys; from compt_fast.evaluate import main; sys.exit(main(sys.argv[1:]))"
+    done = jobs.spawn(code, str(trained), f"--out={tmp_path / 'again.json'}")
+    assert done.returncode == 0, done.stderr
+    assert "the same numbers" in done.stdout
+    again = json.loads((tmp_path / "again.json").read_text())
+    finished = [run for run in jobs.results(trained)["runs"] if run["status"] == "finished"]
+    assert again["runs"] == finished and len(finished) == 2
+    assert list(again) == ["format", "environment", "wall_seconds", "runs"]
+
+
+def test_other_numbers_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = jobs.results(folder)
+    run = next(run for run in content["runs"] if run["id"] == OTHER)
+    run["tasks"]["toy_a"]["scores"]["accuracy"] += 0.5
+    (folder / "results.json").write_text(json.dumps(content))
+    assert evaluate.main([str(folder)]) == 1
+    assert f"other numbers than in results.json: {OTHER}\n" in capsys.readouterr().out
+    assert evaluate.main([str(folder), "--runs", RUN]) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["--scoring=generate", "--eval-size=5", "--eval-batch-size=3", "--dtype=bf16", "--device=cpu"],
+)
+def test_another_evaluation_of_the_same_prompts(
+    change: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scores.json"
+    assert evaluate.main([str(trained), change, f"--out={out}"]) == 0
+    assert "same numbers" not in capsys.readouterr().out
+    rows = [entry["n"] for run in json.loads(out.read_text())["runs"] for entry in run["tasks"].values()]
+    assert rows == [5 if change == "--eval-size=5" else 12] * 4
+
+
+def test_generation_and_ranking_differ_in_what_they_predict(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    assert evaluate.main([str(trained), "--scoring=generate", f"--out={out}"]) == 0
+    generated = json.loads(out.read_text())["runs"]
+    ranked = [run for run in jobs.results(trained)["runs"] if run["status"] == "finished"]
+
+    def predicted(runs: list[dict[str, Any]]) -> set[str]:
+        tables = [run["tasks"]["toy_a"]["predictions"] for run in runs]
+        return {text for table in tables for counts in table.values() for text in counts}
+
+    assert predicted(ranked) <= {"bad", "good"}
+    assert predicted(generated) - {"bad", "good"}, "a trunk of random weights writes other words"
+
+
+def test_runs_by_name(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "one.json"
+    assert evaluate.main([str(trained), f"--runs={OTHER}", f"--out={out}"]) == 0
+    assert [run["id"] for run in json.loads(out.read_text())["runs"]] == [OTHER]
+    said = error_of(capsys, evaluate.main, [str(trained), "--runs=pt-k4-s0-lr-private0.5"])
+    assert f"Did you mean '{OTHER}'?" in said
+
+
+def test_leftovers_of_a_crash_are_no_runs(folder: Path) -> None:
+    prompts = folder / "prompts"
+    shutil.copytree(prompts / RUN, prompts / f".{RUN}.12345678")
+    assert evaluate.main([str(folder)]) == 0
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "prompts" / RUN / "prompts.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def edit(name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def edited(folder: Path) -> None:
+        path = folder / name
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return edited
+
+
+MANIFEST = f"prompts/{RUN}/manifest.json"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (truncate, "prompts.safetensors: cannot be read"),
+        (lambda f: (f / "results.json").unlink(), "results.json: no results of a run folder"),
+        (lambda f: (f / "config.json").unlink(), "no run folder (it has no config.json)"),
+        (lambda f: shutil.rmtree(f / "prompts"), "no stored prompts yet"),
+        (lambda f: (f / MANIFEST).write_text("{"), "manifest.json: not a manifest"),
+        (edit(MANIFEST, lambda m: m["shape"].update(tasks=5)), "does not go with its tensors"),
+        (edit(MANIFEST, lambda m: m.update(trunk_hash="0" * 64)), "whose weights differ"),
+        (edit(MANIFEST, lambda m: m["tasks"].reverse()), "prompts of the tasks ['toy_b', 'toy_a']"),
+        (
+            edit("config.json", lambda c: c["flags"].update(seeds=[5])),
+            "the config.json of the run folder plans no such run",
+        ),
+        (
+            edit("config.json", lambda c: c["flags"].update(exclude=["toy_b"])),
+            "the tasks of the run folder's config.json are ['toy_a']",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    spoil: Callable[[Path], None],
+    message: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spoil(folder)
+    assert message in error_of(capsys, evaluate.main, [str(folder)])
+
+
+@pytest.mark.parametrize(("size", "message"), [("tiny", "whose weights differ"), ("wide", "fit")])
+def test_prompts_of_another_trunk(
+    size: str,
+    message: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(SIZES, "wide", (64, 8, 2, 32, 1, 1))
+    other = make_t5(tmp_path / "other", size=size, seed=1)
+    edit("config.json", lambda c: c["flags"].update(model=str(other)))(folder)
+    said = error_of(capsys, evaluate.main, [str(folder)])
+    assert message in said
+    if size == "wide":
+        assert "prompts of d_model 32 do not fit trunk" in said and "of d_model 64" in said
+
+
+def test_scores_that_cannot_be_written(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = error_of(capsys, evaluate.main, [str(trained), f"--out={tmp_path / 'none' / 'scores.json'}"])
+    assert "scores.json: cannot be written (No such file or directory)" in said
+
+
+def test_wrong_flags(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = error_of(capsys, evaluate.main, [str(trained), "--scoring=rnak"])
+    assert "unknown value of --scoring 'rnak'. Did you mean 'rank'?" in said
+    assert "--eval-size must be above 0" in error_of(capsys, evaluate.main, [str(trained), "--eval-size=0"])

@@ -1,0 +1,194 @@
+"""Interrupted and killed jobs of `train`, and how they go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compt_fast import train
+from compt_fast.fleet import trainer
+from compt_fast.fleet.monitor import Monitor
+from tests.helpers import jobs
+from tests.helpers.jobs import Line, equal, error_of
+
+TOTAL = 8  # steps of the interrupted runs
+FEATURES = {
+    "router and selection": {
+        "method": "spp,pt",
+        "router": "relaxed-bernoulli",
+        "select": "best",
+        "runs_at_once": 1,
+    },
+    "input gates": {"method": "spp,scp", "gates": "input", "seeds": "0,1", "runs_at_once": 3},
+}
+WRAPPER = """
+import os, signal, sys
+from compt_fast import train
+from compt_fast.fleet.monitor import Monitor
+number, at, step = int(sys.argv[1]), int(sys.argv[2]), Monitor.step
+def counted(self, records, **speed):
+    global at
+    step(self, records, **speed)
+    self.offset  # flushes what no checkpoint knows
+    at -= 1
+    if at == 0:
+        os.kill(os.getpid(), number)
+Monitor.step = counted
+sys.exit(train.main(sys.argv[3:]))
+"""
+
+
+@pytest.fixture
+def signals(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Makes this process send itself a signal after so many training steps."""
+
+    def after(number: int, steps: int) -> None:
+        left, step = steps, Monitor.step
+
+        def counted(self: Monitor, *rest: Any, **named: Any) -> None:
+            nonlocal left
+            step(self, *rest, **named)
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(Monitor, "step", counted)
+
+    return after
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("name", FEATURES)
+def test_an_interrupted_job_goes_on_with_the_same_bits(
+    name: str,
+    number: int,
+    code: int,
+    line: Line,
+    tmp_path: Path,
+    signals: Callable[[int, int], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = {"steps": TOTAL, "checkpoint_every": 3, **FEATURES[name]}
+    assert train.main(line(tmp_path / "whole", **flags)) == 0
+    capsys.readouterr()
+    at = random.randint(1, 2 * TOTAL - 1)
+    signals(number, at)
+    out = tmp_path / "cut"
+    assert train.main(line(out, **flags)) == code, f"interrupted at step {at}"
+    said = capsys.readouterr().err
+    assert said == (f"interrupted at step {at}; go on with: python -m compt_fast.train --resume {out}\n")
+    assert "unfinished" in {run["status"] for run in jobs.results(out)["runs"]}
+    assert train.main([f"--resume={out}"]) == 0, f"resumed from step {at}"
+    equal(out, tmp_path / "whole")
+
+
+def test_a_signal_while_runs_are_scored(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of three runs is interrupted in its evaluation."""
+    flags = {"method": "spp,pt,mst", "steps": 3, "eval_batch_size": 4}
+    assert train.main(line(tmp_path / "whole", **flags)) == 0
+    save, calls = trainer.save_prompts, [0]
+
+    def saved(*rest: Any) -> None:
+        save(*rest)
+        calls[0] += 1
+        if calls[0] == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(trainer, "save_prompts", saved)
+    assert train.main(line(tmp_path / "cut", **flags)) == 130
+    statuses = [run["status"] for run in jobs.results(tmp_path / "cut")["runs"]]
+    assert statuses == ["finished", "unfinished", "unfinished"]
+    assert train.main([f"--resume={tmp_path / 'cut'}"]) == 0
+    equal(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_killed_job_goes_on_with_the_same_bits(name: str, line: Line, tmp_path: Path) -> None:
+    flags = {"steps": TOTAL, "checkpoint_every": 3, **FEATURES[name]}
+    assert train.main(line(tmp_path / "whole", **flags)) == 0
+    at = random.randint(1, 2 * TOTAL - 1)
+    done = jobs.spawn(WRAPPER, str(int(signal.SIGKILL)), str(at), *line(tmp_path / "cut", **flags))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(jobs.metrics(tmp_path / "cut")) >= at
+    assert train.main([f"--resume={tmp_path / 'cut'}"]) == 0, f"killed at step {at}"
+    equal(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_process_that_gets_sigterm_ends_with_143(line: Line, tmp_path: Path) -> None:
+    argv = line(tmp_path / "cut", steps=TOTAL, method="pt")
+    done = jobs.spawn(WRAPPER, str(int(signal.SIGTERM)), "2", *argv)
+    assert done.returncode == 143 and "interrupted at step 2; go on with" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_job_killed_before_its_first_checkpoint_begins_again(
+    line: Line, tmp_path: Path, signals: Callable[[int, int], None]
+) -> None:
+    assert train.main(line(tmp_path / "whole")) == 0
+    signals(signal.SIGTERM, 2)
+    assert train.main(line(tmp_path / "cut")) == 143
+    shutil.rmtree(tmp_path / "cut" / "checkpoints")
+    assert train.main([f"--resume={tmp_path / 'cut'}"]) == 0
+    equal(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_resuming_a_finished_job_only_prints_its_table(
+    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(line(tmp_path / "run")) == 0
+    before = jobs.metrics(tmp_path / "run")
+    capsys.readouterr()
+    assert train.main([f"--resume={tmp_path / 'run'}"]) == 0
+    assert "spp-n3-k4" in capsys.readouterr().out
+    assert jobs.metrics(tmp_path / "run") == before
+
+
+def test_resume_takes_no_other_flag_and_needs_a_whole_run_folder(
+    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert train.main(line(out)) == 0
+    assert "leave out --seeds" in error_of(capsys, train.main, [f"--resume={out}", "--seeds=1"])
+    assert "leave out --config" in error_of(capsys, train.main, [f"--resume={out}", "--config=a.toml"])
+    assert "no run folder" in error_of(capsys, train.main, [f"--resume={tmp_path}"])
+
+    config = json.loads((out / "config.json").read_text())
+    (path,) = (out / "checkpoints").iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[:40])
+    assert "a damaged checkpoint" in error_of(capsys, train.main, [f"--resume={out}"])
+    path.write_bytes(content)
+
+    changed = config | {"trunk": config["trunk"] | {"sha256": "0" * 64}}
+    (out / "config.json").write_text(json.dumps(changed))
+    assert "is not the one that the job began with" in error_of(capsys, train.main, [f"--resume={out}"])
+    (out / "config.json").write_text("{")
+    assert "config.json: not well-formed json" in error_of(capsys, train.main, [f"--resume={out}"])
+
+
+def test_a_checkpoint_of_another_job(
+    line: Line,
+    tmp_path: Path,
+    signals: Callable[[int, int], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, changes in (("pt", {"method": "pt"}), ("longer", {"prompt_length": 3})):
+        signals(signal.SIGTERM, 1)
+        assert train.main(line(tmp_path / name, **changes)) == 143
+    signals(signal.SIGTERM, 1)
+    assert train.main(line(tmp_path / "run")) == 143
+    (own,) = (tmp_path / "run" / "checkpoints").iterdir()
+    for name in ("pt", "longer"):
+        shutil.copy(tmp_path / name / "checkpoints" / own.name, own)
+        said = error_of(capsys, train.main, [f"--resume={tmp_path / 'run'}"])
+        assert "not a checkpoint of this job" in said
