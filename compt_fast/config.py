@@ -56,7 +56,7 @@ PRESETS: dict[str, Preset] = {
     "scp": Preset("scp", 3, True, 5, 0.1, 0.1, 0.1, gates="learned"),
     "pt": Preset("pt", 0, True, 5, 0.0, 0.07, 0.0),
     "mst": Preset("mst", 1, False, 5, 0.15, 0.0, 0.1),
-    "p": Preset("pt", 0, True, 10, 0.0, 0.07, 0.0, encoder="linear", encoder_sharing="shared"),
+    "p": Preset("pt", 0, True, 10, 0.0, 0.07, 0.0, encoder="linear"),
     "sl": _crosspt(1, private=False, lr_source=0.15, lr_private=0.0, lr_router=0.1),
     "slp": _crosspt(1, private=True, lr_source=0.15, lr_private=0.07, lr_router=0.1),
     "sln": _crosspt(PER_TASK, private=False, lr_source=0.15, lr_private=0.0, lr_router=0.1),
@@ -117,12 +117,12 @@ def resolve(choice: dict[str, Any], *, tasks: int, d_model: int) -> RunConfig:
     if method not in PRESETS:
         raise unknown("method", method, PRESETS)
     preset = PRESETS[method]
+    ignored = ignored_fields(preset)
     values: dict[str, Any] = {}
     for field in fields(RunConfig):
         given = choice.get(field.name)
-        ignored = field.name in ignored_fields(preset)
         own = getattr(preset, field.name, None)
-        values[field.name] = own if given is None or ignored else given
+        values[field.name] = own if given is None or field.name in ignored else given
     if values["sources"] == PER_TASK:
         values["sources"] = tasks
     values["encoder_hidden"] = _hidden(values, d_model)
@@ -138,7 +138,11 @@ def ignored_fields(preset: Preset) -> set[str]:
     """The fields that mean nothing to a preset, so that its runs are the same whatever they say."""
     ignored = set() if preset.composition in ("spp", "scp") else {"gates"}
     if preset.composition in ("pt", "mst"):
-        ignored |= {"sources", "router", "normalisation"}
+        ignored |= {"sources", "router", "normalisation", "lr_router"}
+    if preset.composition == "pt":
+        ignored.add("lr_source")
+    if not preset.private:
+        ignored.add("lr_private")
     return ignored
 
 

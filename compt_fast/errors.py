@@ -19,3 +19,12 @@ def unknown(kind: str, value: str, choices: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return InputError(f"unknown {kind} {value!r}.{hint} Known: {', '.join(known)}.")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or Python means that memory ran out."""
+    import torch  # late: what needs no torch is to start at once
+
+    # The CPU allocator has no exception of its own.
+    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return named or "can't allocate memory" in str(error)

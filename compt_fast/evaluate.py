@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import track
 
-from compt_fast.errors import InputError, unknown
+from compt_fast.errors import InputError, out_of_memory, unknown
 from compt_fast.files import write_json
-from compt_fast.flags import FLAGS, read_flags
+from compt_fast.flags import FLAGS, add_flag, meaning, read_flags
 
 if TYPE_CHECKING:
     from compt_fast.fleet.data import ScoredRows
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         "flags it repeats the evaluation of the training job and says whether the numbers are the "
         "same.",
         epilog="exit codes: 0 done (with no flags: the same numbers); 1 other numbers than in "
-        "results.json; 2 wrong input",
+        "results.json; 2 wrong input, or out of memory",
         allow_abbrev=False,
     )
     made.add_argument("folder", metavar="RUN", type=Path, help="run folder of compt_fast.train")
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         help="write the scores there, in the format of results.json",
     )
     for key in OVERRIDES:
-        made.add_argument(f"--{FLAGS[key].name}", help=f"{FLAGS[key].help} (default: as in the run folder)")
+        add_flag(made, FLAGS[key], f"{meaning(FLAGS[key])} (default: as in the run folder)")
     return made
 
 
@@ -57,6 +57,11 @@ def main(argv: list[str] | None = None) -> int:
         return repeat(folder, runs.split(",") if runs else None, given, out, console)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        print("error: out of memory: lower --eval-batch-size, or take --device cpu", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,17 @@ def number(text: str) -> float:
 def shot_count(text: str) -> int | str:
     """A number of examples a task, or `full`."""
     return "full" if text == "full" else int(text)
+
+
+def place(text: str) -> str:
+    """A file or folder, absolute, so that a job can go on from another working directory."""
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def trunk_name(text: str) -> str:
+    """The absolute path of a folder that is there; 'mini' and names on the hub stay as they are."""
+    path = place(text)
+    return path if text != "mini" and os.path.isdir(path) else text
 
 
 Parser = Callable[[str], Any]
@@ -68,20 +80,26 @@ RUN_FLAGS: tuple[Flag, ...] = (
     _run("method", str, ["spp", "pt", "mst"], "presets to train: " + ", ".join(PRESETS), *PRESETS),
     _run("shots", shot_count, [16], "examples a task, or 'full' (bounded by --max-train)"),
     _run("seeds", integer, [0], "each seed draws its own examples, initial prompts and order"),
-    _run("sources", integer, None, "number of source prompts N (default: the preset's)"),
-    _run("prompt-length", integer, None, "prompt tokens m (default: the preset's)"),
+    _run("sources", integer, None, "number of source prompts N"),
+    _run("prompt-length", integer, None, "prompt tokens m"),
     _run("encoder", str, None, "prompt encoder", "mlp", "linear", "lstm", "none"),
-    _run("encoder-hidden", integer, None, "width of the MLP encoder (default: d_model)"),
+    _run("encoder-hidden", integer, None, "inner width of the encoders mlp and lstm (default: d_model)"),
     _run("encoder-sharing", str, None, "who shares an encoder", "per-prompt", "per-role", "shared"),
     _run("router", str, None, "how source weights arise", "direct", "constant", "relaxed-bernoulli"),
     _run(
         "normalisation",
         str,
         None,
-        "of the router's logits",
+        "how the router's logits become weights",
         *("auto", "softmax", "sparsemax", "sigmoid", "softmax-temperature"),
     ),
-    _run("gates", str, None, "alpha and beta", "fixed", "learned", "learned-global", "tied", "input"),
+    _run(
+        "gates",
+        str,
+        None,
+        "alpha of the private prompt and beta of the sources",
+        *("fixed", "learned", "learned-global", "tied", "input"),
+    ),
     _run(
         "init",
         str,
@@ -91,12 +109,7 @@ RUN_FLAGS: tuple[Flag, ...] = (
         "vocab",
     ),
     _run("init-range", number, [0.5], "uniform tokens lie in [-r, r]"),
-    _run(
-        "lr-source",
-        number,
-        None,
-        "peak learning rate of the sources (default: the preset's, as for the next two)",
-    ),
+    _run("lr-source", number, None, "peak learning rate of the sources"),
     _run("lr-private", number, None, "peak learning rate of the private prompts"),
     _run("lr-router", number, None, "peak learning rate of router and gates"),
     _run("weight-decay", number, [0.01], "AdamW's decoupled weight decay"),
@@ -108,7 +121,7 @@ RUN_FLAGS: tuple[Flag, ...] = (
         None,
         "passes over the examples (default: the preset's, doubled up to 10 shots)",
     ),
-    _run("steps", integer, None, "training steps; instead of --epochs"),
+    _run("steps", integer, None, "training steps, instead of --epochs (default: whole epochs)"),
     _run("batch-size", integer, [16], "rows a step and run"),
     _run("label-mode", str, ["natural"], "words for the labels", "natural", "synthetic", "numeric"),
     _run("sampling", str, ["balanced"], "how the shots are drawn", "balanced", "random"),
@@ -116,7 +129,7 @@ RUN_FLAGS: tuple[Flag, ...] = (
 )
 
 JOB_FLAGS: tuple[Flag, ...] = (
-    Flag("model", str, "mini", "trunk: 'mini' (embedded), a folder, or a hub name such as t5-base"),
+    Flag("model", trunk_name, "mini", "trunk: 'mini' (embedded), a folder, or a hub name such as t5-base"),
     Flag(
         "suite",
         str,
@@ -126,20 +139,20 @@ JOB_FLAGS: tuple[Flag, ...] = (
     Flag("tasks", str, None, "tasks by name, instead of a suite", listed=True),
     Flag("include", str, [], "tasks to add to the suite", listed=True),
     Flag("exclude", str, [], "tasks to leave out of the suite", listed=True),
-    Flag("task-file", str, [], "your own tasks: TOML or YAML files", listed=True),
-    Flag("data-root", str, None, "local folder in the hub's layout (DIR/nyu-mll/glue/...)"),
-    Flag("data", str, None, "local folder DIR/<task>/{train,validation}.{jsonl,csv,tsv,parquet}"),
-    Flag("prefix", str, True, "begin each text with '<task>:'", switch=True),
+    Flag("task-file", place, [], "your own tasks: TOML or YAML files", listed=True),
+    Flag("data-root", place, None, "local folder in the hub's layout (DIR/nyu-mll/glue/...)"),
+    Flag("data", place, None, "local folder DIR/<task>/{train,validation}.{jsonl,csv,tsv,parquet}"),
+    Flag("prefix", str, True, "begin each text with '<task>:' (default: yes)", switch=True),
     Flag("prompt-position", str, "prepend", "the prompt's place", ("prepend", "append")),
     Flag("max-source-length", integer, 256, "tokens of a text, the prompt not counted"),
     Flag("out", str, None, "run folder (default: runs/<suite>-<time>)"),
     Flag("engine", str, "auto", "what runs the trunk", ("auto", "reference")),
-    Flag("device", str, "auto", "where", ("auto", "cpu", "cuda")),
+    Flag("device", str, "auto", "where the trunk runs", ("auto", "cpu", "cuda")),
     Flag(
         "dtype",
         str,
         "auto",
-        "of the trunk: auto is bf16 on a GPU, fp32 elsewhere",
+        "the trunk's numbers; auto is bf16 on a GPU and fp32 elsewhere",
         ("auto", "bf16", "fp32"),
     ),
     Flag("runs-at-once", integer, 12, "runs that train side by side; the rest wait (bounds memory)"),
@@ -190,23 +203,34 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                     help=_help(flag),
                 )
             else:
-                group.add_argument(f"--{flag.name}", default=None, metavar=_metavar(flag), help=_help(flag))
+                add_flag(group, flag, _help(flag))
+
+
+def add_flag(parser: argparse._ActionsContainer, flag: Flag, help: str) -> None:
+    """Add one flag that is no switch, its value kept as the user's text (or None)."""
+    parser.add_argument(f"--{flag.name}", default=None, metavar=_metavar(flag), help=help)
 
 
 def _metavar(flag: Flag) -> str:
-    words: dict[Parser, str] = {integer: "N", number: "X", shot_count: "K"}
+    words: dict[Parser, str] = {integer: "N", number: "X", shot_count: "K", place: "PATH"}
     word = words.get(flag.parse, flag.name.split("-")[-1].upper())
     return f"{word}[,{word}]" if flag.many or flag.listed else word
 
 
-def _help(flag: Flag) -> str:
+def meaning(flag: Flag) -> str:
+    """What a flag is for, and its choices, for a help text."""
     text = flag.help
     if flag.choices and flag.name != "method":
         text += ": " + ", ".join(flag.choices)
-    if flag.default not in (None, [], True, False):
-        shown = ",".join(map(str, flag.default)) if isinstance(flag.default, list) else flag.default
-        text += f" (default: {shown})"
     return text.replace("%", "%%")
+
+
+def _help(flag: Flag) -> str:
+    default = ",".join(map(str, flag.default)) if isinstance(flag.default, list) else flag.default
+    if default is None and flag.many:
+        default = "the preset's"
+    shown = default not in (None, "", True, False) and "(default:" not in flag.help
+    return meaning(flag) + (f" (default: {default})" if shown else "")
 
 
 def read_flags(given: dict[str, Any], config: str | None) -> Flags:

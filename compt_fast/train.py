@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from safetensors import SafetensorError
 
-from compt_fast.errors import InputError
+from compt_fast.errors import InputError, out_of_memory
 from compt_fast.flags import FLAGS, Flags, add_flags, read_flags
 
 if TYPE_CHECKING:
@@ -69,6 +69,11 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        print("error: out of memory outside of training: take a smaller --model, or --device cpu", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
@@ -88,7 +93,7 @@ def start(flags: Flags, arguments: list[str]) -> int:
 def go_on(folder: Path) -> int:
     """The job of an existing run folder, from its latest checkpoint, or anew if it has none."""
     from compt_fast.fleet.checkpoint import load_latest
-    from compt_fast.fleet.job import open_job, recorded_hash
+    from compt_fast.fleet.job import check_recorded, open_job
     from compt_fast.fleet.trainer import Trainer
 
     path = folder / "config.json"
@@ -97,8 +102,7 @@ def go_on(folder: Path) -> int:
     flags = read_flags({}, str(path))
     saved = load_latest(folder / "checkpoints")
     job = open_job(flags)
-    if recorded_hash(folder) != job.trunk_hash:
-        raise InputError(f"--resume {folder}: the trunk {job.trunk.name} is not the one that the job began with")
+    check_recorded(folder, job)
     trainer = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder)
     return _work(trainer, saved)
 
@@ -156,15 +160,6 @@ def _train(trainer: Trainer, monitor: Monitor) -> int:
             "--resume where there is more memory"
         ) from None
     return 0
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch or Python means that memory ran out."""
-    import torch
-
-    # The CPU allocator has no exception of its own.
-    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return named or "can't allocate memory" in str(error)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,10 @@ def test_flags_override_a_preset_but_for_what_it_ignores() -> None:
     assert (pt.sources, pt.gates, pt.router) == (0, "fixed", "direct")
     slpn = resolve(choice(method="slpn", gates="tied"), tasks=8, d_model=32)
     assert (slpn.sources, slpn.gates) == (8, "fixed")
-    assert ignored_fields(PRESETS["mst"]) == {"sources", "gates", "router", "normalisation"}
+    inert = {"sources", "gates", "router", "normalisation", "lr_router"}
+    assert ignored_fields(PRESETS["mst"]) == inert | {"lr_private"}
+    assert ignored_fields(PRESETS["pt"]) == inert | {"lr_source"}
+    assert ignored_fields(PRESETS["slpn"]) == {"gates"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from compt_fast import evaluate, train
+from compt_fast.trunk.reference import ReferenceTrunk
 from tests.helpers import jobs
 from tests.helpers.jobs import error_of
 from tests.helpers.tiny_t5 import SIZES, make_t5
@@ -191,6 +192,18 @@ def test_prompts_of_another_trunk(
 def test_scores_that_cannot_be_written(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = error_of(capsys, evaluate.main, [str(trained), f"--out={tmp_path / 'none' / 'scores.json'}"])
     assert "scores.json: cannot be written (No such file or directory)" in said
+
+
+def test_out_of_memory(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def failing(*rest: Any, **named: Any) -> Any:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(ReferenceTrunk, "label_scores", failing)
+    message = "DefaultCPUAllocator: can't allocate memory: you tried"
+    assert "lower --eval-batch-size" in error_of(capsys, evaluate.main, [str(trained)])
+    message = "shapes do not match"
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        evaluate.main([str(trained)])
 
 
 def test_wrong_flags(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,6 +83,18 @@ def test_null_stands_for_the_default(tmp_path: Path) -> None:
     assert read_flags({}, str(path)) == read_flags({}, None)
 
 
+def test_places_are_kept_as_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t5-base").mkdir()
+    (tmp_path / "mini").mkdir()
+    flags = parsed("--task-file", "a.toml,../b.toml", "--data-root", "hub", "--model", "t5-base")
+    assert flags["task_file"] == [str(tmp_path / "a.toml"), str(tmp_path.parent / "b.toml")]
+    assert flags["data_root"] == str(tmp_path / "hub") and flags["model"] == str(tmp_path / "t5-base")
+    assert parsed("--data", "~/rows")["data"] == str(Path.home() / "rows")
+    assert parsed("--model", "google/flan-t5-base")["model"] == "google/flan-t5-base"
+    assert parsed("--model", "mini")["model"] == "mini", "whatever folders there are"
+
+
 def test_a_run_folders_config_gives_its_flags_back(tmp_path: Path) -> None:
     flags = parsed("--shots", "8,full", "--tasks", "rte", "--lr-router", "0.125", "--tensorboard")
     path = tmp_path / "config.json"

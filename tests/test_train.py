@@ -236,6 +236,18 @@ def test_out_of_memory_leaves_a_checkpoint_and_says_what_to_lower(
     equal(tmp_path / "run", tmp_path / "whole")
 
 
+def test_out_of_memory_before_the_first_step(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*rest: Any, **named: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ReferenceTrunk, "load", failing)
+    said = error_of(capsys, train.main, line(tmp_path / "run"))
+    assert "out of memory" in said and "a smaller --model" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_error_of_torch_is_no_lack_of_memory(
     line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from compt_fast import train
+from compt_fast import evaluate, train
 from compt_fast.fleet import trainer
 from compt_fast.fleet.monitor import Monitor
 from tests.helpers import jobs
@@ -129,6 +129,25 @@ def test_a_process_that_gets_sigterm_ends_with_143(line: Line, tmp_path: Path) -
     done = jobs.spawn(WRAPPER, str(int(signal.SIGTERM)), "2", *argv)
     assert done.returncode == 143 and "interrupted at step 2; go on with" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_job_goes_on_and_is_scored_again_from_another_working_directory(
+    tiny_t5: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signals: Callable[[int, int], None],
+) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    jobs.toy_task(tmp_path / "here", "toy")
+    (tmp_path / "here" / "trunk").symlink_to(tiny_t5)
+    monkeypatch.chdir(tmp_path / "here")
+    signals(signal.SIGINT, 2)
+    chosen = jobs.settings(Path("trunk"), [Path("toy.toml")], method="pt")
+    assert train.main(jobs.arguments(chosen, Path("run"))) == 130
+    monkeypatch.chdir(tmp_path / "there")
+    assert train.main(["--resume=../here/run"]) == 0
+    assert evaluate.main(["../here/run"]) == 0
 
 
 def test_a_job_killed_before_its_first_checkpoint_begins_again(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compt_fast.config import RunConfig
+from compt_fast.errors import InputError
 from compt_fast.flags import Flags
 from compt_fast.tasks.sampling import draw_shots, evaluation_indices
 from compt_fast.tasks.sources import TaskData
@@ -77,6 +78,20 @@ class JobData:
     def label_ids(self, task: Task, mode: str) -> list[list[int]]:
         """Token ids of each label of a task, in the order of `label_texts`."""
         return [encode_target(text, self.tokenizer) for text in label_texts(task, mode)]
+
+    def check_labels(self, mode: str) -> None:
+        """Raise `InputError` for a label that the trunk cannot write: what its tokens say is another
+        text, which no prediction would ever match.
+        """
+        for data in self.tasks:
+            texts = label_texts(data.task, mode)
+            written = self.tokenizer.batch_decode(self.label_ids(data.task, mode), skip_special_tokens=True)
+            for text, back in zip(texts, written, strict=True):
+                if back.strip() != text:
+                    raise InputError(
+                        f"{data.task.name}: the trunk's tokenizer cannot write the label {text!r} (it comes back as "
+                        f"{back.strip()!r}); take other label words or another --label-mode"
+                    )
 
     def _draw(self, data: TaskData, config: RunConfig) -> tuple[Any, Any]:
         return draw_shots(

@@ -57,7 +57,7 @@ def evaluate(
         after_batch()
     return {
         of.task.name: {
-            "primary": of.task.metrics[0],
+            "primary": of.task.primary,
             "scores": score(of.task, of.golds, texts, mode),
             "n": len(texts),
             "predictions": confusion(of.task, of.golds, texts, mode),

@@ -57,7 +57,10 @@ def open_job(flags: Flags) -> Job:
     trunk = _open_trunk(flags)
     runs = plan_runs(flags, tasks=len(tasks), d_model=trunk.d_model)
     _check_lengths(flags, trunk, runs)
-    return Job(flags, trunk, trunk.fingerprint(), JobData(loaded, flags, trunk.tokenizer), runs)
+    rows = JobData(loaded, flags, trunk.tokenizer)
+    for mode in dict.fromkeys(run.config.label_mode for run in runs):
+        rows.check_labels(mode)
+    return Job(flags, trunk, trunk.fingerprint(), rows, runs)
 
 
 def trunk_hash(flags: Flags) -> str:
@@ -82,13 +85,15 @@ def _dtype(flags: Flags) -> str:
 
 
 def _open_trunk(flags: Flags) -> Trunk:
-    return open_trunk(
+    trunk = open_trunk(
         flags["engine"],
         str(MINI_WEIGHTS) if flags["model"] == "mini" else flags["model"],
         dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[_dtype(flags)],
         device=_device(flags),
         prompt_position=flags["prompt_position"],
     )
+    trunk.name = flags["model"]  # "mini", not where this installation keeps it
+    return trunk
 
 
 def _check_lengths(flags: Flags, trunk: Trunk, runs: list[Run]) -> None:
@@ -116,13 +121,27 @@ def run_folder(flags: Flags) -> Path:
     return folder
 
 
-def recorded_hash(folder: Path) -> str:
-    """Fingerprint of the trunk that a run folder's job began with, from its `config.json`."""
+def check_recorded(folder: Path, job: Job) -> None:
+    """Raise `InputError` unless a run folder's job began with the trunk and the runs of `job`, which
+    is what its flags mean now.
+    """
     path = folder / "config.json"
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["trunk"]["sha256"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        trunk, runs = content["trunk"]["sha256"], content["runs"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the config.json of a run folder: {error!r}") from None
+    if trunk != job.trunk_hash:
+        raise InputError(f"{path}: the trunk {job.trunk.name} is not the one that the job began with")
+    if runs != _run_configs(job):
+        raise InputError(
+            f"{path}: its flags mean other runs now than those that the job began with (the file was "
+            "edited, or another version of compt_fast wrote it)"
+        )
+
+
+def _run_configs(job: Job) -> dict[str, Any]:
+    return {run.id: run.config.to_json() for run in job.runs}
 
 
 def prepare_folder(folder: Path, job: Job, command: list[str]) -> None:
@@ -154,8 +173,8 @@ def _config(job: Job, command: list[str]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "command": command,
-        "flags": job.flags,
+        "flags": job.flags | {"out": None},  # a job repeated from this file gets a folder of its own
         "trunk": {"name": job.trunk.name, "sha256": job.trunk_hash},
-        "runs": {run.id: run.config.to_json() for run in job.runs},
+        "runs": _run_configs(job),
         "environment": environment(),
     }

@@ -81,7 +81,8 @@ class Monitor:
         if run not in self._writers:
             from torch.utils.tensorboard import SummaryWriter  # an optional package
 
-            self._writers[run] = SummaryWriter(str(self._folder / "tensorboard" / run))
+            # What an interrupted job wrote of steps that are taken again is to be forgotten.
+            self._writers[run] = SummaryWriter(str(self._folder / "tensorboard" / run), purge_step=record["step"])
         for name in ("loss", "gradient_norm"):
             if record[name] is not None:
                 self._writers[run].add_scalar(name, record[name], record["step"])

@@ -6,10 +6,10 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from compt_fast.config import PRESETS, RunConfig, ignored_fields, resolve
+from compt_fast.config import PRESETS, RunConfig, flag_name, ignored_fields, resolve
 from compt_fast.errors import InputError
 from compt_fast.flags import RUN_FLAGS, Flags
-from compt_fast.prompts.bank import parameter_shapes
+from compt_fast.prompts.bank import parameter_count
 from compt_fast.prompts.shape import PromptShape
 
 _FIELD = {"seeds": "seed"}  # the flag's name where it is not the field's
@@ -32,7 +32,7 @@ class Run:
     @property
     def parameters(self) -> int:
         """Trainable numbers."""
-        return sum(math.prod(size) for size in parameter_shapes(self.shape).values())
+        return parameter_count(self.shape)
 
     def steps(self, rows: int) -> int:
         """Training steps over so many rows: `steps` where given, else whole epochs."""
@@ -66,7 +66,7 @@ def _check_used(flags: Flags) -> None:
     for field in sorted(ignored):
         if flags[field] is not None:
             methods = ", ".join(flags["method"])
-            raise InputError(f"--{field} has no meaning for any of the methods trained ({methods})")
+            raise InputError(f"--{flag_name(field)} has no meaning for any of the methods trained ({methods})")
 
 
 def _run_id(config: RunConfig, varied: list[str]) -> str:

@@ -26,7 +26,7 @@ from compt_fast.fleet.stored import RunPrompts, save_prompts
 from compt_fast.trunk.batch import TargetPrompts, make_batch
 from compt_fast.trunk.seam import Trunk
 
-SELECTIONS = 10  # development scores taken in a run with --select best
+SELECTIONS = 10  # with --select best a run is scored on development every tenth of its steps
 
 
 @dataclass
@@ -88,10 +88,10 @@ class Trainer:
         every = self.flags["checkpoint_every"]
         while True:
             self._retire(monitor, interrupts)
-            self._refill()
+            self.refill()
             if not self.cohorts:
                 break
-            self._train_step(monitor)
+            self.train_step(monitor)
             if self.step % every == 0:
                 self.save(monitor)
             interrupts.check()
@@ -130,8 +130,11 @@ class Trainer:
 
     # One step
 
-    def _train_step(self, monitor: Monitor) -> None:
-        """Forward, backward and update of all members on their next batches."""
+    def train_step(self, monitor: Monitor) -> list[dict[str, Any]]:
+        """Forward, backward and update of all members on their next batches.
+
+        Returns what went to `metrics.jsonl`: a record a run, in the cohorts' order.
+        """
         began = time.perf_counter()
         batches = [[member.batch() for member in cohort.members] for cohort in self.cohorts]
         losses, tokens = self._forward(batches)
@@ -144,6 +147,7 @@ class Trainer:
         for record in records:
             record["tokens_per_second"] = round(speed, 1)
         monitor.step(records, speed=speed)
+        return records
 
     def _forward(self, batches: list[list[list[TrainingRow]]]) -> tuple[Tensor, int]:
         """Loss (runs,) of each member, and the real tokens of the batch.
@@ -206,7 +210,8 @@ class Trainer:
 
     # Runs that enter and leave
 
-    def _refill(self) -> None:
+    def refill(self) -> None:
+        """Let waiting runs in until `runs_at_once` train side by side."""
         alive = sum(len(cohort.members) for cohort in self.cohorts)
         while alive < self.flags["runs_at_once"] and self.admitted < len(self.runs):
             self._admit(self.runs[self.admitted])

@@ -18,7 +18,7 @@ from compt_fast.prompts.encoders import (
 )
 from compt_fast.prompts.shape import ROLES, PromptShape
 
-__all__ = ["INITS", "LR_GROUP", "PromptBank", "PromptShape", "parameter_shapes"]
+__all__ = ["INITS", "LR_GROUP", "PromptBank", "PromptShape", "parameter_count", "parameter_shapes"]
 
 INITS = ("uniform", "vocab")
 VOCAB_ROWS = 5000
@@ -70,6 +70,11 @@ def parameter_shapes(shape: PromptShape) -> dict[str, tuple[int, ...]]:
         "input": {"gates.weight": (2, shape.d_model), "gates.bias": (2,)},
     }
     return shapes | gates[shape.gates]
+
+
+def parameter_count(shape: PromptShape) -> int:
+    """Trainable numbers of one run."""
+    return sum(math.prod(size) for size in parameter_shapes(shape).values())
 
 
 class PromptBank:
@@ -157,19 +162,6 @@ class PromptBank:
         """A copy in another dtype or on another device."""
         params = {name: p.detach().to(target, copy=True) for name, p in self.params.items()}
         return PromptBank(self.shape, params)
-
-    def run_tensors(self, index: int) -> dict[str, Tensor]:
-        """Copies of the parameters of one run, without the run axis."""
-        return {name: p.detach()[index].clone() for name, p in self.params.items()}
-
-    @classmethod
-    def from_runs(cls, shape: PromptShape, runs: Sequence[Mapping[str, Tensor]]) -> PromptBank:
-        """The bank of runs as `run_tensors` gave them."""
-        return cls(shape, {name: torch.stack([run[name] for run in runs]) for name in runs[0]})
-
-    def parameter_count(self) -> int:
-        """Trainable numbers of one run."""
-        return sum(math.prod(size) for size in parameter_shapes(self.shape).values())
 
 
 def _vocabulary(embedding: Tensor | None, shape: PromptShape) -> Tensor:

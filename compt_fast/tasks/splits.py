@@ -36,7 +36,6 @@ class Split:
         self._names = [column for column, _ in task.fields]
         self._texts = [columns.values[columns.first([name], f"the texts of {task.name}")] for name in self._names]
         self.where = columns.where
-        self.origin = columns.origin
         label_column = columns.first([task.label_column], f"the labels of {task.name}")
         self.labels = read_labels(task, list(columns.values[label_column]), columns.where)
 

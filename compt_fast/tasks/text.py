@@ -73,12 +73,6 @@ def encode_source(task: Task, row_texts: Sequence[str], tokenizer: Any, *, prefi
     return [*ids, tokenizer.eos_token_id]
 
 
-def check_fits(task: Task, tokenizer: Any, *, prefix: bool, max_length: int) -> None:
-    """Raise `InputError` where the prefix and the field names leave no token for each text within
-    `max_length`."""
-    _room(task, _tokens(_names(task, prefix), tokenizer), max_length)
-
-
 def _names(task: Task, prefix: bool) -> list[str]:
     """What stands before each text."""
     names = [f" {name}:" for _, name in task.fields]

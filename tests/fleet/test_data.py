@@ -52,6 +52,14 @@ def test_label_modes(job: Job, run: Any) -> None:
         assert set(decode([r.target for r in rows], skip_special_tokens=True)) == words
 
 
+def test_a_label_that_the_tokenizer_cannot_write(tiny_t5: Path, tmp_path: Path) -> None:
+    path = jobs.toy_task(tmp_path, "toy")
+    path.write_text(path.read_text().replace('"good"', '"sch\u00f6n"'), encoding="utf-8")
+    with pytest.raises(InputError, match="toy: the trunk's tokenizer cannot write the label 'sch\u00f6n'"):
+        jobs.opened(jobs.settings(tiny_t5, [path]))
+    jobs.opened(jobs.settings(tiny_t5, [path], label_mode="numeric")).data.check_labels("synthetic")
+
+
 def test_full_takes_at_most_max_train(job: Job, run: Any) -> None:
     rows = job.data.training(run(shots="full", max_train=7).config)
     assert len(rows) == 21

@@ -16,10 +16,10 @@ from compt_fast.fleet import checkpoint
 from compt_fast.fleet import job as module
 from compt_fast.fleet.job import (
     Job,
+    check_recorded,
     disk_need,
     open_job,
     prepare_folder,
-    recorded_hash,
     run_folder,
     trunk_hash,
 )
@@ -47,14 +47,22 @@ def test_config_json_repeats_the_job(job: Job, tmp_path: Path) -> None:
     assert content["runs"].keys() == {"spp-n3-k4-s0", "pt-k4-s0"}
     again = open_job(read_flags({}, str(path)))
     assert again.flags == job.flags and again.runs == job.runs
-    assert recorded_hash(path.parent) == again.trunk_hash
+    check_recorded(path.parent, again)
+
+    path.write_text(json.dumps(content | {"trunk": {"sha256": "0" * 64}}))
+    with pytest.raises(InputError, match="is not the one that the job began with"):
+        check_recorded(path.parent, again)
+    content["runs"]["pt-k4-s0"]["lr_private"] = 0.5
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="its flags mean other runs now"):
+        check_recorded(path.parent, again)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"trunk": {}}'])
-def test_a_damaged_config_json(text: str, tmp_path: Path) -> None:
+def test_a_damaged_config_json(text: str, job: Job, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=r"config\.json: not the config\.json of a run folder"):
-        recorded_hash(tmp_path)
+        check_recorded(tmp_path, job)
 
 
 @pytest.mark.parametrize(

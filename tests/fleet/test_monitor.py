@@ -67,8 +67,9 @@ def test_tensorboard_gets_every_number(tmp_path: Path, monkeypatch: pytest.Monke
     seen: list[tuple[str, str, float, int]] = []
 
     class Writer:
-        def __init__(self, folder: str) -> None:
+        def __init__(self, folder: str, purge_step: int) -> None:
             self.folder = Path(folder).name
+            seen.append((self.folder, "purge", 0.0, purge_step))
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
             seen.append((self.folder, name, value, step))
@@ -82,6 +83,7 @@ def test_tensorboard_gets_every_number(tmp_path: Path, monkeypatch: pytest.Monke
     with Monitor(tmp_path, 2, Console(quiet=True), tensorboard=True) as monitor:
         monitor.step([record(1, None)], speed=1.0)
         monitor.step([record(2, 0.25)], speed=1.0)
+    assert seen.pop(0) == ("pt-k4-s0", "purge", 0.0, 1)
     run = "pt-k4-s0"
     assert (run, "loss", 0.25, 2) in seen and (run, "loss", 1.0, 1) not in seen
     assert (run, "learning_rate/router", 0.3, 2) in seen and (run, "gradient_norm", 0.5, 1) in seen

@@ -56,6 +56,11 @@ def test_ids_are_distinct_whatever_varies() -> None:
     assert len(runs) == 9 * 4 * 2 * 3
 
 
+def test_the_rate_of_prompts_that_a_method_has_not_makes_no_second_run() -> None:
+    runs = plan(method="spp,pt,mst", lr_private="0.1,0.2", lr_router="0.3,0.4")
+    assert [run.id.split("-")[0] for run in runs] == ["spp"] * 4 + ["pt"] * 2 + ["mst"]
+
+
 def test_as_many_sources_as_tasks() -> None:
     assert [(run.id, run.shape.sources) for run in plan(method="sln,slpn,sl")] == [
         ("sln-n4-k16-s0", 4),
@@ -71,8 +76,25 @@ def test_steps_are_whole_epochs_or_what_was_asked_for() -> None:
     assert run.steps(1000) == 7
 
 
-def test_parameters_are_counted() -> None:
-    for run in plan(method="spp,scp,pt,mst,p,sl,slp,sln,slpn"):
+def test_every_presets_parameters_are_counted() -> None:
+    tasks, d = 4, 8
+    linear, mlp = d * d + d, 2 * (d * d + d)
+    private, source = tasks * (5 * d + mlp), 5 * d + mlp
+    expected = {
+        "spp": 3 * source + private + tasks * 3 + tasks * 2,
+        "scp": 3 * source + private + tasks * 3 + tasks * 2,
+        "pt": private,
+        "mst": source,
+        "p": tasks * (10 * d + linear),
+        # CrossPT: (N + T) m d + d^2 + d, and the router.
+        "sl": 10 * d + linear + tasks,
+        "slp": (1 + tasks) * 10 * d + linear + tasks * 2,
+        "sln": tasks * 10 * d + linear + tasks * tasks,
+        "slpn": 2 * tasks * 10 * d + linear + tasks * (tasks + 1),
+    }
+    runs = plan(method=",".join(expected))
+    assert {run.config.method: run.parameters for run in runs} == expected
+    for run in runs:
         bank = PromptBank.create(run.shape, [0])
         assert run.parameters == sum(p.numel() for p in bank.params.values())
 
@@ -82,6 +104,7 @@ def test_parameters_are_counted() -> None:
     [
         ({"method": "pt,mst", "sources": "3"}, "--sources has no meaning for any of the methods"),
         ({"method": "slp", "gates": "tied"}, "--gates has no meaning"),
+        ({"method": "pt,p", "lr_source": "0.1"}, "--lr-source has no meaning"),
         (
             {"method": "spp", "router": "relaxed-bernoulli", "normalisation": "softmax"},
             "method spp: router 'relaxed-bernoulli'",

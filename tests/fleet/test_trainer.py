@@ -281,6 +281,26 @@ def test_the_best_prompts_on_the_development_sample_are_kept(
     assert torch.equal(jobs.prompts(tmp_path / "run")[run.id]["targets"], seen[2])
 
 
+@pytest.mark.gpu
+def test_a_gpu_trains_and_scores_as_the_cpu_does(tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
+    for device in ("cpu", "cuda"):
+        job = jobs.opened(jobs.settings(tiny_t5, toys, device=device, dtype="fp32"))
+        runs = [
+            run
+            for changes in (
+                {"method": "spp,scp", "gates": "input,tied"},
+                {"method": "spp", "router": "relaxed-bernoulli", "init": "vocab"},
+                {"method": "pt,mst,slpn", "encoder": "lstm"},
+            )
+            for run in plan(job, tiny_t5, toys, **changes)
+        ]
+        trainer = jobs.train(job, runs, tmp_path / device, select="best", runs_at_once=5)
+        assert [r.status for r in trainer.ended] == ["finished"] * len(runs)
+    for run in runs:
+        here, there = (jobs.losses(tmp_path / device, run.id) for device in ("cpu", "cuda"))
+        assert here == pytest.approx(there, rel=1e-2), run.id
+
+
 def test_selection_needs_a_development_sample(job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
     runs = plan(job, tiny_t5, toys, shots=48, sampling="random")  # of 60 rows a fifth is held out
     with pytest.raises(InputError, match="--select best needs training rows of toy_a beyond"):

@@ -1,54 +1,98 @@
-"""A folder in the hub's layout with made-up rows in the schemas of GLUE and SET2."""
+"""Made-up rows in the columns, types and folders of the published data sets; writers of files."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
-WORDS = "the a man woman dog cat house city book film good bad red small reads sees gave".split()
+import pyarrow as pa
+from pyarrow import parquet
+
 PAIR = ("sentence1", "sentence2")
-NLI = ("premise", "hypothesis")
-# Folder, text columns, label values (a number of classes, "score", or the words themselves), and
-# the split that is scored.
-SETS: tuple[tuple[str, tuple[str, ...], int | str | Sequence[str], str], ...] = (
-    ("nyu-mll/glue/cola", ("sentence",), 2, "validation"),
-    ("nyu-mll/glue/mnli", NLI, 3, "validation_matched"),
-    ("nyu-mll/glue/mrpc", PAIR, 2, "validation"),
-    ("nyu-mll/glue/qnli", ("question", "sentence"), 2, "validation"),
-    ("nyu-mll/glue/qqp", ("question1", "question2"), 2, "validation"),
-    ("nyu-mll/glue/rte", PAIR, 2, "validation"),
-    ("nyu-mll/glue/sst2", ("sentence",), 2, "validation"),
-    ("nyu-mll/glue/stsb", PAIR, "score", "validation"),
-    ("stanfordnlp/imdb/plain_text", ("text",), 2, "test"),
-    ("nyu-mll/multi_nli/default", NLI, 3, "validation_matched"),
-    ("google-research-datasets/paws/labeled_final", PAIR, 2, "test"),
-    ("allenai/scitail/tsv_format", NLI, ("entails", "neutral"), "test"),
-    ("fancyzhx/yelp_polarity/plain_text", ("text",), 2, "test"),
-)
+# (folder below the data root, text columns, labels, split that is scored); GLUE has an idx too.
+DATA_SETS: dict[str, tuple[str, tuple[str, ...], tuple[Any, ...], str]] = {
+    "cola": ("nyu-mll/glue/cola", ("sentence",), (0, 1), "validation"),
+    "sst2": ("nyu-mll/glue/sst2", ("sentence",), (0, 1), "validation"),
+    "mrpc": ("nyu-mll/glue/mrpc", PAIR, (0, 1), "validation"),
+    "qqp": ("nyu-mll/glue/qqp", ("question1", "question2"), (0, 1), "validation"),
+    "stsb": ("nyu-mll/glue/stsb", PAIR, (0.0, 1.4, 2.0, 3.75, 4.0, 5.0), "validation"),
+    "mnli": ("nyu-mll/glue/mnli", ("premise", "hypothesis"), (0, 1, 2), "validation_matched"),
+    "qnli": ("nyu-mll/glue/qnli", ("question", "sentence"), (0, 1), "validation"),
+    "rte": ("nyu-mll/glue/rte", PAIR, (0, 1), "validation"),
+    "multinli": (
+        "nyu-mll/multi_nli/default",
+        ("premise", "hypothesis"),
+        (0, 1, 2),
+        "validation_matched",
+    ),
+    "scitail": (
+        "allenai/scitail/tsv_format",
+        ("premise", "hypothesis"),
+        ("entails", "neutral"),
+        "test",
+    ),
+    "imdb": ("stanfordnlp/imdb/plain_text", ("text",), (0, 1), "test"),
+    "yelp_polarity": ("fancyzhx/yelp_polarity/plain_text", ("text",), (0, 1), "test"),
+    "paws": ("google-research-datasets/paws/labeled_final", PAIR, (0, 1), "test"),
+}
 
 
-def write_hub(root: Path, rows: int = 60) -> Path:
-    """Write `rows` rows of every data set's splits under `root`, and return it."""
-    import pyarrow as pa
-    from pyarrow import parquet
+def make_rows(task: str, n: int, split: str) -> list[dict[str, Any]]:
+    """`n` rows of a data set's columns, its labels in turn."""
+    _, columns, labels, _ = DATA_SETS[task]
+    return [
+        {column: f"A {split} text of {column}, number {k}." for column in columns}
+        | {"label": labels[k % len(labels)], "idx": k}
+        for k in range(n)
+    ]
 
-    rng = random.Random(0)
-    for folder, columns, labels, scored in SETS:
-        (root / folder).mkdir(parents=True)
-        for split in ("train", scored):
-            table: dict[str, Any] = {
-                name: [" ".join(rng.choices(WORDS, k=rng.randint(3, 12))) for _ in range(rows)] for name in columns
-            }
-            if labels == "score":
-                scores = [rng.randint(0, 25) / 5 for _ in range(rows)]
-                table["label"] = pa.array(scores, pa.float32())
-            elif isinstance(labels, int):
-                table["label"] = pa.array([i % labels for i in range(rows)], pa.int64())
-            else:
-                table["label"] = [labels[i % len(labels)] for i in range(rows)]
-            table["idx"] = pa.array(range(rows), pa.int32())
+
+def write_hub(root: Path, *, train: int = 60, evaluation: int = 40) -> Path:
+    """All data sets in the hub's layout below `root`; returns it."""
+    for task, (folder, _, labels, scored) in DATA_SETS.items():
+        for split, n in (("train", train), (scored, evaluation)):
+            table = pa.Table.from_pylist(make_rows(task, n, split))
+            if isinstance(labels[0], float):
+                table = table.set_column(
+                    table.schema.get_field_index("label"),
+                    "label",
+                    table.column("label").cast(pa.float32()),
+                )
             path = root / folder / f"{split}-00000-of-00001.parquet"
-            parquet.write_table(pa.table(table), path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            parquet.write_table(table, path)
+    for folder, _, _, _ in DATA_SETS.values():
+        _write_page((root / folder).parent)
     return root
+
+
+def _write_page(folder: Path) -> None:
+    """The data set's page, whose head names its configurations and their files."""
+    lines = ["---", "configs:"]
+    for config in sorted(path for path in folder.iterdir() if path.is_dir()):
+        lines += [f"- config_name: {config.name}", "  data_files:"]
+        for path in sorted(config.iterdir()):
+            split = path.name.split("-")[0]
+            lines += [f"  - split: {split}", f"    path: {config.name}/{split}-*"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Rows as the format that the path's ending names; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".tsv":
+        lines = [list(rows[0]), *(row.values() for row in rows)]
+        text = "".join("\t".join(map(str, cells)) + "\n" for cells in lines)
+        path.write_text(text, encoding="utf-8")
+    else:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return path

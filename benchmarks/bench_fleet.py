@@ -1,0 +1,57 @@
+"""What a fleet saves: one training step of R runs in one pass, against R steps of one run each.
+
+    pytest benchmarks/ --benchmark-only
+
+The embedded tasks and trunk, 16 rows a run. `rows_per_second` of R runs over that of one is the
+saving; a fleet's losses are compared with those of the runs alone before anything is timed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+from rich.console import Console
+
+from compt_fast.flags import read_flags
+from compt_fast.fleet.job import Job, open_job
+from compt_fast.fleet.monitor import Monitor
+from compt_fast.fleet.trainer import Trainer
+
+ENDLESS = 1_000_000  # steps: no run ends while it is timed
+
+
+@pytest.fixture(scope="module")
+def job() -> Job:
+    """27 runs of the embedded suite: spp with nine seeds and three learning rates."""
+    seeds = ",".join(map(str, range(9)))
+    given = {"method": "spp", "seeds": seeds, "lr_private": "0.01,0.02,0.05", "steps": str(ENDLESS)}
+    return open_job(read_flags(given | {"eval_size": "1", "runs_at_once": "27"}, None))
+
+
+def trainer_of(job: Job, runs: slice, folder: Path) -> tuple[Trainer, Monitor]:
+    """Some of the job's runs, admitted and ready for a step."""
+    trainer = Trainer(job.runs[runs], job.trunk, job.trunk_hash, job.data, job.flags, folder)
+    trainer.refill()
+    return trainer, Monitor(folder, ENDLESS, Console(quiet=True), tensorboard=False)
+
+
+def losses_of_first_step(job: Job, runs: slice, folder: Path) -> list[float]:
+    """Every run's loss in its first step."""
+    folder.mkdir()
+    trainer, monitor = trainer_of(job, runs, folder)
+    with monitor:
+        return [record["loss"] for record in trainer.train_step(monitor)]
+
+
+@pytest.mark.parametrize("runs", [1, 3, 9, 27])
+def test_step(job: Job, runs: int, tmp_path: Path, benchmark: BenchmarkFixture) -> None:
+    """One step of `runs` runs side by side."""
+    together = losses_of_first_step(job, slice(runs), tmp_path / "together")
+    alone = losses_of_first_step(job, slice(runs - 1, runs), tmp_path / "alone")
+    assert together[-1] == pytest.approx(alone[0], rel=1e-4)
+    trainer, monitor = trainer_of(job, slice(runs), tmp_path)
+    with monitor:
+        benchmark.pedantic(trainer.train_step, (monitor,), rounds=8, warmup_rounds=2)
+    benchmark.extra_info["rows_per_second"] = round(16 * runs / benchmark.stats.stats.median)

@@ -1,0 +1,77 @@
+"""The suites' rows: deterministic, balanced, apart, and not solvable by their words alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from compt_fast.mini import rows
+
+RELATIONAL_BOUND = {
+    "mini_cola": 70,
+    "mini_mnli": 62,
+    "mini_mrpc": 70,
+    "mini_qnli": 70,
+    "mini_qqp": 70,
+    "mini_rte": 70,
+    "mini_multinli": 62,
+    "mini_paws": 70,
+    "mini_scitail": 70,
+}
+
+
+def sentences(row: rows.Row) -> list[str]:
+    return [str(row[name]) for name in ("sentence1", "sentence2") if name in row]
+
+
+def test_suites_mirror_glue_and_set2() -> None:
+    assert len(rows.SUITES["mini"]) == 8
+    assert len(rows.SUITES["mini2"]) == 6
+    assert set(rows.SUITES["mini"]) & set(rows.SUITES["mini2"]) == {"mini_mrpc"}
+    assert {task for suite in rows.SUITES.values() for task in suite} == set(rows.TASKS)
+
+
+@pytest.mark.parametrize("task", rows.TASKS)
+def test_draw_is_deterministic_and_balanced(task: str) -> None:
+    drawn = rows.draw(task, "train", 120, seed=3)
+    assert drawn == rows.draw(task, "train", 120, seed=3)
+    assert drawn != rows.draw(task, "train", 120, seed=4)
+    counts = Counter(row["label"] for row in drawn)
+    assert len(counts) == len(rows.TASKS[task].meanings)
+    assert len(set(counts.values())) == 1
+    assert len({tuple(sentences(row)) for row in drawn}) == 120
+
+
+@pytest.mark.parametrize("task", rows.TASKS)
+def test_columns_and_label_types(task: str) -> None:
+    for row in rows.draw(task, "validation", 30):
+        assert ("sentence2" in row) == (task not in {"mini_cola", "mini_sst2", "mini_imdb", "mini_yelp_polarity"})
+        assert isinstance(row["label"], float if task == "mini_stsb" else int)
+
+
+def test_splits_share_no_sentence() -> None:
+    train = {s for task in rows.TASKS for row in rows.draw(task, "train", 600) for s in sentences(row)}
+    validation = {s for task in rows.TASKS for row in rows.draw(task, "validation", 600, 9) for s in sentences(row)}
+    assert not train & validation
+
+
+def test_unknown_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="split must be"):
+        rows.draw("mini_cola", "test", 3)
+
+
+@pytest.mark.parametrize("task", RELATIONAL_BOUND)
+def test_words_alone_do_not_solve_it(task: str) -> None:
+    """Logistic regression on the words of both sentences, marked by their sentence."""
+    sets = [rows.draw(task, "train", 2000), rows.draw(task, "validation", 600)]
+    texts = [
+        [" ".join(f"{i}_{w}" for i, s in enumerate(sentences(row)) for w in s.strip(".?").split()) for row in part]
+        for part in sets
+    ]
+    labels = [[row["label"] for row in part] for part in sets]
+    words = CountVectorizer(token_pattern=r"\S+").fit(texts[0])
+    classifier = LogisticRegression(max_iter=1000, C=0.3).fit(words.transform(texts[0]), labels[0])
+    assert 100 * classifier.score(words.transform(texts[1]), labels[1]) < RELATIONAL_BOUND[task]
