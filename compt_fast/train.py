@@ -153,11 +153,13 @@ def _train(trainer: Trainer, monitor: Monitor) -> int:
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        trainer.save(monitor)
+        if not trainer.midway:
+            trainer.save(monitor)
+        left = "the checkpoint before it, if any, is left" if trainer.midway else "a checkpoint is left"
         raise InputError(
             f"out of memory at step {trainer.step}: begin again with a lower --runs-at-once, "
-            "--batch-size, --max-source-length or --eval-batch-size; a checkpoint is left for a "
-            "--resume where there is more memory"
+            f"--batch-size, --max-source-length or --eval-batch-size; {left} for a --resume where "
+            "there is more memory"
         ) from None
     return 0
 

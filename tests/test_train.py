@@ -14,8 +14,10 @@ from torch import Tensor
 
 from compt_fast import train
 from compt_fast.fleet import checkpoint
+from compt_fast.fleet.optim import FleetAdamW
 from compt_fast.trunk.reference import ReferenceTrunk
 from tests.helpers import jobs
+from tests.helpers.hub_rows import make_rows, write_rows
 from tests.helpers.jobs import Line, equal, error_of
 
 # A whole job
@@ -63,6 +65,23 @@ def test_a_run_folders_config_repeats_the_job(line: Line, tmp_path: Path) -> Non
     config = str(tmp_path / "one" / "config.json")
     assert train.main([f"--config={config}", f"--out={tmp_path / 'two'}"]) == 0
     equal(tmp_path / "one", tmp_path / "two")
+
+
+def test_rows_without_a_text_are_left_out_and_the_plan_says_so(
+    tiny_t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = make_rows("qqp", 12, "train")
+    rows[4]["question1"] = ""
+    for split in ("train", "validation"):
+        write_rows(tmp_path / "hub/nyu-mll/glue/qqp" / f"{split}.jsonl", rows)
+    argv = [f"--model={tiny_t5}", "--tasks=qqp", "--method=pt", "--shots=full", f"--data-root={tmp_path / 'hub'}"]
+    argv += ["--steps=1", "--prompt-length=2", f"--out={tmp_path / 'run'}"]
+    assert train.main(argv) == 0
+    said = capsys.readouterr().out
+    for split in ("train", "validation"):
+        assert f"1 of 12 rows, the first {tmp_path / 'hub/nyu-mll/glue/qqp' / split}.jsonl:5\n" in said
+    (entry,) = jobs.results(tmp_path / "run")["runs"][0]["tasks"].values()
+    assert entry["n"] == 11
 
 
 def test_the_embedded_tasks_train(tiny_t5: Path, tmp_path: Path) -> None:
@@ -232,6 +251,40 @@ def test_out_of_memory_leaves_a_checkpoint_and_says_what_to_lower(
     assert "--batch-size" in said and "--eval-batch-size" in said
     assert (tmp_path / "run" / "checkpoints" / f"step-{at:08d}.safetensors").is_file()
     assert train.main(line(tmp_path / "whole")) == 0
+    assert train.main([f"--resume={tmp_path / 'run'}"]) == 0
+    equal(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("every", [1, 100], ids=["a checkpoint before", "no checkpoint before"])
+@pytest.mark.parametrize("method", ["step", "select", "extend"])
+def test_out_of_memory_amid_a_change_saves_no_half_of_it(
+    method: str,
+    every: int,
+    line: Line,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The optimizer's step, a run that leaves, a run that enters: each changes parameters first."""
+    changes = {"seeds": "0,1", "runs_at_once": 2, "checkpoint_every": every}
+    original, calls = getattr(FleetAdamW, method), [0]
+
+    def failing(self: FleetAdamW, *rest: Any, **named: Any) -> Any:
+        calls[0] += 1
+        result = original(self, *rest, **named)
+        if method != "step" or calls[0] == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FleetAdamW, method, failing)
+        said = error_of(capsys, train.main, line(tmp_path / "run", **changes))
+    at = {"step": 2, "select": 4, "extend": 0}[method]
+    assert f"out of memory at step {at}:" in said and "the checkpoint before it, if any, is left" in said
+    left = [path.name for path in (tmp_path / "run").glob("checkpoints/*.safetensors")]
+    assert (f"step-{at:08d}.safetensors" in left) == (every == 1 and at > 0)
+    assert bool(left) == (every == 1 and at > 0)
+    assert train.main(line(tmp_path / "whole", **changes)) == 0
     assert train.main([f"--resume={tmp_path / 'run'}"]) == 0
     equal(tmp_path / "run", tmp_path / "whole")
 

@@ -18,6 +18,9 @@ def print_plan(console: Console, trainer: Trainer) -> None:
     names = ", ".join(data.task.name for data in trainer.data.tasks)
     console.print(f"{len(runs)} runs ({methods}), {min(len(runs), flags['runs_at_once'])} side by side")
     console.print(f"{len(trainer.data.tasks)} tasks: {names}", soft_wrap=True)
+    for note in (split.note for data in trainer.data.tasks for split in (data.train, data.evaluation)):
+        if note:
+            console.print(note, soft_wrap=True)
     dtype = str(trainer.trunk.dtype).removeprefix("torch.")
     console.print(
         f"{_span(steps)} steps a run; {_span(counts)} trainable parameters a run; "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,7 @@ class Trainer:
     results: dict[str, RunResult] = field(default_factory=dict)
     step: int = 0
     admitted: int = 0
+    midway: bool = False  # an error left a change of runs or parameters half done: nothing to save
     _seconds_before: float = 0.0
 
     def __post_init__(self) -> None:
@@ -84,7 +87,10 @@ class Trainer:
                 )
 
     def train(self, monitor: Monitor, interrupts: Interrupts) -> None:
-        """Train and score every run. On `Interrupted` or an error, `save` keeps what was done."""
+        """Train and score every run.
+
+        On `Interrupted` or an error, `save` keeps what was done, unless the trainer is `midway`.
+        """
         every = self.flags["checkpoint_every"]
         while True:
             self._retire(monitor, interrupts)
@@ -128,6 +134,13 @@ class Trainer:
         done = sum(self.steps_of(by_id[run]) for run in self.results)
         monitor.rewind(state["metrics_offset"], alive + done)
 
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """A change of several parts, after which they belong together again."""
+        self.midway = True
+        yield
+        self.midway = False  # not so after an error
+
     # One step
 
     def train_step(self, monitor: Monitor) -> list[dict[str, Any]]:
@@ -141,8 +154,9 @@ class Trainer:
         # Every loss has only its own run's prompts behind it, so the sum's gradient is each one's
         # own, and a loss that is not finite spoils no other.
         losses.sum().backward()
-        records = self._update(losses.detach())
-        self.step += 1
+        with self._change():
+            records = self._update(losses.detach())
+            self.step += 1
         speed = tokens / (time.perf_counter() - began)
         for record in records:
             record["tokens_per_second"] = round(speed, 1)
@@ -214,8 +228,9 @@ class Trainer:
         """Let waiting runs in until `runs_at_once` train side by side."""
         alive = sum(len(cohort.members) for cohort in self.cohorts)
         while alive < self.flags["runs_at_once"] and self.admitted < len(self.runs):
-            self._admit(self.runs[self.admitted])
-            self.admitted += 1
+            with self._change():
+                self._admit(self.runs[self.admitted])
+                self.admitted += 1
             alive += 1
 
     def _admit(self, run: Run) -> Cohort:
@@ -247,7 +262,8 @@ class Trainer:
             save_prompts(self.folder / "prompts" / run.id, prompts, self._about(run))
             self.results[run.id] = RunResult.finished(run, tasks, average(tasks))
             monitor.phase("training")
-        cohort.keep([i for i in range(len(cohort.members)) if i != index])
+        with self._change():
+            cohort.keep([i for i in range(len(cohort.members)) if i != index])
         self.write_results()
 
     def _select(self, cohort: Cohort, monitor: Monitor, interrupts: Interrupts) -> None:

@@ -27,16 +27,16 @@ def answers(
 
 
 def skill_accuracies(
-    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, size: int, free: float = 0.0
+    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, size: int, seed: int = 0
 ) -> dict[str, float]:
-    """Exact-match accuracy in percent of every skill; similarity counts a neighbouring level as half right."""
+    """Exact-match accuracy in percent of every skill, on ``size`` examples each that ``seed`` draws."""
     scores = {}
     for name in [*styles.STYLES, "toys"]:
-        rng = Random(f"report {name}")
+        rng = Random(f"report {seed} {name}")
         if name == "toys":
             examples = [styles.toy_example("validation", rng) for _ in range(size)]
         else:
-            examples = [styles.skill_example(name, "validation", rng, free) for _ in range(size)]
+            examples = [styles.skill_example(name, "validation", rng) for _ in range(size)]
         predicted = answers(model, tokenizer, [source for source, _ in examples])
         right = sum(text == target for text, (_, target) in zip(predicted, examples, strict=True))
         scores[name] = round(100 * right / size, 1)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from compt_fast.errors import InputError
 
 FORMATS = ("jsonl", "csv", "tsv", "parquet")
@@ -39,6 +41,21 @@ class Columns:
                 return name
         wanted = " or ".join(map(repr, names))
         raise InputError(f"{self.origin}: no column {wanted} for {what}; there are: {', '.join(self.values)}")
+
+    def empty(self, name: str) -> np.ndarray:
+        """Which rows (n,) hold no text in the column `name`: none, or white space alone."""
+        column = self.values[name]
+        if isinstance(column, _ArrowColumn):
+            return column.empty()
+        return np.array([value is None or (isinstance(value, str) and not value.strip()) for value in column])
+
+    def take(self, chosen: np.ndarray) -> Columns:
+        """The rows `chosen` (m,), in that order; each keeps its place."""
+        values = {
+            name: column.take(chosen) if isinstance(column, _ArrowColumn) else [column[i] for i in chosen]
+            for name, column in self.values.items()
+        }
+        return Columns(values, lambda row: self.where(int(chosen[row])), self.origin, len(chosen))
 
 
 def find_split(folder: Path, split: str) -> list[Path]:
@@ -90,6 +107,20 @@ class _ArrowColumn(Sequence[Any]):
 
     def __iter__(self) -> Any:
         return iter(self._array.to_pylist())
+
+    def empty(self) -> np.ndarray:
+        """As `Columns.empty`, without a Python object for each row; of texts only."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if not (pa.types.is_string(self._array.type) or pa.types.is_large_string(self._array.type)):
+            return np.zeros(len(self), dtype=bool)  # refused as soon as a row is read
+        blank = pc.or_(pc.equal(pc.binary_length(self._array), 0), pc.utf8_is_space(self._array))
+        return np.asarray(blank.fill_null(True), dtype=bool)
+
+    def take(self, chosen: np.ndarray) -> _ArrowColumn:
+        """The rows `chosen` (m,), in that order."""
+        return _ArrowColumn(self._array.take(chosen))
 
 
 def _read_parquet(paths: Sequence[Path]) -> Columns:

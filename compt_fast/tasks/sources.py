@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from compt_fast.errors import InputError
 from compt_fast.tasks.formats import FORMATS, Columns, arrow_columns, find_split, read_columns
 from compt_fast.tasks.sampling import fixed_order
@@ -34,7 +32,7 @@ class TaskData:
 
 def load_task(task: Task, *, data_root: Path | None = None, data: Path | None = None) -> TaskData:
     """Load a task's rows and check all labels; texts of local files are all checked, those of large
-    sets when read.
+    sets when read. Rows of published sets without a text are left out, see `Split.note`.
 
     `data_root` is a folder in the hub's layout (`nyu-mll/glue/rte/train-00000-of-00001.parquet`),
     `data` a folder of `<task>/{train,validation,test}.{jsonl,csv,tsv,parquet}`; with neither, the
@@ -83,7 +81,7 @@ def _local_hub_split(task: Task, root: Path, split: str) -> Split:
     places = [folder / (task.config or "data"), folder / "data", folder]
     for place in places:
         if paths := find_split(place, split):
-            return Split(task, read_columns(paths))
+            return Split(task, read_columns(paths), skip_empty=True)
     raise InputError(f"{places[0]}: no {split}-*-of-*.parquet (or {split}.{'|'.join(FORMATS)}) for {task.name}")
 
 
@@ -104,7 +102,7 @@ def _hub_split(task: Task, split: str) -> Split:
             f"{task.name}: cannot read {origin} from the hub: {error}; "
             "without a network, give a local folder with --data-root or --data"
         ) from error
-    return Split(task, arrow_columns(table, lambda row: f"{origin}:{row + 1}", origin))
+    return Split(task, arrow_columns(table, lambda row: f"{origin}:{row + 1}", origin), skip_empty=True)
 
 
 def _folder_splits(task: Task, folder: Path) -> tuple[Columns, Columns]:
@@ -152,9 +150,4 @@ def _load_own(task: Task) -> TaskData:
     held_out = max(1, round(HELD_OUT * columns.size))
     if held_out == columns.size:
         raise InputError(f"{task.path}: one row; {task.name} needs rows to train on and others to be scored on")
-    return TaskData(task, _part(task, columns, order[held_out:]), _part(task, columns, order[:held_out]))
-
-
-def _part(task: Task, columns: Columns, chosen: np.ndarray) -> Split:
-    values = {name: [column[i] for i in chosen] for name, column in columns.values.items()}
-    return Split(task, Columns(values, lambda row: columns.where(chosen[row]), columns.origin, len(chosen)))
+    return TaskData(task, *(Split(task, columns.take(part)) for part in (order[held_out:], order[:held_out])))

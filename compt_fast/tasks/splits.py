@@ -29,12 +29,16 @@ class Split:
     """The rows of one split. `labels` (n,) are all there: int64 class ids, or float64 scores.
 
     Texts are read, and checked, when a row is asked for: a large data set costs no more than the
-    rows that are used.
+    rows that are used. Published data sets, whose rows no user can mend, are read with
+    `skip_empty`: rows without a text are left out, and `note` says so.
     """
 
-    def __init__(self, task: Task, columns: Columns) -> None:
-        self._names = [column for column, _ in task.fields]
-        self._texts = [columns.values[columns.first([name], f"the texts of {task.name}")] for name in self._names]
+    def __init__(self, task: Task, columns: Columns, *, skip_empty: bool = False) -> None:
+        self._names = [columns.first([column], f"the texts of {task.name}") for column, _ in task.fields]
+        self.note = ""
+        if skip_empty:
+            columns, self.note = _without_empty(task, columns, self._names)
+        self._texts = [columns.values[name] for name in self._names]
         self.where = columns.where
         label_column = columns.first([task.label_column], f"the labels of {task.name}")
         self.labels = read_labels(task, list(columns.values[label_column]), columns.where)
@@ -57,6 +61,19 @@ class Split:
         for column, name in zip(self._texts, self._names, strict=True):
             for index, value in enumerate(column):
                 _text(value, name, partial(self.where, index))
+
+
+def _without_empty(task: Task, columns: Columns, names: list[str]) -> tuple[Columns, str]:
+    """The rows that have all texts, and a line on those left out, or "" where there are none."""
+    empty = np.logical_or.reduce([columns.empty(name) for name in names])
+    count = int(empty.sum())
+    if not count:
+        return columns, ""
+    if count == columns.size:
+        raise InputError(f"{columns.origin}: every row has an empty text; {task.name} needs rows with texts")
+    first = columns.where(int(empty.argmax()))
+    note = f"{task.name}: left out for an empty text: {count:,} of {columns.size:,} rows, the first {first}"
+    return columns.take(np.flatnonzero(~empty)), note
 
 
 def _text(value: Any, name: str, where: str | Callable[[], str]) -> str:

@@ -1,18 +1,21 @@
 """From a name or a folder to the T5 that was meant, and its tokenizer.
 
 transformers fills gaps silently: a missing tensor becomes random, a missing head is tied to the
-embeddings, a folder without a tokenizer gets an empty one, a pickle is unpickled. Each of these is
-an `InputError` here, and no code that comes with a checkpoint is ever run.
+embeddings, a folder without a tokenizer gets an empty one. Each of these is an `InputError` here, and
+no code that comes with a checkpoint is ever run: of pickled weights, which older checkpoints still
+are, only plain tensors are unpickled.
 """
 
 from __future__ import annotations
 
 import json
+import pickle
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import is_zipfile
 
 import torch
 
@@ -23,9 +26,11 @@ if TYPE_CHECKING:
 
 FAMILIES = {"t5": "T5ForConditionalGeneration", "mt5": "MT5ForConditionalGeneration"}
 FAMILY_TEXT = "T5, T5 v1.1, Flan-T5, mT5 or ByT5"
+# The weights, or the index of their shards; what stands first is taken.
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 HUB_FILES = ["*.json", "model*.safetensors", "spiece.model"]
-INDEX = "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+PICKLED_HUB_FILES = [*HUB_FILES, "pytorch_model*.bin"]
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 PATH_STARTS = (".", "/", "~")
 
@@ -47,7 +52,10 @@ def find_folder(name_or_dir: str) -> Path:
     try:
         # The configuration first: what is no T5 is refused before gigabytes of it are fetched.
         read_config(Path(snapshot_download(name_or_dir, allow_patterns=["config.json"])))
-        return Path(snapshot_download(name_or_dir, allow_patterns=HUB_FILES))
+        folder = Path(snapshot_download(name_or_dir, allow_patterns=HUB_FILES))
+        if any((folder / name).is_file() for name in SAFETENSORS):
+            return folder
+        return Path(snapshot_download(name_or_dir, allow_patterns=PICKLED_HUB_FILES))
     except InputError:
         raise
     except Exception as error:  # unrelated kinds: a bad name, network, rights, a full disk
@@ -100,39 +108,60 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def tensor_names(folder: Path) -> set[str]:
-    """The names of all tensors; InputError unless they lie in whole safetensors files."""
+    """The names of all tensors; InputError unless they lie in whole files of plain tensors."""
+    names: set[str] = set()
+    for file in weight_files(folder):
+        names |= _safetensors_names(file) if file.suffix == ".safetensors" else _pickled_names(file)
+    return names
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files with the weights of `folder`, safetensors before pickled ones, as transformers
+    takes them.
+
+    Raises InputError where there are none, or not all that an index names.
+    """
+    file = next((folder / name for name in SAFETENSORS + PICKLED if (folder / name).is_file()), None)
+    if file is None:
+        raise InputError(
+            f"{folder}: no weights; expected one of {', '.join(SAFETENSORS + PICKLED)} (no other kind is loaded)"
+        )
+    if file.suffix != ".json":
+        return [file]
+    shards = _read_object(file).get("weight_map")
+    if not isinstance(shards, dict):
+        raise InputError(f"{file}: no weight_map; the index of a sharded checkpoint names its files there")
+    files = [folder / str(shard) for shard in sorted(set(shards.values()))]
+    for shard in files:
+        if not shard.is_file():
+            raise InputError(f"{file}: names {shard.name}, which is not there")
+    return files
+
+
+def _safetensors_names(file: Path) -> set[str]:
     from safetensors import SafetensorError, safe_open
 
-    index = folder / INDEX
-    if (folder / "model.safetensors").is_file():
-        files = [folder / "model.safetensors"]
-    elif index.is_file():
-        shards = _read_object(index).get("weight_map")
-        if not isinstance(shards, dict):
-            raise InputError(
-                f"{index}: no weight_map; the index of a sharded checkpoint names its files there"
-            )
-        files = [folder / str(shard) for shard in sorted(set(shards.values()))]
-    else:
-        pickles = [file.name for pattern in PICKLES for file in sorted(folder.glob(pattern))]
-        if pickles:
-            raise InputError(
-                f"{folder}: the weights are pickled ({pickles[0]}), and loading a pickle can run"
-                " any code; give them as model.safetensors"
-            )
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return set(tensors.keys())
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: not a whole safetensors file ({_brief(error)})") from error
+
+
+def _pickled_names(file: Path) -> set[str]:
+    try:
+        # Files from before torch 1.6 are no zip archives, and cannot be mapped.
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
+    except pickle.UnpicklingError as error:  # its text would have the user load the file regardless
         raise InputError(
-            f"{folder}: no weights; expected model.safetensors or {INDEX} (no other kind is loaded)"
-        )
-    names: set[str] = set()
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"{index}: names {file.name}, which is not there")
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                names.update(tensors.keys())
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{file}: not a whole safetensors file ({_brief(error)})") from error
-    return names
+            f"{file}: a pickle of something else than plain tensors, or broken; loading it could run any code,"
+            " so it is not loaded: give the weights as model.safetensors"
+        ) from error
+    except Exception as error:  # broken files surface as whatever the parser of their format raises
+        raise InputError(f"{file}: not a whole file of tensors ({_brief(error)})") from error
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise InputError(f"{file}: holds other things than named tensors; give the trunk's state dict")
+    return {str(name) for name in tensors}
 
 
 def load_tokenizer(folder: Path, config: dict[str, Any]) -> PreTrainedTokenizerBase:
@@ -171,7 +200,7 @@ def load_model(folder: Path, class_name: str, dtype: torch.dtype) -> PreTrainedM
             model, report = getattr(transformers, class_name).from_pretrained(
                 folder,
                 dtype=dtype,
-                use_safetensors=True,
+                weights_only=True,
                 local_files_only=True,
                 attn_implementation="sdpa",
                 ignore_mismatched_sizes=True,  # so that they are reported with the others below

@@ -162,7 +162,7 @@ Spoil = Callable[[dict[str, Any]], Any]
         ("rte", lambda row: row.pop("sentence2"), "no column 'sentence2' for the texts of rte"),
         ("rte", lambda row: row.update(label=3), "train-00000-of-00001.parquet:1: unknown label"),
         ("rte", lambda row: row.update(label=-1), "parquet:1: label -1 of rte: the row is unla"),
-        ("rte", lambda row: row.update(sentence1=" "), "parquet:1: column 'sentence1' is empty"),
+        ("rte", lambda row: row.update(sentence1=" "), "parquet: every row has an empty text; rte ne"),
         ("rte", lambda row: row.update(sentence1=7), "column 'sentence1' holds the number 7"),
         ("stsb", lambda row: row.update(label=float("nan")), "parquet:1: score nan of stsb"),
         ("scitail", lambda row: row.update(label="entail"), "parquet:1: .*Did you mean 'entails'"),
@@ -177,6 +177,48 @@ def test_bad_rows_of_the_hub(name: str, spoil: Spoil, message: str, tmp_path: Pa
     parquet.write_table(table, tmp_path / DATA_SETS[name][0] / "train-00000-of-00001.parquet")
     with pytest.raises(InputError, match=message):
         load_task(TASKS[name], data_root=tmp_path).train[0]
+
+
+@pytest.mark.parametrize("form", ["parquet", "shards", "jsonl"])
+def test_rows_of_the_hub_without_a_text_are_left_out(form: str, tmp_path: Path) -> None:
+    """QQP has some, and no user can mend them."""
+    folder = write_hub(tmp_path) / "nyu-mll/glue/qqp"
+    rows = make_rows("qqp", 8, "train")
+    for k, column, text in ((2, "question1", ""), (5, "question2", " \n\u00a0"), (6, "question2", None)):
+        rows[k][column] = text
+    rows[2]["label"] = -1  # of a row that is left out, nothing is read
+    (folder / "train-00000-of-00001.parquet").unlink()
+    if form == "shards":
+        schema = pa.Table.from_pylist(rows).schema
+        for n in range(2):
+            table = pa.Table.from_pylist(rows[4 * n : 4 * n + 4], schema=schema)
+            parquet.write_table(table, folder / f"train-0000{n}-of-00002.parquet")
+        places = [f"train-0000{n}-of-00002.parquet:{k + 1}" for n in range(2) for k in range(4)]
+    else:
+        write_rows(folder / f"train.{form}", rows)
+        places = [f"train.{form}:{k + 1}" for k in range(8)]
+    data = load_task(TASKS["qqp"], data_root=tmp_path)
+    kept = (0, 1, 3, 4, 7)
+    assert [row.texts for row in data.train] == [(rows[k]["question1"], rows[k]["question2"]) for k in kept]
+    assert data.train.labels.tolist() == [rows[k]["label"] for k in kept]
+    assert [row.where for row in data.train] == [str(folder / places[k]) for k in kept]
+    first = folder / places[2]
+    assert data.train.note == f"qqp: left out for an empty text: 3 of 8 rows, the first {first}"
+    assert data.evaluation.note == "" and len(data.evaluation) == 40
+
+
+def test_rows_without_a_text_through_the_datasets_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = write_hub(tmp_path) / "nyu-mll/glue/qqp"
+    rows = make_rows("qqp", 60, "train")
+    rows[3]["question2"] = ""
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet")
+    train = load_task(replace(TASKS["qqp"], dataset=str(folder.parent))).train
+    assert len(train) == 59 and train[3].texts[1] == rows[4]["question2"]
+    assert train[3].where.endswith("qqp train:5")
+    assert "1 of 60 rows, the first" in train.note
 
 
 def test_truncated_parquet_of_the_hub(tmp_path: Path) -> None:

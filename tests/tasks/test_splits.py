@@ -3,12 +3,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compt_fast.errors import InputError
-from compt_fast.tasks.formats import Columns
+from compt_fast.tasks.formats import Columns, arrow_columns
 from compt_fast.tasks.splits import Row, Split, read_labels
 from compt_fast.tasks.table import TASKS, Task
 
@@ -43,6 +44,27 @@ def test_texts_are_read_when_asked_for() -> None:
         split[1]
     with pytest.raises(InputError, match="rows:2: column 'sentence1' is empty"):
         split.check()
+
+
+@pytest.mark.parametrize("arrow", [False, True])
+def test_white_space_is_no_text(arrow: bool) -> None:
+    """Arrow's notion of it and Python's are the same."""
+    spaces = [chr(code) for code in range(0x11000) if chr(code).isspace()]
+    texts = ["a", None, "", *spaces, " \t\n", *(f"{space}a{space}" for space in spaces), "\u200b", "b"]
+    blank = [k for k, text in enumerate(texts) if text is None or not text.strip()]
+    columns = Columns({"sentence": texts}, where, "rows", len(texts))
+    if arrow:
+        columns = arrow_columns(pa.table({"sentence": texts}), where, "rows")
+    assert np.flatnonzero(columns.empty("sentence")).tolist() == blank
+
+
+def test_rows_without_a_text_are_left_out_only_where_asked() -> None:
+    columns = Columns({"sentence1": ["a", "b", "c"], "sentence2": ["d", "", "e"], "label": [1, 7, 0]}, where, "rows", 3)
+    split = Split(RTE, columns, skip_empty=True)
+    assert list(split) == [Row(("a", "d"), 1, "rows:1"), Row(("c", "e"), 0, "rows:3")]
+    assert split.note == "rte: left out for an empty text: 1 of 3 rows, the first rows:2"
+    with pytest.raises(InputError, match="rows:2: unknown label of rte '7'"):
+        Split(RTE, columns)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 
 import huggingface_hub
@@ -18,7 +20,7 @@ from transformers import T5ForConditionalGeneration
 
 from compt_fast.errors import InputError
 from compt_fast.trunk import checkpoint
-from compt_fast.trunk.checkpoint import find_folder, load_checkpoint
+from compt_fast.trunk.checkpoint import find_folder, load_checkpoint, tensor_names
 from tests.helpers.tiny_t5 import FAMILIES, make_t5
 
 FP32 = torch.float32
@@ -57,8 +59,34 @@ def shard(folder: Path) -> Path:
         file = f"model-{number:05d}-of-00002.safetensors"
         save_file({name: weights[name] for name in part}, folder / file, {"format": "pt"})
         index |= dict.fromkeys(part, file)
-    (folder / checkpoint.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    (folder / checkpoint.SAFETENSORS[1]).write_text(json.dumps({"metadata": {}, "weight_map": index}))
     return folder
+
+
+def pickled(folder: Path, *, cut: bool = False, old_format: bool = False) -> Path:
+    """Store the weights as torch pickles them, in two files with an index if `cut`."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    parts = {checkpoint.PICKLED[0]: names}
+    if cut:
+        parts = {f"pytorch_model-0000{n + 1}-of-00002.bin": names[n::2] for n in range(2)}
+        index = {name: file for file, part in parts.items() for name in part}
+        (folder / checkpoint.PICKLED[1]).write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    for file, part in parts.items():
+        tensors = {name: weights[name] for name in part}
+        torch.save(tensors, folder / file, _use_new_zipfile_serialization=not old_format)
+    return folder
+
+
+class Bomb:
+    """What runs code as it is unpickled: it makes the file `mark`."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.mark,))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -83,9 +111,41 @@ def test_what_transformers_saves_computes_the_same_again(tmp_path: Path) -> None
 
 
 def test_shards_make_up_the_same_trunk(whole: Path, folder: Path) -> None:
-    cut, _ = load_checkpoint(shard(folder), FP32)
+    same_weights(whole, shard(folder))
+
+
+def same_weights(whole: Path, folder: Path) -> None:
+    stored, _ = load_checkpoint(folder, FP32)
     for name, weight in load_checkpoint(whole, FP32)[0].named_parameters():
-        assert torch.equal(cut.get_parameter(name), weight), name
+        assert torch.equal(stored.get_parameter(name), weight), name
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+@pytest.mark.parametrize("cut", [False, True])
+def test_pickled_tensors_make_up_the_same_trunk(cut: bool, old_format: bool, whole: Path, folder: Path) -> None:
+    stored = tensor_names(folder)
+    pickled(folder, cut=cut, old_format=old_format)
+    assert tensor_names(folder) == stored
+    same_weights(whole, folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_loads_from_what_torch_saves(family: str, tmp_path: Path) -> None:
+    """As published: with the embeddings under each of their names."""
+    whole = make_t5(tmp_path / "whole", family)
+    model, _ = load_checkpoint(whole, FP32)
+    folder = Path(shutil.copytree(whole, tmp_path / "pickled"))
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    assert "encoder.embed_tokens.weight" in tensor_names(folder)
+    same_weights(whole, folder)
+
+
+def test_safetensors_come_before_pickled_weights(whole: Path, folder: Path, tmp_path: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    same_weights(whole, folder)
+    same_weights(whole, shard(folder))
+    assert not (tmp_path / "exploded").exists()
 
 
 def test_the_checkpoints_own_tokenizer_is_used(tmp_path: Path, whole: Path) -> None:
@@ -157,6 +217,49 @@ def test_a_name_on_the_hub(monkeypatch, whole: Path) -> None:
     ]
 
 
+class FakeHub:
+    """Stands in for `snapshot_download`: copies the files asked for, and counts each copy."""
+
+    def __init__(self, repository: Path, cache: Path) -> None:
+        self.repository, self.cache = repository, cache
+        self.fetched: list[str] = []
+
+    def __call__(self, name: str, allow_patterns: list[str]) -> str:
+        self.cache.mkdir(exist_ok=True)
+        for file in sorted(self.repository.iterdir()):
+            wanted = any(fnmatch(file.name, pattern) for pattern in allow_patterns)
+            if wanted and not (self.cache / file.name).exists():
+                shutil.copy(file, self.cache)
+                self.fetched.append(file.name)
+        return str(self.cache)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_name_on_the_hub_with_pickled_weights_alone(
+    cut: bool, monkeypatch: pytest.MonkeyPatch, whole: Path, folder: Path, tmp_path: Path
+) -> None:
+    hub = FakeHub(pickled(folder, cut=cut), tmp_path / "cache")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    assert find_folder("google/t5-v1_1-base") == hub.cache
+    assert hub.fetched[0] == "config.json"
+    assert len([name for name in hub.fetched if name.endswith(".bin")]) == 1 + cut
+    same_weights(whole, hub.cache)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_pickled_weights_on_the_hub_are_left_there_beside_safetensors(
+    cut: bool, monkeypatch: pytest.MonkeyPatch, whole: Path, folder: Path, tmp_path: Path
+) -> None:
+    if cut:
+        shard(folder)
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    hub = FakeHub(folder, tmp_path / "cache")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    same_weights(whole, find_folder("google-t5/t5-base"))
+    assert len([name for name in hub.fetched if name.endswith(".safetensors")]) == 1 + cut
+    assert "pytorch_model.bin" not in hub.fetched
+
+
 def test_of_another_model_on_the_hub_only_the_configuration_is_fetched(
     monkeypatch, folder: Path
 ) -> None:
@@ -223,20 +326,57 @@ def test_settings_that_make_no_model(folder: Path) -> None:
     assert re.search("the trunk cannot be built.*num_layers.*two", refused(folder))
 
 
-def test_pickled_weights_are_not_opened(folder: Path) -> None:
-    class Bomb:
-        def __reduce__(self) -> tuple:
-            return (Path.touch, (folder / "exploded",))
-
-    (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
-    assert "pickled (pytorch_model.bin)" in refused(folder)
+@pytest.mark.parametrize("form", ["plain pickle", "torch", "torch, old format", "a shard"])
+def test_a_pickle_that_would_run_code_is_refused(form: str, folder: Path) -> None:
+    pickled(folder, cut=form == "a shard")
+    file = max(folder.glob("*.bin"))  # of two shards the second
+    if form == "plain pickle":
+        file.write_bytes(pickle.dumps(Bomb(folder / "exploded")))
+    else:
+        content = {"shared.weight": Bomb(folder / "exploded")}
+        torch.save(content, file, _use_new_zipfile_serialization="old" not in form)
+    message = refused(folder)
+    assert f"{file}: a pickle of something else than plain tensors" in message
+    assert "give the weights as model.safetensors" in message
     assert not (folder / "exploded").exists()
+    with suppress(RuntimeError):  # for want of torch's magic number, which comes too late
+        torch.load(file, weights_only=False)  # the same file without the check
+    assert (folder / "exploded").exists()
 
 
-def test_no_weights(folder: Path) -> None:
+def test_a_pickled_shard_that_is_safe_to_load_but_holds_no_tensors(folder: Path) -> None:
+    torch.save({"model": {"shared.weight": torch.ones(2)}}, pickled(folder) / "pytorch_model.bin")
+    assert "pytorch_model.bin: holds other things than named tensors" in refused(folder)
+    torch.save(torch.ones(2), folder / "pytorch_model.bin")
+    assert "pytorch_model.bin: holds other things than named tensors" in refused(folder)
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, -10])
+def test_cut_off_pickled_weights(keep: float, old_format: bool, folder: Path) -> None:
+    file = pickled(folder, old_format=old_format) / "pytorch_model.bin"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * keep) if keep == 0.5 else int(keep)])
+    assert "pytorch_model.bin: not a whole file of tensors" in refused(folder)
+
+
+def test_pickled_weights_that_are_no_pickle(folder: Path) -> None:
+    (pickled(folder) / "pytorch_model.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert "pytorch_model.bin: a pickle of something else than plain tensors, or broken" in refused(folder)
+
+
+def test_a_missing_pickled_shard(folder: Path) -> None:
+    (pickled(folder, cut=True) / "pytorch_model-00002-of-00002.bin").unlink()
+    message = refused(folder)
+    assert "pytorch_model.bin.index.json: names pytorch_model-00002-of-00002.bin, which is not" in message
+
+
+@pytest.mark.parametrize("other", [None, "weights.pt", "tf_model.h5"])
+def test_no_weights(other: str | None, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    assert "no weights; expected model.safetensors" in refused(folder)
+    if other:
+        (folder / other).write_bytes(b"")
+    assert "no weights; expected one of model.safetensors, " in refused(folder)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -10])
@@ -252,7 +392,7 @@ def test_a_missing_shard(folder: Path) -> None:
 
 
 def test_an_index_that_names_no_files(folder: Path) -> None:
-    edit_json(shard(folder) / checkpoint.INDEX, weight_map=None)
+    edit_json(shard(folder) / checkpoint.SAFETENSORS[1], weight_map=None)
     assert "no weight_map" in refused(folder)
 
 
