@@ -173,7 +173,7 @@ def test_constraints_are_exact_and_cover_what_the_project_names(repository: Path
 
 
 def test_make_and_ci_do_what_they_say(repository: Path) -> None:
-    dry = ["make", "--dry-run", "--always-make", "VENV=/nowhere/venv"]
+    dry = ["make", "--no-print-directory", "--dry-run", "--always-make", "VENV=/nowhere/venv"]
     train = run([*dry, "train", "ARGS=--seeds 0,1"], repository).splitlines()
     assert train[-1] == "/nowhere/venv/bin/python -m compt_fast.train --seeds 0,1"
     torch_first = [line for line in train if " install " in line]
@@ -181,7 +181,7 @@ def test_make_and_ci_do_what_they_say(repository: Path) -> None:
     tests = run([*dry, "test"], repository).splitlines()
     commands = [line.partition(" -m ")[2].strip() for line in tests[-3:]]
     assert commands == ["ruff check .", "mypy", "pytest"]
-    without_venv = run(["make", "--dry-run", "--always-make", "train", "VENV="], repository)
+    without_venv = run([*dry[:-1], "train", "VENV="], repository)
     assert "--no-deps --no-build-isolation --editable" in without_venv
     assert "constraints.txt torch" not in without_venv
     assert os.access(repository / ".ci" / "run", os.X_OK)
