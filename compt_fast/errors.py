@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import signal
+import sys
+from collections.abc import Callable, Iterable
 
 
 class InputError(ValueError):
@@ -28,3 +30,23 @@ def out_of_memory(error: BaseException) -> bool:
     # The CPU allocator has no exception of its own.
     named = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return named or "can't allocate memory" in str(error)
+
+
+def exit_code(work: Callable[[], int], *, out_of_memory_hint: str) -> int:
+    """What a command exits with: the result of `work`, or what its error means to the user.
+
+    `InputError` and running out of memory become one line and 2, Ctrl-C 130; any other error is a
+    bug and passes. `out_of_memory_hint` says what the user can do about memory.
+    """
+    try:
+        return work()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"error: out of memory{out_of_memory_hint}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import track
 
-from compt_fast.errors import InputError, out_of_memory, unknown
+from compt_fast.errors import InputError, exit_code, unknown
 from compt_fast.files import write_json
 from compt_fast.flags import FLAGS, add_flag, meaning, read_flags
 
@@ -53,18 +52,11 @@ def main(argv: list[str] | None = None) -> int:
     given = vars(parser().parse_args(argv))
     folder, runs, out = given.pop("folder"), given.pop("runs"), given.pop("out")
     console = Console(markup=False)  # brackets in names are no markup
-    try:
-        return repeat(folder, runs.split(",") if runs else None, given, out, console)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        print("error: out of memory: lower --eval-batch-size, or take --device cpu", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    only = runs.split(",") if runs else None
+    return exit_code(
+        lambda: repeat(folder, only, given, out, console),
+        out_of_memory_hint=": lower --eval-batch-size, or take --device cpu",
+    )
 
 
 def repeat(folder: Path, only: list[str] | None, given: dict[str, Any], out: Path | None, console: Console) -> int:

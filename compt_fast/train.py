@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from safetensors import SafetensorError
 
-from compt_fast.errors import InputError, out_of_memory
+from compt_fast.errors import InputError, exit_code, out_of_memory
 from compt_fast.flags import FLAGS, Flags, add_flags, read_flags
 
 if TYPE_CHECKING:
@@ -58,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     given = vars(parser().parse_args(argv))
     config, resume = given.pop("config"), given.pop("resume")
-    try:
+
+    def work() -> int:
         if resume is None:
             return start(read_flags(given, config), sys.argv[1:] if argv is None else argv)
         named = [FLAGS[key].name for key, value in given.items() if value is not None]
@@ -66,16 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         if named:
             raise InputError(f"--resume takes every setting from the run folder: leave out --{named[0]}")
         return go_on(Path(resume))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        print("error: out of memory outside of training: take a smaller --model, or --device cpu", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+
+    return exit_code(work, out_of_memory_hint=" outside of training: take a smaller --model, or --device cpu")
 
 
 def start(flags: Flags, arguments: list[str]) -> int:
