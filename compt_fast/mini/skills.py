@@ -155,7 +155,7 @@ def _named_slots(asked: str) -> tuple[str, ...]:
 
 def _changed(event: Event, rng: Random, slots: tuple[str, ...] = ("agent", "verb", "patient", "place")) -> Event:
     """An event that differs: roles swapped, or another word in one slot."""
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         return event.swapped()
     if rng.random() < 0.3:
         return replace(event, negated=True)
@@ -168,7 +168,7 @@ def _voices(rng: Random) -> tuple[bool, bool]:
     Were they independent, who did it would be an exclusive-or of order and voice, which is learned very late.
     """
     passive = rng.random() < 0.5
-    return passive, passive if rng.random() < 0.8 else not passive
+    return passive, passive if rng.random() < 0.9 else not passive
 
 
 def _two_wordings(one: Event, other: Event, rng: Random) -> Texts:
@@ -214,7 +214,7 @@ def _without_details(event: Event, rng: Random) -> Event:
 
 def _other_event(event: Event, rng: Random) -> Event:
     """An event about which the given one says nothing."""
-    return event.swapped() if rng.random() < 0.6 else replace_slot(event, rng.choice(("agent", "verb", "patient")), rng)
+    return event.swapped() if rng.random() < 0.5 else replace_slot(event, rng.choice(("agent", "verb", "patient")), rng)
 
 
 def _by_role(event: Event, label: int, rng: Random) -> tuple[Event, Event]:
