@@ -23,15 +23,13 @@ CUDA device nothing waits for the host: `total` must be given, a bad slot or id 
 and the call can be captured in a CUDA graph. `torch.compile` and `torch.export` need `total` too,
 and on CUDA all tensors on the device.
 
-    out = packed_attention(qkv, bias, row_offsets)
+    out, lse = packed_attention(qkv, row_offsets, bias)
+    grad_qkv = packed_attention_backward(grad_out, qkv, out, lse, row_offsets, bias)
 
-    qkv          (N, 3, H, D)  bf16 or fp32, the fused projection; differentiable
-    bias         (H, 2 L - 1)  fp32, by relative position: bias[h, key - query + L - 1]; frozen;
-                               L is at least the longest row
+    qkv          (N, 3, H, D)  bf16 or fp32, contiguous: the fused projection; differentiable
     row_offsets  (B+1,)        int64 on the CPU; row b attends within qkv[row_offsets[b]:row_offsets[b+1]]
-    out          (N, H, D)     qkv's dtype; softmax(q k^T + bias) v, unscaled as in T5
-
-Below it, for an autograd Function of the caller's own:
-`torch.ops.compt_fast.packed_attention_forward(qkv, bias, row_offsets) -> (out, lse (H, N) fp32)` and
-`torch.ops.compt_fast.packed_attention_backward(grad_out, qkv, out, lse, bias, row_offsets) -> grad_qkv`.
+    bias         (H, 2 W - 1)  fp32: bias[h, W - 1 + key - query] is added to the score; frozen; W is
+                               at least the longest row
+    out          (N, H, D)     qkv's dtype; softmax(q k^T + bias) v, unscaled as in T5, fp32 inside
+    lse          (N, H)        fp32; the logarithm of the softmax's denominator
 """
