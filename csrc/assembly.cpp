@@ -6,12 +6,13 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <tuple>
 
+#include "assembly_checks.h"
 #include "assembly_cpu.h"
 #include "checks.h"
 
@@ -37,7 +38,7 @@ Packed assemble_cpu(const Tensor& prompts, const Tensor& prompt_offsets, const T
   check_shapes(in, total);
   check_memory(in);
   const Tensor packed_offsets = checked_packed_offsets(in);
-  check_token_ids(in);
+  check_range("token_ids", in.token_ids, embedding.size(0), "rows of embedding");
   const int64_t rows = checked_total(packed_offsets, total);
   const Tensor packed = at::empty({rows, embedding.size(1)}, embedding.options());
   if (packed.numel() > 0) {
@@ -69,8 +70,8 @@ Packed assemble_meta(const Tensor& prompts, const Tensor& prompt_offsets, const 
                      const Tensor& token_ids, const Tensor& row_offsets, const Tensor& embedding, bool /*prepend*/,
                      MaybeSize total) {
   check_shapes({prompts, prompt_offsets, slots, token_ids, row_offsets, embedding}, total);
-  TORCH_CHECK_VALUE(total, "compt_fast assembly: total must be given where offsets have no data, as under "
-                           "torch.compile and torch.export: it is the size of the result");
+  CHECK_ARGUMENT(total, "total must be given where offsets have no data, as under torch.compile and torch.export: "
+                        "it is the size of the result");
   return {at::empty_symint({*total, embedding.sym_size(1)}, embedding.options()),
           at::empty_symint(row_offsets.sym_sizes(), row_offsets.options())};
 }
@@ -95,13 +96,6 @@ auto& assemble_backward_op() {
   return op;
 }
 
-void refuse_tangents(std::initializer_list<const Tensor*> tensors) {
-  for (const Tensor* tensor : tensors) {
-    TORCH_CHECK_NOT_IMPLEMENTED(!tensor->_fw_grad(/*level=*/0).defined(),
-                                "compt_fast assembly: forward-mode derivatives are not implemented");
-  }
-}
-
 // The sum over rows as an operator of its own, so that a second derivative is refused, not lost.
 struct AssembleBackward : torch::autograd::Function<AssembleBackward> {
   static constexpr bool is_traceable = true;
@@ -114,7 +108,7 @@ struct AssembleBackward : torch::autograd::Function<AssembleBackward> {
   }
 
   static variable_list backward(AutogradContext* /*context*/, const variable_list& /*grads*/) {
-    TORCH_CHECK_NOT_IMPLEMENTED(false, "compt_fast assembly: second derivatives are not implemented");
+    refuse_second_derivative();
   }
 };
 
@@ -151,9 +145,7 @@ struct Assemble : torch::autograd::Function<Assemble> {
 Packed assemble_autograd(const Tensor& prompts, const Tensor& prompt_offsets, const Tensor& slots,
                          const Tensor& token_ids, const Tensor& row_offsets, const Tensor& embedding, bool prepend,
                          MaybeSize total) {
-  TORCH_CHECK_VALUE(!(at::GradMode::is_enabled() && embedding.requires_grad()),
-                    "compt_fast assembly: embedding must not require a gradient: the trunk is frozen, and none is "
-                    "computed for its table");
+  refuse_gradient("embedding", embedding, "the trunk is frozen, and none is computed for its table");
   refuse_tangents({&prompts, &embedding});
   const auto packed =
       Assemble::apply(prompts, prompt_offsets, slots, token_ids, row_offsets, embedding, prepend, total);

@@ -1,67 +1,37 @@
 #include "checks.h"
 
 #include <ATen/EmptyTensor.h>
-#include <ATen/ops/empty.h>
-#include <c10/util/Exception.h>
-
-#define CHECK_ARGUMENT(condition, ...) TORCH_CHECK_VALUE(condition, "compt_fast assembly: ", __VA_ARGS__)
-// For sizes: a guard or a runtime assertion where they are symbols.
-#define CHECK_SIZE(condition, ...) CHECK_ARGUMENT((condition).expect_true(__FILE__, __LINE__), __VA_ARGS__)
+#include <c10/core/GradMode.h>
 
 namespace compt_fast {
-namespace {
 
-bool is_float(at::ScalarType type) {
-  return type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf;
+void check_floats(const char* name, const at::Tensor& tensor, int64_t dimensions) {
+  const at::ScalarType type = tensor.scalar_type();
+  const bool right = type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf;
+  CHECK_ARGUMENT(tensor.layout() == at::kStrided && tensor.dim() == dimensions && right, name,
+                 " must be a dense tensor of ", dimensions, " dimensions of float32, float64, bfloat16 or float16, got ",
+                 type, " of ", tensor.dim(), " dimensions, layout ", tensor.layout());
 }
 
-void check_matrix(const char* name, const at::Tensor& tensor) {
-  CHECK_ARGUMENT(tensor.layout() == at::kStrided && tensor.dim() == 2 && is_float(tensor.scalar_type()), name,
-                 " must be a dense matrix of float32, float64, bfloat16 or float16, got ", tensor.scalar_type(),
-                 " of ", tensor.dim(), " dimensions, layout ", tensor.layout());
-}
-
-void check_vector(const char* name, const at::Tensor& tensor) {
+void check_index(const char* name, const at::Tensor& tensor) {
   CHECK_ARGUMENT(tensor.layout() == at::kStrided && tensor.dim() == 1 && tensor.scalar_type() == at::kLong, name,
                  " must be a dense int64 vector, got ", tensor.scalar_type(), " of ", tensor.dim(),
                  " dimensions, layout ", tensor.layout());
 }
 
-void check_offset_sizes(const char* name, const at::Tensor& offsets, const at::Tensor& prompt_offsets,
-                        const at::Tensor& slots) {
-  CHECK_SIZE(prompt_offsets.sym_size(0).sym_ge(1), "prompt_offsets must have an entry for each slot and one more, got none");
-  CHECK_SIZE(offsets.sym_size(0).sym_eq(slots.sym_size(0) + 1), name, " must have one entry more than slots, ",
-             slots.sym_size(0) + 1, ", got ", offsets.sym_size(0));
-}
-
-void check_storage(const char* name, const at::Tensor& tensor) {
+void check_device(const char* name, const at::Tensor& tensor, at::Device device) {
+  CHECK_ARGUMENT(tensor.device() == device, name, " must be on ", device, ", got ", tensor.device());
   const size_t needed =
       at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.itemsize(), tensor.storage_offset());
   CHECK_ARGUMENT(tensor.numel() == 0 || tensor.storage().nbytes() >= needed, name, " needs ", needed,
                  " bytes of storage, and its storage holds ", tensor.storage().nbytes());
 }
 
-void check_device(const char* name, const at::Tensor& tensor, at::Device device) {
-  CHECK_ARGUMENT(tensor.device() == device, name, " must be on ", device, ", got ", tensor.device());
-  check_storage(name, tensor);
-}
-
-bool has_contiguous_rows(const at::Tensor& matrix) {
-  return matrix.size(1) <= 1 || matrix.stride(1) == 1;
-}
-
-void make_rows_contiguous(at::Tensor& matrix) {
-  if (!has_contiguous_rows(matrix)) {
-    matrix = matrix.contiguous();
-  }
-}
-
-// `offsets` is on the host and contiguous, as are all values checked below.
 void check_offsets(const char* name, const at::Tensor& offsets, int64_t end, const char* of_what) {
   const int64_t* at = offsets.const_data_ptr<int64_t>();
   const int64_t n = offsets.numel() - 1;
-  CHECK_ARGUMENT(at[0] == 0 && at[n] == end, name, " must ascend from 0 to ", end, ", the ", of_what,
-                 ", got ", at[0], " to ", at[n]);
+  CHECK_ARGUMENT(at[0] == 0 && at[n] == end, name, " must ascend from 0 to ", end, ", the ", of_what, ", got ", at[0],
+                 " to ", at[n]);
   for (int64_t i = 0; i < n; ++i) {
     CHECK_ARGUMENT(at[i] <= at[i + 1], name, " must ascend, got ", at[i], " before ", at[i + 1], " at ", i);
   }
@@ -70,169 +40,23 @@ void check_offsets(const char* name, const at::Tensor& offsets, int64_t end, con
 void check_range(const char* name, const at::Tensor& ids, int64_t below, const char* of_what) {
   const int64_t* at = ids.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < ids.numel(); ++i) {
-    CHECK_ARGUMENT(at[i] >= 0 && at[i] < below, name, "[", i, "] is ", at[i], ", and there are ", below, " ",
-                   of_what);
+    CHECK_ARGUMENT(at[i] >= 0 && at[i] < below, name, "[", i, "] is ", at[i], ", and there are ", below, " ", of_what);
   }
 }
 
-Float float_of(const at::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kDouble:
-      return Float::f64;
-    case at::kBFloat16:
-      return Float::bf16;
-    case at::kHalf:
-      return Float::f16;
-    default:
-      return Float::f32;
+void refuse_tangents(std::initializer_list<const at::Tensor*> tensors) {
+  for (const at::Tensor* tensor : tensors) {
+    TORCH_CHECK_NOT_IMPLEMENTED(!tensor->_fw_grad(/*level=*/0).defined(),
+                                "compt_fast operator: forward-mode derivatives are not implemented");
   }
 }
 
-}  // namespace
-
-void check_shapes(const Inputs& in, const MaybeSize& total) {
-  check_matrix("prompts", in.prompts);
-  check_vector("prompt_offsets", in.prompt_offsets);
-  check_vector("slots", in.slots);
-  check_vector("token_ids", in.token_ids);
-  check_vector("row_offsets", in.row_offsets);
-  check_matrix("embedding", in.embedding);
-  CHECK_SIZE(in.prompts.sym_size(1).sym_eq(in.embedding.sym_size(1)), "prompts must be as wide as embedding, ",
-             in.embedding.sym_size(1), ", got ", in.prompts.sym_size(1));
-  check_offset_sizes("row_offsets", in.row_offsets, in.prompt_offsets, in.slots);
-  if (total) {
-    CHECK_SIZE(total->sym_ge(0), "total must not be negative, got ", *total);
-  }
+void refuse_gradient(const char* name, const at::Tensor& tensor, const char* why) {
+  CHECK_ARGUMENT(!(c10::GradMode::is_enabled() && tensor.requires_grad()), name, " must not require a gradient: ", why);
 }
 
-void check_shapes(const GradInputs& in, const c10::SymInt& prompt_rows) {
-  check_matrix("grad", in.grad);
-  check_vector("prompt_offsets", in.prompt_offsets);
-  check_vector("slots", in.slots);
-  check_vector("packed_offsets", in.packed_offsets);
-  check_offset_sizes("packed_offsets", in.packed_offsets, in.prompt_offsets, in.slots);
-  CHECK_SIZE(prompt_rows.sym_ge(0), "prompt_rows must not be negative, got ", prompt_rows);
-}
-
-void check_memory(Inputs& in) {
-  const at::Device device = in.prompts.device();
-  const at::Device home = in.row_offsets.is_cpu() ? at::Device(at::kCPU) : device;
-  check_device("prompts", in.prompts, device);
-  check_device("token_ids", in.token_ids, device);
-  check_device("embedding", in.embedding, device);
-  check_device("row_offsets", in.row_offsets, home);
-  check_device("prompt_offsets", in.prompt_offsets, home);
-  check_device("slots", in.slots, home);
-  // Not mended like the others: a copy of the table at every step would go unnoticed.
-  CHECK_ARGUMENT(has_contiguous_rows(in.embedding), "embedding must have contiguous rows, got strides ",
-                 in.embedding.strides());
-  make_rows_contiguous(in.prompts);
-  for (at::Tensor* vector : {&in.prompt_offsets, &in.slots, &in.token_ids, &in.row_offsets}) {
-    *vector = vector->contiguous();
-  }
-}
-
-void check_memory(GradInputs& in) {
-  const at::Device device = in.grad.device();
-  const at::Device home = in.packed_offsets.is_cpu() ? at::Device(at::kCPU) : device;
-  check_device("grad", in.grad, device);
-  check_device("packed_offsets", in.packed_offsets, home);
-  check_device("prompt_offsets", in.prompt_offsets, home);
-  check_device("slots", in.slots, home);
-  make_rows_contiguous(in.grad);
-  for (at::Tensor* vector : {&in.prompt_offsets, &in.slots, &in.packed_offsets}) {
-    *vector = vector->contiguous();
-  }
-}
-
-at::Tensor checked_packed_offsets(const Inputs& in) {
-  check_offsets("prompt_offsets", in.prompt_offsets, in.prompts.size(0), "rows of prompts");
-  check_offsets("row_offsets", in.row_offsets, in.token_ids.numel(), "tokens");
-  check_range("slots", in.slots, in.prompt_offsets.numel() - 1, "slots");
-  at::Tensor packed = at::empty(in.row_offsets.sizes(), in.row_offsets.options());
-  const int64_t* prompt_at = in.prompt_offsets.const_data_ptr<int64_t>();
-  const int64_t* row_at = in.row_offsets.const_data_ptr<int64_t>();
-  const int64_t* slot = in.slots.const_data_ptr<int64_t>();
-  int64_t* at = packed.mutable_data_ptr<int64_t>();
-  int64_t prompts = 0;
-  at[0] = 0;
-  for (int64_t b = 0; b < in.slots.numel(); ++b) {
-    // An expanded tensor can have more rows than memory has bytes.
-    const bool fits = !__builtin_add_overflow(prompts, prompt_at[slot[b] + 1] - prompt_at[slot[b]], &prompts) &&
-                      !__builtin_add_overflow(prompts, row_at[b + 1], &at[b + 1]);
-    CHECK_ARGUMENT(fits, "prompts has so many rows that the packed input cannot be counted");
-  }
-  return packed;
-}
-
-int64_t checked_total(const at::Tensor& packed_offsets, const MaybeSize& total) {
-  const int64_t needed = packed_offsets.const_data_ptr<int64_t>()[packed_offsets.numel() - 1];
-  if (!total) {
-    return needed;
-  }
-  const int64_t asked = total->expect_int();
-  CHECK_ARGUMENT(asked >= needed, "total must be at least ", needed, ", the prompts and tokens of all rows, got ",
-                 asked);
-  return asked;
-}
-
-void check_token_ids(const Inputs& in) {
-  check_range("token_ids", in.token_ids, in.embedding.size(0), "rows of embedding");
-}
-
-void check_values(const GradInputs& in, int64_t prompt_rows) {
-  check_offsets("prompt_offsets", in.prompt_offsets, prompt_rows, "rows of prompts");
-  check_range("slots", in.slots, in.prompt_offsets.numel() - 1, "slots");
-  const int64_t* prompt_at = in.prompt_offsets.const_data_ptr<int64_t>();
-  const int64_t* at = in.packed_offsets.const_data_ptr<int64_t>();
-  const int64_t* slot = in.slots.const_data_ptr<int64_t>();
-  const int64_t n = in.slots.numel();
-  CHECK_ARGUMENT(at[0] == 0 && at[n] <= in.grad.size(0), "packed_offsets must ascend from 0 to at most ",
-                 in.grad.size(0), ", the rows of grad, got ", at[0], " to ", at[n]);
-  for (int64_t b = 0; b < n; ++b) {
-    const int64_t prompt_length = prompt_at[slot[b] + 1] - prompt_at[slot[b]];
-    int64_t length = 0;
-    const bool holds = !__builtin_sub_overflow(at[b + 1], at[b], &length) && length >= prompt_length;
-    CHECK_ARGUMENT(holds, "packed_offsets must leave row ", b, " room for its prompt of ", prompt_length,
-                   " rows, got ", at[b], " to ", at[b + 1]);
-  }
-}
-
-Matrix matrix_of(const at::Tensor& tensor) {
-  return {const_cast<void*>(tensor.const_data_ptr()), float_of(tensor), tensor.stride(0)};
-}
-
-Layout layout_of(const at::Tensor& prompt_offsets, const at::Tensor& slots, const at::Tensor& packed_offsets,
-                 int64_t total, int64_t width, bool prepend) {
-  return {prompt_offsets.const_data_ptr<int64_t>(),
-          slots.const_data_ptr<int64_t>(),
-          packed_offsets.const_data_ptr<int64_t>(),
-          prompt_offsets.numel() - 1,
-          slots.numel(),
-          total,
-          width,
-          prepend};
-}
-
-Assembly assembly_of(const Inputs& in, const at::Tensor& packed_offsets, const at::Tensor& packed, bool prepend) {
-  return {layout_of(in.prompt_offsets, in.slots, packed_offsets, packed.size(0), packed.size(1), prepend),
-          matrix_of(in.prompts),
-          matrix_of(in.embedding),
-          matrix_of(packed),
-          in.token_ids.const_data_ptr<int64_t>(),
-          in.row_offsets.const_data_ptr<int64_t>(),
-          in.prompts.size(0),
-          in.embedding.size(0),
-          in.token_ids.numel()};
-}
-
-Reduction reduction_of(const GradInputs& in, const at::Tensor& out, bool prepend) {
-  return {layout_of(in.prompt_offsets, in.slots, in.packed_offsets, in.grad.size(0), in.grad.size(1), prepend),
-          matrix_of(in.grad), out.mutable_data_ptr(), out.size(0)};
-}
-
-at::ScalarType sum_type(const at::Tensor& grad) {
-  return grad.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+void refuse_second_derivative() {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "compt_fast operator: second derivatives are not implemented");
 }
 
 }  // namespace compt_fast

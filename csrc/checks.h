@@ -1,68 +1,33 @@
-// What is asked of the assembly's arguments before a kernel sees them. Every message names the
-// argument that is wrong and says what would be right; all are ValueError in Python.
+// What every operator asks of its arguments before a kernel sees them. Messages name the argument
+// that is wrong and say what would be right; all are ValueError in Python.
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
 
 #include <cstdint>
-#include <optional>
 
-#include "assembly.h"
+#define CHECK_ARGUMENT(condition, ...) TORCH_CHECK_VALUE(condition, "compt_fast operator: ", __VA_ARGS__)
+// For sizes: a guard or a runtime assertion where they are symbols.
+#define CHECK_SIZE(condition, ...) CHECK_ARGUMENT((condition).expect_true(__FILE__, __LINE__), __VA_ARGS__)
 
 namespace compt_fast {
 
-using MaybeSize = std::optional<c10::SymInt>;
+// Type and dimensions alone, which tensors without data have too. Floats are float32, float64,
+// bfloat16 and float16.
+void check_floats(const char* name, const at::Tensor& tensor, int64_t dimensions);
+void check_index(const char* name, const at::Tensor& tensor);
 
-// The tensors of compt_fast::assemble.
-struct Inputs {
-  at::Tensor prompts;
-  at::Tensor prompt_offsets;
-  at::Tensor slots;
-  at::Tensor token_ids;
-  at::Tensor row_offsets;
-  at::Tensor embedding;
-};
+// That the tensor is on `device`, with storage for all it shows.
+void check_device(const char* name, const at::Tensor& tensor, at::Device device);
 
-// The tensors of compt_fast::assemble_backward.
-struct GradInputs {
-  at::Tensor grad;
-  at::Tensor prompt_offsets;
-  at::Tensor slots;
-  at::Tensor packed_offsets;
-};
+// For contiguous vectors on the host: offsets ascend from 0 to `end`, ids are within 0 ... below - 1.
+void check_offsets(const char* name, const at::Tensor& offsets, int64_t end, const char* of_what);
+void check_range(const char* name, const at::Tensor& ids, int64_t below, const char* of_what);
 
-// Types and sizes alone, which may be symbols: holds on every backend, the one without data included.
-void check_shapes(const Inputs& in, const MaybeSize& total);
-void check_shapes(const GradInputs& in, const c10::SymInt& prompt_rows);
-
-// For a backend with data: devices, strides and storage. What kernels read by pointer is contiguous
-// afterwards, matrices along their rows and vectors whole.
-void check_memory(Inputs& in);
-void check_memory(GradInputs& in);
-
-// With offsets and slots on the host: every value of them, and where each row of the batch starts
-// in the packed input, (rows + 1) int64.
-at::Tensor checked_packed_offsets(const Inputs& in);
-
-// The packed rows asked for, which must be enough; those needed where nothing was asked.
-int64_t checked_total(const at::Tensor& packed_offsets, const MaybeSize& total);
-
-// With the token ids on the host: every one of them.
-void check_token_ids(const Inputs& in);
-
-// With offsets and slots on the host: every value of them, and that the rows hold their prompts.
-void check_values(const GradInputs& in, int64_t prompt_rows);
-
-Matrix matrix_of(const at::Tensor& tensor);
-
-Layout layout_of(const at::Tensor& prompt_offsets, const at::Tensor& slots, const at::Tensor& packed_offsets,
-                 int64_t total, int64_t width, bool prepend);
-
-// Everything in place; `packed` is written by the kernel.
-Assembly assembly_of(const Inputs& in, const at::Tensor& packed_offsets, const at::Tensor& packed, bool prepend);
-Reduction reduction_of(const GradInputs& in, const at::Tensor& out, bool prepend);
-
-// The gradient's own dtype: float32, and float64 where the trunk is float64.
-at::ScalarType sum_type(const at::Tensor& grad);
+// For an operator's Autograd kernel: what is not differentiated is refused, never lost.
+void refuse_tangents(std::initializer_list<const at::Tensor*> tensors);
+void refuse_gradient(const char* name, const at::Tensor& tensor, const char* why);
+[[noreturn]] void refuse_second_derivative();
 
 }  // namespace compt_fast
