@@ -14,7 +14,7 @@ from compt_fast.trunk.batch import Batch, TargetPrompts
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ENGINES = ("auto", "reference")
+ENGINES = ("auto", "fast", "reference")
 PROMPT_POSITIONS = ("prepend", "append")
 
 
@@ -91,8 +91,9 @@ def open_trunk(
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
-    from compt_fast.trunk.reference import ReferenceTrunk  # transformers is slow to import
+    # transformers is slow to import
+    from compt_fast.trunk.packed import PackedTrunk
+    from compt_fast.trunk.reference import ReferenceTrunk
 
-    return ReferenceTrunk.load(
-        name_or_dir, dtype=dtype, device=device, prompt_position=prompt_position
-    )
+    kind = ReferenceTrunk if engine == "reference" else PackedTrunk
+    return kind.load(name_or_dir, dtype=dtype, device=device, prompt_position=prompt_position)
