@@ -32,10 +32,11 @@ SHOWN_OF_A_FAILURE = 2000
 
 @dataclass(frozen=True)
 class Status:
-    """Whether the compiled operators are loaded: where from, or why not."""
+    """Whether the compiled operators are loaded, and what they are or why not; the library's file."""
 
     active: bool
     why: str
+    path: Path | None = None
 
 
 TURNED_OFF = Status(False, "turned off by COMPT_FAST_NATIVE=0")
@@ -109,8 +110,8 @@ def misfit(folder: Path, wanted: dict[str, Any]) -> str | None:
 def _find(may_build: bool) -> Status:
     if os.environ.get("COMPT_FAST_NATIVE") == "0":
         return TURNED_OFF
-    if hasattr(torch.ops.compt_fast, "assemble"):
-        return Status(True, "loaded by somebody else in this process")
+    if _already_here():
+        return Status(True, "loaded in this process by other means")
     wanted = build.facts(sources())
     kept = cache_folder(wanted)
     for folder in (HERE, kept):
@@ -126,6 +127,11 @@ def _find(may_build: bool) -> Status:
             return _build_in(kept, wanted)
     except OSError as error:
         return Status(False, f"the cache cannot be written: {error}")
+
+
+def _already_here() -> bool:
+    """Whether somebody loaded the operators in this process: a second time would end it."""
+    return hasattr(torch.ops.compt_fast, "assemble")
 
 
 def _build_in(folder: Path, wanted: dict[str, Any]) -> Status:
@@ -151,7 +157,7 @@ def _load_from(folder: Path) -> Status:
         return Status(False, f"{library} does not load: {error}")
     built = json.loads((folder / build.FACTS).read_text(encoding="utf-8"))
     devices = "CPU only" if built["cuda"] is None else f"CPU and CUDA {built['cuda']}"
-    return Status(True, f"{library}, for torch {built['torch']}, {devices}")
+    return Status(True, f"{library}, for torch {built['torch']}, {devices}", library)
 
 
 @contextmanager
