@@ -48,7 +48,9 @@ def arguments(runs: int, device: str) -> dict[str, Any]:
 def median(run: Callable[[], Any]) -> float:
     """Seconds."""
     threads = torch.get_num_threads()
-    return float(timing.Timer("run()", globals={"run": run}, num_threads=threads).blocked_autorange(min_run_time=SECONDS).median)
+    return float(
+        timing.Timer("run()", globals={"run": run}, num_threads=threads).blocked_autorange(min_run_time=SECONDS).median
+    )
 
 
 def forward(how: Callable[..., tuple[Tensor, Tensor]], given: dict[str, Any]) -> Tensor:

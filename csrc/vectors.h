@@ -27,7 +27,9 @@ constexpr int64_t kTileColumns = 2;
 #endif
 constexpr int64_t kTileRows = 6;
 
-using Vector = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+using Vector = float __attribute__((vector_size(kLanes * sizeof(float))));
+// The same in memory, where it need not be aligned.
+using StoredVector = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
 
 // What a product multiplies at a time along its inner dimension: a float, or two bfloat16.
 using Unit = uint32_t __attribute__((may_alias));
@@ -55,24 +57,19 @@ inline float fast_exp(float x) {
   return x < -87.0f ? 0.0f : sum * power;
 }
 
+// How units are multiplied and summed: `right` holds kLanes of them.
 struct FloatDot {
   static constexpr int64_t kPerUnit = 1;
   using Element = float;
-  static Vector add(Vector sum, Unit a, const Unit* b) {
-    Vector wide;
-    std::memcpy(&wide, b, sizeof wide);
-    return sum + std::bit_cast<float>(a) * wide;
-  }
+  static Vector add(Vector sum, Unit left, Vector right) { return sum + std::bit_cast<float>(left) * right; }
 };
 
 #ifdef __AVX512BF16__
 struct PairDot {
   static constexpr int64_t kPerUnit = 2;
   using Element = c10::BFloat16;
-  static Vector add(Vector sum, Unit a, const Unit* b) {
-    const __m512i pairs = _mm512_set1_epi32(static_cast<int>(a));
-    return static_cast<Vector>(_mm512_dpbf16_ps(static_cast<__m512>(sum), (__m512bh)pairs,
-                                                (__m512bh)_mm512_loadu_si512(b)));
+  static Vector add(Vector sum, Unit left, Vector right) {
+    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(static_cast<int>(left)), (__m512bh)right);
   }
 };
 #endif
@@ -87,24 +84,33 @@ struct Units {
 template <typename Dot, int kRows, int kColumns>
 inline void tile(const Units& a, int64_t inner, const Unit* b, int64_t b_step, float* c, int64_t c_step, bool add) {
   Vector sums[kRows][kColumns];
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
-      sums[i][j] = add ? *reinterpret_cast<const Vector*>(c + i * c_step + j * kLanes) : Vector{};
+      sums[i][j] = add ? *reinterpret_cast<const StoredVector*>(c + i * c_step + j * kLanes) : Vector{};
     }
   }
   for (int64_t k = 0; k < inner; ++k) {
+    Vector right[kColumns];
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) {
+      right[j] = *reinterpret_cast<const StoredVector*>(b + k * b_step + j * kLanes);
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
       const Unit left = a.data[i * a.row_step + k * a.inner_step];
 #pragma GCC unroll 8
       for (int j = 0; j < kColumns; ++j) {
-        sums[i][j] = Dot::add(sums[i][j], left, b + k * b_step + j * kLanes);
+        sums[i][j] = Dot::add(sums[i][j], left, right[j]);
       }
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
-      *reinterpret_cast<Vector*>(c + i * c_step + j * kLanes) = sums[i][j];
+      *reinterpret_cast<StoredVector*>(c + i * c_step + j * kLanes) = sums[i][j];
     }
   }
 }

@@ -75,7 +75,9 @@ def test_a_missing_package_is_named_with_its_cost(name: str) -> None:
     assert gap.felt == (name == "datasets")
 
 
-@pytest.mark.parametrize(("name", "built", "felt"), [("c++", False, True), ("c++", True, False), ("nvcc", False, False)])
+@pytest.mark.parametrize(
+    ("name", "built", "felt"), [("c++", False, True), ("c++", True, False), ("nvcc", False, False)]
+)
 def test_a_missing_compiler_is_felt_where_it_leaves_the_extension_out(name: str, built: bool, felt: bool) -> None:
     (gap,) = info._missing_compilers(TOOLS | {name: None}, built)
     assert gap.what == name and gap.felt == felt and gap.cost

@@ -139,8 +139,8 @@ def test_an_install_builds_the_extension_for_the_torch_that_is_there(
     native = copy / "compt_fast" / "native"
     assert sorted(path.name for path in native.glob("ops.*")) == sorted(BUILT)
     code = "from compt_fast import native; print(native.load(), native.status().path)"
-    nowhere = {"XDG_CACHE_HOME": "/dev/null"}
-    assert run([environment / "bin" / "python", "-c", code], tmp_path, **nowhere).split() == ["True", str(native / "ops.so")]
+    said = run([environment / "bin" / "python", "-c", code], tmp_path, XDG_CACHE_HOME="/dev/null")
+    assert said.split() == ["True", str(native / "ops.so")]
     facts = json.loads((native / "ops.json").read_text(encoding="utf-8"))
     assert facts["torch"] == importlib.metadata.version("torch")
 

@@ -68,9 +68,7 @@ def test_values_and_gradient(
         ((100, 0, 100), (1, 211, 97, 1, 64)),
     ],
 )
-def test_lengths_and_widths(
-    assemble: Assemble, prompts: tuple[int, ...], rows: tuple[int, ...], width: int
-) -> None:
+def test_lengths_and_widths(assemble: Assemble, prompts: tuple[int, ...], rows: tuple[int, ...], width: int) -> None:
     arguments = case(prompts, rows, width=width, prepend=bool(width % 2), seed=width)
     same(assemble(**arguments), expected(arguments))
     got, grad = gradient(assemble, arguments)
@@ -92,9 +90,7 @@ def test_a_large_batch_on_any_number_of_threads_gives_the_same_bits(threads: int
 
 @pytest.mark.parametrize("width", [0, 8])
 @pytest.mark.parametrize(("prompts", "rows"), [((), ()), ((3,), ()), ((0,), (0, 0)), ((2, 0), (0,))])
-def test_nothing_in_it(
-    assemble: Assemble, prompts: tuple[int, ...], rows: tuple[int, ...], width: int
-) -> None:
+def test_nothing_in_it(assemble: Assemble, prompts: tuple[int, ...], rows: tuple[int, ...], width: int) -> None:
     arguments = case(prompts, rows, [0] * len(rows), width=width)
     same(assemble(**arguments), expected(arguments))
     got, grad = gradient(assemble, arguments)

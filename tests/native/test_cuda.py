@@ -133,7 +133,9 @@ class TestOnADevice:
             got, _ = torch.ops.compt_fast.assemble(**arguments | {"prompts": laid}, total=total)
             assert torch.equal(got, right)
 
-    @pytest.mark.parametrize(("name", "value"), [("slots", 4), ("slots", -1), ("token_ids", 50), ("token_ids", -(2**40))])
+    @pytest.mark.parametrize(
+        ("name", "value"), [("slots", 4), ("slots", -1), ("token_ids", 50), ("token_ids", -(2**40))]
+    )
     def test_a_bad_slot_or_id_makes_its_rows_nan_and_no_others(self, name: str, value: int) -> None:
         arguments = case((2, 2, 2, 2), (3, 4, 5), [0, 1, 2])
         there = on_device(arguments)
