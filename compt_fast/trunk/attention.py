@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from compt_fast.trunk.rows import MASKED, Group, Pairs
+from compt_fast.trunk.rowwise import compiled
+
+HAS_TRITON = find_spec("triton") is not None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, pairs: Pairs) -> Tensor:
@@ -28,9 +33,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, pairs: Pairs) -> Tensor:
     return out
 
 
-def attend_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, pairs: Pairs
-) -> tuple[Tensor, Tensor, Tensor]:
+def attend_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v, in their shapes and dtypes, from that of `attend`'s result."""
     grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     for group in pairs.groups:
@@ -54,21 +57,35 @@ def _weights(group: Group, queries: Tensor, keys: Tensor) -> Tensor:
     return torch.softmax(scores, -1)
 
 
+def _triton() -> ModuleType:
+    """The Triton kernels, whose import looks for a GPU's driver."""
+    from compt_fast.kernels import attention
+
+    return attention
+
+
 def self_attend(qkv: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor | None]:
     """Attention among the tokens of each row: the fused projection qkv (N, 3, H, c) -> (N, H, c).
 
-    Also what `self_attend_backward` wants to have kept.
+    Also what `self_attend_backward` wants to have kept, if anything. By the extension on a CPU, by a
+    Triton kernel on a GPU, and by `attend` where there is neither.
     """
+    if compiled(qkv):
+        return torch.ops.compt_fast.packed_attention(qkv, pairs.k_offsets, pairs.bias)
+    if qkv.is_cuda and HAS_TRITON:
+        return _triton().attention_fwd(qkv, pairs.offsets, pairs.bias, pairs.longest)
     q, k, v = qkv.unbind(1)
     return attend(q, k, v, pairs), None
 
 
-def self_attend_backward(
-    grad: Tensor, qkv: Tensor, out: Tensor, kept: Tensor | None, pairs: Pairs
-) -> Tensor:
+def self_attend_backward(grad: Tensor, qkv: Tensor, out: Tensor, kept: Tensor | None, pairs: Pairs) -> Tensor:
     """The gradient of qkv, (N, 3, H, c), from that of `self_attend`'s result `out`."""
-    q, k, v = qkv.unbind(1)
-    return torch.stack(attend_backward(grad, q, k, v, pairs), 1)
+    if kept is None:
+        q, k, v = qkv.unbind(1)
+        return torch.stack(attend_backward(grad, q, k, v, pairs), 1)
+    if qkv.is_cuda:
+        return _triton().attention_bwd(grad, qkv, out, kept, pairs.offsets, pairs.bias, pairs.longest)
+    return torch.ops.compt_fast.packed_attention_backward(grad, qkv, out, kept, pairs.k_offsets, pairs.bias)
 
 
 @dataclass

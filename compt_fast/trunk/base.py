@@ -85,9 +85,7 @@ class BaseTrunk(ABC):
 
     def mean_embeddings(self, batch: Batch) -> Tensor:
         embeddings = F.embedding(batch.source_ids.to(self.device), self.embedding).float()
-        return torch.segment_reduce(
-            embeddings, "mean", lengths=batch.source_lengths.to(self.device)
-        )
+        return torch.segment_reduce(embeddings, "mean", lengths=batch.source_lengths.to(self.device))
 
     def _check_sources(self, prompts: TargetPrompts, batch: Batch) -> None:
         if prompts.flat.shape[1] != self.d_model:
@@ -97,21 +95,16 @@ class BaseTrunk(ABC):
             )
         if int(batch.slots.min()) < 0 or int(batch.slots.max()) >= prompts.slots:
             raise ValueError(
-                f"the rows ask for slots {batch.slots.tolist()}, but there are only {prompts.slots}"
-                " target prompts"
+                f"the rows ask for slots {batch.slots.tolist()}, but there are only {prompts.slots} target prompts"
             )
 
     def _check_targets(self, batch: Batch) -> None:
         if bool((batch.target_lengths == 0).any()):
             raise ValueError("every row needs a target for its loss")
 
-    def _check_candidates(
-        self, batch: Batch, candidates: Sequence[Sequence[Sequence[int]]]
-    ) -> None:
+    def _check_candidates(self, batch: Batch, candidates: Sequence[Sequence[Sequence[int]]]) -> None:
         counts = [len(row) for row in candidates]
         if len(counts) != batch.rows or 0 in counts:
-            raise ValueError(
-                f"candidates for each of the {batch.rows} rows are needed, got counts {counts}"
-            )
+            raise ValueError(f"candidates for each of the {batch.rows} rows are needed, got counts {counts}")
         if any(len(label) == 0 for row in candidates for label in row):
             raise ValueError("a candidate needs at least one token, its </s>")

@@ -40,9 +40,7 @@ class Carried:
         attended = attend(carried, keys, keys, pairs).view(len(q), len(k), -1)
         return (attended.transpose(0, 1) @ v.transpose(1, 2)).transpose(0, 1), carried
 
-    def backward(
-        self, grad: Tensor, carried: Tensor, depth: int, pairs: Pairs
-    ) -> tuple[Tensor, Tensor]:
+    def backward(self, grad: Tensor, carried: Tensor, depth: int, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """The gradients of the queries (M, H, c) and of the states (N, d), the latter in fp32."""
         k, v = self._maps(depth)
         keys = self.states[:, None]
@@ -59,9 +57,7 @@ class Carried:
 
     def _maps(self, depth: int) -> tuple[Tensor, Tensor]:
         """Layer `depth`'s key and value matrices by head, (H, c, d) each."""
-        k, v = self.weights.decoder[depth].cross.kv.view(
-            2, self.weights.heads, self.weights.head_dim, -1
-        )
+        k, v = self.weights.decoder[depth].cross.kv.view(2, self.weights.heads, self.weights.head_dim, -1)
         return k, v
 
 
@@ -86,9 +82,7 @@ class Projected:
         k, v = self._kv[depth].unbind(1)
         return attend(q, k, v, pairs), q
 
-    def backward(
-        self, grad: Tensor, q: Tensor, depth: int, pairs: Pairs
-    ) -> tuple[Tensor, Tensor]:
+    def backward(self, grad: Tensor, q: Tensor, depth: int, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """See `Carried.backward`."""
         k, v = self._kv.pop(depth).unbind(1)
         q_grad, *kv_grads = attend_backward(grad, q, k, v, pairs)
@@ -104,9 +98,7 @@ class Projected:
         return chosen
 
 
-def cross_states(
-    states: Tensor, offsets: Tensor, weights: Weights, queries: Tensor
-) -> Carried | Projected:
+def cross_states(states: Tensor, offsets: Tensor, weights: Weights, queries: Tensor) -> Carried | Projected:
     """`Carried` or `Projected`, whichever takes fewer products.
 
     `queries` (B,) int64 says how many tokens of each row will ask each layer, in all.

@@ -19,9 +19,8 @@ from compt_fast.trunk.layers import (
     feed_forward_,
     feed_forward_backward_,
 )
-from compt_fast.trunk.norm import rms_norm, rms_norm_backward_
 from compt_fast.trunk.rows import Pairs
-from compt_fast.trunk.weights import Weights
+from compt_fast.trunk.rowwise import rms_norm, rms_norm_backward_
 
 AttendAt = Callable[..., tuple[Tensor, Tensor | None]]
 """`layers.Attend` that is also told the layer's number, as `depth`: for what it keeps by layer."""
@@ -75,18 +74,18 @@ def decode_backward(
     weights = states.weights
     normed, r = tape.last.pop()
     grad = torch.zeros_like(normed)
-    rms_norm_backward_(out_grad * weights.head_scale, normed, r, grad)
+    rms_norm_backward_((out_grad * weights.head_scale).to(grad.dtype), normed, r, grad)
     states_grad = torch.zeros_like(states.states, dtype=torch.float32)
     for depth in reversed(range(len(weights.decoder))):
         layer = weights.decoder[depth]
         attention, crossed, feed = tape.layers.pop()
         feed_forward_backward_(grad, feed, layer.feed)
         normed, r, kept = crossed
-        cross_grad = (grad @ layer.cross.o).view(len(grad), weights.heads, -1)
+        cross_grad = layer.cross.o.back(grad).view(len(grad), weights.heads, -1)
         q_grad, by_layer = states.backward(cross_grad, kept, depth, cross)
         states_grad += by_layer
         if depth:
-            rms_norm_backward_(q_grad.flatten(1) @ layer.cross.q, normed, r, grad)
+            rms_norm_backward_(layer.cross.q.back(q_grad.flatten(1)), normed, r, grad)
             grad = attention_backward(grad, attention, layer.attention, own)
     return states_grad
 
@@ -96,7 +95,7 @@ def _cross_(x: Tensor, depth: int, states: Carried | Projected, pairs: Pairs) ->
     weights = states.weights
     own = weights.decoder[depth].cross
     normed, r = rms_norm(x, weights.eps)
-    q = F.linear(normed, own.q).view(len(x), weights.heads, -1)
+    q = own.q(normed).view(len(x), weights.heads, -1)
     out, kept = states.forward(q, depth, pairs)
-    x += F.linear(out.flatten(1), own.o)
+    x += own.o(out.flatten(1))
     return normed, r, kept

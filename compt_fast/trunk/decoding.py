@@ -47,9 +47,7 @@ class _Cache:
         return attend(qkv[:, 0], k, v, self.pairs), None
 
 
-def greedy(
-    states: Carried | Projected, start_id: int, end_id: int, max_new_tokens: int
-) -> list[list[int]]:
+def greedy(states: Carried | Projected, start_id: int, end_id: int, max_new_tokens: int) -> list[list[int]]:
     """Each row's likeliest next token, again and again up to `end_id`, which is left out.
 
     A row that has ended takes part in no further step.
@@ -134,11 +132,7 @@ def rank(states: Carried | Projected, tries: Sequence[Trie]) -> Tensor:
     paths = [[first + node for node in path] for first, trie in rows for path in trie.paths]
     tokens = torch.tensor([token for trie in tries for token in trie.tokens], device=device)
     out = decode(tokens, _Ancestors(paths, weights), states, states.pairs(offsets))
-    steps = [
-        [(first + node, token) for node, token in candidate]
-        for first, trie in rows
-        for candidate in trie.steps
-    ]
+    steps = [[(first + node, token) for node, token in candidate] for first, trie in rows for candidate in trie.steps]
     at, ids = torch.tensor(list(chain.from_iterable(steps))).unbind(1)
     found = log_likelihoods(out, weights.head, at, ids)
     lengths = torch.tensor([len(candidate) for candidate in steps])

@@ -17,8 +17,8 @@ from compt_fast.trunk.layers import (
     feed_forward_,
     feed_forward_backward_,
 )
-from compt_fast.trunk.norm import rms_norm, rms_norm_backward_
 from compt_fast.trunk.rows import Pairs
+from compt_fast.trunk.rowwise import rms_norm, rms_norm_backward_
 from compt_fast.trunk.weights import Weights
 
 
@@ -30,9 +30,7 @@ class EncoderTape:
     last: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
-def encode(
-    inputs: Tensor, weights: Weights, pairs: Pairs, tape: EncoderTape | None = None
-) -> Tensor:
+def encode(inputs: Tensor, weights: Weights, pairs: Pairs, tape: EncoderTape | None = None) -> Tensor:
     """The encoder's states (N, d), normed but not weighted, of packed input embeddings (N, d).
 
     Fills the `tape`, if there is one.
@@ -50,16 +48,14 @@ def encode(
     return states
 
 
-def encode_backward(
-    states_grad: Tensor, weights: Weights, pairs: Pairs, tape: EncoderTape, places: Tensor
-) -> Tensor:
+def encode_backward(states_grad: Tensor, weights: Weights, pairs: Pairs, tape: EncoderTape, places: Tensor) -> Tensor:
     """The gradient (n, d) of the inputs at `places` (n,) int64, from that of the states (N, d).
 
     The other places hold embeddings of the frozen table. Empties the tape as it goes.
     """
     states, r = tape.last.pop()
     grad = torch.zeros_like(states)
-    rms_norm_backward_(states_grad, states, r, grad)
+    rms_norm_backward_(states_grad.to(grad.dtype), states, r, grad)
     for layer in reversed(weights.encoder):
         attention, feed = tape.layers.pop()
         feed_forward_backward_(grad, feed, layer.feed)

@@ -11,9 +11,7 @@ from torch.nn import functional as F
 CHUNK_ELEMENTS = 1 << 24  # logits that exist at a time (ours): 64 MiB in fp32
 
 
-def token_losses(
-    states: Tensor, head: Tensor, ids: Tensor, graded: bool
-) -> tuple[Tensor, Tensor | None]:
+def token_losses(states: Tensor, head: Tensor, ids: Tensor, graded: bool) -> tuple[Tensor, Tensor | None]:
     """The cross-entropy in nats of `ids` (M,) int64 under `head` (V, d) of `states` (M, d): (M,) fp32.
 
     If `graded`, also each loss's own gradient with respect to its state, (M, d) in states' dtype: the

@@ -63,9 +63,7 @@ class PackedTrunk(BaseTrunk):
         return _decoded_losses(states, layout, targets, self.weights, None)[0]
 
     @torch.no_grad()
-    def generate(
-        self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int
-    ) -> list[list[int]]:
+    def generate(self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int) -> list[list[int]]:
         inputs, layout = self._assemble(prompts, batch)
         states = encode(inputs, self.weights, layout.pairs)
         asked = torch.full((batch.rows,), max_new_tokens)
@@ -99,6 +97,7 @@ class PackedTrunk(BaseTrunk):
     def _assemble(self, prompts: TargetPrompts, batch: Batch) -> tuple[Tensor, _Layout]:
         self._check_sources(prompts, batch)
         prepend = self.prompt_position == "prepend"
+        lengths = prompts.lengths[batch.slots]
         inputs, offsets = assemble(
             prompts.flat,
             prompts.offsets,
@@ -107,16 +106,14 @@ class PackedTrunk(BaseTrunk):
             batch.source_offsets,
             self.embedding,
             prepend,
+            batch.source_tokens + int(lengths.sum()),
         )
-        lengths = prompts.lengths[batch.slots]
         starts = offsets[:-1] if prepend else offsets[1:] - lengths
         bias = self.weights.encoder_bias.by_distance(int(offsets.diff().max()))
         layout = _Layout(Pairs(offsets, offsets, self.device, bias), spread(starts, lengths).to(self.device))
         return inputs, layout
 
-    def _parts(
-        self, states: Carried | Projected, nodes: list[int]
-    ) -> Iterator[tuple[slice, Carried | Projected]]:
+    def _parts(self, states: Carried | Projected, nodes: list[int]) -> Iterator[tuple[slice, Carried | Projected]]:
         """Some rows at a time, so that what their nodes carry stays within `CARRIED_ELEMENTS`."""
         most = max(1, CARRIED_ELEMENTS // (self.weights.heads * self.d_model))
         first = total = 0
@@ -191,9 +188,7 @@ class _RowLosses(torch.autograd.Function):
     """Packed embeddings (N, d) -> row losses (B,) fp32, differentiable where prompts stand."""
 
     @staticmethod
-    def forward(
-        ctx: Any, inputs: Tensor, layout: _Layout, targets: _Targets, weights: Weights
-    ) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, layout: _Layout, targets: _Targets, weights: Weights) -> Tensor:
         tape = EncoderTape()
         states = encode(inputs, weights, layout.pairs, tape)
         losses, ctx.way = _decoded_losses(states, layout, targets, weights, tape)

@@ -64,9 +64,7 @@ class ReferenceTrunk(BaseTrunk):
         return _cross_entropy(logits, ids, batch.target_offsets)
 
     @torch.no_grad()
-    def generate(
-        self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int
-    ) -> list[list[int]]:
+    def generate(self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int) -> list[list[int]]:
         encoded = self._encode(prompts, batch)
         last = torch.full((batch.rows, 1), self.start_id, device=self.device)
         ended = torch.zeros(batch.rows, dtype=torch.bool, device=self.device)
@@ -80,10 +78,7 @@ class ReferenceTrunk(BaseTrunk):
             if bool(ended.all()):
                 break
         answers = torch.cat(columns, 1).tolist() if columns else [[] for _ in range(batch.rows)]
-        return [
-            answer[: answer.index(self.end_id)] if self.end_id in answer else answer
-            for answer in answers
-        ]
+        return [answer[: answer.index(self.end_id)] if self.end_id in answer else answer for answer in answers]
 
     @torch.no_grad()
     def label_scores(
@@ -108,9 +103,7 @@ class ReferenceTrunk(BaseTrunk):
     def _encode(self, prompts: TargetPrompts, batch: Batch) -> _Encoded:
         self._check_sources(prompts, batch)
         inputs, mask = self._assemble(prompts, batch)
-        states = self.model.get_encoder()(
-            inputs_embeds=inputs, attention_mask=mask
-        ).last_hidden_state
+        states = self.model.get_encoder()(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
         return _Encoded(states, mask)
 
     def _assemble(self, prompts: TargetPrompts, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -133,9 +126,7 @@ class ReferenceTrunk(BaseTrunk):
         inputs = inputs.index_copy(0, prompt_at.to(self.device), prompt)
         return inputs.view(batch.rows, width, self.d_model), mask.to(self.device, torch.int64)
 
-    def _decode(
-        self, encoded: _Encoded, inputs: Tensor, cache: Any = None, use_cache: bool = False
-    ) -> Any:
+    def _decode(self, encoded: _Encoded, inputs: Tensor, cache: Any = None, use_cache: bool = False) -> Any:
         """transformers' output for decoder input ids (B, L) behind what `cache` already holds."""
         return self.model(
             encoder_outputs=(encoded.states,),
@@ -196,9 +187,4 @@ def _cross_entropy(logits: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
     at = at.to(ids.device)
     losses = F.cross_entropy(logits.flatten(0, 1)[at].float(), ids, reduction="none")
     # Placed and summed by row: adding by index would not be deterministic on a GPU.
-    return (
-        losses.new_zeros((len(offsets) - 1) * width)
-        .index_copy(0, at, losses)
-        .view(-1, width)
-        .sum(1)
-    )
+    return losses.new_zeros((len(offsets) - 1) * width).index_copy(0, at, losses).view(-1, width).sum(1)

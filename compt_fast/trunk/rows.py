@@ -103,6 +103,16 @@ class Pairs:
         self.bias = bias
 
     @cached_property
+    def offsets(self) -> Tensor:
+        """`k_offsets` on the device."""
+        return self.k_offsets.to(self.device, non_blocking=True)
+
+    @cached_property
+    def longest(self) -> int:
+        """The most keys of a row."""
+        return int(self.k_offsets.diff().max())
+
+    @cached_property
     def groups(self) -> list[Group]:
         """All rows, in groups that waste little; made at first use, once a batch."""
         q_lengths, k_lengths = self.q_offsets.diff(), self.k_offsets.diff()

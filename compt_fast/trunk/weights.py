@@ -18,6 +18,7 @@ from torch import Tensor
 
 from compt_fast.errors import InputError
 from compt_fast.trunk.attention import PositionBias
+from compt_fast.trunk.linear import Frozen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,12 +26,16 @@ if TYPE_CHECKING:
 ACTIVATIONS = ("relu", "gated-gelu")
 
 
+class UnknownLayerError(InputError):
+    """The checkpoint has layers that only the reference engine computes."""
+
+
 @dataclass(frozen=True)
 class FeedForward:
     """`wo(relu(wi x))`: wi (f, d), wo (d, f); or, gated, wi (2f, d) with the gelu's input first."""
 
-    wi: Tensor
-    wo: Tensor
+    wi: Frozen
+    wo: Frozen
     gated: bool
 
 
@@ -38,17 +43,17 @@ class FeedForward:
 class SelfAttention:
     """qkv (3 H c, d): queries, keys, values of all heads; o (d, H c)."""
 
-    qkv: Tensor
-    o: Tensor
+    qkv: Frozen
+    o: Frozen
 
 
 @dataclass(frozen=True)
 class CrossAttention:
     """q (H c, d), of the decoder's states; kv (2 H c, d), of the encoder's; o (d, H c)."""
 
-    q: Tensor
+    q: Frozen
     kv: Tensor
-    o: Tensor
+    o: Frozen
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,11 @@ class Weights:
     def take(cls, model: PreTrainedModel) -> Weights:
         """The weights of transformers' `model`, which is emptied: both together may not fit.
 
-        Raises InputError for a feed-forward layer other than those of `ACTIVATIONS`.
+        Raises UnknownLayerError for a feed-forward layer other than those of `ACTIVATIONS`.
         """
         config = model.config
         if config.feed_forward_proj not in ACTIVATIONS:
-            raise InputError(
+            raise UnknownLayerError(
                 f"the fast engine knows feed_forward_proj {' and '.join(ACTIVATIONS)}, not"
                 f" {config.feed_forward_proj!r}; use --engine reference"
             )
@@ -138,6 +143,8 @@ class Weights:
 def _tensors(part: Any) -> Iterator[Tensor]:
     if isinstance(part, Tensor):
         yield part
+    elif isinstance(part, Frozen):
+        yield part.dense()
     elif isinstance(part, list):
         for item in part:
             yield from _tensors(item)
@@ -149,14 +156,14 @@ def _tensors(part: Any) -> Iterator[Tensor]:
 def _self_attention(state: dict[str, Tensor], layer: str) -> SelfAttention:
     norm = state.pop(f"{layer}.layer_norm.weight")
     parts = [_fold(state.pop(f"{layer}.SelfAttention.{name}.weight"), norm) for name in "qkv"]
-    return SelfAttention(torch.cat(parts), state.pop(f"{layer}.SelfAttention.o.weight"))
+    return SelfAttention(Frozen(torch.cat(parts)), Frozen(state.pop(f"{layer}.SelfAttention.o.weight")))
 
 
 def _cross_attention(state: dict[str, Tensor], layer: str, encoder_norm: Tensor) -> CrossAttention:
     norm = state.pop(f"{layer}.layer_norm.weight")
     q, k, v, o = (state.pop(f"{layer}.EncDecAttention.{name}.weight") for name in "qkvo")
     kv = torch.cat([_fold(k, encoder_norm), _fold(v, encoder_norm)])
-    return CrossAttention(_fold(q, norm), kv, o)
+    return CrossAttention(Frozen(_fold(q, norm)), kv, Frozen(o))
 
 
 def _feed_forward(state: dict[str, Tensor], layer: str) -> FeedForward:
@@ -164,7 +171,7 @@ def _feed_forward(state: dict[str, Tensor], layer: str) -> FeedForward:
     names = [name for name in ("wi", "wi_0", "wi_1") if f"{layer}.DenseReluDense.{name}.weight" in state]
     parts = [_fold(state.pop(f"{layer}.DenseReluDense.{name}.weight"), norm) for name in names]
     wo = state.pop(f"{layer}.DenseReluDense.wo.weight")
-    return FeedForward(torch.cat(parts), wo, gated=len(parts) == 2)
+    return FeedForward(Frozen(torch.cat(parts)), Frozen(wo), gated=len(parts) == 2)
 
 
 def _fold(weight: Tensor, norm: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ library is loaded, so that one built with sanitizers can be.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 from collections.abc import Callable
@@ -36,6 +37,12 @@ def _freed(tensor: Tensor) -> Tensor:
     freed = tensor.clone()
     freed.untyped_storage().resize_(0)
     return freed
+
+
+def _is_freed(tensor: Tensor) -> bool:
+    """torch's own functions do not all survive such a tensor."""
+    dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return dense and tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
 
 
 def _expanded(tensor: Tensor, chance: random.Random) -> Tensor:
@@ -71,8 +78,9 @@ def spoil(arguments: dict[str, Any], chance: random.Random) -> dict[str, Any]:
     spoilt = dict(arguments)
     for _ in range(chance.choice((1, 1, 2, 3))):
         name = chance.choice(list(spoilt))
-        if isinstance(spoilt[name], Tensor):
-            spoilt[name] = chance.choice(CHANGES)(spoilt[name], chance)
+        if isinstance(spoilt[name], Tensor) and not _is_freed(spoilt[name]):
+            with contextlib.suppress(*REFUSED):  # not everything can be done to what is spoilt already
+                spoilt[name] = chance.choice(CHANGES)(spoilt[name], chance)
         elif isinstance(spoilt[name], int):
             spoilt[name] = chance.choice((*NUMBERS, None, "text"))
     return spoilt
