@@ -52,7 +52,7 @@ ifeq ($(strip $(VENV)),)
 	@mkdir -p $(@D)
 else
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --constraint constraints.txt setuptools
+	$(PIP) install --constraint constraints.txt setuptools ninja
 	$(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[dev,tensorboard]'
 endif

@@ -146,7 +146,7 @@ JOB_FLAGS: tuple[Flag, ...] = (
     Flag("prompt-position", str, "prepend", "the prompt's place", ("prepend", "append")),
     Flag("max-source-length", integer, 256, "tokens of a text, the prompt not counted"),
     Flag("out", str, None, "run folder (default: runs/<suite>-<time>)"),
-    Flag("engine", str, "auto", "what runs the trunk", ("auto", "reference")),
+    Flag("engine", str, "auto", "what runs the trunk", ("auto", "fast", "reference")),
     Flag("device", str, "auto", "where the trunk runs", ("auto", "cpu", "cuda")),
     Flag(
         "dtype",

@@ -141,13 +141,19 @@ def compilers() -> dict[str, str | None]:
 
 def engines() -> list[Part]:
     """The ways to run the trunk."""
-    return [Part("reference", True, "transformers' T5 in PyTorch, on any device")]
+    return [
+        Part("fast", True, "rows packed without padding, a T5 that exploits that it is frozen"),
+        Part("reference", True, "transformers' T5 in PyTorch, padded"),
+    ]
 
 
 def native_parts() -> list[Part]:
     """The compiled parts, and why each is not active."""
+    from compt_fast import native
+
+    extension = native.status()
     return [
-        Part("C++/CUDA extension", False, "this version has none; a compiler is not used"),
+        Part("C++/CUDA extension", extension.active, extension.why),
         Part("Triton kernels", False, "this version has none; triton is not used"),
     ]
 
@@ -156,9 +162,13 @@ def missing() -> list[Missing]:
     """What this machine lacks, and what each costs; nothing of it stops a training."""
     import torch
 
-    return list(_missing_hardware(torch.cuda.is_available(), torch.version.cuda, cpu())) + list(
-        _missing_software(versions(), compilers())
-    )
+    from compt_fast import native
+
+    return [
+        *_missing_hardware(torch.cuda.is_available(), torch.version.cuda, cpu()),
+        *_missing_software(versions()),
+        *_missing_compilers(compilers(), native.status().active),
+    ]
 
 
 def _missing_hardware(
@@ -175,18 +185,22 @@ def _missing_hardware(
         yield Missing("bf16 instructions", "--dtype bf16 is emulated, and slow, on this CPU", False)
 
 
-def _missing_software(
-    found: dict[str, str | None], tools: dict[str, str | None]
-) -> Iterator[Missing]:
+def _missing_software(found: dict[str, str | None]) -> Iterator[Missing]:
     if found["datasets"] is None:
         yield Missing("datasets", "no data from the hub; local folders and mini work", True)
     if found["tensorboard"] is None:
         yield Missing("tensorboard", "no TensorBoard log; metrics.jsonl says the same", False)
     if found["triton"] is None:
         yield Missing("triton", "nothing in this version, which has no Triton kernel", False)
-    for name, tool in tools.items():
-        if tool is None:
-            yield Missing(name, "nothing in this version, which compiles nothing", False)
+
+
+def _missing_compilers(tools: dict[str, str | None], has_extension: bool) -> Iterator[Missing]:
+    if tools["c++"] is None:
+        cost = "the C++ extension cannot be built, and plain PyTorch is slower"
+        kept = "nothing while this torch stays: the C++ extension is built"
+        yield Missing("c++", kept if has_extension else cost, not has_extension)
+    if tools["nvcc"] is None:
+        yield Missing("nvcc", "an extension built here serves the CPU only", False)
 
 
 def missing_line() -> str | None:

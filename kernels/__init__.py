@@ -1,4 +1,4 @@
 """Triton kernels, imported as `compt_fast.kernels`.
 
-There is none in this version: every step runs on the PyTorch reference path.
+The modules import Triton, so they are imported only where a kernel runs.
 """

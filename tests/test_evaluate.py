@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from compt_fast import evaluate, train
-from compt_fast.trunk.reference import ReferenceTrunk
+from compt_fast.trunk.packed import PackedTrunk
 from tests.helpers import jobs
 from tests.helpers.jobs import error_of
 from tests.helpers.tiny_t5 import SIZES, make_t5
@@ -198,7 +198,7 @@ def test_out_of_memory(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     def failing(*rest: Any, **named: Any) -> Any:
         raise RuntimeError(message)
 
-    monkeypatch.setattr(ReferenceTrunk, "label_scores", failing)
+    monkeypatch.setattr(PackedTrunk, "label_scores", failing)
     message = "DefaultCPUAllocator: can't allocate memory: you tried"
     assert "lower --eval-batch-size" in error_of(capsys, evaluate.main, [str(trained)])
     message = "shapes do not match"

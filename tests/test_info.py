@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 
-from compt_fast import info
+from compt_fast import info, native
 from compt_fast.trunk import ENGINES
 
 ALL_HERE = {name: "1.0" for name in info.PACKAGES}
@@ -64,20 +64,29 @@ def test_engines_are_those_that_the_trunk_opens() -> None:
 
 def test_nothing_is_missing_where_everything_is() -> None:
     assert not list(info._missing_hardware(True, "13.0", CPU))
-    assert not list(info._missing_software(ALL_HERE, TOOLS))
+    assert not list(info._missing_software(ALL_HERE))
+    assert not list(info._missing_compilers(TOOLS, False))
 
 
 @pytest.mark.parametrize("name", ["datasets", "tensorboard", "triton"])
 def test_a_missing_package_is_named_with_its_cost(name: str) -> None:
-    (gap,) = info._missing_software(ALL_HERE | {name: None}, TOOLS)
+    (gap,) = info._missing_software(ALL_HERE | {name: None})
     assert gap.what == name and gap.cost
     assert gap.felt == (name == "datasets")
 
 
-@pytest.mark.parametrize("name", TOOLS)
-def test_a_missing_compiler_costs_nothing_yet(name: str) -> None:
-    (gap,) = info._missing_software(ALL_HERE, TOOLS | {name: None})
-    assert gap.what == name and not gap.felt
+@pytest.mark.parametrize(
+    ("name", "built", "felt"), [("c++", False, True), ("c++", True, False), ("nvcc", False, False)]
+)
+def test_a_missing_compiler_is_felt_where_it_leaves_the_extension_out(name: str, built: bool, felt: bool) -> None:
+    (gap,) = info._missing_compilers(TOOLS | {name: None}, built)
+    assert gap.what == name and gap.felt == felt and gap.cost
+
+
+def test_the_extension_is_reported_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "status", lambda: native.Status(False, "not built, and there is no ninja"))
+    (part,) = (part for part in info.native_parts() if part.name == "C++/CUDA extension")
+    assert not part.active and part.why == "not built, and there is no ninja"
 
 
 def test_a_missing_gpu_is_felt_and_a_cpu_build_beside_a_gpu_is_told_apart(

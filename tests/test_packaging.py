@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -18,7 +19,10 @@ import pytest
 
 import compt_fast
 
-SOURCES = ("compt_fast", "kernels", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+SOURCES = ("compt_fast", "csrc", "kernels", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+
+BUILT = ("ops.so", "ops.json")
+"""The extension and what it was built for, in compt_fast/native."""
 
 
 def run(command: list[str | Path], folder: Path, **environment: str) -> str:
@@ -49,7 +53,7 @@ def sources(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SOURCES:
         source = repository / name
         if source.is_dir():
-            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", *BUILT))
         else:
             shutil.copy2(source, copy / name)
     return copy
@@ -57,7 +61,7 @@ def sources(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel, built where importing torch fails: an isolated build has none either."""
+    """A wheel, built where importing torch fails: then the extension is left to the first use."""
     folder = tmp_path_factory.mktemp("wheel")
     (folder / "torch.py").write_text("raise ImportError('the build imports torch')\n")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -99,6 +103,7 @@ def test_the_wheel_holds_every_module_the_weights_and_the_script(
         assert "compt-fast = compt_fast.cli:main" in archive.read(entry_points).decode()
     expected = files_below(repository / "compt_fast", "*.py", "py.typed")
     expected |= {f"compt_fast/{name}" for name in files_below(repository / "kernels", "*.py")}
+    expected |= {f"compt_fast/{name}" for name in files_below(repository / "csrc", "*")}
     weights = repository / "compt_fast" / "mini" / "weights"
     expected |= {f"compt_fast/mini/weights/{path.name}" for path in weights.iterdir()}
     assert any(name.endswith(".safetensors") for name in expected)
@@ -120,9 +125,31 @@ def test_the_wheel_runs_installed(wheel: Path, environment: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_an_editable_install_reads_kernels_where_it_stands(
-    sources: Path, environment: Path, tmp_path: Path
+def test_an_install_builds_the_extension_for_the_torch_that_is_there(
+    sources: Path, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also when the build itself sees none, as in pip's build isolation; no other torch is asked for."""
+    copy, isolation = tmp_path / "sources", tmp_path / "pip-build-env-1"
+    shutil.copytree(sources, copy)
+    isolation.mkdir()
+    (isolation / "torch.py").write_text("raise ImportError('the build imports torch')\n")
+    monkeypatch.setenv("PYTHONPATH", str(isolation))
+    pip_install(environment, "--editable", copy)
+    monkeypatch.delenv("PYTHONPATH")
+    native = copy / "compt_fast" / "native"
+    assert sorted(path.name for path in native.glob("ops.*")) == sorted(BUILT)
+    code = "from compt_fast import native; print(native.load(), native.status().path)"
+    said = run([environment / "bin" / "python", "-c", code], tmp_path, XDG_CACHE_HOME="/dev/null")
+    assert said.split() == ["True", str(native / "ops.so")]
+    facts = json.loads((native / "ops.json").read_text(encoding="utf-8"))
+    assert facts["torch"] == importlib.metadata.version("torch")
+
+
+@pytest.mark.slow
+def test_an_editable_install_reads_kernels_where_it_stands(
+    sources: Path, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPT_FAST_NATIVE", "0")
     pip_install(environment, "--editable", sources)
     code = "import compt_fast.kernels as k, compt_fast.cli as c; print(k.__file__, c.__file__)"
     for folder in (tmp_path, sources):

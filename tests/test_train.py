@@ -15,7 +15,7 @@ from torch import Tensor
 from compt_fast import train
 from compt_fast.fleet import checkpoint
 from compt_fast.fleet.optim import FleetAdamW
-from compt_fast.trunk.reference import ReferenceTrunk
+from compt_fast.trunk.packed import PackedTrunk
 from tests.helpers import jobs
 from tests.helpers.hub_rows import make_rows, write_rows
 from tests.helpers.jobs import Line, equal, error_of
@@ -112,14 +112,14 @@ def test_a_stopped_run_makes_the_exit_code_1(line: Line, tmp_path: Path, capsys:
 
 
 def test_a_changed_trunk_voids_the_results(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    row_losses = ReferenceTrunk.row_losses
+    row_losses = PackedTrunk.row_losses
 
-    def meddling(self: ReferenceTrunk, *rest: Any) -> Tensor:
+    def meddling(self: PackedTrunk, *rest: Any) -> Tensor:
         with torch.no_grad():
-            next(self.model.encoder.block[0].layer[0].SelfAttention.q.parameters())[0, 0] += 1e-3
+            self.weights.decoder[0].cross.kv[0, 0] += 1e-3
         return row_losses(self, *rest)
 
-    monkeypatch.setattr(ReferenceTrunk, "row_losses", meddling)
+    monkeypatch.setattr(PackedTrunk, "row_losses", meddling)
     with pytest.raises(RuntimeError, match="a weight of the frozen trunk has changed"):
         train.main(line(tmp_path / "run"))
 
@@ -235,16 +235,16 @@ def test_out_of_memory_leaves_a_checkpoint_and_says_what_to_lower(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    original, calls = getattr(ReferenceTrunk, method), [0]
+    original, calls = getattr(PackedTrunk, method), [0]
 
-    def failing(self: ReferenceTrunk, *rest: Any) -> Any:
+    def failing(self: PackedTrunk, *rest: Any) -> Any:
         calls[0] += 1
         if calls[0] == (3 if method == "row_losses" else 1):
             raise error
         return original(self, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ReferenceTrunk, method, failing)
+        patch.setattr(PackedTrunk, method, failing)
         said = error_of(capsys, train.main, line(tmp_path / "run"))
     at = 2 if method == "row_losses" else 4
     assert f"out of memory at step {at}: begin again with a lower --runs-at-once" in said
@@ -295,7 +295,7 @@ def test_out_of_memory_before_the_first_step(
     def failing(*rest: Any, **named: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(ReferenceTrunk, "load", failing)
+    monkeypatch.setattr(PackedTrunk, "load", failing)
     said = error_of(capsys, train.main, line(tmp_path / "run"))
     assert "out of memory" in said and "a smaller --model" in said
     assert not (tmp_path / "run").exists()
@@ -304,9 +304,9 @@ def test_out_of_memory_before_the_first_step(
 def test_another_error_of_torch_is_no_lack_of_memory(
     line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(self: ReferenceTrunk, *rest: Any) -> Any:
+    def failing(self: PackedTrunk, *rest: Any) -> Any:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(ReferenceTrunk, "row_losses", failing)
+    monkeypatch.setattr(PackedTrunk, "row_losses", failing)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         train.main(line(tmp_path / "run"))

@@ -8,6 +8,7 @@ are, only plain tensors are unpickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import textwrap
@@ -224,6 +225,15 @@ def load_model(folder: Path, class_name: str, dtype: torch.dtype) -> PreTrainedM
         if not torch.isfinite(weight).all():
             raise InputError(f"{folder}: tensor {name} holds values that are not finite")
     return model.eval().requires_grad_(False)
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """SHA-256 of all weights of `model` (names, shapes, dtypes, bytes), in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _refuse_own_code(file: Path, settings: dict[str, Any]) -> None:

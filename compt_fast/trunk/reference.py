@@ -6,7 +6,6 @@ out its input.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,15 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compt_fast.errors import InputError, unknown
+from compt_fast.trunk.base import BaseTrunk
 from compt_fast.trunk.batch import Batch, TargetPrompts, offsets_of, spread
-from compt_fast.trunk.checkpoint import find_folder, load_checkpoint
-from compt_fast.trunk.seam import PROMPT_POSITIONS
+from compt_fast.trunk.checkpoint import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DTYPES = (torch.float32, torch.bfloat16)
 CHUNK_ELEMENTS = 1 << 26  # bound of the largest tensor while ranking (ours): 256 MiB in fp32
 
 
@@ -39,8 +36,8 @@ class _Encoded:
         return _Encoded(self.states[rows], self.mask[rows])
 
 
-class ReferenceTrunk:
-    """A frozen transformers T5 behind `compt_fast.trunk.seam.Trunk`, which says what it offers."""
+class ReferenceTrunk(BaseTrunk):
+    """transformers' T5 as it is."""
 
     def __init__(
         self,
@@ -49,61 +46,15 @@ class ReferenceTrunk:
         name: str,
         prompt_position: str,
     ) -> None:
+        super().__init__(model, tokenizer, name, prompt_position)
         self.model = model
-        self.tokenizer = tokenizer
-        self.name = name
-        self.prompt_position = prompt_position
-        self.end_id = int(tokenizer.eos_token_id)
-        start = getattr(model.config, "decoder_start_token_id", None)
-        self.start_id = int(model.config.pad_token_id if start is None else start)
-
-    @classmethod
-    def load(
-        cls,
-        name_or_dir: str,
-        *,
-        dtype: torch.dtype,
-        device: torch.device | str,
-        prompt_position: str,
-    ) -> ReferenceTrunk:
-        """The checkpoint in the folder `name_or_dir`, or of that name on the hub, in fp32 or bf16.
-
-        Raises InputError for what `find_folder` and `load_checkpoint` refuse, another dtype, an
-        unknown position and a device that is not there.
-        """
-        if dtype not in DTYPES:
-            raise InputError(f"a trunk computes in fp32 or bf16, not in {dtype}")
-        device = torch.device(device)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise InputError("device cuda: torch sees no GPU here; use cpu")
-        if prompt_position not in PROMPT_POSITIONS:
-            raise unknown("prompt position", prompt_position, PROMPT_POSITIONS)
-        model, tokenizer = load_checkpoint(find_folder(name_or_dir), dtype)
-        return cls(model.to(device), tokenizer, name_or_dir, prompt_position)
-
-    @property
-    def d_model(self) -> int:
-        return int(self.embedding.shape[1])
-
-    @property
-    def max_input_length(self) -> int:
-        return int(getattr(self.model.config, "n_positions", 1024))
 
     @property
     def embedding(self) -> Tensor:
         return self.model.get_input_embeddings().weight.detach()
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.embedding.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.embedding.device
-
     def row_losses(self, prompts: TargetPrompts, batch: Batch) -> Tensor:
-        if bool((batch.target_lengths == 0).any()):
-            raise ValueError("every row needs a target for its loss")
+        self._check_targets(batch)
         encoded = self._encode(prompts, batch)
         ids = batch.target_ids.to(self.device)
         targets = _pad(ids, batch.target_offsets)
@@ -113,9 +64,7 @@ class ReferenceTrunk:
         return _cross_entropy(logits, ids, batch.target_offsets)
 
     @torch.no_grad()
-    def generate(
-        self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int
-    ) -> list[list[int]]:
+    def generate(self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int) -> list[list[int]]:
         encoded = self._encode(prompts, batch)
         last = torch.full((batch.rows, 1), self.start_id, device=self.device)
         ended = torch.zeros(batch.rows, dtype=torch.bool, device=self.device)
@@ -129,20 +78,14 @@ class ReferenceTrunk:
             if bool(ended.all()):
                 break
         answers = torch.cat(columns, 1).tolist() if columns else [[] for _ in range(batch.rows)]
-        return [
-            answer[: answer.index(self.end_id)] if self.end_id in answer else answer
-            for answer in answers
-        ]
+        return [answer[: answer.index(self.end_id)] if self.end_id in answer else answer for answer in answers]
 
     @torch.no_grad()
     def label_scores(
         self, prompts: TargetPrompts, batch: Batch, candidates: Sequence[Sequence[Sequence[int]]]
     ) -> list[Tensor]:
+        self._check_candidates(batch, candidates)
         counts = [len(row) for row in candidates]
-        if len(counts) != batch.rows or 0 in counts:
-            raise ValueError(
-                f"candidates for each of the {batch.rows} rows are needed, got counts {counts}"
-            )
         encoded = self._encode(prompts, batch)
         labels = list(chain.from_iterable(candidates))
         rows = torch.repeat_interleave(torch.arange(batch.rows), torch.tensor(counts))
@@ -154,34 +97,13 @@ class ReferenceTrunk:
         ]
         return list(torch.cat(chunks).cpu().split(counts))
 
-    def mean_embeddings(self, batch: Batch) -> Tensor:
-        embeddings = F.embedding(batch.source_ids.to(self.device), self.embedding).float()
-        return torch.segment_reduce(
-            embeddings, "mean", lengths=batch.source_lengths.to(self.device)
-        )
-
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for name, weight in self.model.named_parameters():
-            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
-            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return fingerprint(self.model)
 
     def _encode(self, prompts: TargetPrompts, batch: Batch) -> _Encoded:
-        if prompts.flat.shape[1] != self.d_model:
-            raise InputError(
-                f"prompts of d_model {prompts.flat.shape[1]} do not fit the trunk {self.name!r},"
-                f" whose d_model is {self.d_model}"
-            )
-        if int(batch.slots.min()) < 0 or int(batch.slots.max()) >= prompts.slots:
-            raise ValueError(
-                f"the rows ask for slots {batch.slots.tolist()}, but there are only {prompts.slots}"
-                " target prompts"
-            )
+        self._check_sources(prompts, batch)
         inputs, mask = self._assemble(prompts, batch)
-        states = self.model.get_encoder()(
-            inputs_embeds=inputs, attention_mask=mask
-        ).last_hidden_state
+        states = self.model.get_encoder()(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
         return _Encoded(states, mask)
 
     def _assemble(self, prompts: TargetPrompts, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -204,9 +126,7 @@ class ReferenceTrunk:
         inputs = inputs.index_copy(0, prompt_at.to(self.device), prompt)
         return inputs.view(batch.rows, width, self.d_model), mask.to(self.device, torch.int64)
 
-    def _decode(
-        self, encoded: _Encoded, inputs: Tensor, cache: Any = None, use_cache: bool = False
-    ) -> Any:
+    def _decode(self, encoded: _Encoded, inputs: Tensor, cache: Any = None, use_cache: bool = False) -> Any:
         """transformers' output for decoder input ids (B, L) behind what `cache` already holds."""
         return self.model(
             encoder_outputs=(encoded.states,),
@@ -230,8 +150,6 @@ class ReferenceTrunk:
         row's keys and values behind, which the row's candidates then share.
         """
         offsets = offsets_of([len(label) for label in labels])
-        if bool((offsets.diff() == 0).any()):
-            raise ValueError("a candidate needs at least one token, its </s>")
         ids = torch.tensor(list(chain.from_iterable(labels)), device=self.device)
         targets = _pad(ids, offsets)
         own, place = torch.unique_consecutive(rows, return_inverse=True)
@@ -269,9 +187,4 @@ def _cross_entropy(logits: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
     at = at.to(ids.device)
     losses = F.cross_entropy(logits.flatten(0, 1)[at].float(), ids, reduction="none")
     # Placed and summed by row: adding by index would not be deterministic on a GPU.
-    return (
-        losses.new_zeros((len(offsets) - 1) * width)
-        .index_copy(0, at, losses)
-        .view(-1, width)
-        .sum(1)
-    )
+    return losses.new_zeros((len(offsets) - 1) * width).index_copy(0, at, losses).view(-1, width).sum(1)

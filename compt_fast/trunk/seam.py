@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from compt_fast.trunk.batch import Batch, TargetPrompts
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ENGINES = ("auto", "reference")
+ENGINES = ("auto", "fast", "reference")
 PROMPT_POSITIONS = ("prepend", "append")
 
 
@@ -56,9 +56,7 @@ class Trunk(Protocol):
         trunk's dtype.
         """
 
-    def generate(
-        self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int
-    ) -> list[list[int]]:
+    def generate(self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int) -> list[list[int]]:
         """Each row's greedy answer: its token ids up to </s>, which is left out."""
 
     def label_scores(
@@ -86,13 +84,21 @@ def open_trunk(
 ) -> Trunk:
     """Load the checkpoint `name_or_dir`, a folder or a name on the hub, behind one of `ENGINES`.
 
-    "auto" takes the quickest engine there is. Raises InputError for an unknown engine or prompt
+    "auto" takes "fast" wherever that knows the checkpoint's layers. Raises InputError for an unknown engine or prompt
     position and for every checkpoint that is missing, broken or not of the T5 family.
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
-    from compt_fast.trunk.reference import ReferenceTrunk  # transformers is slow to import
+    # transformers is slow to import
+    from compt_fast.trunk.packed import PackedTrunk
+    from compt_fast.trunk.reference import ReferenceTrunk
+    from compt_fast.trunk.weights import UnknownLayerError
 
-    return ReferenceTrunk.load(
-        name_or_dir, dtype=dtype, device=device, prompt_position=prompt_position
-    )
+    how: dict[str, Any] = {"dtype": dtype, "device": device, "prompt_position": prompt_position}
+    if engine != "reference":
+        try:
+            return PackedTrunk.load(name_or_dir, **how)
+        except UnknownLayerError:
+            if engine == "fast":
+                raise
+    return ReferenceTrunk.load(name_or_dir, **how)

@@ -13,7 +13,7 @@ from compt_fast.fleet.evaluation import average, evaluate
 from compt_fast.fleet.job import Job
 from compt_fast.fleet.stored import RunPrompts
 from compt_fast.trunk.batch import make_batch
-from compt_fast.trunk.reference import ReferenceTrunk
+from compt_fast.trunk.packed import PackedTrunk
 from tests.helpers import jobs
 
 
@@ -88,7 +88,7 @@ def test_ranking_predicts_labels_and_generation_whatever_comes(
         for counts in ranked[name]["predictions"].values():
             assert set(counts) <= {"bad", "good"}
     ids = job.data.tokenizer(" dog ")["input_ids"]
-    monkeypatch.setattr(ReferenceTrunk, "generate", lambda self, p, batch, max_new_tokens: [ids] * batch.rows)
+    monkeypatch.setattr(PackedTrunk, "generate", lambda self, p, batch, max_new_tokens: [ids] * batch.rows)
     generated = scored(job, prompts, scoring="generate")
     for entry in generated.values():
         assert all(set(counts) == {"dog"} for counts in entry["predictions"].values())
@@ -105,7 +105,7 @@ def test_new_tokens_are_bounded_by_the_longest_label(
         asked.add(max_new_tokens)
         return [[] for _ in range(batch.rows)]
 
-    monkeypatch.setattr(ReferenceTrunk, "generate", generate)
+    monkeypatch.setattr(PackedTrunk, "generate", generate)
     tasks = scored(job, prompts, scoring="generate")
     assert asked == {job.data.longest_label("natural")}
     assert all(set(c) == {""} for entry in tasks.values() for c in entry["predictions"].values())

@@ -12,6 +12,7 @@ from compt_fast.trunk.batch import Batch, TargetPrompts, make_batch, offsets_of,
 lengths = st.lists(st.integers(0, 5), min_size=1, max_size=6)
 
 
+@settings(deadline=None)
 @given(lengths)
 def test_offsets_are_running_sums(sizes: list[int]) -> None:
     assert offsets_of(sizes).tolist() == [sum(sizes[:i]) for i in range(len(sizes) + 1)]

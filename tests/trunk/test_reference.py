@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,10 @@ from torch import Tensor
 
 from compt_fast.errors import InputError
 from compt_fast.trunk import reference
-from compt_fast.trunk.batch import Batch, TargetPrompts, make_batch
+from compt_fast.trunk.batch import TargetPrompts, make_batch
 from compt_fast.trunk.reference import ReferenceTrunk
 from tests.helpers.tiny_t5 import FAMILIES, make_t5
-
-SLOTS = [2, 0, 1, 1, 3, 2]
-TEXTS = [
-    "rte: sentence1: the dog is good sentence2: a man went",
-    "sst2: sentence1: a small film",
-    "cola: sentence1: she gave the book to who",
-    "a",
-    "qnli: question: where is the red house sentence2: it is in the city by the river you see",
-    "the cat ate",
-]
-ROWS = range(6)
-LABELS = ["not_entailment", "low", "accept able", "1", "entail ment", "positive"]
+from tests.helpers.trunk_rows import LABELS, SLOTS, TEXTS, gradients, ids, some_batch, some_prompts
 
 
 @pytest.fixture(scope="module")
@@ -49,26 +37,6 @@ def t5(folders: dict[str, Path]) -> ReferenceTrunk:
     return load(folders["t5"])
 
 
-def some_prompts(trunk: ReferenceTrunk, lengths=(5, 3, 1, 8)) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    return [
-        torch.randn(n, trunk.d_model, generator=generator).to(trunk.device).requires_grad_()
-        for n in lengths
-    ]
-
-
-def ids(trunk: ReferenceTrunk, text: str) -> list[int]:
-    return trunk.tokenizer(text)["input_ids"]
-
-
-def some_batch(trunk: ReferenceTrunk, rows: Sequence[int] = ROWS, targets: bool = True) -> Batch:
-    return make_batch(
-        [ids(trunk, TEXTS[b]) for b in rows],
-        [ids(trunk, LABELS[b]) for b in rows] if targets else None,
-        [SLOTS[b] for b in rows],
-    )
-
-
 def direct_input(trunk: ReferenceTrunk, prompt: Tensor, text: str) -> Tensor:
     """One row's encoder input (1, L, d), put together as plainly as can be."""
     embedded = trunk.model.get_input_embeddings()(torch.tensor(ids(trunk, text)).to(trunk.device))
@@ -84,11 +52,6 @@ def direct_losses(trunk: ReferenceTrunk, prompts: list[Tensor]) -> Tensor:
         mean = trunk.model(inputs_embeds=inputs, labels=target).loss
         losses.append(mean.float() * target.shape[1])
     return torch.stack(losses)
-
-
-def gradients(losses: Tensor, prompts: list[Tensor]) -> list[Tensor]:
-    weights = torch.linspace(0.5, 2, len(losses), device=losses.device)
-    return list(torch.autograd.grad((losses * weights).sum(), prompts))
 
 
 def check_losses_and_gradients(trunk: ReferenceTrunk) -> None:
@@ -120,9 +83,7 @@ def test_the_position_of_the_prompt_matters(folders: dict[str, Path], t5: Refere
 def test_a_slot_without_prompt_tokens_reads_the_text_alone(t5: ReferenceTrunk) -> None:
     prompts = TargetPrompts.from_list([torch.zeros(0, 32), torch.ones(2, 32)])
     batch = make_batch([ids(t5, text) for text in TEXTS[:2]], [[5, 1], [6, 1]], [0, 1])
-    plain = t5.model(
-        input_ids=torch.tensor([ids(t5, TEXTS[0])]), labels=torch.tensor([[5, 1]])
-    ).loss
+    plain = t5.model(input_ids=torch.tensor([ids(t5, TEXTS[0])]), labels=torch.tensor([[5, 1]])).loss
     torch.testing.assert_close(t5.row_losses(prompts, batch)[0], plain * 2)
     bare = TargetPrompts.from_list([torch.zeros(0, 32)] * 2)
     torch.testing.assert_close(t5.row_losses(bare, batch)[0], plain * 2)
@@ -141,21 +102,14 @@ def test_neither_neighbours_nor_order_change_a_row(trunk: ReferenceTrunk) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["t5", "v1.1", "mt5"])
-def test_the_loaded_head_is_the_stored_one(
-    folders: dict[str, Path], family: str, dtype: torch.dtype
-) -> None:
+def test_the_loaded_head_is_the_stored_one(folders: dict[str, Path], family: str, dtype: torch.dtype) -> None:
     """T5 v1.0 ties its head and scales before it; the others have a head and do not scale."""
     trunk = load(folders[family], dtype)
-    stored = {
-        name: value.to(dtype)
-        for name, value in load_file(folders[family] / "model.safetensors").items()
-    }
+    stored = {name: value.to(dtype) for name, value in load_file(folders[family] / "model.safetensors").items()}
     head = stored.get("lm_head.weight", stored["shared.weight"])
     assert ("lm_head.weight" in stored) == (family != "t5")
     inputs = torch.tensor([ids(trunk, TEXTS[0])])
-    output = trunk.model(
-        input_ids=inputs, decoder_input_ids=torch.tensor([[0, 5]]), output_hidden_states=True
-    )
+    output = trunk.model(input_ids=inputs, decoder_input_ids=torch.tensor([[0, 5]]), output_hidden_states=True)
     states = output.decoder_hidden_states[-1] * (32**-0.5 if family == "t5" else 1.0)
     torch.testing.assert_close(output.logits, states @ head.T)
     for name, weight in trunk.model.named_parameters():
@@ -174,16 +128,12 @@ def test_bf16_stays_near_fp32(folders: dict[str, Path], family: str) -> None:
     assert losses.dtype == torch.float32
     assert (losses - wanted).norm() <= 2 * (own - wanted).norm() + 1e-3
     wanted_grads, own_grads = gradients(wanted, prompts), gradients(own, prompts)
-    for grad, own_grad, exact_grad in zip(
-        gradients(losses, prompts), own_grads, wanted_grads, strict=True
-    ):
+    for grad, own_grad, exact_grad in zip(gradients(losses, prompts), own_grads, wanted_grads, strict=True):
         assert grad.dtype == torch.float32
         assert (grad - exact_grad).norm() <= 2 * (own_grad - exact_grad).norm() + 1e-3
 
 
-def direct_answers(
-    trunk: ReferenceTrunk, prompts: list[Tensor], end: int, steps: int
-) -> list[list[int]]:
+def direct_answers(trunk: ReferenceTrunk, prompts: list[Tensor], end: int, steps: int) -> list[list[int]]:
     answers = []
     for text, slot in zip(TEXTS, SLOTS, strict=True):
         inputs = direct_input(trunk, prompts[slot], text)
@@ -267,9 +217,7 @@ def test_a_gpu_agrees_with_the_cpu(folders: dict[str, Path], t5: ReferenceTrunk)
     batch = some_batch(t5, targets=False)
     moved = batch.to(trunk.device)
     assert trunk.generate(there, moved, 5) == t5.generate(here, batch, 5)
-    scores = zip(
-        trunk.label_scores(there, moved, words), t5.label_scores(here, batch, words), strict=True
-    )
+    scores = zip(trunk.label_scores(there, moved, words), t5.label_scores(here, batch, words), strict=True)
     for found, wanted in scores:
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from compt_fast.errors import InputError
 from compt_fast.trunk import ENGINES, open_trunk
+from compt_fast.trunk.packed import PackedTrunk
 from compt_fast.trunk.reference import ReferenceTrunk
 from tests.helpers.tiny_t5 import make_t5
 
@@ -21,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_opens(engine: str, folder: Path) -> None:
     trunk = open_trunk(engine, str(folder), prompt_position="append")
-    assert isinstance(trunk, ReferenceTrunk)
+    assert isinstance(trunk, ReferenceTrunk if engine == "reference" else PackedTrunk)
     assert (trunk.name, trunk.prompt_position, trunk.d_model) == (str(folder), "append", 32)
     assert (trunk.dtype, trunk.device) == (torch.float32, torch.device("cpu"))
     assert trunk.embedding.shape == (384, 32) and not trunk.embedding.requires_grad
@@ -30,6 +33,15 @@ def test_every_engine_opens(engine: str, folder: Path) -> None:
 def test_a_trunk_says_how_long_its_inputs_may_be(folder: Path, tmp_path: Path) -> None:
     assert open_trunk("auto", str(folder)).max_input_length == 512
     assert open_trunk("auto", str(make_t5(tmp_path, "mt5"))).max_input_length == 1024
+
+
+def test_auto_leaves_to_the_reference_what_fast_does_not_know(folder: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "trunk"))
+    config = json.loads((other / "config.json").read_text()) | {"feed_forward_proj": "silu"}
+    (other / "config.json").write_text(json.dumps(config))
+    assert isinstance(open_trunk("auto", str(other)), ReferenceTrunk)
+    with pytest.raises(InputError, match="not 'silu'; use --engine reference"):
+        open_trunk("fast", str(other))
 
 
 def test_an_unknown_engine_is_refused_with_the_near_one(folder: Path) -> None:

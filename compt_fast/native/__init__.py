@@ -1,0 +1,88 @@
+"""The compiled operators, and the same in plain PyTorch where they are not to be had.
+
+`load()` says whether `torch.ops.compt_fast` can be called, and builds it at first use.
+
+    packed, packed_offsets = assemble(
+        prompts, prompt_offsets, slots, token_ids, row_offsets, embedding, prepend, total=None
+    )
+
+Row b of the packed encoder input is the prompt of slot `slots[b]` and the embeddings of row b's
+tokens, in that order with `prepend`, else the other way round.
+
+    prompts         (P, d)   any float dtype, any strides; differentiable
+    prompt_offsets  (S+1,)   int64; slot s owns prompts[prompt_offsets[s]:prompt_offsets[s+1]]
+    slots           (B,)     int64, 0 <= slots[b] < S
+    token_ids       (N,)     int64, 0 <= id < V; on the device of `prompts`
+    row_offsets     (B+1,)   int64; row b reads token_ids[row_offsets[b]:row_offsets[b+1]]
+    embedding       (V, d)   the trunk's dtype; frozen (an error when it requires a gradient)
+    total           int      rows of `packed`; None: exactly those needed (the offsets are then on the CPU)
+    packed          (total, d) in embedding's dtype; rows behind packed_offsets[B] are zero
+    packed_offsets  (B+1,)   int64, on the device of `row_offsets`
+
+`prompt_offsets`, `slots` and `row_offsets` lie together on the CPU, or together on the device of
+`prompts`. On the CPU every offset, slot and (where the tokens are there too) id is checked. On a
+CUDA device nothing waits for the host: `total` must be given, a bad slot or id makes its rows NaN,
+and the call can be captured in a CUDA graph. `torch.compile` and `torch.export` need `total` too,
+and on CUDA all tensors on the device.
+
+    out, lse = packed_attention(qkv, offsets, bias)
+
+    qkv      (N, 3, H, D)  bf16 or fp32, contiguous: the fused projection; differentiable
+    offsets  (B+1,)        int64 on the CPU; row b attends within qkv[offsets[b]:offsets[b+1]]
+    bias     (H, 2 W - 1)  fp32: bias[h, W - 1 + key - query] is added to the score; frozen; W is at
+                           least the longest row
+    out      (N, H, D)     qkv's dtype; softmax(q k^T + bias) v, unscaled as in T5
+    lse      (N, H)        fp32; the logarithm of the softmax's denominator
+
+Sums and softmax are in fp32; with bf16 the softmax's weights are rounded to bf16 before they meet v.
+
+For the inside of a frozen layer's own backward there are besides, on the CPU, under
+`torch.ops.compt_fast` and where `load()` is true; all tensors are contiguous, bf16 or fp32 with fp32
+inside, and all but the first refuse what requires a gradient:
+
+    packed_attention_backward(grad_out, qkv, out, lse, offsets, bias) -> grad_qkv
+    rms_norm(x (N, d), eps) -> y (N, d), r (N, 1) fp32          r = rsqrt(mean(x^2) + eps), y = x r
+    rms_norm_backward(grad_y, y, r, grad)                       grad += r (grad_y - y mean(grad_y y)), in place
+    gated_gelu(uv (N, 2f)) -> (N, f)                            gelu(u) v, the tanh form of the gelu
+    gated_gelu_backward(grad (N, f), uv) -> grad_uv (N, 2f)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from compt_fast.native import plain
+from compt_fast.native.library import Status, load, status
+
+__all__ = ["Status", "assemble", "load", "packed_attention", "status"]
+
+
+def assemble(
+    prompts: Tensor,
+    prompt_offsets: Tensor,
+    slots: Tensor,
+    token_ids: Tensor,
+    row_offsets: Tensor,
+    embedding: Tensor,
+    prepend: bool,
+    total: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The packed encoder input `(total, d)` and its row offsets `(B+1,)`; the module says the rest.
+
+    The gradient of `prompts` is summed in fp32 over the rows that carry a prompt, in their order,
+    and cast to the prompts' dtype. Raises ValueError, naming the argument, for what does not fit.
+    """
+    how = torch.ops.compt_fast.assemble if load() else plain.assemble
+    return how(prompts, prompt_offsets, slots, token_ids, row_offsets, embedding, prepend, total)
+
+
+def packed_attention(qkv: Tensor, offsets: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention within each packed row, `(N, H, D)`, and its log-sum-exp `(N, H)`; the module says
+    the rest.
+
+    The plain path, for other devices and without a compiler, takes one row at a time.
+    """
+    compiled = qkv.device.type == "cpu" and load()
+    how = torch.ops.compt_fast.packed_attention if compiled else plain.packed_attention
+    return how(qkv, offsets, bias)

@@ -1,0 +1,212 @@
+"""The fast engine: rows packed without padding, and a T5 that exploits that it is frozen.
+
+No weight takes a gradient, so the backward is written by hand: it goes from the losses to the prompts'
+embeddings and computes and keeps nothing for any other purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from compt_fast.native import assemble
+from compt_fast.trunk.attention import self_attend
+from compt_fast.trunk.base import BaseTrunk
+from compt_fast.trunk.batch import Batch, TargetPrompts, spread
+from compt_fast.trunk.checkpoint import fingerprint
+from compt_fast.trunk.cross import Carried, Projected, cross_states
+from compt_fast.trunk.decoder import DecoderTape, decode, decode_backward
+from compt_fast.trunk.decoding import Trie, greedy, rank
+from compt_fast.trunk.encoder import EncoderTape, encode, encode_backward
+from compt_fast.trunk.head import token_losses
+from compt_fast.trunk.rows import Pairs
+from compt_fast.trunk.weights import Weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CARRIED_ELEMENTS = 1 << 26  # bound of the carried queries while ranking (ours): 256 MiB in fp32
+
+
+class PackedTrunk(BaseTrunk):
+    """A frozen T5 without padding, with a forward and backward of its own."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        prompt_position: str,
+    ) -> None:
+        super().__init__(model, tokenizer, name, prompt_position)
+        self._checkpoint = fingerprint(model)
+        self.weights = Weights.take(model)
+        self._taken = self.weights.digest()
+
+    @property
+    def embedding(self) -> Tensor:
+        return self.weights.embedding
+
+    def row_losses(self, prompts: TargetPrompts, batch: Batch) -> Tensor:
+        self._check_targets(batch)
+        inputs, layout = self._assemble(prompts, batch)
+        targets = _Targets.of(batch, self.start_id, self.weights)
+        if torch.is_grad_enabled() and inputs.requires_grad:
+            losses: Tensor = _RowLosses.apply(inputs, layout, targets, self.weights)
+            return losses
+        states = encode(inputs, self.weights, layout.pairs)
+        return _decoded_losses(states, layout, targets, self.weights, None)[0]
+
+    @torch.no_grad()
+    def generate(self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int) -> list[list[int]]:
+        inputs, layout = self._assemble(prompts, batch)
+        states = encode(inputs, self.weights, layout.pairs)
+        asked = torch.full((batch.rows,), max_new_tokens)
+        crossed = cross_states(states, layout.pairs.k_offsets, self.weights, asked)
+        return greedy(crossed, self.start_id, self.end_id, max_new_tokens)
+
+    @torch.no_grad()
+    def label_scores(
+        self, prompts: TargetPrompts, batch: Batch, candidates: Sequence[Sequence[Sequence[int]]]
+    ) -> list[Tensor]:
+        self._check_candidates(batch, candidates)
+        inputs, layout = self._assemble(prompts, batch)
+        states = encode(inputs, self.weights, layout.pairs)
+        known: dict[tuple[tuple[int, ...], ...], Trie] = {}
+        tries = []
+        for row in candidates:
+            key = tuple(tuple(label) for label in row)
+            if key not in known:
+                known[key] = Trie.of(key, self.start_id)
+            tries.append(known[key])
+        nodes = [len(trie.tokens) for trie in tries]
+        crossed = cross_states(states, layout.pairs.k_offsets, self.weights, torch.tensor(nodes))
+        scores = [rank(part, tries[at]) for at, part in self._parts(crossed, nodes)]
+        return list(torch.cat(scores).split([len(row) for row in candidates]))
+
+    def fingerprint(self) -> str:
+        # The checkpoint's own, as the reference gives it, while what was made of its weights is intact.
+        now = self.weights.digest()
+        return self._checkpoint if now == self._taken else now
+
+    def _assemble(self, prompts: TargetPrompts, batch: Batch) -> tuple[Tensor, _Layout]:
+        self._check_sources(prompts, batch)
+        prepend = self.prompt_position == "prepend"
+        lengths = prompts.lengths[batch.slots]
+        inputs, offsets = assemble(
+            prompts.flat,
+            prompts.offsets,
+            batch.slots,
+            batch.source_ids.to(self.device),
+            batch.source_offsets,
+            self.embedding,
+            prepend,
+            batch.source_tokens + int(lengths.sum()),
+        )
+        starts = offsets[:-1] if prepend else offsets[1:] - lengths
+        bias = self.weights.encoder_bias.by_distance(int(offsets.diff().max()))
+        layout = _Layout(Pairs(offsets, offsets, self.device, bias), spread(starts, lengths).to(self.device))
+        return inputs, layout
+
+    def _parts(self, states: Carried | Projected, nodes: list[int]) -> Iterator[tuple[slice, Carried | Projected]]:
+        """Some rows at a time, so that what their nodes carry stays within `CARRIED_ELEMENTS`."""
+        most = max(1, CARRIED_ELEMENTS // (self.weights.heads * self.d_model))
+        first = total = 0
+        for row, count in enumerate([*nodes, most]):
+            if total + count > most and row > first:
+                whole = row - first == len(nodes)
+                yield slice(first, row), states if whole else states.select(torch.arange(first, row))
+                first, total = row, 0
+            total += count
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The encoder's packed rows: who attends to whom, and the places (n,) of all prompt tokens."""
+
+    pairs: Pairs
+    prompts: Tensor
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """The packed targets: `ids` (M,), what the decoder reads for them, its attention, the rows' lengths."""
+
+    ids: Tensor
+    inputs: Tensor
+    own: Pairs
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch, start_id: int, weights: Weights) -> _Targets:
+        ids = batch.target_ids.to(weights.embedding.device)
+        # The decoder reads the start token and then every target token but the last.
+        inputs = ids.roll(1)
+        inputs[batch.target_offsets[:-1].to(ids.device)] = start_id
+        bias = weights.decoder_bias.by_distance(int(batch.target_lengths.max()))
+        own = Pairs(batch.target_offsets, batch.target_offsets, ids.device, bias)
+        return cls(ids, inputs, own, batch.target_lengths.to(ids.device))
+
+
+@dataclass
+class _Way:
+    """The way back from a batch's losses: what the forward kept for it."""
+
+    encoder: EncoderTape
+    decoder: DecoderTape
+    crossed: Carried | Projected
+    cross: Pairs
+    slopes: Tensor
+
+
+def _decoded_losses(
+    states: Tensor, layout: _Layout, targets: _Targets, weights: Weights, tape: EncoderTape | None
+) -> tuple[Tensor, _Way | None]:
+    """Each row's loss (B,) fp32 from the encoder's states; and the way back, if its `tape` is given."""
+    offsets = layout.pairs.k_offsets
+    crossed = cross_states(states, offsets, weights, targets.own.q_offsets.diff())
+    cross = crossed.pairs(targets.own.q_offsets)
+    decoder = DecoderTape() if tape is not None else None
+
+    def attend(qkv: Tensor, depth: int) -> tuple[Tensor, Tensor | None]:
+        return self_attend(qkv, targets.own)
+
+    out = decode(targets.inputs, attend, crossed, cross, decoder)
+    losses, slopes = token_losses(out, weights.head, targets.ids, graded=tape is not None)
+    way = None
+    if tape is not None and decoder is not None and slopes is not None:
+        way = _Way(tape, decoder, crossed, cross, slopes)
+    return torch.segment_reduce(losses, "sum", lengths=targets.lengths), way
+
+
+class _RowLosses(torch.autograd.Function):
+    """Packed embeddings (N, d) -> row losses (B,) fp32, differentiable where prompts stand."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, layout: _Layout, targets: _Targets, weights: Weights) -> Tensor:
+        tape = EncoderTape()
+        states = encode(inputs, weights, layout.pairs, tape)
+        losses, ctx.way = _decoded_losses(states, layout, targets, weights, tape)
+        ctx.layout, ctx.targets, ctx.weights = layout, targets, weights
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        layout, targets, weights = ctx.layout, ctx.targets, ctx.weights
+        if ctx.way is None:
+            raise RuntimeError("the losses' backward frees what it uses and can be called only once")
+        way, ctx.way = ctx.way, None
+        by_token = torch.repeat_interleave(grad, targets.lengths)[:, None]
+        out_grad = way.slopes.mul_(by_token)
+        states_grad = decode_backward(out_grad, targets.own, way.crossed, way.cross, way.decoder)
+        del way.decoder, way.slopes, way.crossed
+        prompts_grad = encode_backward(states_grad, weights, layout.pairs, way.encoder, layout.prompts)
+        # The text's embeddings are frozen: what would reach them is neither computed nor wanted.
+        inputs_grad = prompts_grad.new_zeros(int(layout.pairs.q_offsets[-1]), prompts_grad.shape[1])
+        return inputs_grad.index_copy_(0, layout.prompts, prompts_grad), None, None, None

@@ -1,0 +1,162 @@
+"""Which queries see which keys in packed tensors, and how rows are laid side by side for it.
+
+Row b's queries are `q_offsets[b] .. q_offsets[b+1] - 1` of a packed tensor, its keys the same range of
+`k_offsets` in another (or the same) one. Queries and keys of a row end together: the last query stands
+at the place of the last key, as a decoder's newest token does behind what it has already written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from compt_fast.trunk.batch import offsets_of, spread
+
+MASKED = -1e30  # added to the score of what is not seen; finite, so that no inf - inf can arise
+WASTE = 0.25  # padded pairs of a group, as a share of its true ones (ours)
+SMALL_GROUP = 1 << 12  # pairs; below this another pass costs more than padding does (ours)
+
+
+@dataclass(frozen=True)
+class Side:
+    """The queries, or the keys, of a group of G rows padded to a width T.
+
+    `first`: where the rows begin, if they stand back to back and are equally long: then nothing needs
+    to be moved. Else `index` (G, T) int64 is the packed place of each padded one, where padding repeats
+    its row's last, and `kept` and `places` (n,) int64 are the real ones, as flat padded places and as
+    packed places.
+    """
+
+    shape: tuple[int, int]
+    first: int | None
+    index: Tensor
+    kept: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, starts: Tensor, lengths: Tensor, device: torch.device) -> Side:
+        """The side whose rows own `starts[i] .. starts[i] + lengths[i] - 1`, on `device`."""
+        width = int(lengths.max())
+        index = starts[:, None] + torch.minimum(torch.arange(width)[None], lengths[:, None] - 1)
+        even = bool((lengths == width).all() and (starts.diff() == width).all())
+        kept = spread(torch.arange(len(starts)) * width, lengths)
+        places = spread(starts, lengths)
+        return cls(
+            (len(starts), width),
+            int(starts[0]) if even else None,
+            *(x.to(device, non_blocking=True) for x in (index, kept, places)),
+        )
+
+    def pad(self, packed: Tensor, blank: bool = False) -> Tensor:
+        """(n, H, c) as (G, H, T, c) in fp32; padding holds copies, or zeros if `blank`."""
+        if self.first is not None:
+            rows, width = self.shape
+            padded = packed[self.first : self.first + rows * width].unflatten(0, self.shape)
+        elif blank:
+            padded = packed.new_zeros(*self.shape, *packed.shape[1:])
+            padded.flatten(0, 1).index_copy_(0, self.kept, packed[self.places])
+        else:
+            padded = packed[self.index]
+        return padded.transpose(1, 2).float()
+
+    def store(self, padded: Tensor, packed: Tensor) -> None:
+        """The inverse of `pad`: (G, H, T, c) to this group's places of `packed` (n, H, c)."""
+        rows = padded.transpose(1, 2)
+        if self.first is not None:
+            packed[self.first : self.first + len(self.places)].unflatten(0, self.shape).copy_(rows)
+        else:
+            packed.index_copy_(0, self.places, rows.flatten(0, 1)[self.kept].to(packed.dtype))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of similar length, padded side by side. `bias`, added to every score, holds the position
+    bias and masks what is padding: broadcastable to (G, H, Tq, Tk), fp32; None where there is neither.
+    """
+
+    queries: Side
+    keys: Side
+    bias: Tensor | None
+
+
+class Pairs:
+    """The rows of one attention: `q_offsets` and `k_offsets` (B+1,) int64 on the host.
+
+    `bias` (H, 2W - 1) fp32 holds the position bias by distance, key minus query, at W - 1 + distance,
+    for W at least the longest row of keys; None: no position bias. Rows must not be empty.
+    """
+
+    def __init__(
+        self,
+        q_offsets: Tensor,
+        k_offsets: Tensor,
+        device: torch.device,
+        bias: Tensor | None = None,
+    ) -> None:
+        self.q_offsets = q_offsets
+        self.k_offsets = k_offsets
+        self.device = device
+        self.bias = bias
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """`k_offsets` on the device."""
+        return self.k_offsets.to(self.device, non_blocking=True)
+
+    @cached_property
+    def longest(self) -> int:
+        """The most keys of a row."""
+        return int(self.k_offsets.diff().max())
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """All rows, in groups that waste little; made at first use, once a batch."""
+        q_lengths, k_lengths = self.q_offsets.diff(), self.k_offsets.diff()
+        groups = []
+        for rows in _alike(q_lengths.tolist(), k_lengths.tolist()):
+            queries = Side.of(self.q_offsets[rows], q_lengths[rows], self.device)
+            keys = Side.of(self.k_offsets[rows], k_lengths[rows], self.device)
+            groups.append(Group(queries, keys, self._bias(q_lengths[rows], k_lengths[rows])))
+        return groups
+
+    def _bias(self, q_lengths: Tensor, k_lengths: Tensor) -> Tensor | None:
+        most_q, most_k = int(q_lengths.max()), int(k_lengths.max())
+        queries, keys = torch.arange(most_q), torch.arange(most_k)
+        even = bool((k_lengths == most_k).all())
+        hidden = (keys[None] >= k_lengths[:, None])[:, None, None].to(self.device)
+        if self.bias is None:
+            return None if even else hidden.float() * MASKED
+        # Both ends of a row coincide, so query i stands at place i + (Tk - Tq) of its own row.
+        shifts = (k_lengths - q_lengths).unique()
+        own = shifts if len(shifts) == 1 else k_lengths - q_lengths
+        distance = keys[None, None] - queries[None, :, None] - own[:, None, None]
+        reach = self.bias.shape[1] // 2
+        at = (distance + reach).clamp(0, 2 * reach).to(self.device)
+        bias = self.bias[:, at].transpose(0, 1)
+        return bias if even else bias.masked_fill(hidden, MASKED)
+
+
+def _alike(q_lengths: list[int], k_lengths: list[int]) -> Iterator[list[int]]:
+    """Rows in groups whose padded pairs exceed the true ones by little."""
+    rows = sorted(range(len(k_lengths)), key=lambda row: (k_lengths[row], q_lengths[row]))
+    group: list[int] = []
+    true = width = 0
+    for row in rows:
+        pairs = q_lengths[row] * k_lengths[row]
+        wider = max(width, q_lengths[row])
+        padded = (len(group) + 1) * wider * k_lengths[row]
+        if group and padded > max((true + pairs) * (1 + WASTE), SMALL_GROUP):
+            yield group
+            group, true, wider = [], 0, q_lengths[row]
+        group.append(row)
+        true, width = true + pairs, wider
+    yield group
+
+
+def equal_offsets(rows: int, length: int) -> Tensor:
+    """The offsets of `rows` rows of `length` each: (rows + 1,) int64 on the host."""
+    return offsets_of(torch.full((rows,), length))

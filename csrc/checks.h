@@ -1,0 +1,33 @@
+// What every operator asks of its arguments before a kernel sees them. Messages name the argument
+// that is wrong and say what would be right; all are ValueError in Python.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+#include <cstdint>
+
+#define CHECK_ARGUMENT(condition, ...) TORCH_CHECK_VALUE(condition, "compt_fast operator: ", __VA_ARGS__)
+// For sizes: a guard or a runtime assertion where they are symbols.
+#define CHECK_SIZE(condition, ...) CHECK_ARGUMENT((condition).expect_true(__FILE__, __LINE__), __VA_ARGS__)
+
+namespace compt_fast {
+
+// Type and dimensions alone, which tensors without data have too. Floats are float32, float64,
+// bfloat16 and float16.
+void check_floats(const char* name, const at::Tensor& tensor, int64_t dimensions);
+void check_index(const char* name, const at::Tensor& tensor);
+
+// That the tensor is on `device`, with storage for all it shows.
+void check_device(const char* name, const at::Tensor& tensor, at::Device device);
+
+// For contiguous vectors on the host: offsets ascend from 0 to `end`, ids are within 0 ... below - 1.
+void check_offsets(const char* name, const at::Tensor& offsets, int64_t end, const char* of_what);
+void check_range(const char* name, const at::Tensor& ids, int64_t below, const char* of_what);
+
+// For an operator's Autograd kernel: what is not differentiated is refused, never lost.
+void refuse_tangents(std::initializer_list<const at::Tensor*> tensors);
+void refuse_gradient(const char* name, const at::Tensor& tensor, const char* why);
+[[noreturn]] void refuse_second_derivative();
+
+}  // namespace compt_fast

@@ -1,0 +1,151 @@
+// Vectors of floats, the exponential on them, and products of small matrices, for kernels on the CPU.
+//
+// Everything is written for the processor that compiles it: sixteen lanes where there is AVX-512,
+// else eight (on narrower processors the compiler splits them), and products of bfloat16 pairs where
+// there are instructions for them.
+#pragma once
+
+#include <c10/util/BFloat16.h>
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+namespace compt_fast {
+
+#ifdef __AVX512F__
+constexpr int64_t kLanes = 16;
+constexpr int64_t kTileColumns = 4;
+#else
+constexpr int64_t kLanes = 8;
+constexpr int64_t kTileColumns = 2;
+#endif
+constexpr int64_t kTileRows = 6;
+
+using Vector = float __attribute__((vector_size(kLanes * sizeof(float))));
+// The same in memory, where it need not be aligned.
+using StoredVector = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+
+// What a product multiplies at a time along its inner dimension: a float, or two bfloat16.
+using Unit = uint32_t __attribute__((may_alias));
+
+constexpr int64_t round_up(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
+}
+
+// exp(x) to about two units in the last place of a float for x up to 88; 0 below -87. Written so
+// that a loop over it is vectorised.
+inline float fast_exp(float x) {
+  const float bounded = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+  // 2^n with n the nearest integer to x / ln 2, which is read off the bits of a large sum.
+  const float shifted = bounded * 1.44269504f + 12582912.0f;
+  const float n = shifted - 12582912.0f;
+  const float rest = (bounded - n * 0.693145752f) - n * 1.42860677e-6f;
+  float sum = 1.98756915e-4f;
+  sum = sum * rest + 1.39819994e-3f;
+  sum = sum * rest + 8.33345205e-3f;
+  sum = sum * rest + 4.16657962e-2f;
+  sum = sum * rest + 1.66666657e-1f;
+  sum = sum * rest + 0.5f;
+  sum = sum * rest * rest + rest + 1.0f;
+  const float power = std::bit_cast<float>((std::bit_cast<int32_t>(shifted) - 0x4b400000 + 127) << 23);
+  return x < -87.0f ? 0.0f : sum * power;
+}
+
+// How units are multiplied and summed: `right` holds kLanes of them.
+struct FloatDot {
+  static constexpr int64_t kPerUnit = 1;
+  using Element = float;
+  static Vector add(Vector sum, Unit left, Vector right) { return sum + std::bit_cast<float>(left) * right; }
+};
+
+#ifdef __AVX512BF16__
+struct PairDot {
+  static constexpr int64_t kPerUnit = 2;
+  using Element = c10::BFloat16;
+  static Vector add(Vector sum, Unit left, Vector right) {
+    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(static_cast<int>(left)), (__m512bh)right);
+  }
+};
+#endif
+
+// A matrix of units read one at a time: entry (row, k) is at data[row * row_step + k * inner_step].
+struct Units {
+  const Unit* data;
+  int64_t row_step;
+  int64_t inner_step;
+};
+
+template <typename Dot, int kRows, int kColumns>
+inline void tile(const Units& a, int64_t inner, const Unit* b, int64_t b_step, float* c, int64_t c_step, bool add) {
+  Vector sums[kRows][kColumns];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) {
+      sums[i][j] = add ? *reinterpret_cast<const StoredVector*>(c + i * c_step + j * kLanes) : Vector{};
+    }
+  }
+  for (int64_t k = 0; k < inner; ++k) {
+    Vector right[kColumns];
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) {
+      right[j] = *reinterpret_cast<const StoredVector*>(b + k * b_step + j * kLanes);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      const Unit left = a.data[i * a.row_step + k * a.inner_step];
+#pragma GCC unroll 8
+      for (int j = 0; j < kColumns; ++j) {
+        sums[i][j] = Dot::add(sums[i][j], left, right[j]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) {
+      *reinterpret_cast<StoredVector*>(c + i * c_step + j * kLanes) = sums[i][j];
+    }
+  }
+}
+
+// All rows of one column of tiles.
+template <typename Dot, int kColumns>
+void tile_column(Units a, int64_t rows, int64_t inner, const Unit* b, int64_t b_step, float* c, int64_t c_step,
+                 bool add) {
+  for (; rows >= kTileRows; rows -= kTileRows) {
+    tile<Dot, kTileRows, kColumns>(a, inner, b, b_step, c, c_step, add);
+    a.data += kTileRows * a.row_step;
+    c += kTileRows * c_step;
+  }
+  const auto rest = [&]<int... kRest>(std::integer_sequence<int, kRest...>) {
+    ((rows == kRest + 1 ? tile<Dot, kRest + 1, kColumns>(a, inner, b, b_step, c, c_step, add) : void()), ...);
+  };
+  rest(std::make_integer_sequence<int, kTileRows - 1>{});
+}
+
+// c = a b, or c += a b: a is rows x inner units, b inner x columns units (`b_step` between its rows)
+// and c rows x columns floats. `columns` is a multiple of kLanes.
+template <typename Dot>
+void product(const Units& a, int64_t rows, int64_t inner, const Unit* b, int64_t b_step, int64_t columns, float* c,
+             int64_t c_step, bool add) {
+  for (; columns >= kTileColumns * kLanes; columns -= kTileColumns * kLanes) {
+    tile_column<Dot, kTileColumns>(a, rows, inner, b, b_step, c, c_step, add);
+    b += kTileColumns * kLanes;
+    c += kTileColumns * kLanes;
+  }
+  const auto rest = [&]<int... kRest>(std::integer_sequence<int, kRest...>) {
+    ((columns == (kRest + 1) * kLanes ? tile_column<Dot, kRest + 1>(a, rows, inner, b, b_step, c, c_step, add)
+                                      : void()),
+     ...);
+  };
+  rest(std::make_integer_sequence<int, kTileColumns - 1>{});
+}
+
+}  // namespace compt_fast

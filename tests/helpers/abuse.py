@@ -1,0 +1,150 @@
+"""Random bad arguments for the compiled operators.
+
+`python -m tests.helpers.abuse LIBRARY FIRST LAST` calls them with the seeds FIRST ... LAST - 1: the
+process survives and every call ends in an error of Python's, or in what the plain path says. Only the
+library is loaded, so that one built with sanitizers can be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.helpers.assembly import case, expected
+
+REFUSED = (ValueError, TypeError, RuntimeError, IndexError, NotImplementedError)
+HUGE = 2**62
+NUMBERS = (-1, 0, 1, 2, 5, 49, 50, 1000, 2**31, 2**50, HUGE, -HUGE, 2**63 - 1, -(2**63))
+
+
+def _changed_value(tensor: Tensor, chance: random.Random) -> Tensor:
+    if tensor.numel() == 0 or tensor.dtype == torch.bool:
+        return tensor
+    changed = tensor.clone()
+    values = NUMBERS if not tensor.is_floating_point() else (float("nan"), float("inf"), 1e30)
+    if tensor.dtype == torch.int64 or tensor.is_floating_point():
+        changed.view(-1)[chance.randrange(tensor.numel())] = chance.choice(values)
+    return changed
+
+
+def _freed(tensor: Tensor) -> Tensor:
+    freed = tensor.clone()
+    freed.untyped_storage().resize_(0)
+    return freed
+
+
+def _is_freed(tensor: Tensor) -> bool:
+    """torch's own functions do not all survive such a tensor."""
+    dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return dense and tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
+
+
+def _expanded(tensor: Tensor, chance: random.Random) -> Tensor:
+    rows = chance.choice((0, 3, 2**20, 2**40))
+    return tensor[:1].expand(rows, *tensor.shape[1:]) if tensor.dim() and len(tensor) else tensor
+
+
+TYPES = (torch.int32, torch.int64, torch.uint8, torch.bool, torch.float32, torch.float64, torch.bfloat16, torch.cfloat)
+CHANGES: tuple[Callable[[Tensor, random.Random], Any], ...] = (
+    _changed_value,
+    _changed_value,
+    _changed_value,
+    _expanded,
+    lambda tensor, chance: tensor.to(chance.choice(TYPES)),
+    lambda tensor, chance: tensor[1:] if tensor.dim() else tensor,
+    lambda tensor, chance: torch.cat([tensor, tensor[-1:]]) if tensor.dim() else tensor,
+    lambda tensor, chance: tensor[:0] if tensor.dim() else tensor,
+    lambda tensor, chance: tensor.flip(0) if tensor.dim() else tensor,
+    lambda tensor, chance: tensor[None],
+    lambda tensor, chance: tensor.flatten(),
+    lambda tensor, chance: tensor.sum(),
+    lambda tensor, chance: tensor.mT.contiguous().mT if tensor.dim() > 1 else tensor,
+    lambda tensor, chance: tensor.to("meta"),
+    lambda tensor, chance: tensor.to_sparse() if tensor.dim() else tensor,
+    lambda tensor, chance: tensor.clone().requires_grad_() if tensor.is_floating_point() else tensor,
+    lambda tensor, chance: _freed(tensor),
+    lambda tensor, chance: chance.choice((None, 3, 2.5, "text", [tensor])),
+)
+
+
+def spoil(arguments: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """One to three arguments changed in some way."""
+    spoilt = dict(arguments)
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        name = chance.choice(list(spoilt))
+        if isinstance(spoilt[name], Tensor) and not _is_freed(spoilt[name]):
+            with contextlib.suppress(*REFUSED):  # not everything can be done to what is spoilt already
+                spoilt[name] = chance.choice(CHANGES)(spoilt[name], chance)
+        elif isinstance(spoilt[name], int):
+            spoilt[name] = chance.choice((*NUMBERS, None, "text"))
+    return spoilt
+
+
+def attention_case(seed: int) -> dict[str, Any]:
+    """Arguments of the attention operator."""
+    generator = torch.Generator().manual_seed(seed)
+    qkv = torch.randn(17, 3, 2, 5, generator=generator).to((torch.float32, torch.bfloat16)[seed % 2])
+    offsets = torch.tensor([0, 4, 4, 15, 17])
+    return {"qkv": qkv, "offsets": offsets, "bias": torch.randn(2, 2 * 11 - 1, generator=generator)}
+
+
+def calls(seed: int) -> dict[str, dict[str, Any]]:
+    """Good arguments of every operator, by its name."""
+    ops = torch.ops.compt_fast
+    assembly = case(seed=seed, prompt_type=TYPES[4 + seed % 3], trunk_type=TYPES[4 + seed // 3 % 3])
+    packed, offsets = ops.assemble(**assembly)
+    backward = {
+        "grad": packed,
+        "prompt_offsets": assembly["prompt_offsets"],
+        "slots": assembly["slots"],
+        "packed_offsets": offsets,
+        "prompt_rows": 9,
+        "prepend": True,
+    }
+    attention = attention_case(seed)
+    out, lse = ops.packed_attention(**attention)
+    x = attention["qkv"].flatten(1)
+    y, r = ops.rms_norm(x, 1e-6)
+    gated = ops.gated_gelu(x)
+    return {
+        "assemble": assembly | {"total": len(packed) + seed % 2},
+        "assemble_backward": backward,
+        "packed_attention": attention,
+        "packed_attention_backward": {"grad_out": out, "out": out, "lse": lse} | attention,
+        "rms_norm": {"x": x, "eps": 1e-6},
+        "rms_norm_backward": {"grad_y": y, "y": y, "r": r, "grad": x.clone()},
+        "gated_gelu": {"uv": x},
+        "gated_gelu_backward": {"grad": gated, "uv": x},
+    }
+
+
+def abuse(seed: int) -> str:
+    """One bad call; the error it ended in, or "" where the arguments were still good."""
+    chance = random.Random(seed)
+    name, good = chance.choice(list(calls(seed).items()))
+    spoilt = spoil(good, chance)
+    try:
+        result = getattr(torch.ops.compt_fast, name)(**spoilt)
+    except REFUSED as error:
+        return str(error)
+    if name == "assemble" and result[0].device.type == "cpu":
+        total = spoilt.pop("total")
+        torch.testing.assert_close(result[0].detach(), expected(spoilt, total)[0].detach(), equal_nan=True)
+    return ""
+
+
+def main(path: str, first: str, last: str) -> None:
+    """See the module."""
+    torch.ops.load_library(path)
+    errors = [abuse(seed) for seed in range(int(first), int(last))]
+    print(len(errors), sum(1 for error in errors if error))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

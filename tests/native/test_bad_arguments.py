@@ -1,0 +1,163 @@
+"""What is wrong is named, and nothing that is wrong brings the process down."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compt_fast import native
+from compt_fast.native import build, library
+from tests.helpers.abuse import abuse, attention_case
+from tests.helpers.assembly import case, needed
+
+GOOD = case()
+MANY = 600
+INT = torch.int64
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    assert native.load(), native.status().why
+
+
+def index(*values: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=INT)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("prompts", torch.zeros(9, 24, dtype=INT), "prompts must be a dense tensor of 2 dimensions of float32"),
+        ("prompts", torch.zeros(9, 2, 12), "prompts must be a dense tensor of 2 dimensions"),
+        ("prompts", torch.zeros(9, 23), "prompts must be as wide as embedding, 24, got 23"),
+        ("prompts", torch.zeros(9, 24).to_sparse(), "compt_fast::assemble"),
+        ("prompts", torch.zeros(8, 24), "prompt_offsets must ascend from 0 to 8, the rows of prompts, got 0 to 9"),
+        ("prompt_offsets", index(0, 5, 5, 8, 9).int(), "prompt_offsets must be a dense int64 vector, got Int"),
+        ("prompt_offsets", index(), "prompt_offsets must have an entry for each slot and one more, got none"),
+        ("prompt_offsets", index(1, 5, 5, 8, 9), "prompt_offsets must ascend from 0 to 9, the rows of prompts, got 1"),
+        ("prompt_offsets", index(0, 5, 4, 8, 9), "prompt_offsets must ascend, got 5 before 4 at 1"),
+        ("slots", index(0, 1, 2, 3, 4, 0), r"slots\[4\] is 4, and there are 4 slots"),
+        ("slots", index(0, 1, 2, -1, 0, 0), r"slots\[3\] is -1, and there are 4 slots"),
+        ("slots", index(0, 1), "row_offsets must have one entry more than slots, 3, got 7"),
+        ("slots", index(0, 1, 2, 3, 1, 0)[None], "slots must be a dense int64 vector, got Long of 2 dimensions"),
+        ("token_ids", torch.full((25,), 50), r"token_ids\[0\] is 50, and there are 50 rows of embedding"),
+        ("token_ids", torch.full((25,), -1), r"token_ids\[0\] is -1"),
+        ("token_ids", torch.zeros(24, dtype=INT), "row_offsets must ascend from 0 to 24, the tokens, got 0 to 25"),
+        ("token_ids", torch.zeros(25, dtype=INT, device="meta"), "total must be given"),
+        ("row_offsets", index(0, 7, 8, 8, 21, 23), "row_offsets must have one entry more than slots, 7, got 6"),
+        ("row_offsets", index(0, 7, 6, 8, 21, 23, 25), "row_offsets must ascend, got 7 before 6 at 1"),
+        ("row_offsets", index(0, -(2**63), 6, 8, 21, 23, 25), "row_offsets must ascend, got 0 before -"),
+        ("embedding", torch.zeros(50, 24, dtype=torch.int8), "embedding must be a dense tensor of 2 dimensions"),
+        ("embedding", torch.zeros(24, 50).T, "embedding must have contiguous rows, got strides"),
+        ("embedding", torch.zeros(0, 24), "there are 0 rows of embedding"),
+        ("total", 5, f"total must be at least {needed(GOOD)}, the prompts and tokens of all rows, got 5"),
+        ("total", -1, "total must not be negative, got -1"),
+    ],
+)
+def test_the_argument_at_fault_is_named(name: str, value: Any, message: str) -> None:
+    errors = (ValueError, NotImplementedError) if "::" in message else ValueError
+    with pytest.raises(errors, match=message):
+        torch.ops.compt_fast.assemble(**GOOD | {name: value})
+
+
+@pytest.mark.parametrize("name", ["prompts", "slots", "embedding", "token_ids"])
+def test_a_tensor_without_its_storage_is_refused(name: str) -> None:
+    freed = GOOD[name].clone()
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=f"{name} needs [0-9]+ bytes of storage, and its storage holds 0"):
+        torch.ops.compt_fast.assemble(**GOOD | {name: freed})
+
+
+def test_more_rows_than_can_be_counted_are_refused() -> None:
+    huge = {
+        "prompts": torch.zeros(1, 24).expand(2**62, 24),
+        "prompt_offsets": index(0, 2**62),
+        "slots": index(0, 0, 0, 0, 0, 0),
+    }
+    with pytest.raises(ValueError, match="cannot be counted"):
+        torch.ops.compt_fast.assemble(**GOOD | huge)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("packed_offsets", index(0, 12, 13, 16, 34, 36, 99), "packed_offsets must ascend from 0 to at most 40"),
+        ("packed_offsets", index(0, 12, 13, 13, 34, 36, 40), "packed_offsets must leave row 2 room for its prompt"),
+        ("prompt_rows", 8, "prompt_offsets must ascend from 0 to 8"),
+        ("prompt_rows", -1, "prompt_rows must not be negative"),
+        ("grad", torch.zeros(40), "grad must be a dense tensor of 2 dimensions"),
+    ],
+)
+def test_the_gradient_names_the_argument_at_fault(name: str, value: Any, message: str) -> None:
+    good = {
+        "grad": torch.zeros(40, 24),
+        "prompt_offsets": GOOD["prompt_offsets"],
+        "slots": index(0, 1, 2, 0, 1, 3),
+        "packed_offsets": index(0, 12, 13, 16, 34, 36, 40),
+        "prompt_rows": 9,
+        "prepend": True,
+    }
+    torch.ops.compt_fast.assemble_backward(**good)
+    with pytest.raises(ValueError, match=message):
+        torch.ops.compt_fast.assemble_backward(**good | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("qkv", torch.zeros(17, 2, 2, 5), r"qkv must be \(tokens, 3, heads, width\), got \[17, 2, 2, 5\]"),
+        ("qkv", torch.zeros(17, 3, 2, 5).half(), "qkv must be float32 or bfloat16, got Half"),
+        ("qkv", torch.zeros(17, 3, 5, 2).mT, "qkv must be contiguous"),
+        ("qkv", torch.zeros(16, 3, 2, 5), "offsets must ascend from 0 to 16, the tokens, got 0 to 17"),
+        ("offsets", index(0, 9, 4, 15, 17), "offsets must ascend, got 9 before 4"),
+        ("offsets", index(), "offsets must not be empty"),
+        ("bias", torch.zeros(3, 21), "bias must have a row for each head, 2, got 3"),
+        ("bias", torch.zeros(2, 19), "bias must have 2 W - 1 columns, W at least 11, the longest row, got 19"),
+        ("bias", torch.zeros(2, 22), "bias must have 2 W - 1 columns"),
+        ("bias", torch.zeros(2, 21).double(), "bias must be float32, got Double"),
+        ("bias", torch.zeros(2, 21).requires_grad_(), "bias must not require a gradient"),
+    ],
+)
+def test_attention_names_the_argument_at_fault(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        torch.ops.compt_fast.packed_attention(**attention_case(0) | {name: value})
+
+
+def test_random_bad_arguments_end_in_an_error_or_in_the_right_result() -> None:
+    errors = [abuse(seed) for seed in range(MANY)]
+    told = [error for error in errors if "compt_fast operator: " in error]
+    assert len(told) > MANY // 4
+    assert len(set(re.sub("[0-9]+", "", error) for error in told)) > 40, "the abuse is too tame"
+
+
+@pytest.mark.slow
+def test_under_sanitizers(tmp_path: Path, repository: Path) -> None:
+    """The same library compiled with AddressSanitizer and UBSan: good and bad calls, no report."""
+    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-sanitize=vptr", "-g1", "-O1")
+    # torch and Python keep what they allocate; refused sizes are errors of Python's, not reports.
+    options = "detect_leaks=0:allocator_may_return_null=1:alloc_dealloc_mismatch=0"
+    code = "import sys; from pathlib import Path; from compt_fast.native import build; "
+    code += "build.compile_into(Path(sys.argv[1]), Path(sys.argv[2]), None, tuple(sys.argv[3:]))"
+    compiling = [sys.executable, "-c", code, tmp_path, library.sources(), *flags]
+    # It loads what it built, and without the sanitizer's runtime before everything else.
+    late = os.environ | {"ASAN_OPTIONS": f"{options}:verify_asan_link_order=0"}
+    subprocess.run(list(map(str, compiling)), cwd=repository, env=late, check=True)
+
+    compiler = os.environ.get("CXX", "c++")
+    runtimes = [
+        subprocess.check_output([compiler, f"-print-file-name=lib{name}.so"], text=True).strip()
+        for name in ("asan", "ubsan")
+    ]
+    first = {"LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": options, "UBSAN_OPTIONS": "print_stacktrace=1"}
+    command = [sys.executable, "-m", "tests.helpers.abuse", str(tmp_path / build.LIBRARY), "0", str(MANY)]
+    done = subprocess.run(command, cwd=repository, env=os.environ | first, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "ERROR: AddressSanitizer" not in done.stderr and "runtime error" not in done.stderr, done.stderr[-4000:]
+    assert int(done.stdout.split()[0]) == MANY
