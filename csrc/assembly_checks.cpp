@@ -25,6 +25,11 @@ void make_rows_contiguous(at::Tensor& matrix) {
   }
 }
 
+// Offsets and slots are together on the host, or where the rest is.
+at::Device home_of(const at::Tensor& offsets, at::Device device) {
+  return offsets.is_cpu() ? at::Device(at::kCPU) : device;
+}
+
 void make_contiguous(std::initializer_list<at::Tensor*> vectors) {
   for (at::Tensor* vector : vectors) {
     *vector = vector->contiguous();
@@ -76,6 +81,13 @@ void check_shapes(const Inputs& in, const MaybeSize& total) {
   if (total) {
     CHECK_SIZE(total->sym_ge(0), "total must not be negative, got ", *total);
   }
+  const at::Device device = in.prompts.device();
+  const at::Device home = home_of(in.row_offsets, device);
+  check_device("token_ids", in.token_ids, device);
+  check_device("embedding", in.embedding, device);
+  check_device("row_offsets", in.row_offsets, home);
+  check_device("prompt_offsets", in.prompt_offsets, home);
+  check_device("slots", in.slots, home);
 }
 
 void check_shapes(const GradInputs& in, const c10::SymInt& prompt_rows) {
@@ -85,17 +97,19 @@ void check_shapes(const GradInputs& in, const c10::SymInt& prompt_rows) {
   check_index("packed_offsets", in.packed_offsets);
   check_offset_sizes("packed_offsets", in.packed_offsets, in.prompt_offsets, in.slots);
   CHECK_SIZE(prompt_rows.sym_ge(0), "prompt_rows must not be negative, got ", prompt_rows);
+  const at::Device home = home_of(in.packed_offsets, in.grad.device());
+  check_device("packed_offsets", in.packed_offsets, home);
+  check_device("prompt_offsets", in.prompt_offsets, home);
+  check_device("slots", in.slots, home);
 }
 
 void check_memory(Inputs& in) {
-  const at::Device device = in.prompts.device();
-  const at::Device home = in.row_offsets.is_cpu() ? at::Device(at::kCPU) : device;
-  check_device("prompts", in.prompts, device);
-  check_device("token_ids", in.token_ids, device);
-  check_device("embedding", in.embedding, device);
-  check_device("row_offsets", in.row_offsets, home);
-  check_device("prompt_offsets", in.prompt_offsets, home);
-  check_device("slots", in.slots, home);
+  check_storage("prompts", in.prompts);
+  check_storage("token_ids", in.token_ids);
+  check_storage("embedding", in.embedding);
+  check_storage("row_offsets", in.row_offsets);
+  check_storage("prompt_offsets", in.prompt_offsets);
+  check_storage("slots", in.slots);
   // Not mended like the others: a copy of the table at every step would go unnoticed.
   CHECK_ARGUMENT(has_contiguous_rows(in.embedding), "embedding must have contiguous rows, got strides ",
                  in.embedding.strides());
@@ -104,12 +118,10 @@ void check_memory(Inputs& in) {
 }
 
 void check_memory(GradInputs& in) {
-  const at::Device device = in.grad.device();
-  const at::Device home = in.packed_offsets.is_cpu() ? at::Device(at::kCPU) : device;
-  check_device("grad", in.grad, device);
-  check_device("packed_offsets", in.packed_offsets, home);
-  check_device("prompt_offsets", in.prompt_offsets, home);
-  check_device("slots", in.slots, home);
+  check_storage("grad", in.grad);
+  check_storage("packed_offsets", in.packed_offsets);
+  check_storage("prompt_offsets", in.prompt_offsets);
+  check_storage("slots", in.slots);
   make_rows_contiguous(in.grad);
   make_contiguous({&in.prompt_offsets, &in.slots, &in.packed_offsets});
 }

@@ -30,11 +30,11 @@ struct GradInputs {
   at::Tensor packed_offsets;
 };
 
-// Types and sizes alone, which may be symbols: holds on every backend, the one without data included.
+// Types, sizes, which may be symbols, and devices: for every backend, the one without data included.
 void check_shapes(const Inputs& in, const MaybeSize& total);
 void check_shapes(const GradInputs& in, const c10::SymInt& prompt_rows);
 
-// For a backend with data: devices, strides and storage. What kernels read by pointer is contiguous
+// For a backend with data: strides and storage. What kernels read by pointer is contiguous
 // afterwards, matrices along their rows and vectors whole.
 void check_memory(Inputs& in);
 void check_memory(GradInputs& in);

@@ -39,15 +39,19 @@ void check_shapes(const Tensor& qkv, const Tensor& offsets, const Tensor& bias) 
   CHECK_SIZE(bias.sym_size(0).sym_eq(qkv.sym_size(2)), "bias must have a row for each head, ", qkv.sym_size(2),
              ", got ", bias.sym_size(0));
   CHECK_SIZE(offsets.sym_size(0).sym_ge(1), "offsets must not be empty");
+  check_device("bias", bias, qkv.device());
+  check_device("offsets", offsets, offsets.is_cpu() ? at::Device(at::kCPU) : qkv.device());
 }
 
-void check_like(const char* name, const Tensor& tensor, at::ScalarType type, c10::SymIntArrayRef sizes) {
+void check_like(const char* name, const Tensor& tensor, const Tensor& qkv, at::ScalarType type,
+                c10::SymIntArrayRef sizes) {
+  check_device(name, tensor, qkv.device());
   CHECK_ARGUMENT(tensor.layout() == at::kStrided && tensor.scalar_type() == type && tensor.sym_sizes() == sizes, name,
                  " must be ", type, " of ", sizes, ", got ", tensor.scalar_type(), " of ", tensor.sym_sizes());
 }
 
 void check_memory(const char* name, const Tensor& tensor) {
-  check_device(name, tensor, at::kCPU);
+  check_storage(name, tensor);
   CHECK_ARGUMENT(tensor.is_contiguous(), name, " must be contiguous, got strides ", tensor.strides());
 }
 
@@ -129,9 +133,9 @@ Attended attention_cpu(const Tensor& qkv, const Tensor& offsets, const Tensor& b
 
 void check_backward_shapes(const Tensor& grad_out, const Tensor& qkv, const Tensor& out, const Tensor& lse) {
   const auto sizes = qkv.sym_sizes();
-  check_like("grad_out", grad_out, qkv.scalar_type(), {sizes[0], sizes[2], sizes[3]});
-  check_like("out", out, qkv.scalar_type(), {sizes[0], sizes[2], sizes[3]});
-  check_like("lse", lse, at::kFloat, {sizes[0], sizes[2]});
+  check_like("grad_out", grad_out, qkv, qkv.scalar_type(), {sizes[0], sizes[2], sizes[3]});
+  check_like("out", out, qkv, qkv.scalar_type(), {sizes[0], sizes[2], sizes[3]});
+  check_like("lse", lse, qkv, at::kFloat, {sizes[0], sizes[2]});
 }
 
 Tensor attention_backward_cpu(const Tensor& grad_out, const Tensor& qkv, const Tensor& out, const Tensor& lse,
@@ -141,7 +145,7 @@ Tensor attention_backward_cpu(const Tensor& grad_out, const Tensor& qkv, const T
   const Rows rows = checked_rows(qkv, offsets, bias);
   check_memory("out", out);
   check_memory("lse", lse);
-  check_device("grad_out", grad_out, at::kCPU);
+  check_storage("grad_out", grad_out);
   const Tensor grad = grad_out.contiguous();
   const Tensor grad_qkv = at::empty(qkv.sizes(), qkv.options());
   with_type(qkv, [&](auto zero) {

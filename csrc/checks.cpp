@@ -21,6 +21,9 @@ void check_index(const char* name, const at::Tensor& tensor) {
 
 void check_device(const char* name, const at::Tensor& tensor, at::Device device) {
   CHECK_ARGUMENT(tensor.device() == device, name, " must be on ", device, ", got ", tensor.device());
+}
+
+void check_storage(const char* name, const at::Tensor& tensor) {
   const size_t needed =
       at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.itemsize(), tensor.storage_offset());
   CHECK_ARGUMENT(tensor.numel() == 0 || tensor.storage().nbytes() >= needed, name, " needs ", needed,

@@ -18,8 +18,10 @@ namespace compt_fast {
 void check_floats(const char* name, const at::Tensor& tensor, int64_t dimensions);
 void check_index(const char* name, const at::Tensor& tensor);
 
-// That the tensor is on `device`, with storage for all it shows.
 void check_device(const char* name, const at::Tensor& tensor, at::Device device);
+
+// That there is storage for all that the tensor shows.
+void check_storage(const char* name, const at::Tensor& tensor);
 
 // For contiguous vectors on the host: offsets ascend from 0 to `end`, ids are within 0 ... below - 1.
 void check_offsets(const char* name, const at::Tensor& offsets, int64_t end, const char* of_what);

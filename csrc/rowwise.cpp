@@ -51,11 +51,14 @@ void check(const char* name, const Tensor& tensor) {
 }
 
 void check_memory(const char* name, const Tensor& tensor) {
-  check_device(name, tensor, at::kCPU);
+  check_storage(name, tensor);
   CHECK_ARGUMENT(tensor.is_contiguous(), name, " must be contiguous, got strides ", tensor.strides());
 }
 
-void check_sizes(const char* name, const Tensor& tensor, const c10::SymInt& rows, const c10::SymInt& width) {
+// That a tensor is as large as said and where `other` is.
+void check_sizes(const char* name, const Tensor& tensor, const c10::SymInt& rows, const c10::SymInt& width,
+                 const Tensor& other) {
+  check_device(name, tensor, other.device());
   CHECK_SIZE(tensor.sym_size(0).sym_eq(rows), name, " must have ", rows, " rows, got ", tensor.sym_size(0));
   CHECK_SIZE(tensor.sym_size(1).sym_eq(width), name, " must have ", width, " columns, got ", tensor.sym_size(1));
 }
@@ -68,9 +71,9 @@ void check_norm_backward(const Tensor& grad_y, const Tensor& y, const Tensor& r,
   CHECK_ARGUMENT(grad_y.scalar_type() == y.scalar_type(), "grad_y must be ", y.scalar_type(), ", as y is, got ",
                  grad_y.scalar_type());
   CHECK_ARGUMENT(r.scalar_type() == at::kFloat, "r must be float32, got ", r.scalar_type());
-  check_sizes("grad_y", grad_y, y.sym_size(0), y.sym_size(1));
-  check_sizes("grad", grad, y.sym_size(0), y.sym_size(1));
-  check_sizes("r", r, y.sym_size(0), 1);
+  check_sizes("grad_y", grad_y, y.sym_size(0), y.sym_size(1), y);
+  check_sizes("grad", grad, y.sym_size(0), y.sym_size(1), y);
+  check_sizes("r", r, y.sym_size(0), 1, y);
 }
 
 void check_gelu(const Tensor& uv) {
@@ -83,7 +86,7 @@ void check_gelu_backward(const Tensor& grad, const Tensor& uv) {
   check("grad", grad);
   CHECK_ARGUMENT(grad.scalar_type() == uv.scalar_type(), "grad must be ", uv.scalar_type(), ", as uv is, got ",
                  grad.scalar_type());
-  check_sizes("grad", grad, uv.sym_size(0), uv.sym_size(1) / 2);
+  check_sizes("grad", grad, uv.sym_size(0), uv.sym_size(1) / 2, uv);
 }
 
 // One row of the norm; returns r.

@@ -136,7 +136,7 @@ class Weights:
         """SHA-256 of every tensor, in hexadecimal: it tells whether one has changed."""
         sha = hashlib.sha256()
         for tensor in _tensors(self):
-            sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+            sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return sha.hexdigest()
 
 

@@ -179,6 +179,7 @@ def test_the_gradient_is_summed_in_fp32_and_cast_once() -> None:
     assert (got == 300).all()  # summed in bf16 it would stop at 256
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own forward mode scripts
 def test_no_gradient_gets_lost() -> None:
     arguments = case(trunk_type=torch.float32)
     embedding = arguments["embedding"].clone().requires_grad_()
