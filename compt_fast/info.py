@@ -148,8 +148,26 @@ def native_parts() -> list[Part]:
     """The compiled parts, and why each is not active."""
     return [
         Part("C++/CUDA extension", False, "this version has none; a compiler is not used"),
-        Part("Triton kernels", False, "this version has none; triton is not used"),
+        composition_kernels(),
     ]
+
+
+def composition_kernels() -> Part:
+    """Whether Triton kernels compose and update prompts here."""
+    import torch
+
+    from compt_fast.kernels import unavailable
+
+    name = "Triton kernels"
+    refused = unavailable(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if refused:
+        return Part(name, False, f"{refused}; PyTorch composes and updates the prompts")
+    return Part(
+        name,
+        True,
+        "they compose and update the prompts, but for lstm encoders, relaxed-bernoulli routers and input "
+        "gates, which PyTorch composes; a training says which path its runs take",
+    )
 
 
 def missing() -> list[Missing]:
@@ -183,7 +201,7 @@ def _missing_software(
     if found["tensorboard"] is None:
         yield Missing("tensorboard", "no TensorBoard log; metrics.jsonl says the same", False)
     if found["triton"] is None:
-        yield Missing("triton", "nothing in this version, which has no Triton kernel", False)
+        yield Missing("triton", "PyTorch does on a GPU what Triton kernels would do quicker", False)
     for name, tool in tools.items():
         if tool is None:
             yield Missing(name, "nothing in this version, which compiles nothing", False)
