@@ -154,8 +154,26 @@ def native_parts() -> list[Part]:
     extension = native.status()
     return [
         Part("C++/CUDA extension", extension.active, extension.why),
-        Part("Triton kernels", False, "this version has none; triton is not used"),
+        composition_kernels(),
     ]
+
+
+def composition_kernels() -> Part:
+    """Whether Triton kernels compose and update prompts here."""
+    import torch
+
+    from compt_fast.kernels import unavailable
+
+    name = "Triton kernels"
+    refused = unavailable(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if refused:
+        return Part(name, False, f"{refused}; PyTorch composes and updates the prompts")
+    return Part(
+        name,
+        True,
+        "they compose and update the prompts, but for lstm encoders, relaxed-bernoulli routers and input "
+        "gates, which PyTorch composes; a training says which path its runs take",
+    )
 
 
 def missing() -> list[Missing]:
@@ -191,7 +209,7 @@ def _missing_software(found: dict[str, str | None]) -> Iterator[Missing]:
     if found["tensorboard"] is None:
         yield Missing("tensorboard", "no TensorBoard log; metrics.jsonl says the same", False)
     if found["triton"] is None:
-        yield Missing("triton", "nothing in this version, which has no Triton kernel", False)
+        yield Missing("triton", "PyTorch does on a GPU what Triton kernels would do quicker", False)
 
 
 def _missing_compilers(tools: dict[str, str | None], has_extension: bool) -> Iterator[Missing]:

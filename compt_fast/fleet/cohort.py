@@ -12,6 +12,8 @@ from compt_fast.fleet.data import TrainingRow
 from compt_fast.fleet.optim import FleetAdamW, schedule
 from compt_fast.fleet.plan import Run
 from compt_fast.fleet.stored import RunPrompts
+from compt_fast.kernels import moved
+from compt_fast.prompts import fused
 from compt_fast.prompts.bank import LR_GROUP, PromptBank
 from compt_fast.prompts.compose import Composition, anneal, compose, compose_rows
 from compt_fast.prompts.shape import PromptShape
@@ -100,9 +102,10 @@ class Cohort:
         assert self.bank is not None
         temperature = noise = None
         if self.shape.router == "relaxed-bernoulli":
-            temperature = anneal(self._steps(), self._numbers([m.total for m in self.members]))
-            noise = torch.stack([self._noise(m) for m in self.members]).to(self.embedding.device)
-        return compose(self.bank.params, self.shape, training=True, temperature=temperature, noise=noise)
+            temperature = anneal(self._steps(), _numbers([m.total for m in self.members]))
+            temperature = moved(temperature, self.embedding.device)
+            noise = moved(torch.stack([self._noise(m) for m in self.members]), self.embedding.device)
+        return fused.compose(self.bank.params, self.shape, training=True, temperature=temperature, noise=noise)
 
     def targets(
         self, composition: Composition, runs: Tensor, tasks: Tensor, means: Tensor | None
@@ -124,25 +127,26 @@ class Cohort:
     def update(self, healthy: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """One optimizer step from the gradients of the last backward pass.
 
-        Returns gradient norms (R,), which runs were updated (R,), and the rate (R,) of each group.
+        Returns gradient norms (R,), which runs were updated (R,), and the rate (R,) of each group, on
+        the CPU.
         """
         assert self.bank is not None and self.optim is not None
         configs = [m.run.config for m in self.members]
         taken = self._steps()
         share = schedule(
             taken,
-            self._numbers([m.total for m in self.members]),
-            self._numbers([c.warmup for c in configs]),
+            _numbers([m.total for m in self.members]),
+            _numbers([c.warmup for c in configs]),
         )
         rates = {
-            group: share * self._numbers([getattr(c, f"lr_{group}") for c in configs])
+            group: share * _numbers([getattr(c, f"lr_{group}") for c in configs])
             for group in ("source", "private", "router")
         }
         norm, updated = self.optim.step(
             self.bank.params,
             rates={name: rates[LR_GROUP[name]] for name in self.bank.params},
-            decay=self._numbers([c.weight_decay for c in configs]),
-            clip=self._numbers([c.clip_norm for c in configs]),
+            decay=_numbers([c.weight_decay for c in configs]),
+            clip=_numbers([c.clip_norm for c in configs]),
             taken=taken,
             healthy=healthy,
         )
@@ -157,10 +161,7 @@ class Cohort:
         return RunPrompts.of(self.shape, composition, own.params)
 
     def _steps(self) -> Tensor:
-        return self._numbers([m.step for m in self.members])
-
-    def _numbers(self, values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64, device=self.embedding.device)
+        return _numbers([m.step for m in self.members])
 
     def _noise(self, member: Member) -> Tensor:
         """Uniform noise (T, n_weights) of a run's present step."""
@@ -189,3 +190,8 @@ class Cohort:
         member.selected = state["selected"]
         if best:
             member.best, member.best_score = RunPrompts(self.shape, best), state["best_score"]
+
+
+def _numbers(values: list[float]) -> Tensor:
+    """One number a run, on the CPU: what is worked out from them goes to the device in one copy."""
+    return torch.tensor(values, dtype=torch.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+from compt_fast.kernels import adamw
 
 
 def schedule(step: Tensor, total: Tensor, warmup: Tensor) -> Tensor:
@@ -45,31 +45,26 @@ class FleetAdamW:
 
         `rates` holds a (R,) learning rate for each parameter's name; `decay`, `clip` (largest
         gradient norm of a run) and `taken` (steps taken before this one) are (R,), float64 so that
-        the bias corrections of the first steps are exact. A run that is not `healthy` (R, bool) or
-        whose gradient is not finite keeps its values and moments.
+        the bias corrections of the first steps are exact, and on the CPU, from where they go to the
+        device in one copy. A run that is not `healthy` (R, bool) or whose gradient is not finite
+        keeps its values and moments.
 
         Returns the gradient norms before clipping and which runs were updated, both (R,).
         """
-        grads = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in params.items()}
-        squares = [grad.flatten(1).square().sum(1) for grad in grads.values()]
-        norm = torch.stack(squares).sum(0).sqrt()
-        updated = healthy & norm.isfinite()
-        scale = torch.where(updated, clip / norm.clamp(min=clip), 0.0)
-        correction1 = 1 - BETA1 ** (taken + 1)
-        correction2 = 1 - BETA2 ** (taken + 1)
-        keep1 = torch.full_like(taken, BETA1).where(updated, 1.0)
-        keep2 = torch.full_like(taken, BETA2).where(updated, 1.0)
-        for name, p in params.items():
-            grad = torch.where(_wide(updated, p).bool(), grads[name], 0.0) * _wide(scale, p)
-            first, second = self.first[name], self.second[name]
-            first.mul_(_wide(keep1, p)).add_(grad, alpha=1 - BETA1)
-            second.mul_(_wide(keep2, p)).addcmul_(grad, grad, value=1 - BETA2)
-            rate = rates[name].where(updated, 0.0)
-            p.mul_(_wide(1 - rate * decay, p))
-            denominator = (second / _wide(correction2, p)).sqrt_().add_(EPSILON)
-            p.sub_(_wide(rate / correction1, p) * first / denominator)
+        found = adamw.step(
+            list(params.values()),
+            [torch.zeros_like(p) if p.grad is None else p.grad for p in params.values()],
+            [self.first[name] for name in params],
+            [self.second[name] for name in params],
+            rates=[rates[name] for name in params],
+            decay=decay,
+            clip=clip,
+            taken=taken,
+            healthy=healthy,
+        )
+        for p in params.values():
             p.grad = None
-        return norm, updated
+        return found
 
     def select(self, indices: Tensor) -> None:
         """Keep the runs `indices` only, in that order."""
@@ -82,8 +77,3 @@ class FleetAdamW:
         for moments in (self.first, self.second):
             for name in moments:
                 moments[name] = torch.cat([moments[name], torch.zeros_like(params[name])])
-
-
-def _wide(value: Tensor, p: Tensor) -> Tensor:
-    """One number a run (R,), in the dtype of `p` (R, ...) and broadcast over each run's values."""
-    return value.to(p.dtype).view(-1, *([1] * (p.dim() - 1)))

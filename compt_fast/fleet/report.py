@@ -7,6 +7,7 @@ from rich.console import Console
 from compt_fast.fleet.results import terminal_table
 from compt_fast.fleet.trainer import Trainer
 from compt_fast.info import missing_line
+from compt_fast.prompts.fused import path
 
 
 def print_plan(console: Console, trainer: Trainer) -> None:
@@ -27,10 +28,20 @@ def print_plan(console: Console, trainer: Trainer) -> None:
         f"trunk {trainer.trunk.name} ({dtype}, {trainer.trunk.device})",
         soft_wrap=True,
     )
+    for note in composing(trainer):
+        console.print(note, soft_wrap=True)
     console.print(f"run folder: {trainer.folder}", soft_wrap=True)
     missing = missing_line()
     if missing:
         console.print(missing, soft_wrap=True)
+
+
+def composing(trainer: Trainer) -> list[str]:
+    """Which path composes the prompts of which methods, and why: a line a path."""
+    methods: dict[tuple[str, str], dict[str, None]] = {}
+    for run in trainer.runs:
+        methods.setdefault(path(run.shape, trainer.trunk.device), {})[run.config.method] = None
+    return [f"prompts of {', '.join(of)} composed by the {name}: {why}" for (name, why), of in methods.items()]
 
 
 def _span(numbers: list[int]) -> str:

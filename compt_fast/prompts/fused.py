@@ -1,0 +1,141 @@
+"""The seam of composition: the fused kernel where it runs and takes the shape, else the reference formula."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from compt_fast.kernels import unavailable
+from compt_fast.prompts.compose import Composition, Mask
+from compt_fast.prompts.compose import compose as reference
+from compt_fast.prompts.encoders import encoder_prefix, encoder_shapes
+from compt_fast.prompts.shape import ROLES, PromptShape
+
+MAX_TASKS = 128
+MAX_WEIGHTS = 32
+PRODUCTS = {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}
+"""How the kernel multiplies at each of torch's settings of `set_float32_matmul_precision`."""
+
+
+@torch.compiler.assume_constant_result
+def path(shape: PromptShape, device: torch.device) -> tuple[str, str]:
+    """("kernel" or "reference", why): what composes the training targets of a shape on a device."""
+    refused = unavailable(device) or unsupported(shape)
+    if refused:
+        return "reference", refused
+    return "kernel", "two launches forward, at most three backward"
+
+
+def unsupported(shape: PromptShape) -> str:
+    """What of a shape the kernel does not take; empty where it takes it."""
+    if shape.encoder == "lstm":
+        return "encoder 'lstm' runs token after token"
+    if shape.router == "relaxed-bernoulli":
+        return "router 'relaxed-bernoulli' draws its weights"
+    if shape.gates == "input":
+        return "gates 'input' make every row a slot of its own"
+    if shape.tasks > MAX_TASKS:
+        return f"{shape.tasks} tasks are more than {MAX_TASKS}"
+    if shape.n_weights > MAX_WEIGHTS:
+        return f"{shape.n_weights} source weights are more than {MAX_WEIGHTS}"
+    return ""
+
+
+def compose(
+    params: Mapping[str, Tensor],
+    shape: PromptShape,
+    *,
+    training: bool = False,
+    temperature: Tensor | None = None,
+    noise: Tensor | None = None,
+    mask: Mask | None = None,
+    dtype: torch.dtype | None = None,
+) -> Composition:
+    """`compt_fast.prompts.compose.compose` on the path that `path` names; its arguments and errors.
+
+    Targets are in `dtype`, the parameters' if None. The kernel, which takes fp32 parameters only,
+    leaves `sources` and `privates` None, and its weights and gates carry no gradient.
+    """
+    some = next(iter(params.values()))
+    if some.dtype == torch.float32 and path(shape, some.device)[0] == "kernel":
+        return run_kernel(params, shape, mask=mask, dtype=dtype or torch.float32)
+    found = reference(params, shape, training=training, temperature=temperature, noise=noise, mask=mask)
+    if dtype is None or found.targets is None:
+        return found
+    return replace(found, targets=found.targets.to(dtype))
+
+
+def run_kernel(
+    params: Mapping[str, Tensor],
+    shape: PromptShape,
+    *,
+    mask: Mask | None = None,
+    dtype: torch.dtype = torch.float32,
+    products: str | None = None,
+) -> Composition:
+    """`compose` by the kernel. `products` is one of `compt_fast.kernels.plan.PRODUCTS`; None asks torch."""
+    from compt_fast.kernels.compose import compose as operator
+
+    names, plan = planned(shape, mask, products)
+    tensors = [params[name] for name in names]
+    if mask and shape.n_weights:
+        tensors.append(tensors[0].new_tensor([float(on) for on in mask.candidates(shape)]))
+    save = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    targets, weights, gates = operator(tensors, plan, dtype, save)[:3]
+    return Composition(
+        targets,
+        None,
+        None,
+        weights.detach() if shape.sources else None,
+        gates.detach() if shape.has_gates else None,
+    )
+
+
+@torch.compiler.assume_constant_result
+def planned(shape: PromptShape, mask: Mask | None, products: str | None) -> tuple[tuple[str, ...], str]:
+    """What the operator is given beside tensors: their names, and a plan; a constant to torch.compile."""
+    products = products or PRODUCTS[torch.get_float32_matmul_precision()]
+    return input_names(shape), plan_text(shape, mask, products)
+
+
+@lru_cache
+def input_names(shape: PromptShape) -> tuple[str, ...]:
+    """The bank's tensors in the kernel's order."""
+    roles = [role for role in ROLES if shape.prompts(role)]
+    prefixes = dict.fromkeys(encoder_prefix(shape, role) for role in roles)
+    encoders = (f"{prefix}.{name}" for prefix in prefixes for name in encoder_shapes(shape))
+    names = [*(f"{role}_tokens" for role in roles), *encoders]
+    names += ["router"] * shape.has_router
+    return (*names, *["gates"] * (shape.has_gates and shape.gates != "fixed"))
+
+
+@lru_cache
+def plan_text(shape: PromptShape, mask: Mask | None, products: str) -> str:
+    """The kernel's plan of a shape."""
+    from compt_fast.kernels.plan import Plan
+
+    normaliser = shape.normaliser if shape.has_router else "constant"
+    plan = Plan(
+        composition=shape.composition,
+        tasks=shape.tasks,
+        sources=shape.sources,
+        privates=shape.prompts("private"),
+        n_weights=shape.n_weights,
+        length=shape.length,
+        d=shape.d_model,
+        hidden=shape.hidden,
+        encoder=shape.encoder,
+        per_prompt=shape.sharing == "per-prompt",
+        shared=len({encoder_prefix(shape, role) for role in ROLES}) == 1,
+        normaliser=normaliser.removesuffix("-temperature"),
+        tau=shape.tau if normaliser == "softmax-temperature" else 1.0,
+        gates=shape.gates if shape.has_gates else "none",
+        mask=mask.how if mask and shape.n_weights else "none",
+        private_on=mask is None or mask.private,
+        products=products,
+    )
+    return plan.text

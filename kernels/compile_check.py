@@ -1,0 +1,216 @@
+"""`python -m compt_fast.kernels.compile_check`: compiles every kernel for GPUs that need not be here.
+
+Prints registers, shared memory and spills of each as ptxas reports them, and exits with 1 if one spills
+or needs more shared memory than the smallest of the GPUs has. What is compiled are the launches that
+`compose` and `adamw` make for typical cohorts, on tensors without memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from . import adamw
+from .compose import Inputs, compose_backward, compose_forward
+from .launching import Launch, recorded
+from .plan import Plan
+
+TARGETS = (80, 90, 100)
+SHARED = 99 * 1024  # bytes a program may take on compute capability 8.6; others have more
+POINTERS = {
+    torch.float64: "*fp64",
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int8: "*i8",
+}
+BASE = Plan(
+    composition="spp",
+    tasks=8,
+    sources=3,
+    privates=8,
+    n_weights=3,
+    length=5,
+    d=768,
+    hidden=768,
+    encoder="mlp",
+    per_prompt=True,
+    shared=False,
+    normaliser="softmax",
+    tau=1.0,
+    gates="learned",
+    mask="none",
+    private_on=True,
+    products="tf32x3",
+)
+LINEAR = replace(BASE, length=10, encoder="linear", hidden=0, gates="none")
+INSIDE = replace(LINEAR, composition="inside", sources=8, n_weights=9, per_prompt=False, shared=True, tau=0.35)
+PT: dict[str, Any] = {"composition": "pt", "sources": 0, "n_weights": 0, "normaliser": "constant", "gates": "none"}
+PLANS = {
+    "spp": BASE,
+    "spp m=100": replace(BASE, length=100),
+    "scp N=10": replace(BASE, composition="scp", sources=10, n_weights=10, normaliser="sparsemax"),
+    "slpn": INSIDE,
+    "none": replace(BASE, encoder="none", hidden=0, gates="tied", mask="before"),
+    "pt": replace(BASE, **PT),
+    "mst": replace(BASE, **PT | {"composition": "mst", "sources": 1, "n_weights": 1}, privates=0),
+    "p": replace(LINEAR, **PT),
+    "sln": replace(INSIDE, privates=0, n_weights=8),
+    "slpn m=100": replace(INSIDE, length=100),
+    "by role": replace(BASE, per_prompt=False, gates="learned-global", mask="after"),
+    "by role m=40": replace(BASE, per_prompt=False, length=40),
+    "spp 100 tasks": replace(BASE, tasks=100, privates=100, sources=31, n_weights=31),
+    "spp d=500": replace(BASE, d=500, hidden=300),
+    **{f"spp {products}": replace(BASE, products=products) for products in ("fp32", "tf32", "bf16")},
+    **{f"spp m=100 {p}": replace(BASE, length=100, products=p) for p in ("fp32", "tf32", "bf16")},
+}
+"""What typical cohorts of a t5-base make of their `PromptShape`s; the first five have every kernel."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a program of a compiled kernel takes: registers a thread, shared bytes, spilled bytes."""
+
+    plan: str
+    kernel: str
+    target: int
+    registers: int
+    shared: int
+    spilled: int
+
+
+def empty_inputs(plan: Plan, runs: int, device: str = "meta") -> Inputs:
+    """Inputs of the plan's shapes with nothing in them."""
+
+    def new(*size: int) -> Tensor:
+        return torch.empty(runs, *size, device=device)
+
+    def encoder(prompts: int) -> list[Tensor]:
+        count = prompts if plan.per_prompt else 1
+        sizes = [(plan.hidden, plan.d)] if plan.encoder == "mlp" else []
+        sizes += [(plan.d, plan.hidden or plan.d)] if plan.encoder != "none" else []
+        return [new(count, *size) for out in sizes for size in (out, out[:1])]
+
+    n, t = plan.sources, plan.privates
+    gates = {"none": None, "fixed": None, "learned": (plan.tasks, 2), "tied": (plan.tasks, 1)}
+    size = gates.get(plan.gates, (1, 2))
+    return Inputs(
+        new(n, plan.length, plan.d) if n else None,
+        new(t, plan.length, plan.d) if t else None,
+        encoder(n) if n else [],
+        encoder(t) if t and not plan.shared else [],
+        new(plan.tasks, plan.n_weights) if plan.has_router else None,
+        None if size is None else new(*size),
+        torch.empty(plan.n_weights, device=device) if plan.mask != "none" else None,
+    )
+
+
+def launches(plan: Plan, runs: int = 2) -> list[Launch]:
+    """What a step of a cohort starts, but for the update."""
+    inputs = empty_inputs(plan, runs)
+    dtype = torch.bfloat16 if plan.products == "bf16" else torch.float32
+    with recorded() as found:
+        outputs = compose_forward(inputs, plan, dtype, save=True)
+        assert outputs["targets"] is not None
+        compose_backward(torch.empty_like(outputs["targets"]), inputs, outputs, plan)
+    return found
+
+
+def update_launches(plan: Plan, runs: int = 2) -> list[Launch]:
+    """What an update starts."""
+    params = empty_inputs(plan, runs).listed()
+    table = torch.empty(runs, len(params) + 4, dtype=torch.float64, device="meta")
+    healthy = torch.empty(runs, dtype=torch.bool, device="meta")
+    with recorded() as found:
+        adamw.by_kernel(params, params, params, params, table, healthy)
+    return found
+
+
+def _kind(value: Any) -> Any:
+    """A runtime argument's type in the compiler's words."""
+    if isinstance(value, tuple):
+        return tuple(map(_kind, value))
+    if isinstance(value, Tensor):
+        return POINTERS[value.dtype]
+    if value is None:
+        return "constexpr"
+    return "i32" if isinstance(value, int) else "fp32"
+
+
+def source_of(launch: Launch) -> ASTSource:
+    """The kernel, specialised as a launch with aligned tensors specialises it."""
+    signature: dict[str, Any] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+    aligned = [["tt.divisibility", 16]]
+    for i, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        signature[parameter.name] = "constexpr" if parameter.is_constexpr else _kind(value)
+        if signature[parameter.name] == "constexpr":
+            constants[(i,)] = value
+        elif isinstance(value, Tensor):
+            attributes[(i,)] = aligned
+        elif isinstance(value, tuple):
+            attributes |= {(i, j): aligned for j in range(len(value))}
+    return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+def usage(plan: str, launch: Launch, target: int) -> Usage:
+    """Compiles the kernel of a launch for a compute capability (80 for 8.0)."""
+    log = io.StringIO()
+    with knobs.nvidia.scope(), knobs.compilation.scope(), contextlib.redirect_stdout(log):
+        knobs.nvidia.dump_ptxas_log = True
+        knobs.compilation.always_compile = True  # what comes from the cache has no log
+        compiled = triton.compile(source_of(launch), target=GPUTarget("cuda", target, 32), options=launch.options)
+    spilled = [int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", log.getvalue())]
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", log.getvalue())]
+    if not registers or not spilled:
+        raise RuntimeError(f"ptxas reported no registers or no spills: {log.getvalue()!r}")
+    name = launch.kernel.fn.__name__
+    return Usage(plan, name, target, max(registers), compiled.metadata.shared, sum(spilled))
+
+
+def check(plans: Sequence[str], targets: Sequence[int]) -> Iterator[Usage]:
+    """Compiles all kernels of the plans, and the update's, for each target."""
+    launched = [(name, launch) for name in plans for launch in launches(PLANS[name])]
+    launched += [("update", launch) for launch in update_launches(BASE)]
+    for name, launch in launched:
+        for target in targets:
+            yield usage(name, launch, target)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the report; 1 if a kernel spills or needs too much shared memory, else 0."""
+    parser = argparse.ArgumentParser(description="Compile every kernel; fail if one spills.")
+    parser.add_argument("--plan", choices=PLANS, action="append", help="only this; may be repeated")
+    parser.add_argument("--target", type=int, choices=TARGETS, action="append", help="only this; may be repeated")
+    arguments = parser.parse_args(argv)
+    bad = count = 0
+    print(f"{'plan':15} {'kernel':8} {'target':>7} {'registers':>9} {'shared':>7} {'spilled':>7}")
+    for used in check(arguments.plan or list(PLANS), arguments.target or TARGETS):
+        count += 1
+        bad += used.spilled > 0 or used.shared > SHARED
+        print(
+            f"{used.plan:15} {used.kernel:8} {'sm_' + str(used.target):>7} {used.registers:9} "
+            f"{used.shared:7} {used.spilled:7}",
+            flush=True,
+        )
+    print(f"{bad} of {count} compiled kernels spill or need more than {SHARED} bytes of shared memory")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""How a kernel is started: its arguments are looked up by the names of its signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+STAGES = 4  # buffers of a software pipeline, so that enough loads are under way with two programs a multiprocessor
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel, the number of its programs, its arguments by name, and warps a program."""
+
+    kernel: Any
+    programs: int
+    arguments: dict[str, Any]
+    warps: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How it is compiled, in Triton's words."""
+        return {"num_warps": self.warps, "num_stages": STAGES, "enable_fp_fusion": True}
+
+
+def _start(launch: Launch) -> None:
+    launch.kernel[(launch.programs,)](**launch.arguments, **launch.options)
+
+
+_starter: Callable[[Launch], None] = _start
+
+
+def launch(kernel: Any, programs: int, values: Mapping[str, Any], warps: int = 4) -> None:
+    """Starts `programs` programs of a kernel; `values` may hold more than the kernel asks for."""
+    arguments = {name: values[name] for name in kernel.arg_names}
+    _starter(Launch(kernel, programs, arguments, warps))
+
+
+@contextmanager
+def recorded(*, started: bool = False) -> Iterator[list[Launch]]:
+    """Inside, launches are listed, and not started unless asked for."""
+    global _starter
+    found: list[Launch] = []
+
+    def note(launch: Launch) -> None:
+        found.append(launch)
+        if started:
+            _start(launch)
+
+    before, _starter = _starter, note
+    try:
+        yield found
+    finally:
+        _starter = before

@@ -1,0 +1,210 @@
+"""What a compose kernel is compiled for: the sizes and kinds of one cohort, and its tiles."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+PRODUCTS = ("fp32", "tf32x3", "tf32", "bf16")
+"""How matrix products multiply: by fused multiply-adds, or by tensor cores after rounding. All of
+them add up in fp32; tf32x3 gets about fp32's precision from three tf32 products."""
+LONG = 64
+"""Up to so many rows a tile is bound by the weights it loads, beyond by reading its rows again."""
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is not below `number`; 1 for 0."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def ceil(number: int, step: int) -> int:
+    """How many steps it takes to reach `number`."""
+    return -(-number // step)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Sizes of the tiles that one program works on, all powers of two of at least 16.
+
+    columns: of a product's output; inner: of the axis that a product sums over (both for up to `LONG`
+    rows, see `Plan.columns`); edge: both sides of a tile of a weight's gradient; elements: numbers of
+    the composition held at once, over all tasks.
+    """
+
+    columns: int = 32
+    inner: int = 64
+    edge: int = 64
+    elements: int = 4096
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One cohort's sizes and kinds; R, the number of runs, is not among them.
+
+    tasks T, sources N, privates (T, or 0 without private prompts), length m, d, hidden h (0 but for
+    `mlp`). encoder: mlp, linear or none. per_prompt: each prompt owns its encoder, else one a role;
+    shared: one for both roles. normaliser: constant, softmax, sparsemax, sigmoid; tau divides the
+    logits of a softmax. gates: none, fixed, learned, learned-global, tied. mask: none, before, after;
+    private_on: the private prompts are not masked.
+    """
+
+    composition: str
+    tasks: int
+    sources: int
+    privates: int
+    n_weights: int
+    length: int
+    d: int
+    hidden: int
+    encoder: str
+    per_prompt: bool
+    shared: bool
+    normaliser: str
+    tau: float
+    gates: str
+    mask: str
+    private_on: bool
+    products: str
+    tiles: Tiles = Tiles()
+
+    @classmethod
+    @lru_cache
+    def parsed(cls, text: str) -> Plan:
+        """The plan whose `text` this is."""
+        fields = json.loads(text)
+        return cls(**fields | {"tiles": Tiles(**fields["tiles"])})
+
+    @property
+    def text(self) -> str:
+        """The plan as an operator takes it."""
+        return json.dumps(asdict(self))
+
+    @property
+    def warps(self) -> int:
+        """Warps of a program that multiplies: more rows need more registers."""
+        return 8 if self.rows > 32 else 4
+
+    @property
+    def has_router(self) -> bool:
+        return self.normaliser != "constant"
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether router or gates learn."""
+        return self.has_router or self.gates not in ("none", "fixed")
+
+    @property
+    def target_length(self) -> int:
+        return 2 * self.length if self.composition == "scp" else self.length
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one prompt that a program takes: all of them up to 128."""
+        smallest = 16 if self.per_prompt else 8
+        return min(max(power_of_two(self.length), smallest), 128)
+
+    @property
+    def together(self) -> int:
+        """Prompts that a program takes: those that share an encoder, up to 64 rows."""
+        if self.per_prompt:
+            return 1
+        most = power_of_two(max(self.sources, self.privates))
+        return max(min(most, 64 // self.tokens), 16 // self.tokens, 1)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a tile, those included that no token stands in."""
+        return self.tokens * self.together
+
+    @property
+    def summed(self) -> int:
+        """Rows that the gradient of a weight takes at a time; more would not stay in registers."""
+        return min(self.rows, 32)
+
+    @property
+    def columns(self) -> int:
+        """Columns of a product's tile: twice as many where there are many rows, which each tile reads."""
+        return self.tiles.columns * (2 if self.rows > LONG else 1)
+
+    @property
+    def inner(self) -> int:
+        """What a product sums over at a time: half as much with many rows, so that shared memory suffices."""
+        return max(self.tiles.inner // (2 if self.rows > LONG else 1), 16)
+
+    @property
+    def source_tiles(self) -> int:
+        return ceil(self.sources, self.together)
+
+    @property
+    def private_tiles(self) -> int:
+        return ceil(self.privates, self.together)
+
+    @property
+    def row_tiles(self) -> int:
+        return self.source_tiles + self.private_tiles
+
+    @property
+    def token_tiles(self) -> int:
+        return ceil(self.length, self.tokens)
+
+    @property
+    def column_tiles(self) -> int:
+        """Tiles of d."""
+        return ceil(self.d, self.columns)
+
+    @property
+    def pieces(self) -> int:
+        """Programs a run that compose: tiles of tokens and of d."""
+        return self.token_tiles * self.column_tiles
+
+    @property
+    def chunk(self) -> int:
+        """Numbers of a target prompt that are composed at once, whole rows of a tile."""
+        most = max(self.tiles.elements // power_of_two(self.tasks), self.columns)
+        return min(most, self.tokens * self.columns)
+
+    @property
+    def encoders(self) -> int:
+        """Encoders of a run."""
+        if self.per_prompt:
+            return self.sources + self.privates
+        return 1 if self.shared else bool(self.sources) + bool(self.privates)
+
+    def constants(self) -> dict[str, Any]:
+        """Compile-time constants by the names that the kernels' signatures ask for."""
+        return {
+            "COMPOSITION": self.composition,
+            "PRIVATE_ON": self.private_on,
+            "NORMALISER": self.normaliser,
+            "MASK": self.mask,
+            "GATES": self.gates,
+            "PRODUCTS": self.products,
+            "T": self.tasks,
+            "N": self.sources,
+            "PRIVATES": self.privates,
+            "NW": self.n_weights,
+            "M": self.length,
+            "D": self.d,
+            "H": self.hidden,
+            "TB": power_of_two(self.tasks),
+            "NB": max(power_of_two(self.n_weights), 2),
+            "NB1": max(power_of_two(self.sources + 1), 2),
+            "BM": self.tokens,
+            "BN": self.columns,
+            "BK": self.inner,
+            "EDGE": self.tiles.edge,
+            "SUMMED": self.summed,
+            "TOGETHER": self.together,
+            "SOURCE_TILES": self.source_tiles,
+            "ROW_TILES": self.row_tiles,
+            "TOKEN_TILES": self.token_tiles,
+            "PIECES": self.pieces,
+            "PB": max(1024 // (power_of_two(self.tasks) * power_of_two(self.n_weights)), 1),
+            "CHUNK": self.chunk,
+            "PER_PROMPT": self.per_prompt,
+            "ENCODERS": self.encoders,
+            "SAVE": True,
+            "DOTS": self.has_logits,
+        }

@@ -1,0 +1,395 @@
+"""The fused composition against the reference formula in float64: outputs and all gradients.
+
+Without a GPU the kernels run in Triton's interpreter, slowly: sizes are tiny, and of the settings every
+pair is met. What is special stands in tests of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations, product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from compt_fast.errors import InputError
+from compt_fast.fleet.optim import FleetAdamW
+from compt_fast.kernels import adamw
+from compt_fast.kernels import compose as kernels
+from compt_fast.kernels.launching import recorded
+from compt_fast.kernels.plan import PRODUCTS, Plan, Tiles
+from compt_fast.prompts import fused
+from compt_fast.prompts.bank import LR_GROUP, PromptBank
+from compt_fast.prompts.compose import Mask
+from compt_fast.prompts.compose import compose as reference
+from compt_fast.prompts.fused import input_names, plan_text, run_kernel
+from compt_fast.prompts.shape import PromptShape
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SPP = PromptShape("spp", tasks=3, sources=2, private=True, length=3, d_model=20, hidden=12)
+SCP = replace(SPP, composition="scp", normalisation="softmax")
+PT = replace(SPP, composition="pt", sources=0)
+INSIDE = replace(SPP, composition="inside", sources=3, encoder="linear", sharing="shared")
+ERRORS = {"fp32": 3e-6, "tf32x3": 1e-5, "tf32": 3e-3, "bf16": 3e-2}
+"""Largest error of a tensor, in parts of its largest value."""
+
+
+def name(value: object) -> str:
+    if not isinstance(value, PromptShape):
+        return repr(value)
+    sizes = f"{value.tasks}x{value.sources}x{value.length}x{value.d_model}x{value.hidden}"
+    parts = (value.composition, sizes, value.encoder, value.sharing, value.router)
+    return "-".join((*parts, value.normaliser, value.gates))
+
+
+def bank_of(shape: PromptShape, runs: int = 2) -> PromptBank:
+    """A bank with a router and gates as if trained."""
+    bank = PromptBank.create(shape, list(range(runs)))
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for key, p in bank.params.items():
+            if LR_GROUP[key] == "router":
+                p.copy_(torch.randn(p.shape, generator=generator))
+    return bank.to(DEVICE)
+
+
+def direction(targets: Tensor) -> Tensor:
+    """A gradient for the targets."""
+    drawn = torch.randn(targets.shape, generator=torch.Generator().manual_seed(3))
+    return drawn.to(targets)
+
+
+def near(found: Tensor, wanted: Tensor, error: float, least: float = 1e-3) -> None:
+    """Every difference is below `error` in parts of the largest value wanted; NaN fails."""
+    assert found.shape == wanted.shape
+    scale = max(wanted.abs().max().item(), least) if wanted.numel() else 1.0
+    assert ((found.double() - wanted).abs() <= error * scale).all()
+
+
+def check(bank: PromptBank, mask: Mask | None = None, products: str = "fp32") -> None:
+    shape, exact = bank.shape, bank.to(torch.float64)
+    wanted = reference(exact.params, shape, mask=mask)
+    found = run_kernel(bank.params, shape, mask=mask, products=products)
+    assert wanted.targets is not None and found.targets is not None
+    near(found.targets.detach(), wanted.targets, ERRORS[products])
+    for part in ("weights", "gates"):
+        own, other = getattr(found, part), getattr(wanted, part)
+        assert (own is None) == (other is None)
+        if other is not None:
+            near(own, other, 2e-6)
+    if not wanted.targets.requires_grad:
+        return
+    wanted.targets.backward(direction(wanted.targets))
+    found.targets.backward(direction(wanted.targets).float())
+    for key, p in exact.params.items():
+        grad = torch.zeros_like(p) if p.grad is None else p.grad
+        own = bank.params[key].grad
+        assert own is not None, key
+        near(own, grad, 2 * ERRORS[products])
+
+
+AXES: dict[str, tuple[Any, ...]] = {
+    "composition": ("spp", "scp", "pt", "mst", "inside", "inside without private"),
+    "normalisation": ("auto", "softmax", "sparsemax", "sigmoid", "softmax-temperature", "constant"),
+    "gates": ("fixed", "learned", "learned-global", "tied"),
+    "mask": (None, "before", "after", "all"),
+    "encoder": ("mlp", "linear", "none"),
+    "sharing": ("per-prompt", "per-role", "shared"),
+}
+SIZES = ((3, 2, 3), (2, 5, 1), (1, 1, 4), (4, 3, 2), (2, 1, 17), (3, 4, 3), (5, 7, 2))
+"""Tasks, sources, length."""
+Setting = tuple[Any, ...]
+
+
+def setting_of(setting: Setting, sizes: tuple[int, int, int]) -> tuple[PromptShape, Mask | None] | None:
+    """What a setting means; None for one that no shape can have."""
+    composition, normalisation, gates, masking, encoder, sharing = setting
+    tasks, sources, length = sizes
+    sources = {"pt": 0, "mst": 1}.get(composition, sources)
+    constant = normalisation == "constant"
+    private = composition not in ("mst", "inside without private")
+    try:
+        shape = PromptShape(
+            composition.removesuffix(" without private"), tasks, sources, private, length, 20, encoder, sharing,
+            hidden=12, router="constant" if constant else "direct",
+            normalisation="auto" if constant else normalisation, gates=gates,
+        )  # fmt: skip
+    except InputError:
+        return None
+    if masking is None:
+        return shape, None
+    on = tuple(masking != "all" and i % 2 == 0 for i in range(sources))
+    return shape, Mask(on, private=masking == "before", how="after" if masking == "after" else "before")
+
+
+def pairs_of(setting: Setting) -> set[tuple[tuple[str, Any], ...]]:
+    return set(combinations(zip(AXES, setting, strict=True), 2))
+
+
+def pairwise() -> list[Setting]:
+    """Settings that hold every pair of values that can stand together, the one with most new pairs first."""
+    candidates = {s: pairs_of(s) for s in product(*AXES.values()) if setting_of(s, SIZES[0])}
+    chosen: list[Setting] = []
+    left = set().union(*candidates.values())
+    while left:
+        best = max(candidates, key=lambda s: len(candidates[s] & left))
+        left -= candidates.pop(best)
+        chosen.append(best)
+    return chosen
+
+
+GRID = pairwise()
+
+
+@pytest.mark.parametrize(("setting", "sizes"), [(s, SIZES[i % len(SIZES)]) for i, s in enumerate(GRID)])
+def test_every_pair_of_settings(setting, sizes):
+    found = setting_of(setting, sizes)
+    assert found is not None
+    check(bank_of(found[0]), found[1])
+
+
+def test_the_grid_is_what_it_says():
+    met = set().union(*map(pairs_of, GRID))
+    assert (("composition", "scp"), ("normalisation", "sparsemax")) in met
+    assert (("composition", "pt"), ("gates", "tied")) not in met  # pt has no gates
+    for one, other in combinations(("mask", "encoder", "sharing"), 2):
+        assert {((one, a), (other, b)) for a in AXES[one] for b in AXES[other]} <= met
+
+
+LOGITS = [
+    [[5.0, 0.0, 0.0], [5.0, 1.0, 0.0], [9.0, -1.0, -1.0]],  # one source for all tasks
+    [[0.3, 0.3, 0.3], [1.0, 1.0, 0.0], [0.5, 0.5, -0.5]],  # ties, in and out of the support
+    [[1.0, 0.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 1.0]],  # exactly on its border
+]
+
+
+@pytest.mark.parametrize("sharing", ["per-prompt", "per-role"])
+@pytest.mark.parametrize("logits", LOGITS, ids=["one", "ties", "border"])
+def test_ties_and_zeros_of_sparsemax(logits, sharing):
+    shape = replace(SPP, sources=3, normalisation="sparsemax", sharing=sharing, d_model=8, hidden=8)
+    bank = bank_of(shape)
+    with torch.no_grad():
+        bank.params["router"][0] = torch.tensor(logits)
+    check(bank)
+
+
+def test_a_source_that_no_task_uses_is_not_read():
+    shape = replace(SPP, sources=3, normalisation="sparsemax", d_model=8, hidden=8)
+    bank = bank_of(shape)
+    with torch.no_grad():
+        bank.params["router"][:] = torch.tensor([4.0, 0.0, -4.0])
+        for key, p in bank.params.items():
+            if key.startswith("source"):
+                p[:, 1:] = float("nan")
+    targets = run_kernel(bank.params, shape).targets
+    assert targets is not None and targets.isfinite().all()
+    targets.backward(direction(targets))
+    for key, p in bank.params.items():
+        assert p.grad is not None and p.grad.isfinite().all(), key
+        if key.startswith("source"):
+            assert p.grad[:, 0].any() and not p.grad[:, 1:].any(), key
+
+
+ODD = [
+    replace(SPP, tasks=1, sources=1, length=1, d_model=7, hidden=5, gates="learned"),
+    replace(SPP, tasks=3, sources=5, length=17, d_model=37, hidden=41),
+    replace(SCP, tasks=2, sources=3, length=100, d_model=8, hidden=8, gates="tied"),
+    replace(INSIDE, tasks=7, sources=6, length=5, d_model=33, encoder="mlp", hidden=3),
+    replace(SPP, tasks=2, length=130, d_model=4, hidden=4, sharing="per-role"),
+]
+
+
+@pytest.mark.parametrize("shape", ODD, ids=name)
+def test_odd_sizes(shape):
+    check(bank_of(shape, runs=1))
+
+
+def test_many_runs():
+    shape = replace(SPP, tasks=1, sources=2, d_model=6, length=2, encoder="linear", gates="learned")
+    check(bank_of(shape, runs=27))
+
+
+@pytest.mark.parametrize("sharing", ["per-prompt", "shared"])
+def test_small_tiles(sharing, monkeypatch):
+    """Several tiles of columns, of sums, of gradients, and several chunks a piece."""
+    small = Tiles(columns=16, inner=16, edge=16, elements=64)
+    parsed = Plan.parsed
+    monkeypatch.setattr(Plan, "parsed", lambda text: replace(parsed(text), tiles=small))
+    check(bank_of(replace(SPP, tasks=2, length=18, d_model=20, hidden=18, sharing=sharing, gates="tied"), runs=1))
+
+
+@pytest.mark.parametrize("shape", [replace(SPP, gates="learned"), INSIDE], ids=name)
+def test_permuted_and_strided_inputs(shape):
+    bank = bank_of(shape)
+    for key, p in bank.params.items():
+        strided = torch.empty((*p.shape[::-1], 2), device=p.device)[..., 0].permute(*range(p.dim())[::-1])
+        assert not strided.is_contiguous() or p.numel() < 2
+        bank.params[key] = strided.copy_(p.detach()).detach().requires_grad_()
+    check(bank)
+
+
+@pytest.fixture
+def poisoned():
+    """torch.empty gives NaN (integers: their largest value), so that what is not written shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("shape", [replace(SPP, gates="learned"), INSIDE, PT, SCP], ids=name)
+def test_everything_is_written_and_the_same_twice(shape, poisoned):
+    results = []
+    for _ in range(2):
+        bank = bank_of(shape)
+        check(bank)
+        results.append([p.grad for p in bank.params.values()])
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("poison", ["router", "gates", "source_tokens", "private_encoder.out.bias"])
+def test_a_run_of_nan_leaves_the_others_as_they_are(poison):
+    shape = replace(SPP, gates="learned", normalisation="sparsemax", d_model=8, hidden=8)
+    sound, sick = bank_of(shape), bank_of(shape)
+    with torch.no_grad():
+        sick.params[poison][0] = float("nan")
+    for bank in (sound, sick):
+        targets = run_kernel(bank.params, shape).targets
+        assert targets is not None
+        assert targets[1].isfinite().all() and targets[0].isnan().any() == (bank is sick)
+        targets.backward(direction(targets))
+    for key, p in sound.params.items():
+        assert p.grad is not None and torch.equal(p.grad[1], sick.params[key].grad[1]), key
+
+
+@pytest.mark.parametrize(
+    ("shape", "forward", "backward"),
+    [
+        (SPP, ["prepare", "encode"], ["spread", "layer", "layer"]),
+        (INSIDE, ["prepare", "encode"], ["spread", "layer"]),
+        (replace(SPP, encoder="none"), ["prepare", "gather"], ["spread", "logits"]),
+        (replace(PT, encoder="none"), ["prepare", "gather"], ["spread"]),
+    ],
+    ids=name,
+)
+def test_launches(shape, forward, backward):
+    bank = bank_of(replace(shape, d_model=4, hidden=4 * (shape.encoder == "mlp"), length=1), runs=1)
+    with recorded(started=True) as found:
+        targets = run_kernel(bank.params, bank.shape).targets
+        assert targets is not None
+        assert [launch.kernel.fn.__name__ for launch in found] == forward
+        found.clear()
+        targets.sum().backward()
+        assert [launch.kernel.fn.__name__ for launch in found] == backward
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_the_seam_takes_the_kernel_where_it_runs(grad, monkeypatch):
+    monkeypatch.setattr(fused, "unavailable", lambda device: "")
+    shape = replace(SPP, d_model=4, hidden=4, gates="learned")
+    bank = bank_of(shape)
+    with recorded(started=True) as found, torch.set_grad_enabled(grad):
+        composed = fused.compose(bank.params, shape, training=True)
+    assert len(found) == 2 and composed.sources is None and composed.privates is None
+    wanted = reference(bank.params, shape)
+    for part in ("targets", "weights", "gates"):
+        torch.testing.assert_close(getattr(composed, part), getattr(wanted, part))
+    with recorded() as found:
+        fused.compose(bank.to(torch.float64).params, shape)
+    assert not found  # the kernel takes fp32 only
+
+
+def test_without_gradients_nothing_is_saved():
+    shape = replace(SPP, d_model=8, hidden=8)
+    bank = bank_of(shape)
+    tensors = [bank.params[key] for key in input_names(shape)]
+    plan = plan_text(shape, None, "fp32")
+    with torch.no_grad():
+        assert len(kernels.compose(tensors, plan, torch.float32, False)) == 3
+        few = run_kernel(bank.params, shape).targets
+    whole = run_kernel(bank.params, shape).targets
+    assert few is not None and whole is not None and torch.equal(few, whole)
+
+
+def test_the_operator_is_registered_as_torch_wants():
+    shape = replace(SPP, tasks=2, d_model=4, hidden=4, length=2)
+    bank = bank_of(shape, runs=1)
+    tensors = [bank.params[key] for key in input_names(shape)]
+    plan = plan_text(shape, None, "fp32")
+    torch.library.opcheck(kernels.compose, (tensors, plan, torch.float32, True))
+
+
+def test_it_compiles_into_one_graph(monkeypatch):
+    monkeypatch.setattr(fused, "unavailable", lambda device: "")
+    shape = replace(SPP, tasks=2, d_model=4, hidden=4, length=2)
+    bank = bank_of(shape)
+
+    def loss(params: dict[str, Tensor]) -> Tensor:
+        targets = fused.compose(params, shape).targets
+        assert targets is not None
+        return (targets**2).sum()
+
+    eager = torch.autograd.grad(loss(bank.params), [*bank.params.values()])
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    found = torch.autograd.grad(compiled(bank.params), [*bank.params.values()])
+    for own, other in zip(found, eager, strict=True):
+        torch.testing.assert_close(own, other)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("products", PRODUCTS[1:])
+@pytest.mark.parametrize(("setting", "sizes"), [(s, SIZES[i % len(SIZES)]) for i, s in enumerate(GRID)])
+def test_every_pair_of_settings_in_every_product(setting, sizes, products):
+    found = setting_of(setting, sizes)
+    assert found is not None
+    check(bank_of(found[0]), found[1], products)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("sharing", ["per-prompt", "per-role", "shared"])
+@pytest.mark.parametrize("length", [5, 100])
+def test_every_product_at_t5_base_width(products, sharing, length):
+    shape = replace(SPP, tasks=8, sources=3, length=length, d_model=768, hidden=768, gates="learned")
+    check(bank_of(replace(shape, sharing=sharing)), products=products)
+
+
+@pytest.mark.gpu
+def test_targets_in_bf16_are_the_rounded_ones():
+    bank = bank_of(SPP)
+    wanted = run_kernel(bank.params, SPP).targets
+    found = run_kernel(bank.params, SPP, dtype=torch.bfloat16).targets
+    assert wanted is not None and found is not None
+    assert torch.equal(found, wanted.bfloat16())
+
+
+def trained(shape: PromptShape, steps: int, kernel: bool, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Parameters of two runs after steps of composition and update towards fixed targets."""
+    for module in (fused, adamw):
+        monkeypatch.setattr(module, "unavailable", lambda device: "" if kernel else "not here")
+    bank = bank_of(shape)
+    size = (bank.runs, shape.tasks, shape.target_length, shape.d_model)
+    goal = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    optim = FleetAdamW(bank.params)
+    same = torch.ones(bank.runs, dtype=torch.float64)
+    for step in range(steps):
+        targets = fused.compose(bank.params, shape).targets
+        assert targets is not None
+        ((targets - goal) ** 2).mean((1, 2, 3)).sum().backward()
+        optim.step(
+            bank.params, rates=dict.fromkeys(bank.params, 0.01 * same), decay=0.01 * same, clip=same,
+            taken=step * same, healthy=same.bool().to(DEVICE),
+        )  # fmt: skip
+    return [p.detach() for p in bank.params.values()]
+
+
+@pytest.mark.slow
+def test_200_steps_of_training_end_where_the_reference_ends(monkeypatch):
+    shape = replace(SPP, tasks=2, length=2, d_model=4, gates="learned", encoder="linear")
+    found, wanted = (trained(shape, 200, kernel, monkeypatch) for kernel in (True, False))
+    for own, other in zip(found, wanted, strict=True):
+        near(own, other.double(), 1e-3)
