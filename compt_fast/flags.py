@@ -342,6 +342,14 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises `InputError` for a missing or malformed file, and for keys that are no flags or stand
     there twice.
     """
+    return check_settings(read_file(path), str(path))
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What a TOML, YAML or JSON file of flags holds, unchecked; of a `config.json`, its flags.
+
+    Raises `InputError` for a file that is missing, malformed or no table.
+    """
     readers: dict[str, Parser] = {
         ".toml": tomllib.loads,
         ".yaml": yaml.safe_load,
@@ -360,13 +368,21 @@ def read_config(path: Path) -> dict[str, Any]:
         content = content["flags"]
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected flags and their values, found {type(content).__name__}")
+    return content
+
+
+def check_settings(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """The content of a file or table by the keys of flags.
+
+    Raises `InputError` that begins with `where` for keys that are no flags or stand there twice.
+    """
     settings = {}
     for name, value in content.items():
         key = str(name).replace("-", "_")
         if key not in FLAGS:
-            raise unknown(f"flag in {path}:", str(name), FLAGS)
+            raise unknown(f"flag in {where}:", str(name), FLAGS)
         if key in settings:
-            raise InputError(f"{path}: {key} stands there twice")
+            raise InputError(f"{where}: {key} stands there twice")
         settings[key] = value
     return settings
 
