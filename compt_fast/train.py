@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from compt_fast.errors import InputError, exit_code, out_of_memory
 from compt_fast.flags import Flags, add_flags, read_flags
+from compt_fast.recipes import flags_of
 
 if TYPE_CHECKING:
     from compt_fast.fleet.checkpoint import Checkpoint
@@ -33,6 +34,8 @@ EXAMPLES = """examples:
       a learning-rate grid
   python -m compt_fast.train --method p,pi,sl,slp,sln,slpn,sil,sip,silp --shots 8,32 --seeds 0,1,2
       CrossPT's nine configurations; the source prompts that four of them start from are trained first
+  python -m compt_fast.train --config recipes/compt-table-1.toml --mini
+      a table of a paper on the embedded suites; without --mini on GLUE with t5-base
   python -m compt_fast.train --resume runs/mini-20260101-120000
       goes on where an interrupted job stopped
   python -m compt_fast.train --resume runs/mini-20260101-120000 --seeds 0,1,2,3,4
@@ -54,7 +57,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--config",
         metavar="FILE",
-        help="flags from a TOML, YAML or JSON file (a run's config.json too)",
+        help="flags from a TOML, YAML or JSON file (a recipe, a run's config.json); those given beside it come first",
+    )
+    made.add_argument(
+        "--mini",
+        action="store_true",
+        help="the embedded trunk, and the embedded suites in place of those of the --config file",
     )
     made.add_argument(
         "--resume",
@@ -69,17 +77,29 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     given = vars(parser().parse_args(arguments))
-    config, resume = given.pop("config"), given.pop("resume")
+    config, resume, mini = given.pop("config"), given.pop("resume"), given.pop("mini")
 
     def work() -> int:
         if resume is None:
-            return start(read_flags(given, config), arguments)
-        for name in ("config", "out"):
-            if (config if name == "config" else given["out"]) is not None:
+            return start_all(flags_of(given, config, mini), arguments)
+        for name, value in (("config", config), ("mini", mini or None), ("out", given["out"])):
+            if value is not None:
                 raise InputError(f"--resume takes every other setting from the run folder: leave out --{name}")
         return go_on(Path(resume), given, arguments)
 
     return exit_code(work, out_of_memory_hint=" outside of training: take a smaller --model, or --device cpu")
+
+
+def start_all(jobs: dict[str, Flags], arguments: list[str]) -> int:
+    """The jobs of a configuration, one after another; the highest exit code. A signal ends them all."""
+    code = 0
+    for number, (name, flags) in enumerate(jobs.items(), start=1):
+        if name:
+            print(f"job {number} of {len(jobs)}: {name}", flush=True)
+        code = max(code, start(flags, arguments))
+        if code >= FIRST_SIGNAL:
+            break
+    return code
 
 
 def start(flags: Flags, arguments: list[str]) -> int:
@@ -160,6 +180,7 @@ def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], stor
     """Print what is about to be done."""
     from compt_fast.fleet.estimate import estimate
     from compt_fast.fleet.report import print_plan
+    from compt_fast.info import missing_line
 
     for own in stage_one:
         console.print(f"Stage one trains source prompts that the store {store.folder} lacks:", soft_wrap=True)
@@ -167,6 +188,9 @@ def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], stor
     if stage_one:
         console.print("Stage two:")
     print_plan(console, trainer, estimate(trainer))
+    missing = missing_line()
+    if missing:
+        console.print(missing, soft_wrap=True)
 
 
 def _work(console: Console, trainer: Trainer, saved: Checkpoint | None, job_folder: Path) -> int:

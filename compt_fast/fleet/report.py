@@ -7,7 +7,6 @@ from rich.console import Console
 from compt_fast.fleet.estimate import Estimate
 from compt_fast.fleet.results import terminal_table
 from compt_fast.fleet.trainer import Trainer
-from compt_fast.info import missing_line
 
 
 def print_plan(console: Console, trainer: Trainer, estimate: Estimate | None) -> None:
@@ -31,9 +30,6 @@ def print_plan(console: Console, trainer: Trainer, estimate: Estimate | None) ->
     )
     console.print(_cost(trainer, estimate), soft_wrap=True)
     console.print(f"run folder: {trainer.folder}", soft_wrap=True)
-    missing = missing_line()
-    if missing:
-        console.print(missing, soft_wrap=True)
 
 
 def _cost(trainer: Trainer, estimate: Estimate | None) -> str:
@@ -41,7 +37,7 @@ def _cost(trainer: Trainer, estimate: Estimate | None) -> str:
     sizes = sorted((12 * run.parameters for run in trainer.runs), reverse=True)
     parameters = sum(sizes[: trainer.flags["runs_at_once"]]) / 2**20
     text = (
-        f"{trainer.total_steps:,} steps of all runs; parameters and moments of those side by side {parameters:,.0f} MiB"
+        f"{trainer.total_steps:,} steps in all; parameters and moments of the runs side by side {parameters:,.0f} MiB"
     )
     if estimate is None:
         return text

@@ -7,6 +7,7 @@ gives the same bits. What a store knows of a trunk is its name and the hash of i
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -141,7 +142,7 @@ class PromptStore:
             raise InputError(f"{prompt.name!r} is no name of a stored prompt: letters, digits and any of _ . + -")
         if prompt.name in self.names() and not replace:
             raise InputError(f"the store {self.folder} has a prompt {prompt.name!r}; remove it first, or name another")
-        values = as_prompt(prompt.values, f"stored prompt {prompt.name}")
+        prompt = dataclasses.replace(prompt, values=as_prompt(prompt.values, f"stored prompt {prompt.name}"))
         manifest = {
             "format": FORMAT,
             "name": prompt.name,
@@ -157,7 +158,7 @@ class PromptStore:
         }
         try:
             with new_folder(self.folder / prompt.name) as temporary:
-                save_file({"prompt": values}, temporary / "prompt.safetensors")
+                save_file({"prompt": prompt.values}, temporary / "prompt.safetensors")
                 write_json(temporary / "manifest.json", manifest)
         except OSError as error:
             raise InputError(f"--store {self.folder}: cannot be written ({error.strerror})") from None
