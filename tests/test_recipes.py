@@ -67,13 +67,11 @@ def test_recipes_mean_what_the_papers_say() -> None:
     assert {(run.config.method, run.config.shots, run.config.seed) for run in table} == {
         (method, shots, seed) for method in ("pt", "mst", "scp", "spp") for shots in (8, 16, 32) for seed in (0, 1, 2)
     }
-    large = runs_of("compt-table-3", mini=False)
-    assert {
-        (r.config.method, r.config.sources, r.config.shots, r.config.max_train) for r in sum(large.values(), [])
-    } == {
+    large = [run.config for runs in runs_of("compt-table-3", mini=False).values() for run in runs]
+    assert [(c.method, c.sources, c.shots, c.max_train) for c in large] == [
         ("spp", 10, None, 5000),
         ("scp", 3, None, 5000),
-    }
+    ]
     grid = runs_of("crosspt-figure-11")[""]
     assert len({(run.config.lr_source, run.config.lr_private) for run in grid}) == 16
     assert {run.config.method for run in runs_of("crosspt-figure-2")["group2"]} == NINE
@@ -149,16 +147,15 @@ def test_a_plain_file_and_no_file_are_one_job(tmp_path: Path) -> None:
         ("mini = true", "mini must be a table, not True"),
         ("[jobs]\nspp = 1", "jobs.spp must be a table of flags, not 1"),
         ('[jobs."a/b"]', "jobs.a/b: the name becomes a folder's"),
-        ("[jobs.a]\nshot = 3", "jobs.a: unknown flag"),
-        ("[mini]\nshot = 3", "mini: unknown flag"),
+        ("[jobs.a]\nshot = 3", "jobs.a: 'shot'"),
+        ("[mini]\nshot = 3", "mini: 'shot'"),
     ],
 )
 def test_what_is_wrong_in_a_recipe_is_named(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "wrong.toml"
     path.write_text(text)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=re.escape(message)):
         flags_of({}, str(path), mini=True)
-    assert message.replace(": unknown flag", "") in str(error.value).replace("unknown flag in ", "")
 
 
 def test_mini_alone_and_mini_with_resume_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -176,7 +176,8 @@ def _along_say(lines: Sequence[Series]) -> str:
     for x in shared:
         means = {of.label: next(point.mean for point in of.points if point.x == x) for of in lines}
         lead = max(means, key=lambda name: means[name])
-        leaders.append(f"{lead} at {'all' if x is None else x} (by {means[lead] - min(means.values()):.1f})")
+        gap = means[lead] - min(means.values())
+        leaders.append(f"{lead if gap >= 0.05 else 'none'} at {'all' if x is None else x} (by {gap:.1f})")
     return f"Ahead: {listed(leaders)}." if leaders else "The two were not trained at the same values."
 
 

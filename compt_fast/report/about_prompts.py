@@ -89,7 +89,8 @@ def _weights_say(parts: Anatomy, weights: Tensor, inside: bool) -> str:
     uniform = float((weights - weights.mean(1, keepdim=True)).abs().max()) < 0.05
     said = []
     if uniform:
-        said.append("The weights are almost uniform: no task prefers a prompt")
+        low, high = float(weights.min()), float(weights.max())
+        said.append(f"The weights are almost uniform ({low:.2f} to {high:.2f}): no task prefers a prompt")
     elif n > 1:
         most = max(shared, key=lambda s: len(shared[s]))
         tasks = listed(shared[most])

@@ -115,11 +115,17 @@ def _cell(axes: Axes, x: float, y: float, value: float | None, scale: Scale, dec
     if value is None:
         axes.text(x + 0.5, y + 0.52, "–", **centre)
         return
-    red, green, blue = colour = scale.at(value)
+    colour = scale.at(value)
     axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, facecolor=colour, edgecolor="none", clip_on=False))
-    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.53
     text = f"{value:.{decimals}f}".replace("-0.00", "0.00")
-    axes.text(x + 0.5, y + 0.52, text, color="white" if dark else "black", **centre)
+    axes.text(x + 0.5, y + 0.52, text, color="white" if is_dark(colour) else "black", **centre)
+
+
+def is_dark(colour: tuple[float, float, float]) -> bool:
+    """Whether white stands out from an sRGB colour better than black (WCAG 2: at least 4.5 to 1)."""
+    red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour)
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return (luminance + 0.05) ** 2 < 0.05 * 1.05
 
 
 def curves(lines: Sequence[Series], *, xlabel: str, ylabel: str, level: Sequence[Series] = ()) -> Figure:
@@ -222,11 +228,11 @@ def _saved(figure: Figure, kind: str, **options: object) -> bytes:
 def inline(text: str, name: str, alt: str) -> str:
     """An SVG file as an element of a page: ids its own, colours the page's, nothing that names an address."""
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    used = set(re.findall(r"#([\w-]+)\"|url\(#([\w-]+)\)", body))
-    kept = {name for pair in used for name in pair if name}
-    body = re.sub(r' id="([\w-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in kept else "", body)
-    body = re.sub(r'href="#([\w-]+)"', rf'href="#{name}-\1"', body).replace("xlink:href", "href")
-    body = re.sub(r"url\(#([\w-]+)\)", rf"url(#{name}-\1)", body)
+    used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', body)
+    kept = {own for pair in used for own in pair}
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in kept else "", body)
+    body = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', body).replace("xlink:href", "href")
+    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
     body = re.sub(r' (xmlns(:\w+)?|version)="[^"]*"', "", body)
     body = body.replace(INK, "currentColor").replace(PAPER, "none")
     quoted = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -39,7 +40,7 @@ class Table:
 
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers, and so stands to the right."""
-        return all(not isinstance(row[column], str) or row[column][:1].isdigit() for row in self.rows)
+        return all(re.match(r"-?\d|[-–]$", self.text(r, column)) for r in range(len(self.rows)))
 
     def markdown(self) -> str:
         """The table in Markdown, cells that stand out in bold."""
