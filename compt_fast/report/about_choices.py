@@ -148,7 +148,7 @@ def _duel(levels: Sequence[str], rows: Sequence[Sequence[Point | None]]) -> str:
             span = f" ({min(gaps):+.1f} to {max(gaps):+.1f})" if len(gaps) > 1 else ""
             against.append(f"{statistics.fmean(gaps):+.1f} points against {level}{span}")
     comparisons = "the one comparison" if len(rows) == 1 else f"{wins[top]} of {len(rows)} comparisons"
-    return f"{levels[top].capitalize()} come out ahead in {comparisons}: on average {listed(against)}."
+    return f"Ahead in {comparisons}: {levels[top]}, on average {listed(against)}."
 
 
 def _along(suite: str, factor: str, axis: str, xlabel: str, entries: list[Entry]) -> list[Exhibit]:

@@ -97,7 +97,7 @@ def _masking(entry: Entry, masks: Masked, material: Material) -> Exhibit:
             label="primary score, %",
             decimals=0,
             gaps=gaps,
-            row_gaps=[len(tasks)],
+            blocks={len(tasks): ""},
         ),
     )
 
@@ -124,8 +124,8 @@ def _masking_say(entry: Entry, masks: Masked, tasks: Sequence[str]) -> str:
     if sources is None:
         alone = {name: masks[name]["average"] for name in masks if name != "total"}
         best = max(alone, key=lambda name: alone[name])
-        lone = f"the best of them alone, {_mask_name(best)}, {alone[best]:.1f} %"
-        return f"Together the sources score {total:.1f} %; {lone}."
+        best_one = f"the best of them alone, {_mask_name(best)}, {alone[best]:.1f} %"
+        return f"Together the sources score {total:.1f} %; {best_one}."
     kinds: dict[str, list[str]] = {"sources": [], "private": [], "both": []}
     for task, name in zip(entry.tasks, tasks, strict=True):
         s, p, t = (_primary(masks[mask]["tasks"][task]) for mask in (sources, "private", "total"))
@@ -177,9 +177,9 @@ def _confused(entry: Entry, masks: Masked, task: str, name: str, material: Mater
     rows: list[list[Cell]] = []
     shares: list[list[float | None]] = []
     names: list[str] = []
-    starts: list[int] = []
+    starts: dict[int, str] = {}
     for head, table in counts.items():
-        starts.append(len(names))
+        starts[len(names)] = head
         totals = {gold: sum(table[gold].values()) for gold in golds}
         for said, answers in _answers(table, known).items():
             counted = [sum(table[gold].get(answer, 0) for answer in answers) for gold in golds]
@@ -200,9 +200,9 @@ def _confused(entry: Entry, masks: Masked, task: str, name: str, material: Mater
             names,
             golds,
             scale=draw.SCORE,
-            label="sources / private / combined, % of each label",
+            label="answers, % of each true label",
             decimals=0,
-            row_gaps=starts[1:],
+            blocks=starts,
         ),
     )
 

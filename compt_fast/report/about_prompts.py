@@ -17,7 +17,7 @@ from compt_fast.report.contrasts import Point, grouped, labels
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.report.formulas import Anatomy, anatomy
 from compt_fast.report.runs import Entry, Material, short, suite_name
-from compt_fast.report.words import listed, plural, slug
+from compt_fast.report.words import listed, slug
 
 Values = list[list[float | None]]
 
@@ -94,18 +94,17 @@ def _weights_say(parts: Anatomy, weights: Tensor, inside: bool) -> str:
     elif n > 1:
         most = max(shared, key=lambda s: len(shared[s]))
         tasks = listed(shared[most])
-        said.append(
-            f"{parts.sources[most]} is the largest source of {tasks}"
-            if len(shared[most]) > 1
-            else f"Each of {len(shared)} sources is the largest for one task"
+        of_their_own = f"Every task has another largest source, {len(shared)} of {n} lead"
+        many = (
+            f"{parts.sources[most]} is the largest source of {tasks}; {len(shared)} of {n} sources lead for some task"
         )
-        said[-1] += f"; {plural(len(shared), 'source')} of {n} lead for some task"
+        said.append(many if len(shared[most]) > 1 else of_their_own)
     if inside:
         own = weights[:, -1]
-        high = [parts.tasks[t] for t in range(len(own)) if own[t] == weights[t].max()]
+        mostly = [parts.tasks[t] for t in range(len(own)) if own[t] == weights[t].max()]
         said.append(
             f"the private prompt holds {float(own.mean()):.2f} on average and is the largest part of "
-            + (listed(high) if high else "no task")
+            + (listed(mostly) if mostly else "no task")
         )
     elif parts.gates is not None:
         alpha, beta = parts.gates.double().mean(0).tolist()
@@ -283,6 +282,8 @@ def _pairs_say(names: Sequence[str], cosines: Tensor) -> str:
     if len(pairs) == 1:
         return most.replace("Most alike are", "Alike by cosine:") + "."
     mean = statistics.fmean(pairs.values())
+    if max(pairs.values()) - min(pairs.values()) < 0.005:
+        return f"All pairs are equally alike ({mean:.2f})."
     return f"{most}, least {names[d]} and {names[c]} ({pairs[c, d]:.2f}); the mean of all pairs is {mean:.2f}."
 
 

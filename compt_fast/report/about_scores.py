@@ -158,7 +158,9 @@ def shots(material: Material) -> Section | None:
 
 def _shots_say(lines: Sequence[Series]) -> str:
     first, last = lines[0].points[0].x, lines[0].points[-1].x
-    low, high = (max(lines, key=lambda line, k=k: line.points[k].mean) for k in (0, -1))
+    lines = [line for line in lines if (line.points[0].x, line.points[-1].x) == (first, last)]
+    low = max(lines, key=lambda line: line.points[0].mean)
+    high = max(lines, key=lambda line: line.points[-1].mean)
     gains = {line.label: line.points[-1].mean - line.points[0].mean for line in lines}
     most = max(gains, key=lambda name: gains[name])
     until = "all examples" if last is None else f"{last} shots"

@@ -165,14 +165,16 @@ def _about(material: Material) -> list[str]:
     """What the report was made from, in a few lines."""
     from compt_fast.report.about_scores import panels
     from compt_fast.report.runs import metric_of, short
+    from compt_fast.report.words import listed, plural
 
     lines = []
-    for folder in material.folders:
-        own = [entry for entry in material.entries if entry.folder == folder]
-        trunk = f", trunk {own[0].flags['model']}" if own else ""
-        lines.append(f"{folder.name}: {len(own)} finished run{'s' * (len(own) != 1)}{trunk}")
+    if material.folders:
+        counts = [sum(entry.folder == folder for entry in material.entries) for folder in material.folders]
+        runs = [f"{plural(n, 'run')} in {folder.name}" for n, folder in zip(counts, material.folders, strict=True)]
+        trunks = dict.fromkeys(Path(entry.flags["model"]).name for entry in material.entries)
+        lines.append(f"Finished: {listed(runs)}. " + (f"Trunk: {listed(list(trunks))}." if trunks else ""))
     for suite, entries in panels(material.entries).items():
         metrics = metric_of(entries[0])
         lines.append(f"Tasks of {suite}: {', '.join(short(entries[0].tasks))}. Scores are percentages: {metrics}.")
-    lines += [f"Prompt store: {store.resolve().name}" for store in material.stores]
+    lines += [f"Prompt store: {store.resolve().name}." for store in material.stores]
     return lines

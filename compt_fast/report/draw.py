@@ -10,11 +10,13 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 from compt_fast.report.contrasts import Point, Series
@@ -23,7 +25,7 @@ INK, PAPER = "#010203", "#fefdfc"  # within the page they become its own text co
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B5B5B", "#882255", "#999933")
 _MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*", "h")
 MOST_LINES = len(_COLOURS)
-_STYLE = {
+_STYLE: Any = {  # matplotlib types its keys one by one
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],
     "font.size": 9,
@@ -41,6 +43,7 @@ _STYLE = {
     "svg.hashsalt": "compt_fast",  # the same numbers give the same file
 }
 _PNG_DPI = 160
+_NO_BLOCKS: Mapping[int, str] = {}
 _NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
 
@@ -86,22 +89,28 @@ def heatmap(
     label: str,
     decimals: int = 2,
     gaps: Sequence[int] = (),
-    row_gaps: Sequence[int] = (),
+    blocks: Mapping[int, str] = _NO_BLOCKS,
     row_label: str = "",
 ) -> Figure:
-    """A cell a value, its number in it; `gaps` are the columns (`row_gaps` the rows) before which a gap stands."""
+    """A cell a value, its number in it. Before each column of `gaps` stands a gap, and before each row of `blocks`
+    one with a heading, if it has any.
+    """
     left = [c + 0.3 * sum(g <= c for g in gaps) for c in range(len(columns))]
-    top = [r + 0.4 * sum(g <= r for g in row_gaps) for r in range(len(rows))]
+    top = [r + sum(0.85 if head else 0.4 for g, head in blocks.items() if g <= r) for r in range(len(rows))]
     width, height = (left[-1] if left else 0) + 1, (top[-1] if top else 0) + 1
     names = 0.078 * max((len(name) for name in rows), default=1) + 0.3
     with matplotlib.rc_context(_STYLE):
         head = 0.05 * max((len(name) for name in columns), default=1) + 0.15
-        figure = Figure(figsize=(names + 0.43 * width + 0.35, head + 0.29 * height + 0.35), layout="constrained")
+        wide = max(names + 0.43 * width + 0.35, 0.07 * len(label) + 0.3)
+        figure = Figure(figsize=(wide, head + 0.29 * height + 0.35), layout=ConstrainedLayoutEngine(w_pad=0.12))
         axes = figure.add_subplot()
         for r, row in enumerate(values):
             for c, value in enumerate(row):
                 _cell(axes, left[c], top[r], value, scale, decimals)
-        axes.set(xlim=(0, width), ylim=(height, 0), xlabel=label, ylabel=row_label)
+        for row_number, heading in blocks.items():
+            axes.text(0, top[row_number] - 0.18, heading, fontstyle="italic", fontsize=8.5)
+        axes.set(xlim=(0, width), ylim=(height, 0), ylabel=row_label)
+        figure.supxlabel(label, fontsize=9)
         axes.set_xticks([x + 0.5 for x in left], columns, rotation=38, ha="left", rotation_mode="anchor")
         axes.set_yticks([y + 0.5 for y in top], rows)
         axes.xaxis.tick_top()
@@ -111,7 +120,7 @@ def heatmap(
 
 
 def _cell(axes: Axes, x: float, y: float, value: float | None, scale: Scale, decimals: int) -> None:
-    centre = {"ha": "center", "va": "center", "fontsize": 7.5}
+    centre: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5}
     if value is None:
         axes.text(x + 0.5, y + 0.52, "–", **centre)
         return
@@ -140,7 +149,9 @@ def curves(lines: Sequence[Series], *, xlabel: str, ylabel: str, level: Sequence
         figure = Figure(figsize=(4.5, 3.0 + 0.1 * (len(lines) + len(level))), layout="constrained")
         axes = figure.add_subplot()
         for k, line in enumerate(lines):
-            aside = 0.4 / len(lines) * (k - (len(lines) - 1) / 2)  # error bars beside each other, not over each other
+            aside = min(0.06, 0.4 / len(lines)) * (
+                k - (len(lines) - 1) / 2
+            )  # error bars beside each other, not over each other
             axes.errorbar(
                 [place[point.x] + aside for point in line.points],
                 [point.mean for point in line.points],
@@ -218,7 +229,7 @@ def svg(figure: Figure) -> str:
     return _saved(figure, "svg", metadata=_NO_METADATA).decode()
 
 
-def _saved(figure: Figure, kind: str, **options: object) -> bytes:
+def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
     out = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
         figure.savefig(out, format=kind, **options)

@@ -27,10 +27,10 @@ def test_a_heat_map_has_its_numbers_names_and_what_they_are() -> None:
         scale=draw.COSINE,
         label="cosine similarity",
         gaps=[2],
-        row_gaps=[1],
+        blocks={1: "below"},
     )
     found = texts(draw.svg(figure))
-    assert {"rte", "qnli", "S1", "S2", "private", "cosine similarity"} <= set(found)
+    assert {"rte", "qnli", "S1", "S2", "private", "cosine similarity", "below"} <= set(found)
     assert {"0.25", "-1.00", "–", "0.00", "1.00"} <= set(found) and "-0.00" not in found
     assert len(draw.png(figure)) > 2000 and draw.png(figure).startswith(b"\x89PNG")
 
