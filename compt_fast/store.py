@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     given = vars(parser().parse_args(argv))
-    commands = {"list": show_all, "show": show, "add": add, "remove": remove, "check": check}
+    commands: dict[str, Callable[..., int]] = {
+        "list": show_all,
+        "show": show,
+        "add": add,
+        "remove": remove,
+        "check": check,
+    }
     command = commands[given.pop("command")]
 
     def work() -> int:
@@ -112,9 +119,7 @@ def add(store: PromptStore, console: Console, path: Path, replace: bool, **given
     entries = _from_run(path, **given) if of_run else [_from_file(path, **given)]
     taken = [entry.name for entry in entries if entry.name in store.names() and not replace]
     if taken:
-        raise InputError(
-            f"the store {store.folder} has {', '.join(taken)}; --replace takes their place, --name another"
-        )
+        raise InputError(f"the store {store.folder} has {', '.join(taken)} already; take --replace or another --name")
     for entry in entries:
         store.add(entry, replace=replace)
         console.print(f"added {entry.name}: {entry.length} tokens of width {entry.d_model}", soft_wrap=True)

@@ -188,7 +188,8 @@ def entries_of(folder: Path) -> list[StoredPrompt]:
     if "targets" not in prompts.tensors:
         raise InputError(f"{folder}: with gates 'input' every row has a prompt of its own, and the task has none")
     config = manifest.get("config", {})
-    training = {key: manifest[key] for key in ("run", "prefix", "prompt_position", "config") if key in manifest}
+    kept = ("run", "prefix", "prompt_position", "config")
+    training: dict[str, Any] = {key: manifest[key] for key in kept if key in manifest}
     training["label_mode"] = config.get("label_mode", "natural")
     trunk = TrunkId(manifest["trunk"], manifest["trunk_hash"], manifest.get("dtype"))
     scores = _scores(folder)
