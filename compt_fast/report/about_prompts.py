@@ -95,9 +95,7 @@ def _weights_say(parts: Anatomy, weights: Tensor, inside: bool) -> str:
         most = max(shared, key=lambda s: len(shared[s]))
         tasks = listed(shared[most])
         of_their_own = f"Every task has another largest source, {len(shared)} of {n} lead"
-        many = (
-            f"{parts.sources[most]} is the largest source of {tasks}; {len(shared)} of {n} sources lead for some task"
-        )
+        many = f"{parts.sources[most]} is the largest source of {tasks}; {len(shared)} of {n} lead for some task"
         said.append(many if len(shared[most]) > 1 else of_their_own)
     if inside:
         own = weights[:, -1]
