@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from compt_fast import evaluate, train
+from compt_fast import evaluate, store, train
 from compt_fast.config import PRESETS
 from compt_fast.fleet.monitor import Monitor
 from compt_fast.fleet.trainer import Trainer
@@ -33,10 +33,10 @@ def test_crosspts_nine_configurations_in_one_command(line: Line, tmp_path: Path,
     assert len(runs) == 36 and {run["status"] for run in runs} == {"finished"}
     assert {run["id"] for run in runs} >= {"pi-k2-s0", "sil-n2-k4-s1", "slpn-n2-k2-s0", "sl-n1-k2-s1"}
 
-    store = PromptStore(out / "store")
-    assert store.names() == ["toy_a-m2", "toy_b-m2"]
-    stored = torch.stack([store.load(name).values for name in store.names()])
-    entry = store.load("toy_a-m2")
+    kept = PromptStore(out / "store")
+    assert kept.names() == ["toy_a-m2", "toy_b-m2"]
+    stored = torch.stack([kept.load(name).values for name in kept.names()])
+    entry = kept.load("toy_a-m2")
     (first,) = (run for run in jobs.results(out / "sources-m2")["runs"] if run["id"] == "p-full-s0-toy_a")
     assert entry.score == {"metric": "accuracy", "value": first["average"]}
     assert len(jobs.metrics(out / "sources-m2")) == 2 * 2
@@ -50,7 +50,7 @@ def test_crosspts_nine_configurations_in_one_command(line: Line, tmp_path: Path,
         elif name.startswith("sil"):
             assert not torch.equal(tensors["sources"], stored)
     config = json.loads((out / "config.json").read_text())
-    assert config["stored"] == {name: store.load(name).sha256 for name in store.names()}
+    assert config["stored"] == {name: kept.load(name).sha256 for name in kept.names()}
     assert evaluate.main([str(out)]) == 0
     assert evaluate.main([str(out / "sources-m2")]) == 0
 
@@ -96,9 +96,21 @@ def test_spot_and_lengths_in_one_sweep(line: Line, tmp_path: Path, capsys: Said)
     ]
     assert PromptStore(tmp_path / "run" / "store").names() == ["toy_a-m2", "toy_a-m3", "toy_b-m2", "toy_b-m3"]
     assert {path.name for path in (tmp_path / "run").glob("sources-*")} == {"sources-m2", "sources-m3"}
-    # A longer one: the store's lengths are no length for it.
-    argv = [f"--resume={tmp_path / 'run'}", "--prompt-length=2,3,4"]
-    assert "say --fit-length first, mean-pool, repeat or train" in error_of(capsys, train.main, argv)
+    assert train.main([f"--resume={tmp_path / 'run'}", "--prompt-length=2,3,4"]) == 0
+    assert PromptStore(tmp_path / "run" / "store").names()[2::3] == ["toy_a-m4", "toy_b-m4"]
+    assert len(jobs.results(tmp_path / "run")["runs"]) == 9
+
+
+def test_a_prompt_of_another_length_asks_for_a_choice(line: Line, tmp_path: Path, capsys: Said) -> None:
+    folder = tmp_path / "store"
+    assert train.main(line(tmp_path / "one", method="pt", prompt_length=5)) == 0
+    assert store.main(["add", f"--store={folder}", str(tmp_path / "one" / "prompts" / "pt-k4-s0")]) == 0
+    argv = line(tmp_path / "two", method="pi", store=folder)
+    said = error_of(capsys, train.main, argv)
+    assert "toy_a-m5 has 5 tokens and 2 are needed: say --fit-length first, mean-pool, repeat or train" in said
+    assert train.main([*argv, "--fit-length=first"]) == 0
+    assert train.main([*line(tmp_path / "three", method="pi", store=folder, source_steps=1), "--fit-length=train"]) == 0
+    assert PromptStore(folder).names() == ["toy_a-m2", "toy_a-m5", "toy_b-m2", "toy_b-m5"]
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
@@ -246,10 +258,10 @@ def test_stored_prompts_that_change_between_the_parts_of_a_job(
     out = tmp_path / "run"
     interrupt(monkeypatch, 3)
     assert train.main(line(out, method="pi", source_steps=2)) == 130
-    store = PromptStore(out / "store")
-    entry = store.load("toy_a-m2")
+    kept = PromptStore(out / "store")
+    entry = kept.load("toy_a-m2")
     entry.values[0, 0] += 1
-    store.add(entry, replace=True)
+    kept.add(entry, replace=True)
     said = error_of(capsys, train.main, [f"--resume={out}"])
     assert "the stored prompt toy_a-m2 has changed since the job began" in said
 

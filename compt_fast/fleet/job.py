@@ -165,6 +165,8 @@ def check_recorded(folder: Path, job: Job) -> None:
         raise InputError(f"{path}: the trunk {job.trunk.name} is not the one that the job began with")
     for key, flag in FLAGS.items():
         began = content["flags"].get(key, flag.default)
+        if key == "fit_length" and began is None:
+            continue  # no run has been fitted yet
         if flag not in RUN_FLAGS and key not in FREE and began != job.flags[key]:
             raise InputError(
                 f"{folder}: its job began with --{flag.name} {began}, not {job.flags[key]}; only flags of runs may "

@@ -144,6 +144,8 @@ class Starts:
                 f"({names}); remove all but one"
             )
         how = self.job.flags["fit_length"]
+        if how is None:  # stage one's own prompts of other lengths stand in no sweep's way
+            alike = [entry for entry in alike if not _of_one_task(entry)]
         if exact or not alike or how == RETRAIN:
             return exact[0] if exact else None
         longest = max(alike, key=lambda entry: entry.length)
@@ -162,6 +164,12 @@ class Starts:
         if entry.length == need.length:
             return entry.values
         return fit_length(entry, need.length, self.job.flags["fit_length"])
+
+
+def _of_one_task(entry: StoredPrompt) -> bool:
+    """Whether a run of its task alone made the prompt, as those of stage one are."""
+    config = entry.training.get("config")
+    return isinstance(config, dict) and config.get("task") == entry.task
 
 
 def select_sources(own: Tensor, stored: Tensor, targets: Sequence[str], sources: Sequence[str]) -> list[str]:

@@ -92,6 +92,18 @@ def test_what_the_store_lacks(plain: Job, tiny_t5: Path, toys: list[Path], tmp_p
         starts.of(job.runs[0])
 
 
+def test_stage_ones_own_prompts_of_other_lengths_are_in_no_sweeps_way(
+    plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path
+) -> None:
+    job = reopened(plain, tiny_t5, toys, method="pi", prompt_length="2,3")
+    store = PromptStore(tmp_path)
+    for task in TASKS:
+        filled(tmp_path, job, tasks=(task,), training={"config": {"task": task}})
+    assert Starts(job, store, job.runs).lacking() == [Need(task, 3, "natural") for task in TASKS]
+    fitted = reopened(plain, tiny_t5, toys, method="pi", prompt_length="3", fit_length="repeat")
+    assert Starts(fitted, store, fitted.runs).lacking() == []
+
+
 def test_another_length_is_fitted_as_asked(plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
     job = reopened(plain, tiny_t5, toys, method="sil", fit_length="mean-pool")
     store = filled(tmp_path, job, length=6)
