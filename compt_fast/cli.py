@@ -12,6 +12,8 @@ from compt_fast.errors import unknown
 COMMANDS = {
     "train": "train a fleet of runs and print the table of its results",
     "evaluate": "repeat the evaluation of a run folder from its stored prompts",
+    "report": "make the tables and figures of both papers from trained runs",
+    "store": "list, show, add, remove and check stored prompts",
     "info": "print versions, device, engines, and what is missing and what that costs",
 }
 """Each is the module `compt_fast.<name>`, whose `main(argv)` returns the exit status."""

@@ -1,12 +1,13 @@
 """What one run is: the table of presets, and a preset with the user's changes: a `RunConfig`.
 
 Presets follow ComPT (arXiv 2408.13227, sections 2 and 3: `spp`, `scp`, `pt`, `mst`) and CrossPT
-(arXiv 2509.14253: `p`, `sl`, `slp`, `sln`, `slpn`). Every name of a field here is the name of a
-flag of `compt_fast.train`.
+(arXiv 2509.14253, Table 1: `p`, `pi`, `sl`, `slp`, `sln`, `slpn`, `sil`, `sip`, `silp`). Every name
+of a field here, but for `task`, is the name of a flag of `compt_fast.train`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -14,6 +15,7 @@ from compt_fast.errors import InputError, unknown
 
 SEEDS = 2**32  # what NumPy takes as a seed
 PER_TASK = -1  # "as many sources as there are tasks", for the presets sln and slpn
+RANDOM, STORED, SPOT = "random", "stored", "spot"  # where the tokens of a role's prompts start from
 
 
 @dataclass(frozen=True)
@@ -33,22 +35,32 @@ class Preset:
     normalisation: str = "auto"
     gates: str = "fixed"
     epochs: int = 30
+    source_init: str = RANDOM
+    private_init: str = RANDOM
+    learn_sources: bool = True
 
 
-def _crosspt(sources: int, *, private: bool, **rates: float) -> Preset:
+def _crosspt(sources: int, rates: tuple[float, float, float], **more: Any) -> Preset:
     """A CrossPT preset: one linear encoder for all prompts, and one softmax with temperature over
-    sources and private.
+    sources and private. `rates` are those of source, private (0: there is none) and router.
     """
     return Preset(
-        composition="inside",
-        sources=sources,
-        private=private,
-        prompt_length=10,
+        "inside",
+        sources,
+        rates[1] > 0,
+        10,
+        *rates,
         encoder="linear",
         encoder_sharing="shared",
         normalisation="softmax-temperature",
-        **rates,  # type: ignore[arg-type]
+        **more,
     )
+
+
+def _from_store(rates: tuple[float, float, float], **more: Any) -> Preset:
+    """A CrossPT preset whose sources are stored prompts, which trains for ten epochs fewer
+    (section 3.2)."""
+    return _crosspt(PER_TASK, rates, source_init=STORED, epochs=20, **more)
 
 
 PRESETS: dict[str, Preset] = {
@@ -57,10 +69,14 @@ PRESETS: dict[str, Preset] = {
     "pt": Preset("pt", 0, True, 5, 0.0, 0.07, 0.0),
     "mst": Preset("mst", 1, False, 5, 0.15, 0.0, 0.1),
     "p": Preset("pt", 0, True, 10, 0.0, 0.07, 0.0, encoder="linear"),
-    "sl": _crosspt(1, private=False, lr_source=0.15, lr_private=0.0, lr_router=0.1),
-    "slp": _crosspt(1, private=True, lr_source=0.15, lr_private=0.07, lr_router=0.1),
-    "sln": _crosspt(PER_TASK, private=False, lr_source=0.15, lr_private=0.0, lr_router=0.1),
-    "slpn": _crosspt(PER_TASK, private=True, lr_source=0.15, lr_private=0.07, lr_router=0.1),
+    "pi": Preset("pt", 0, True, 10, 0.0, 0.02, 0.0, encoder="linear", private_init=STORED, epochs=20),
+    "sl": _crosspt(1, (0.15, 0.0, 0.1)),
+    "slp": _crosspt(1, (0.15, 0.07, 0.1)),
+    "sln": _crosspt(PER_TASK, (0.15, 0.0, 0.1)),
+    "slpn": _crosspt(PER_TASK, (0.15, 0.07, 0.1)),
+    "sil": _from_store((0.05, 0.0, 0.1)),
+    "sip": _from_store((0.0, 0.02, 0.1), learn_sources=False),
+    "silp": _from_store((0.05, 0.02, 0.1)),
 }
 
 
@@ -68,7 +84,9 @@ PRESETS: dict[str, Preset] = {
 class RunConfig:
     """One training, resolved: nothing is left to a default.
 
-    `shots` None means all examples up to `max_train`; learning rates are peaks.
+    `shots` None means all examples up to `max_train`; learning rates are peaks, and prompts, router
+    or gates whose rate is 0 are frozen. `task` names the one task of a run that was trained apart
+    from the job's other tasks.
     """
 
     method: str
@@ -98,15 +116,21 @@ class RunConfig:
     label_mode: str
     sampling: str
     max_train: int
+    source_init: str = RANDOM
+    private_init: str = RANDOM
+    task: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""
         return asdict(self)
 
 
-def resolve(choice: dict[str, Any], *, tasks: int, d_model: int) -> RunConfig:
+def resolve(choice: dict[str, Any], *, tasks: int, d_model: int, source_tasks: int | None = None) -> RunConfig:
     """The run that `choice` (one value a flag, None where the preset decides) means for so many
-    tasks and such a trunk.
+    tasks, source tasks (default: as many as tasks) and such a trunk.
+
+    Sources that start from stored prompts are one a source task. Prompts that start from stored
+    values, which a prompt encoder has already made, have none.
 
     Few shots (10 or fewer) double a preset's epochs, as in ComPT's published code; epochs that the
     user names are taken as they are.
@@ -123,8 +147,12 @@ def resolve(choice: dict[str, Any], *, tasks: int, d_model: int) -> RunConfig:
         given = choice.get(field.name)
         own = getattr(preset, field.name, None)
         values[field.name] = own if given is None or field.name in ignored else given
+    if values["source_init"] == STORED:
+        values["sources"] = tasks if source_tasks is None else source_tasks
     if values["sources"] == PER_TASK:
         values["sources"] = tasks
+    if not encoded_roles(values):
+        values |= {"encoder": "none", "encoder_sharing": preset.encoder_sharing}
     values["encoder_hidden"] = _hidden(values, d_model)
     shots = values["shots"]
     if choice.get("epochs") is None and shots is not None and shots <= 10:
@@ -138,12 +166,22 @@ def ignored_fields(preset: Preset) -> set[str]:
     """The fields that mean nothing to a preset, so that its runs are the same whatever they say."""
     ignored = set() if preset.composition in ("spp", "scp") else {"gates"}
     if preset.composition in ("pt", "mst"):
-        ignored |= {"sources", "router", "normalisation", "lr_router"}
-    if preset.composition == "pt":
+        ignored |= {"sources", "router", "normalisation", "lr_router", "source_init"}
+    if preset.composition == "pt" or not preset.learn_sources:
         ignored.add("lr_source")
+    if preset.source_init == STORED:
+        ignored |= {"sources", "source_init"}
+    if preset.private_init == STORED:
+        ignored.add("private_init")
     if not preset.private:
-        ignored.add("lr_private")
+        ignored |= {"lr_private", "private_init"}
     return ignored
+
+
+def encoded_roles(values: Mapping[str, Any]) -> list[str]:
+    """The roles ("source", "private") of a configuration's fields that have prompt encoders."""
+    there = {"source": values["composition"] != "pt", "private": values["private"]}
+    return [role for role, has in there.items() if has and values[f"{role}_init"] == RANDOM]
 
 
 def _hidden(values: dict[str, Any], d_model: int) -> int:

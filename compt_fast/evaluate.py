@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 
-from compt_fast.errors import InputError, exit_code, unknown
+from compt_fast.errors import InputError, exit_code
 from compt_fast.files import write_json
-from compt_fast.flags import FLAGS, add_flag, meaning, read_flags
+from compt_fast.flags import FLAGS, add_flag, meaning
 
 if TYPE_CHECKING:
-    from compt_fast.fleet.data import ScoredRows
-    from compt_fast.fleet.job import Job
+    from compt_fast.fleet.reopened import Reopened
     from compt_fast.fleet.results import RunResult
 
 OVERRIDES = ("scoring", "eval_size", "eval_batch_size", "data_root", "data", "device", "dtype")
+MASKS = ("each", "subsets")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +43,12 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="write the scores there, in the format of results.json",
     )
+    made.add_argument(
+        "--masks",
+        choices=MASKS,
+        help="score with some prompts switched off, into the run folder's masked.json: each source alone, all sources, "
+        "the private prompt alone and the whole; or every subset of the sources, with the private prompt and without",
+    )
     for key in OVERRIDES:
         add_flag(made, FLAGS[key], f"{meaning(FLAGS[key])} (default: as in the run folder)")
     return made
@@ -50,29 +57,27 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     given = vars(parser().parse_args(argv))
-    folder, runs, out = given.pop("folder"), given.pop("runs"), given.pop("out")
+    folder, runs, out, masks = (given.pop(key) for key in ("folder", "runs", "out", "masks"))
     console = Console(markup=False)  # brackets in names are no markup
     only = runs.split(",") if runs else None
-    return exit_code(
-        lambda: repeat(folder, only, given, out, console),
-        out_of_memory_hint=": lower --eval-batch-size, or take --device cpu",
-    )
+
+    def work() -> int:
+        if masks is None:
+            return repeat(folder, only, given, out, console)
+        return mask(folder, only, given, out, masks, console)
+
+    return exit_code(work, out_of_memory_hint=": lower --eval-batch-size, or take --device cpu")
 
 
 def repeat(folder: Path, only: list[str] | None, given: dict[str, Any], out: Path | None, console: Console) -> int:
     """Score, print the table, and compare with `results.json` when nothing was changed."""
     from compt_fast.fleet.results import read_results, results_json, terminal_table
 
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no run folder (it has no config.json)")
     began = time.perf_counter()
+    reopened, names = _open(folder, only, given)
     recorded = {result.id: result for result in read_results(folder)}
-    names = _chosen(folder, list(recorded), only)
-    job, trained_on = _open(folder, given)
-    sets = job.data.evaluation()
     results = [
-        _score(folder / "prompts" / name, job, sets, trained_on)
-        for name in track(names, "scoring", console=console, disable=not console.is_terminal)
+        _score(reopened, name) for name in track(names, "scoring", console=console, disable=not console.is_terminal)
     ]
     wide = console if console.is_terminal else Console(width=200, markup=False)
     wide.print(terminal_table(results))
@@ -91,58 +96,47 @@ def repeat(folder: Path, only: list[str] | None, given: dict[str, Any], out: Pat
     return 0
 
 
-def _open(folder: Path, given: dict[str, Any]) -> tuple[Job, str]:
-    """The job of a run folder with the flags `given` in place of its own, and the fingerprint that
-    the trunk has in the dtype that the prompts were trained with.
-    """
-    from compt_fast.fleet.job import open_job, trunk_hash
+def mask(
+    folder: Path, only: list[str] | None, given: dict[str, Any], out: Path | None, which: str, console: Console
+) -> int:
+    """Score under masks, write `masked.json` and print its averages."""
+    from compt_fast.fleet.masking import masked_scores, write_masked
 
-    path = str(folder / "config.json")
-    own, flags = read_flags({}, path), read_flags(given, path)
-    if given["data"] or given["data_root"]:  # one replaces the other
-        flags |= {key: None for key in ("data", "data_root") if not given[key]}
-    job = open_job(flags)
-    if own["dtype"] == job.flags["dtype"]:
-        return job, job.trunk_hash
-    return job, trunk_hash(own | {"device": job.flags["device"]})
+    changed = [key for key in ("scoring", "eval_size", "data_root", "data", "dtype") if given[key] is not None]
+    if changed or out is not None:
+        name = FLAGS[changed[0]].name if changed else "out"
+        raise InputError(f"--masks scores as the training did, into {folder}/masked.json: leave out --{name}")
+    reopened, names = _open(folder, only, given)
+    table = Table("run", "prompts that are on", "average", caption="percent")
+    for name in track(names, "scoring", console=console, disable=not console.is_terminal):
+        content = masked_scores(reopened, [name], which)
+        try:
+            write_masked(folder, content)
+        except OSError as error:
+            raise InputError(f"{folder}/masked.json: cannot be written ({error.strerror})") from None
+        for mask_name, scores in content["runs"][name].items():
+            table.add_row(name, mask_name, f"{scores['average']:.1f}")
+    console.print(table)
+    console.print(f"scores of each task in {folder}/masked.json", soft_wrap=True)
+    return 0
 
 
-def _chosen(folder: Path, runs: list[str], only: list[str] | None) -> list[str]:
-    stored = [run for run in runs if (folder / "prompts" / run / "manifest.json").is_file()]
-    if not stored:
-        raise InputError(f"{folder}/prompts: no stored prompts yet; a run's are written when it ends")
-    for name in only or []:
-        if name not in stored:
-            raise unknown("run", name, stored)
-    return only or stored
+def _open(folder: Path, only: list[str] | None, given: dict[str, Any]) -> tuple[Reopened, list[str]]:
+    """The folder's job, and the runs to score; what is cheap to check is checked first."""
+    from compt_fast.fleet.reopened import reopen, stored_runs
+
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no run folder (it has no config.json)")
+    names = stored_runs(folder, only)
+    return reopen(folder, given), names
 
 
-def _score(folder: Path, job: Job, sets: list[ScoredRows], trained_on: str) -> RunResult:
-    from compt_fast.fleet.evaluation import average, evaluate
+def _score(reopened: Reopened, name: str) -> RunResult:
+    from compt_fast.fleet.evaluation import average
     from compt_fast.fleet.results import RunResult
-    from compt_fast.fleet.stored import check_trunk, load_prompts
 
-    prompts, manifest = load_prompts(folder)
-    check_trunk(folder, manifest, job.trunk, trained_on)
-    run = next((run for run in job.runs if run.id == folder.name), None)
-    if run is None:
-        raise InputError(f"{folder}: the config.json of the run folder plans no such run")
-    names = [data.task.name for data in job.data.tasks]
-    if manifest.get("tasks") != names or prompts.shape.tasks != len(names):
-        raise InputError(
-            f"{folder}: prompts of the tasks {manifest.get('tasks')}, but the tasks of the run "
-            f"folder's config.json are {names}"
-        )
-    tasks = evaluate(
-        job.trunk,
-        job.data,
-        prompts,
-        sets,
-        mode=run.config.label_mode,
-        scoring=job.flags["scoring"],
-        batch_size=job.flags["eval_batch_size"],
-    )
-    return RunResult.finished(run, tasks, average(tasks))
+    tasks = reopened.score(name)
+    return RunResult.finished(reopened.run(name), tasks, average(tasks))
 
 
 if __name__ == "__main__":

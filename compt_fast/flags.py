@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from compt_fast.config import PRESETS
+from compt_fast.config import PRESETS, RANDOM, SPOT, STORED
 from compt_fast.errors import InputError, unknown
 
 
@@ -50,6 +50,7 @@ def trunk_name(text: str) -> str:
 
 
 Parser = Callable[[str], Any]
+CHOSEN_INITS = (RANDOM, STORED, SPOT)
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,23 @@ RUN_FLAGS: tuple[Flag, ...] = (
         "init",
         str,
         ["uniform"],
-        "raw prompt tokens: uniform noise or rows of the vocabulary",
+        "random prompt tokens: uniform noise or rows of the vocabulary",
         "uniform",
         "vocab",
     ),
     _run("init-range", number, [0.5], "uniform tokens lie in [-r, r]"),
-    _run("lr-source", number, None, "peak learning rate of the sources"),
-    _run("lr-private", number, None, "peak learning rate of the private prompts"),
-    _run("lr-router", number, None, "peak learning rate of router and gates"),
+    _run("source-init", str, None, "where sources start: as --init says, or from stored prompts", *CHOSEN_INITS[:2]),
+    _run(
+        "private-init",
+        str,
+        None,
+        "where private prompts start: as --init says, from the task's own stored prompt, or (spot) from that of the "
+        "most similar source task",
+        *CHOSEN_INITS,
+    ),
+    _run("lr-source", number, None, "peak learning rate of the sources; 0 freezes them"),
+    _run("lr-private", number, None, "peak learning rate of the private prompts; 0 freezes them"),
+    _run("lr-router", number, None, "peak learning rate of router and gates; 0 freezes them"),
     _run("weight-decay", number, [0.01], "AdamW's decoupled weight decay"),
     _run("clip-norm", number, [1.0], "gradient norm of a run is clipped to this"),
     _run("warmup", number, [0.2], "share of the steps over which the rate rises"),
@@ -145,7 +155,32 @@ JOB_FLAGS: tuple[Flag, ...] = (
     Flag("prefix", str, True, "begin each text with '<task>:' (default: yes)", switch=True),
     Flag("prompt-position", str, "prepend", "the prompt's place", ("prepend", "append")),
     Flag("max-source-length", integer, 256, "tokens of a text, the prompt not counted"),
-    Flag("out", str, None, "run folder (default: runs/<suite>-<time>)"),
+    Flag("apart", str, False, "a run for each task alone, instead of one for all tasks", switch=True),
+    Flag("store", place, None, "folder of stored prompts (default: store/ in the run folder)"),
+    Flag(
+        "source-tasks",
+        str,
+        None,
+        "tasks, or suites, whose stored prompts runs start from; what the store lacks is trained first (default: the "
+        "tasks trained)",
+        listed=True,
+    ),
+    Flag("source-examples", integer, 200, "examples a task that lacking source prompts are trained on, at most"),
+    Flag("source-steps", integer, None, "steps that train them (default: the epochs of the preset p)"),
+    Flag(
+        "fit-length",
+        str,
+        None,
+        "what to do with a stored prompt of another length: its first tokens, means of neighbouring ones, its tokens "
+        "again and again, or train one of the right length (default: refuse it)",
+        ("first", "mean-pool", "repeat", "train"),
+    ),
+    Flag(
+        "out",
+        str,
+        None,
+        "run folder (default: runs/<suite>-<time>); one that is there is extended by the runs that it lacks",
+    ),
     Flag("engine", str, "auto", "what runs the trunk", ("auto", "fast", "reference")),
     Flag("device", str, "auto", "where the trunk runs", ("auto", "cpu", "cuda")),
     Flag(
@@ -183,6 +218,7 @@ AT_LEAST_ONE = (
     "eval_size",
     "eval_batch_size",
     "checkpoint_every",
+    "source_examples",
 )
 
 Flags = dict[str, Any]
@@ -238,17 +274,27 @@ def read_flags(given: dict[str, Any], config: str | None) -> Flags:
 
     Raises `InputError` that names the flag (or the file and the key) and what it takes.
     """
+    return merge_flags(given, read_config(Path(config)) if config is not None else {}, str(config))
+
+
+def merge_flags(given: dict[str, Any], settings: dict[str, Any], where: str) -> Flags:
+    """Flags from the command line over the `settings` that stand in `where` over the defaults, each
+    checked; None leaves a flag as it is.
+
+    Raises `InputError` that names the flag (or `where` and the key) and what it takes.
+    """
     flags = {key: flag.default for key, flag in FLAGS.items()}
-    if config is not None:
-        for key, value in read_config(Path(config)).items():
-            if value is not None:
-                flags[key] = parse(key, value, f"{config}: {key}")
+    for key, value in settings.items():
+        if value is not None:
+            flags[key] = parse(key, value, f"{where}: {key}")
     for key, value in given.items():
         if value is not None:
             flags[key] = parse(key, value, f"--{FLAGS[key].name}")
     for key in AT_LEAST_ONE:
         if flags[key] < 1:
             raise InputError(f"--{FLAGS[key].name} must be above 0, not {flags[key]}")
+    if flags["source_steps"] is not None and flags["source_steps"] < 1:
+        raise InputError(f"--source-steps must be above 0, not {flags['source_steps']}")
     if flags["steps"] is not None and flags["epochs"] is not None:
         raise InputError("--steps and --epochs exclude each other: name one")
     return flags
@@ -296,6 +342,14 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises `InputError` for a missing or malformed file, and for keys that are no flags or stand
     there twice.
     """
+    return check_settings(read_file(path), str(path))
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What a TOML, YAML or JSON file of flags holds, unchecked; of a `config.json`, its flags.
+
+    Raises `InputError` for a file that is missing, malformed or no table.
+    """
     readers: dict[str, Parser] = {
         ".toml": tomllib.loads,
         ".yaml": yaml.safe_load,
@@ -314,13 +368,21 @@ def read_config(path: Path) -> dict[str, Any]:
         content = content["flags"]
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected flags and their values, found {type(content).__name__}")
+    return content
+
+
+def check_settings(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """The content of a file or table by the keys of flags.
+
+    Raises `InputError` that begins with `where` for keys that are no flags or stand there twice.
+    """
     settings = {}
     for name, value in content.items():
         key = str(name).replace("-", "_")
         if key not in FLAGS:
-            raise unknown(f"flag in {path}:", str(name), FLAGS)
+            raise unknown(f"flag in {where}:", str(name), FLAGS)
         if key in settings:
-            raise InputError(f"{path}: {key} stands there twice")
+            raise InputError(f"{where}: {key} stands there twice")
         settings[key] = value
     return settings
 

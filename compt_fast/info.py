@@ -31,6 +31,8 @@ PACKAGES = (
     "pyarrow",
     "triton",
     "tensorboard",
+    "matplotlib",
+    "jinja2",
 )
 BF16_FLAGS = ("amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16")
 """The processor flags, best first, that mean bf16 arithmetic in hardware (x86-64, then Arm)."""
@@ -208,6 +210,9 @@ def _missing_software(found: dict[str, str | None]) -> Iterator[Missing]:
         yield Missing("datasets", "no data from the hub; local folders and mini work", True)
     if found["tensorboard"] is None:
         yield Missing("tensorboard", "no TensorBoard log; metrics.jsonl says the same", False)
+    for name in ("matplotlib", "jinja2"):
+        if found[name] is None:
+            yield Missing(name, "no report of tables and figures; training and results need it not", False)
     if found["triton"] is None:
         yield Missing("triton", "PyTorch does on a GPU what Triton kernels would do quicker", False)
 

@@ -6,18 +6,23 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from safetensors import SafetensorError
 
 from compt_fast.errors import InputError, exit_code, out_of_memory
-from compt_fast.flags import FLAGS, Flags, add_flags, read_flags
+from compt_fast.flags import Flags, add_flags, read_flags
+from compt_fast.recipes import flags_of
 
 if TYPE_CHECKING:
     from compt_fast.fleet.checkpoint import Checkpoint
+    from compt_fast.fleet.job import Job
     from compt_fast.fleet.monitor import Monitor
-    from compt_fast.fleet.trainer import Trainer
+    from compt_fast.fleet.trainer import Start, Trainer
+    from compt_fast.prompts.store import PromptStore
+
+FIRST_SIGNAL = 128  # a command that signal N ended exits with 128 + N
 
 EXAMPLES = """examples:
   python -m compt_fast.train
@@ -27,8 +32,14 @@ EXAMPLES = """examples:
       a whole table of ComPT as one fleet of 36 runs
   python -m compt_fast.train --method spp --lr-private 0.01,0.02,0.05
       a learning-rate grid
+  python -m compt_fast.train --method p,pi,sl,slp,sln,slpn,sil,sip,silp --shots 8,32 --seeds 0,1,2
+      CrossPT's nine configurations; the source prompts that four of them start from are trained first
+  python -m compt_fast.train --config recipes/compt-table-1.toml --mini
+      a table of a paper on the embedded suites; without --mini on GLUE with t5-base
   python -m compt_fast.train --resume runs/mini-20260101-120000
       goes on where an interrupted job stopped
+  python -m compt_fast.train --resume runs/mini-20260101-120000 --seeds 0,1,2,3,4
+      extends a finished sweep: only the runs that it has not are trained
 
 exit codes: 0 all runs finished; 1 some run was stopped (not finite) or the job failed; 2 wrong
 input, or out of memory or disk; 130 or 143 interrupted (Ctrl-C, SIGTERM), a checkpoint is left"""
@@ -46,66 +57,150 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--config",
         metavar="FILE",
-        help="flags from a TOML, YAML or JSON file (a run's config.json too)",
+        help="flags from a TOML, YAML or JSON file (a recipe, a run's config.json); those given beside it come first",
     )
-    made.add_argument("--resume", metavar="DIR", help="go on with the run folder DIR; takes no other flag")
+    made.add_argument(
+        "--mini",
+        action="store_true",
+        help="the embedded trunk, and the embedded suites in place of those of the --config file",
+    )
+    made.add_argument(
+        "--resume",
+        metavar="DIR",
+        help="go on with the run folder DIR; flags of runs given with it replace its own and must hold more values",
+    )
     add_flags(made)
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    given = vars(parser().parse_args(argv))
-    config, resume = given.pop("config"), given.pop("resume")
+    arguments = sys.argv[1:] if argv is None else argv
+    given = vars(parser().parse_args(arguments))
+    config, resume, mini = given.pop("config"), given.pop("resume"), given.pop("mini")
 
     def work() -> int:
         if resume is None:
-            return start(read_flags(given, config), sys.argv[1:] if argv is None else argv)
-        named = [FLAGS[key].name for key, value in given.items() if value is not None]
-        named += ["config"] if config is not None else []
-        if named:
-            raise InputError(f"--resume takes every setting from the run folder: leave out --{named[0]}")
-        return go_on(Path(resume))
+            return start_all(flags_of(given, config, mini), arguments)
+        for name, value in (("config", config), ("mini", mini or None), ("out", given["out"])):
+            if value is not None:
+                raise InputError(f"--resume takes every other setting from the run folder: leave out --{name}")
+        return go_on(Path(resume), given, arguments)
 
     return exit_code(work, out_of_memory_hint=" outside of training: take a smaller --model, or --device cpu")
 
 
+def start_all(jobs: dict[str, Flags], arguments: list[str]) -> int:
+    """The jobs of a configuration, one after another; the highest exit code. A signal ends them all."""
+    code = 0
+    for number, (name, flags) in enumerate(jobs.items(), start=1):
+        if name:
+            print(f"job {number} of {len(jobs)}: {name}", flush=True)
+        code = max(code, start(flags, arguments))
+        if code >= FIRST_SIGNAL:
+            break
+    return code
+
+
 def start(flags: Flags, arguments: list[str]) -> int:
-    """A new job in a new run folder, which is made once everything else is known to be right."""
-    from compt_fast.fleet.job import open_job, prepare_folder, run_folder
-    from compt_fast.fleet.trainer import Trainer
+    """A new job, or further runs of one that is there, in the folder that `flags` name."""
+    from compt_fast.fleet.job import run_folder
 
-    folder = run_folder(flags)
-    job = open_job(flags)
-    trainer = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder)
-    prepare_folder(folder, job, ["compt-fast", "train", *arguments])
-    return _work(trainer, saved=None)
+    return conduct(run_folder(flags), flags, arguments)
 
 
-def go_on(folder: Path) -> int:
-    """The job of an existing run folder, from its latest checkpoint, or anew if it has none."""
-    from compt_fast.fleet.checkpoint import load_latest
-    from compt_fast.fleet.job import check_recorded, open_job
-    from compt_fast.fleet.trainer import Trainer
-
+def go_on(folder: Path, given: dict[str, Any], arguments: list[str]) -> int:
+    """The job of an existing run folder, with what `given` adds to its runs."""
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"--resume {folder}: no run folder (it has no config.json)")
-    flags = read_flags({}, str(path))
-    saved = load_latest(folder / "checkpoints")
-    job = open_job(flags)
-    check_recorded(folder, job)
-    trainer = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder)
-    return _work(trainer, saved)
+    return conduct(folder, read_flags(given, str(path)), arguments)
 
 
-def _work(trainer: Trainer, saved: Checkpoint | None) -> int:
-    """Train, score and report; the checkpoint left behind tells what was done, whatever ends it."""
-    from compt_fast.fleet.monitor import Monitor
-    from compt_fast.fleet.report import print_plan, print_results
+def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
+    """Train what a job lacks: the source prompts that its store has not, then its runs, each from
+    the latest checkpoint.
+
+    The folder is made, or extended, once everything else is known to be right.
+    """
+    from compt_fast.fleet.job import open_job, prepare_folder, record_stored
+    from compt_fast.fleet.stage_one import keep, open_stage_one
+    from compt_fast.fleet.starts import Starts
+    from compt_fast.prompts.store import PromptStore
+
+    job = open_job(flags, folder=folder)
+    saved = _state(folder, job)
+    done = saved.state["results"] if saved else ()
+    store = PromptStore(Path(flags["store"] or folder / "store"))
+    starts = Starts(job, store, [run for run in job.runs if run.id not in done])
+    lacking = starts.lacking()
+    stage_one = [(own_job, _trainer(own, own_job)) for own, own_job in open_stage_one(folder, job, lacking)]
+    trainer = _trainer(folder, job, starts.of)
+    if saved is not None:
+        trainer.note_results(saved)
 
     console = Console(markup=False)  # brackets in names are no markup
-    print_plan(console, trainer)
+    _announce(console, trainer, [own for _, own in stage_one], store)
+    command = ["compt-fast", "train", *arguments]
+    prepare_folder(folder, job, command)
+    if saved is None:
+        trainer.write_results()
+    for own_job, own in stage_one:
+        own_saved = _state(own.folder, own_job)
+        prepare_folder(own.folder, own_job, command)
+        code = _work(console, own, own_saved, folder)
+        if code >= FIRST_SIGNAL:
+            return code
+        keep(store, own.folder, own.ended)
+    starts.refresh()
+    record_stored(folder, starts.used())
+    return _work(console, trainer, saved, folder)
+
+
+def _state(folder: Path, job: Job) -> Checkpoint | None:
+    """The latest checkpoint of a job in its folder, None before the first; `InputError` where the
+    folder is another job's.
+    """
+    from compt_fast.fleet.checkpoint import load_latest
+    from compt_fast.fleet.job import check_recorded
+
+    if not (folder / "config.json").is_file():
+        return None
+    check_recorded(folder, job)
+    return load_latest(folder / "checkpoints")
+
+
+def _trainer(folder: Path, job: Job, start: Start | None = None) -> Trainer:
+    from compt_fast.fleet.trainer import Trainer, from_nothing
+
+    return Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start or from_nothing)
+
+
+def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], store: PromptStore) -> None:
+    """Print what is about to be done."""
+    from compt_fast.fleet.estimate import estimate
+    from compt_fast.fleet.report import print_plan
+    from compt_fast.info import missing_line
+
+    for own in stage_one:
+        console.print(f"Stage one trains source prompts that the store {store.folder} lacks:", soft_wrap=True)
+        print_plan(console, own, estimate(own))
+    if stage_one:
+        console.print("Stage two:")
+    print_plan(console, trainer, estimate(trainer))
+    missing = missing_line()
+    if missing:
+        console.print(missing, soft_wrap=True)
+
+
+def _work(console: Console, trainer: Trainer, saved: Checkpoint | None, job_folder: Path) -> int:
+    """Train, score and report; the checkpoint left behind tells what was done, whatever ends it.
+
+    `job_folder` is what `--resume` takes to go on, which is not the trainer's own in stage one.
+    """
+    from compt_fast.fleet.monitor import Monitor
+    from compt_fast.fleet.report import print_results
+
     try:
         with Monitor(
             trainer.folder,
@@ -122,9 +217,9 @@ def _work(trainer: Trainer, saved: Checkpoint | None) -> int:
     except (OSError, SafetensorError) as error:
         raise InputError(f"{trainer.folder}: writing failed at step {trainer.step}: {error}") from None
     if interrupted:
-        resume = f"python -m compt_fast.train --resume {shlex.quote(str(trainer.folder))}"
+        resume = f"python -m compt_fast.train --resume {shlex.quote(str(job_folder))}"
         print(f"interrupted at step {trainer.step}; go on with: {resume}", file=sys.stderr)
-        return 128 + interrupted
+        return FIRST_SIGNAL + interrupted
     if trainer.trunk.fingerprint() != trainer.trunk_hash:
         raise RuntimeError("a weight of the frozen trunk has changed during training: its results are void")
     print_results(console, trainer)

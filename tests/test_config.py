@@ -28,7 +28,12 @@ PUBLISHED = {
     "slp": ("inside", 1, True, 10, (0.15, 0.07, 0.1)),
     "sln": ("inside", 8, False, 10, (0.15, 0.0, 0.1)),
     "slpn": ("inside", 8, True, 10, (0.15, 0.07, 0.1)),
+    "pi": ("pt", 0, True, 10, (0.0, 0.02, 0.0)),
+    "sil": ("inside", 8, False, 10, (0.05, 0.0, 0.1)),
+    "sip": ("inside", 8, True, 10, (0.0, 0.02, 0.1)),
+    "silp": ("inside", 8, True, 10, (0.05, 0.02, 0.1)),
 }
+STORED = {"pi": ("random", "stored")} | dict.fromkeys(("sil", "sip", "silp"), ("stored", "random"))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -41,7 +46,8 @@ def test_presets_are_those_of_the_papers(name: str) -> None:
     # A rate of prompts that a preset has not may be anything.
     used = (sources > 0, private, composition in ("spp", "scp", "inside"))
     assert all(g == r for g, r, use in zip(got, rates, used, strict=True) if use)
-    assert (config.epochs, config.steps, config.batch_size) == (30, None, 16)
+    assert (config.source_init, config.private_init) == STORED.get(name, ("random", "random"))
+    assert (config.epochs, config.steps, config.batch_size) == (20 if name in STORED else 30, None, 16)
     assert (config.weight_decay, config.clip_norm, config.warmup) == (0.01, 1.0, 0.2)
 
 
@@ -61,10 +67,36 @@ def test_flags_override_a_preset_but_for_what_it_ignores() -> None:
     assert (pt.sources, pt.gates, pt.router) == (0, "fixed", "direct")
     slpn = resolve(choice(method="slpn", gates="tied"), tasks=8, d_model=32)
     assert (slpn.sources, slpn.gates) == (8, "fixed")
-    inert = {"sources", "gates", "router", "normalisation", "lr_router"}
-    assert ignored_fields(PRESETS["mst"]) == inert | {"lr_private"}
+    inert = {"sources", "gates", "router", "normalisation", "lr_router", "source_init"}
+    assert ignored_fields(PRESETS["mst"]) == inert | {"lr_private", "private_init"}
     assert ignored_fields(PRESETS["pt"]) == inert | {"lr_source"}
+    assert ignored_fields(PRESETS["pi"]) == inert | {"lr_source", "private_init"}
     assert ignored_fields(PRESETS["slpn"]) == {"gates"}
+    assert ignored_fields(PRESETS["sip"]) == {"gates", "sources", "source_init", "lr_source"}
+
+
+def test_stored_sources_are_one_a_source_task() -> None:
+    sil = resolve(choice(method="sil", sources=3), tasks=8, d_model=32, source_tasks=5)
+    assert sil.sources == 5
+    spp = resolve(choice(source_init="stored"), tasks=8, d_model=32)
+    assert spp.sources == 8
+
+
+def test_only_prompts_that_start_at_random_have_encoders() -> None:
+    def encoder(**changes: Any) -> tuple[str, int]:
+        config = resolve(choice(**changes), tasks=8, d_model=32)
+        return config.encoder, config.encoder_hidden
+
+    assert encoder(method="pi") == encoder(method="sil", encoder="mlp") == ("none", 0)
+    assert encoder(method="silp") == ("linear", 0)
+    assert encoder(method="slp", private_init="stored") == ("linear", 0)
+    assert encoder(source_init="stored") == ("mlp", 32)
+    assert encoder(source_init="stored", private_init="spot") == ("none", 0)
+
+
+def test_frozen_sources_stay_frozen_whatever_the_flag_says() -> None:
+    assert resolve(choice(method="sip", lr_source=0.5), tasks=8, d_model=32).lr_source == 0
+    assert resolve(choice(method="silp", lr_source=0.0), tasks=8, d_model=32).lr_source == 0
 
 
 @pytest.mark.parametrize(

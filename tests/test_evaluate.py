@@ -116,6 +116,30 @@ def test_runs_by_name(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"Did you mean '{OTHER}'?" in said
 
 
+def test_masks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main([str(folder), "--masks=each", f"--runs={RUN}", "--eval-batch-size=5"]) == 0
+    said = capsys.readouterr().out
+    assert "source-3" in said and f"scores of each task in {folder}/masked.json" in said
+    content = json.loads((folder / "masked.json").read_text())
+    assert list(content["runs"]) == [RUN] and content["how"] == "before"
+    masks = content["runs"][RUN]
+    assert list(masks) == ["source-1", "source-2", "source-3", "sources", "private", "total"]
+    (trained,) = (run for run in jobs.results(folder)["runs"] if run["id"] == RUN)
+    assert masks["total"] == {"tasks": trained["tasks"], "average": trained["average"]}
+    assert evaluate.main([str(folder), "--masks=subsets", f"--runs={OTHER}"]) == 0
+    content = json.loads((folder / "masked.json").read_text())
+    assert list(content["runs"]) == [RUN, OTHER] and list(content["runs"][OTHER]) == ["total"]
+
+
+@pytest.mark.parametrize("flag", ["--eval-size=5", "--scoring=rank", "--dtype=bf16", "--out=x.json"])
+def test_masks_score_as_the_training_did(flag: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = error_of(capsys, evaluate.main, [str(folder), "--masks=each", flag])
+    assert f"leave out {flag.split('=')[0]}" in said and not (folder / "masked.json").exists()
+    (folder / "masked.json").write_text("{")
+    said = error_of(capsys, evaluate.main, [str(folder), "--masks=each", f"--runs={OTHER}"])
+    assert "no masked scores of a run folder" in said
+
+
 def test_leftovers_of_a_crash_are_no_runs(folder: Path) -> None:
     prompts = folder / "prompts"
     shutil.copytree(prompts / RUN, prompts / f".{RUN}.12345678")

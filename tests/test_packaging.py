@@ -107,6 +107,7 @@ def test_the_wheel_holds_every_module_the_weights_and_the_script(
     weights = repository / "compt_fast" / "mini" / "weights"
     expected |= {f"compt_fast/mini/weights/{path.name}" for path in weights.iterdir()}
     assert any(name.endswith(".safetensors") for name in expected)
+    expected |= {"compt_fast/report/page.html"}
     metadata = {name for name in held if ".dist-info/" in name}
     assert held - metadata == expected
     assert any(name.endswith("LICENSE") for name in metadata)
@@ -198,7 +199,7 @@ def test_constraints_are_exact_and_cover_what_the_project_names(repository: Path
     assert pinned == sorted(set(pinned))
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    named = [*project["dependencies"], *extras["dev"], *extras["tensorboard"]]
+    named = [*project["dependencies"], *extras["dev"], *extras["plot"], *extras["tensorboard"]]
     assert {normalised(name) for name in named} <= set(pinned)
 
 

@@ -155,8 +155,12 @@ def test_wrong_input_is_found_before_anything_is_written(
 
 def test_a_run_folder_that_exists(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(line(tmp_path / "run")) == 0
-    said = error_of(capsys, train.main, line(tmp_path / "run"))
-    assert f"--resume {tmp_path / 'run'} goes on with it" in said
+    before = jobs.metrics(tmp_path / "run")
+    said = error_of(capsys, train.main, line(tmp_path / "run", shots=6))
+    assert "the job began with the run spp-n3-k4-s0" in said and "name another folder" in said
+    assert train.main(line(tmp_path / "run")) == 0
+    assert "1 of them done" in capsys.readouterr().out
+    assert jobs.metrics(tmp_path / "run") == before
 
 
 def test_an_unwritable_folder_is_found_before_training(

@@ -172,12 +172,14 @@ def test_resuming_a_finished_job_only_prints_its_table(
     assert jobs.metrics(tmp_path / "run") == before
 
 
-def test_resume_takes_no_other_flag_and_needs_a_whole_run_folder(
+def test_resume_takes_more_runs_alone_and_needs_a_whole_run_folder(
     line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     assert train.main(line(out)) == 0
-    assert "leave out --seeds" in error_of(capsys, train.main, [f"--resume={out}", "--seeds=1"])
+    assert "began with the run spp-n3-k4-s0" in error_of(capsys, train.main, [f"--resume={out}", "--seeds=1"])
+    assert "leave out --out" in error_of(capsys, train.main, [f"--resume={out}", "--out=elsewhere"])
+    assert "began with --eval-size 6" in error_of(capsys, train.main, [f"--resume={out}", "--eval-size=5"])
     assert "leave out --config" in error_of(capsys, train.main, [f"--resume={out}", "--config=a.toml"])
     assert "no run folder" in error_of(capsys, train.main, [f"--resume={tmp_path}"])
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compt_fast.config import RunConfig
 from compt_fast.fleet.data import TrainingRow
 from compt_fast.fleet.optim import FleetAdamW, schedule
 from compt_fast.fleet.plan import Run
@@ -26,6 +27,7 @@ class Member:
 
     run: Run
     rows: list[TrainingRow]
+    start: dict[str, Tensor] = field(default_factory=dict)  # parameters that start from stored values
     step: int = 0
     stopped: str = ""  # why, once loss or gradient were not finite
     selected: int = 0  # the step of the last development score
@@ -69,7 +71,7 @@ class Cohort:
         self.optim: FleetAdamW | None = None
 
     def admit(self, member: Member) -> None:
-        """Let a run in, its parameters freshly drawn from its seed."""
+        """Let a run in, its parameters freshly drawn from its seed but for those that it starts with."""
         config = member.run.config
         fresh = PromptBank.create(
             self.shape,
@@ -79,6 +81,9 @@ class Cohort:
             embedding=self.embedding,
             device=self.embedding.device,
         )
+        with torch.no_grad():
+            for name, values in member.start.items():
+                fresh.params[name][0].copy_(values)
         if self.bank is None or self.optim is None:
             self.bank, self.optim = fresh, FleetAdamW(fresh.params)
         else:
@@ -142,6 +147,7 @@ class Cohort:
             group: share * _numbers([getattr(c, f"lr_{group}") for c in configs])
             for group in ("source", "private", "router")
         }
+        self._freeze(configs)
         norm, updated = self.optim.step(
             self.bank.params,
             rates={name: rates[LR_GROUP[name]] for name in self.bank.params},
@@ -151,6 +157,16 @@ class Cohort:
             healthy=healthy,
         )
         return norm, updated, rates
+
+    def _freeze(self, configs: list[RunConfig]) -> None:
+        """Forget the gradients of what a run has a rate of 0 for: it keeps its bits, and its
+        gradient does not count when the run's is clipped.
+        """
+        assert self.bank is not None
+        for name, p in self.bank.params.items():
+            frozen = [i for i, config in enumerate(configs) if getattr(config, f"lr_{LR_GROUP[name]}") == 0]
+            if frozen and p.grad is not None:
+                p.grad[frozen] = 0
 
     @torch.no_grad()
     def prompts(self, index: int) -> RunPrompts:

@@ -16,7 +16,7 @@ from compt_fast.tasks.text import encode_source, encode_target, label_text, labe
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """One example: token ids of text and label, and the index of its task."""
+    """One example: token ids of text and label, and the index of its task among the run's."""
 
     source: list[int]
     target: list[int]
@@ -44,18 +44,18 @@ class JobData:
         self._encoded: dict[tuple[int, int], list[int]] = {}
 
     def training(self, config: RunConfig) -> list[TrainingRow]:
-        """The examples of all tasks that a run trains on (task by task, as they were drawn)."""
+        """The examples of a run's tasks that it trains on (task by task, as they were drawn)."""
         rows = []
-        for t, data in enumerate(self.tasks):
+        for slot, (t, data) in enumerate(self._own(config)):
             for index in self._draw(data, config)[0]:
                 text = label_text(data.task, data.train[int(index)].label, config.label_mode)
-                rows.append(TrainingRow(self._source(t, int(index)), encode_target(text, self.tokenizer), t))
+                rows.append(TrainingRow(self._source(t, int(index)), encode_target(text, self.tokenizer), slot))
         return rows
 
     def development(self, config: RunConfig) -> list[ScoredRows]:
         """A run's development sample: as many further training examples as it has shots."""
         sets = []
-        for t, data in enumerate(self.tasks):
+        for t, data in self._own(config):
             chosen = [int(i) for i in self._draw(data, config)[1]]
             golds = [data.train[i].label for i in chosen]
             sets.append(ScoredRows(data.task, [self._source(t, i) for i in chosen], golds))
@@ -92,6 +92,14 @@ class JobData:
                         f"{data.task.name}: the trunk's tokenizer cannot write the label {text!r} (it comes back as "
                         f"{back.strip()!r}); take other label words or another --label-mode"
                     )
+
+    def names(self, config: RunConfig) -> list[str]:
+        """The tasks of a run: all of the job, or the one that it was trained for apart."""
+        return [data.task.name for _, data in self._own(config)]
+
+    def _own(self, config: RunConfig) -> list[tuple[int, TaskData]]:
+        """A run's tasks, each with its place among the job's."""
+        return [(t, data) for t, data in enumerate(self.tasks) if config.task in (None, data.task.name)]
 
     def _draw(self, data: TaskData, config: RunConfig) -> tuple[Any, Any]:
         return draw_shots(

@@ -12,18 +12,21 @@ from typing import Any
 
 import torch
 
+from compt_fast.config import RunConfig
 from compt_fast.errors import InputError
 from compt_fast.files import write_json
-from compt_fast.flags import Flags
+from compt_fast.flags import FLAGS, RUN_FLAGS, Flags
 from compt_fast.fleet.data import JobData
-from compt_fast.fleet.plan import Run, plan_runs
+from compt_fast.fleet.plan import Run, keep_ids, plan_runs
 from compt_fast.info import environment
 from compt_fast.tasks.sources import load_task
-from compt_fast.tasks.table import resolve_tasks
+from compt_fast.tasks.table import SUITES, resolve_tasks
 from compt_fast.trunk.seam import Trunk, open_trunk
 
 MINI_WEIGHTS = Path(__file__).parents[1] / "mini" / "weights"
 FORMAT = 1
+# A job goes on under others of these: they change no number, or what they changed is done already.
+FREE = {"out", "store", "source_examples", "source_steps", "device", "runs_at_once", "checkpoint_every", "tensorboard"}
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,11 @@ class Job:
     runs: list[Run]
 
 
-def open_job(flags: Flags) -> Job:
+def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = None) -> Job:
     """Load and check data, trunk and plan.
 
-    Raises `InputError` for whatever is wrong with them.
+    Runs that are recorded in the run folder `folder` keep their ids. `trunk` is what `flags` name,
+    where it is open already. Raises `InputError` for whatever is wrong with them.
     """
     tasks = resolve_tasks(
         flags["suite"],
@@ -49,13 +53,16 @@ def open_job(flags: Flags) -> Job:
         flags["exclude"],
         [Path(name) for name in flags["task_file"]],
     )
-    root, folder = (Path(flags[key]) if flags[key] else None for key in ("data_root", "data"))
-    loaded = [load_task(task, data_root=root, data=folder) for task in tasks]
+    root, data = (Path(flags[key]) if flags[key] else None for key in ("data_root", "data"))
+    loaded = [load_task(task, data_root=root, data=data) for task in tasks]
     if flags["tensorboard"] and find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
-    flags = flags | {"dtype": _dtype(flags)}
-    trunk = _open_trunk(flags)
-    runs = plan_runs(flags, tasks=len(tasks), d_model=trunk.d_model)
+    flags = flags | {"dtype": _dtype(flags), "source_tasks": _source_tasks(flags)}
+    trunk = trunk or named_trunk(flags)
+    names = [task.name for task in tasks]
+    runs = plan_runs(flags, tasks=len(tasks), d_model=trunk.d_model, names=names)
+    if folder is not None and (folder / "config.json").is_file():
+        runs = keep_ids(runs, recorded_runs(folder))
     _check_lengths(flags, trunk, runs)
     rows = JobData(loaded, flags, trunk.tokenizer)
     for mode in dict.fromkeys(run.config.label_mode for run in runs):
@@ -63,9 +70,19 @@ def open_job(flags: Flags) -> Job:
     return Job(flags, trunk, trunk.fingerprint(), rows, runs)
 
 
+def _source_tasks(flags: Flags) -> list[str] | None:
+    """The source tasks by name, once each: a suite stands for its tasks."""
+    if flags["source_tasks"] is None:
+        return None
+    names = dict.fromkeys(task for name in flags["source_tasks"] for task in SUITES.get(name, (name,)))
+    files = [Path(name) for name in flags["task_file"]]
+    resolve_tasks(None, list(names), [], [], files)  # each of them is known
+    return list(names)
+
+
 def trunk_hash(flags: Flags) -> str:
     """Fingerprint of the trunk that `flags` name, in their dtype."""
-    return _open_trunk(flags).fingerprint()
+    return named_trunk(flags).fingerprint()
 
 
 def _device(flags: Flags) -> str:
@@ -84,7 +101,8 @@ def _dtype(flags: Flags) -> str:
     return "bf16" if _device(flags) == "cuda" else "fp32"
 
 
-def _open_trunk(flags: Flags) -> Trunk:
+def named_trunk(flags: Flags) -> Trunk:
+    """The trunk that `flags` name, opened; `InputError` where it cannot be."""
     trunk = open_trunk(
         flags["engine"],
         str(MINI_WEIGHTS) if flags["model"] == "mini" else flags["model"],
@@ -109,46 +127,68 @@ def _check_lengths(flags: Flags, trunk: Trunk, runs: list[Run]) -> None:
 
 
 def run_folder(flags: Flags) -> Path:
-    """The folder that `flags` name for the job; `InputError` if there is something in it."""
+    """The folder that `flags` name for the job, new, empty, or one of a job to extend; `InputError`
+    if there is something else in it.
+    """
     name = flags["suite"] or ("tasks" if flags["tasks"] or flags["task_file"] else "mini")
     folder = Path(flags["out"] or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file; name a folder")
-    if (folder / "config.json").exists():
-        raise InputError(f"--out {folder} is a run folder: --resume {folder} goes on with it, or name another")
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
         raise InputError(f"--out {folder} holds other files; name a new or an empty folder")
     return folder
 
 
-def check_recorded(folder: Path, job: Job) -> None:
-    """Raise `InputError` unless a run folder's job began with the trunk and the runs of `job`, which
-    is what its flags mean now.
-    """
+def _recorded(folder: Path) -> dict[str, Any]:
+    """The content of a run folder's `config.json`; `InputError` where it is none."""
     path = folder / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        trunk, runs = content["trunk"]["sha256"], content["runs"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content["trunk"]["sha256"], str) and isinstance(content["flags"], dict):
+            content["runs"] = {name: RunConfig(**config) for name, config in content["runs"].items()}
+            return content
+        raise ValueError("no trunk or no flags")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the config.json of a run folder: {error!r}") from None
-    if trunk != job.trunk_hash:
+
+
+def recorded_runs(folder: Path) -> dict[str, RunConfig]:
+    """The configuration of every run of a run folder, by id; `InputError` for another folder."""
+    runs: dict[str, RunConfig] = _recorded(folder)["runs"]
+    return runs
+
+
+def check_recorded(folder: Path, job: Job) -> None:
+    """Raise `InputError` unless `job` is what a run folder's job began as, or more runs of it."""
+    path, content = folder / "config.json", _recorded(folder)
+    if content["trunk"]["sha256"] != job.trunk_hash:
         raise InputError(f"{path}: the trunk {job.trunk.name} is not the one that the job began with")
-    if runs != _run_configs(job):
-        raise InputError(
-            f"{path}: its flags mean other runs now than those that the job began with (the file was "
-            "edited, or another version of compt_fast wrote it)"
-        )
-
-
-def _run_configs(job: Job) -> dict[str, Any]:
-    return {run.id: run.config.to_json() for run in job.runs}
+    for key, flag in FLAGS.items():
+        began = content["flags"].get(key, flag.default)
+        if key == "fit_length" and began is None:
+            continue  # no run has been fitted yet
+        if flag not in RUN_FLAGS and key not in FREE and began != job.flags[key]:
+            raise InputError(
+                f"{folder}: its job began with --{flag.name} {began}, not {job.flags[key]}; only flags of runs may "
+                "take more values, so name another folder"
+            )
+    planned = {run.id: run.config for run in job.runs}
+    for name, config in content["runs"].items():
+        if planned.get(name) != config:
+            raise InputError(
+                f"{path}: the job began with the run {name}, which is not among the {len(planned)} runs that the flags "
+                "mean now; give its values too, beside further ones, or name another folder"
+            )
 
 
 def prepare_folder(folder: Path, job: Job, command: list[str]) -> None:
-    """Make the run folder, see that what the job will write fits, and write `config.json`.
+    """Make the run folder, see that what the job will write fits, and write `config.json`, unless
+    one of the same runs is there.
 
     Raises `InputError` for a folder that cannot be written or a disk without room.
     """
+    if (folder / "config.json").is_file() and len(recorded_runs(folder)) == len(job.runs):
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         need, free = disk_need(job), shutil.disk_usage(folder).free
@@ -157,9 +197,38 @@ def prepare_folder(folder: Path, job: Job, command: list[str]) -> None:
                 f"--out {folder}: the job may need {need / 2**20:,.0f} MiB and the disk has "
                 f"{free / 2**20:,.0f}; lower --runs-at-once or name a folder on another disk"
             )
-        write_json(folder / "config.json", _config(job, command))
+        write_json(folder / "config.json", _config(job, command) | _stored_before(folder))
     except OSError as error:
         raise InputError(f"--out {folder}: cannot be written ({error.strerror})") from None
+
+
+def _stored_before(folder: Path) -> dict[str, Any]:
+    """What `record_stored` noted of a job that is extended."""
+    if not (folder / "config.json").is_file():
+        return {}
+    return {key: value for key, value in _recorded(folder).items() if key == "stored"}
+
+
+def record_stored(folder: Path, stored: dict[str, str]) -> None:
+    """Note in `config.json` the hashes of the `stored` prompts, by name, that the runs start from.
+
+    Raises `InputError` where one that was noted before has other values now.
+    """
+    path = folder / "config.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    before = content.get("stored", {})
+    for name, digest in before.items():
+        if stored.get(name, digest) != digest:
+            raise InputError(
+                f"{folder}: the stored prompt {name} has changed since the job began (sha256 {stored[name]}, not "
+                f"{digest}); name another folder"
+            )
+    if before == before | stored:
+        return
+    try:
+        write_json(path, content | {"stored": before | stored})
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def disk_need(job: Job) -> int:
@@ -175,6 +244,6 @@ def _config(job: Job, command: list[str]) -> dict[str, Any]:
         "command": command,
         "flags": job.flags | {"out": None},  # a job repeated from this file gets a folder of its own
         "trunk": {"name": job.trunk.name, "sha256": job.trunk_hash},
-        "runs": _run_configs(job),
+        "runs": {run.id: run.config.to_json() for run in job.runs},
         "environment": environment(),
     }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from compt_fast.config import PRESETS, RunConfig, flag_name, ignored_fields, resolve
+from compt_fast.config import PRESETS, STORED, RunConfig, encoded_roles, flag_name, ignored_fields, resolve
 from compt_fast.errors import InputError
 from compt_fast.flags import RUN_FLAGS, Flags
 from compt_fast.prompts.bank import parameter_count
@@ -41,23 +42,45 @@ class Run:
         return self.config.epochs * math.ceil(rows / self.config.batch_size)
 
 
-def plan_runs(flags: Flags, *, tasks: int, d_model: int) -> list[Run]:
+def plan_runs(flags: Flags, *, tasks: int, d_model: int, names: Sequence[str] = ()) -> list[Run]:
     """Every run that the comma lists of `flags` multiply into, in the order of the lists.
 
-    A flag that a preset ignores (`--sources` for pt) makes no second run of it.
+    A flag that a preset ignores (`--sources` for pt) makes no second run of it. With the flag
+    `apart`, `names` are those of the tasks, and each run becomes one a task.
 
     Raises `InputError` for values that do not go together.
     """
+    own_tasks = 1 if flags["apart"] else tasks
+    source_tasks = len(flags["source_tasks"] or []) or tasks
     keys = [flag.key for flag in RUN_FLAGS]
     varied = [key for key in keys if key not in _IN_ID and len(flags[key] or []) > 1]
     runs: dict[RunConfig, Run] = {}
     for values in itertools.product(*(flags[key] or [None] for key in keys)):
         choice = {_FIELD.get(key, key): value for key, value in zip(keys, values, strict=True)}
         choice["shots"] = None if choice["shots"] == "full" else choice["shots"]
-        config = resolve(choice, tasks=tasks, d_model=d_model)
-        runs.setdefault(config, Run(_run_id(config, varied), config, _shape(config, tasks, d_model)))
+        whole = resolve(choice, tasks=own_tasks, d_model=d_model, source_tasks=source_tasks)
+        for config in [replace(whole, task=name) for name in names] if flags["apart"] else [whole]:
+            runs.setdefault(config, Run(_run_id(config, varied), config, _shape(config, own_tasks, d_model)))
     _check_used(flags)
     return list(runs.values())
+
+
+def keep_ids(runs: list[Run], recorded: Mapping[str, RunConfig]) -> list[Run]:
+    """`runs` with the ids under which they, or runs that differ in the seed alone, are `recorded`.
+
+    The id that a plan gives a run names what varies in that plan. Where a sweep grows more varies,
+    and what is trained already keeps its name.
+    """
+    ids = {config: name for name, config in recorded.items()}
+    alike = {replace(config, seed=0): (name, config.seed) for name, config in recorded.items()}
+    kept = []
+    for run in runs:
+        name = ids.get(run.config)
+        if name is None and replace(run.config, seed=0) in alike:
+            other, seed = alike[replace(run.config, seed=0)]
+            name = other.replace(f"-s{seed}", f"-s{run.config.seed}", 1)
+        kept.append(replace(run, id=name or run.id))
+    return kept
 
 
 def _check_used(flags: Flags) -> None:
@@ -67,6 +90,10 @@ def _check_used(flags: Flags) -> None:
         if flags[field] is not None:
             methods = ", ".join(flags["method"])
             raise InputError(f"--{flag_name(field)} has no meaning for any of the methods trained ({methods})")
+    if flags["sources"] is not None and flags["source_init"] == [STORED]:
+        raise InputError(
+            "--sources has no meaning with --source-init stored: there is one source a task of --source-tasks"
+        )
 
 
 def _run_id(config: RunConfig, varied: list[str]) -> str:
@@ -76,10 +103,14 @@ def _run_id(config: RunConfig, varied: list[str]) -> str:
     parts.append("full" if config.shots is None else f"k{config.shots}")
     parts.append(f"s{config.seed}")
     parts += [f"{key.replace('_', '-')}{getattr(config, key)}" for key in varied]
+    if config.task is not None:
+        parts.append(config.task)
     return "-".join(parts)
 
 
 def _shape(config: RunConfig, tasks: int, d_model: int) -> PromptShape:
+    roles = encoded_roles(config.to_json())
+    one_of_two = config.encoder != "none" and config.composition != "pt" and config.private and len(roles) == 1
     try:
         return PromptShape(
             composition=config.composition,
@@ -91,6 +122,7 @@ def _shape(config: RunConfig, tasks: int, d_model: int) -> PromptShape:
             encoder=config.encoder,
             sharing=config.encoder_sharing,
             hidden=config.encoder_hidden,
+            encoded=roles[0] if one_of_two else "both",
             router=config.router,
             normalisation=config.normalisation,
             gates=config.gates,

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from compt_fast.fleet.estimate import Estimate
 from compt_fast.fleet.results import terminal_table
 from compt_fast.fleet.trainer import Trainer
-from compt_fast.info import missing_line
 from compt_fast.prompts.fused import path
 
 
-def print_plan(console: Console, trainer: Trainer) -> None:
-    """Runs, tasks, steps and sizes, in a few lines."""
+def print_plan(console: Console, trainer: Trainer, estimate: Estimate | None) -> None:
+    """Runs, tasks, steps, sizes and the time that they will take, in a few lines."""
     runs, flags = trainer.runs, trainer.flags
     counts = [run.parameters for run in runs]
     methods = ", ".join(dict.fromkeys(run.config.method for run in runs))
     steps = [trainer.steps_of(run) for run in runs]
     names = ", ".join(data.task.name for data in trainer.data.tasks)
-    console.print(f"{len(runs)} runs ({methods}), {min(len(runs), flags['runs_at_once'])} side by side")
+    done = f", {len(trainer.results)} of them done" if trainer.results else ""
+    console.print(f"{len(runs)} runs ({methods}), {min(len(runs), flags['runs_at_once'])} side by side{done}")
     console.print(f"{len(trainer.data.tasks)} tasks: {names}", soft_wrap=True)
     for note in (split.note for data in trainer.data.tasks for split in (data.train, data.evaluation)):
         if note:
@@ -30,10 +31,29 @@ def print_plan(console: Console, trainer: Trainer) -> None:
     )
     for note in composing(trainer):
         console.print(note, soft_wrap=True)
+    console.print(_cost(trainer, estimate), soft_wrap=True)
     console.print(f"run folder: {trainer.folder}", soft_wrap=True)
-    missing = missing_line()
-    if missing:
-        console.print(missing, soft_wrap=True)
+
+
+def _cost(trainer: Trainer, estimate: Estimate | None) -> str:
+    """Steps and memory, and what measured steps say of them."""
+    sizes = sorted((12 * run.parameters for run in trainer.runs), reverse=True)
+    parameters = sum(sizes[: trainer.flags["runs_at_once"]]) / 2**20
+    text = (
+        f"{trainer.total_steps:,} steps in all; parameters and moments of the runs side by side {parameters:,.0f} MiB"
+    )
+    if estimate is None:
+        return text
+    return (
+        f"{text}, memory in all {estimate.memory / 2**30:.1f} GiB; about {duration(estimate.whole)} "
+        f"({estimate.step:.2f} s a step of runs side by side and {estimate.scoring:.1f} s to score a run, as measured)"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
 
 
 def composing(trainer: Trainer) -> list[str]:
@@ -53,8 +73,7 @@ def print_results(console: Console, trainer: Trainer) -> None:
     """The table of methods and tasks, and where everything lies."""
     wide = console if console.is_terminal else Console(width=200, markup=False)
     wide.print(terminal_table(trainer.ended))
-    minutes, seconds = divmod(round(trainer.wall_seconds), 60)
     console.print(
-        f"{minutes} min {seconds} s; results in {trainer.folder}/results.json and results.md",
+        f"{duration(trainer.wall_seconds)}; results in {trainer.folder}/results.json and results.md",
         soft_wrap=True,
     )

@@ -62,10 +62,11 @@ class RunResult:
 
     @property
     def group(self) -> str:
-        """The id without the seed: the runs over whose seeds the table averages."""
-        parts = self.id.split("-")
-        parts.remove(f"s{self.seed}")
-        return "-".join(parts)
+        """The id without the seed and without the one task of a run trained apart: the runs that make
+        a row of the table.
+        """
+        name = self.id.replace(f"-s{self.seed}", "", 1)
+        return name.removesuffix(f"-{next(iter(self.tasks))}") if len(self.tasks) == 1 else name
 
 
 def results_json(results: list[RunResult], wall_seconds: float) -> dict[str, Any]:
@@ -101,32 +102,38 @@ def glue_score(scores: dict[str, float]) -> float:
 def table_rows(results: list[RunResult]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of the table: a row a method and setting, mean and deviation over its seeds.
 
+    Runs trained apart, a task each, share the row of their setting; an average over tasks needs all.
     Two averages stand apart: `paper` is the mean of the primary scores, as both papers average
     (accuracy for CoLA); `GLUE` takes Matthews for CoLA and the mean where a task reports two.
     """
     finished = [result for result in results if result.status == "finished"]
     if not finished:
         return ["run", "seeds"], []
-    names = {name: task["primary"] for name, task in finished[0].tasks.items()}
+    names = {name: task["primary"] for result in finished for name, task in result.tasks.items()}
     heads = ["run", "seeds", *(f"{name} ({metric})" for name, metric in names.items())]
-    groups: dict[str, list[RunResult]] = {}
+    groups: dict[str, dict[int, dict[str, Any]]] = {}  # by setting and seed: the entry of each task
     for result in finished:
-        groups.setdefault(result.group, []).append(result)
+        groups.setdefault(result.group, {}).setdefault(result.seed, {}).update(result.tasks)
     rows = []
-    for name, members in groups.items():
-        columns = zip(*map(_numbers, members), strict=True)
-        rows.append([name, str(len(members)), *map(_cell, columns)])
+    for name, seeds in groups.items():
+        columns = zip(*(_numbers(tasks, list(names)) for tasks in seeds.values()), strict=True)
+        cells = ([value for value in column if value is not None] for column in columns)
+        rows.append([name, str(len(seeds)), *map(_cell, cells)])
     return [*heads, "average (paper)", "average (GLUE)"], rows
 
 
-def _numbers(result: RunResult) -> list[float]:
-    """A finished run's row of the table: the primary score of each task, then both averages."""
-    scores = [task["scores"] for task in result.tasks.values()]
-    primary = [task["scores"][task["primary"]] for task in result.tasks.values()]
-    return [*primary, statistics.fmean(primary), statistics.fmean(map(glue_score, scores))]
+def _numbers(tasks: dict[str, Any], names: Sequence[str]) -> list[float | None]:
+    """A row of the table for one seed: the primary score of each task, then both averages."""
+    primary = {name: task["scores"][task["primary"]] for name, task in tasks.items()}
+    both: list[float | None] = [None, None]
+    if len(tasks) == len(names):
+        both = [statistics.fmean(primary.values()), statistics.fmean(glue_score(t["scores"]) for t in tasks.values())]
+    return [*map(primary.get, names), *both]
 
 
 def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
     mean = f"{statistics.fmean(values):.1f}"
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 

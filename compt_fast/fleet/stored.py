@@ -19,7 +19,7 @@ from torch import Tensor
 
 from compt_fast.errors import InputError
 from compt_fast.files import new_folder, write_json
-from compt_fast.prompts.compose import Composition, compose_rows
+from compt_fast.prompts.compose import Composition, Mask, compose, compose_rows
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.trunk.batch import Batch, TargetPrompts
 from compt_fast.trunk.seam import Trunk
@@ -46,6 +46,17 @@ class RunPrompts:
         tensors |= {f"param.{name}": p for name, p in params.items() if name.startswith(("router", "gate"))}
         kept = {name: t[0].detach().to("cpu", copy=True).contiguous() for name, t in tensors.items() if t is not None}
         return cls(shape, kept)
+
+    def masked(self, mask: Mask) -> RunPrompts:
+        """The prompts with some switched off, composed anew from the parts (ComPT's and CrossPT's
+        ablations). Raises `InputError` for a mask of another number of sources.
+        """
+        tokens = {"source_tokens": "sources", "private_tokens": "privates"}
+        params = {name: self.tensors[part][None] for name, part in tokens.items() if part in self.tensors}
+        kept = {name: t for name, t in self.tensors.items() if name.startswith("param.")}
+        params |= {name.removeprefix("param."): t[None] for name, t in kept.items()}
+        encoded = replace(self.shape, encoder="none", encoded="both")
+        return RunPrompts.of(self.shape, compose(params, encoded, mask=mask), params)
 
     def targets(self, trunk: Trunk, batch: Batch) -> tuple[TargetPrompts, Batch]:
         """Target prompts for a batch whose slots are task indices, and the batch to use them with.

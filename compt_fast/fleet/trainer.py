@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compt_fast.config import RANDOM, STORED
 from compt_fast.errors import InputError
 from compt_fast.flags import Flags
 from compt_fast.fleet import checkpoint
@@ -28,14 +29,24 @@ from compt_fast.fleet.stored import RunPrompts, save_prompts
 from compt_fast.trunk.batch import TargetPrompts, make_batch
 from compt_fast.trunk.seam import Trunk
 
+Start = Callable[[Run], dict[str, Tensor]]
+"""A run's parameters that start from stored values, by name and without a run axis."""
 SELECTIONS = 10  # with --select best a run is scored on development every tenth of its steps
+
+
+def from_nothing(run: Run) -> dict[str, Tensor]:
+    """The start of a run that needs no stored prompts; `ValueError` for one that does."""
+    if run.config.source_init != RANDOM or run.config.private_init != RANDOM:
+        raise ValueError(f"{run.id} starts from stored prompts, and the trainer was given none")
+    return {}
 
 
 @dataclass
 class Trainer:
     """Trains `runs`, `flags["runs_at_once"]` side by side, and scores each as it ends.
 
-    `results` and the checkpoints hold everything done so far, so a job can stop after any step.
+    `start` gives what a run's prompts start from where that is stored. `results` and the checkpoints
+    hold everything done so far, so a job can stop after any step.
     """
 
     runs: list[Run]
@@ -44,15 +55,15 @@ class Trainer:
     data: JobData
     flags: Flags
     folder: Path
+    start: Start = from_nothing
     cohorts: list[Cohort] = field(default_factory=list)
     results: dict[str, RunResult] = field(default_factory=dict)
     step: int = 0
-    admitted: int = 0
     midway: bool = False  # an error left a change of runs or parameters half done: nothing to save
     _seconds_before: float = 0.0
 
     def __post_init__(self) -> None:
-        self._started = time.perf_counter()
+        self._started: float | None = None
         self._evaluation = self.data.evaluation()
         self._rows = {run.id: self.data.training(run.config) for run in self.runs}
         if self.flags["select"] == "best":
@@ -74,9 +85,16 @@ class Trainer:
         return [self.results[run.id] for run in self.runs if run.id in self.results]
 
     @property
+    def waiting(self) -> list[Run]:
+        """The runs that have not begun, in the plan's order."""
+        begun = {member.run.id for cohort in self.cohorts for member in cohort.members} | self.results.keys()
+        return [run for run in self.runs if run.id not in begun]
+
+    @property
     def wall_seconds(self) -> float:
-        """Seconds of work, those before a resume included."""
-        return self._seconds_before + time.perf_counter() - self._started
+        """Seconds of training and scoring, those before a resume included."""
+        now = time.perf_counter()
+        return self._seconds_before + (now - self._started if self._started is not None else 0.0)
 
     def _check_development(self, run: Run) -> None:
         for sample in self.data.development(run.config):
@@ -91,6 +109,7 @@ class Trainer:
 
         On `Interrupted` or an error, `save` keeps what was done, unless the trainer is `midway`.
         """
+        self._started = time.perf_counter()
         every = self.flags["checkpoint_every"]
         while True:
             self._retire(monitor, interrupts)
@@ -107,7 +126,6 @@ class Trainer:
         """Write a checkpoint of the present state."""
         state = {
             "step": self.step,
-            "admitted": self.admitted,
             "wall_seconds": self.wall_seconds,
             "metrics_offset": monitor.offset,
             "results": {run: result.to_json() for run, result in self.results.items()},
@@ -115,7 +133,7 @@ class Trainer:
         checkpoint.save(self.folder / "checkpoints", state, self.cohorts)
 
     def restore(self, monitor: Monitor, saved: checkpoint.Checkpoint) -> None:
-        """Go back to the state of a checkpoint of the same job.
+        """Go back to the state of a checkpoint of the same job, or of one with fewer runs.
 
         Raises `InputError` when the checkpoint is another job's.
         """
@@ -127,12 +145,16 @@ class Trainer:
                 cohort.restore(len(cohort.members) - 1, entry, saved.tensors[entry["run"]])
         except (KeyError, RuntimeError) as error:
             raise InputError(f"{saved.path}: not a checkpoint of this job: {error}") from None
-        self.step, self.admitted = state["step"], state["admitted"]
+        self.step = state["step"]
         self._seconds_before = state["wall_seconds"]
-        self.results = {run: RunResult(**result) for run, result in state["results"].items()}
+        self.note_results(saved)
         alive = sum(m.step for c in self.cohorts for m in c.members)
         done = sum(self.steps_of(by_id[run]) for run in self.results)
         monitor.rewind(state["metrics_offset"], alive + done)
+
+    def note_results(self, saved: checkpoint.Checkpoint) -> None:
+        """Know of the runs that had ended by a checkpoint."""
+        self.results = {run: RunResult(**result) for run, result in saved.state["results"].items()}
 
     @contextmanager
     def _change(self) -> Iterator[None]:
@@ -227,18 +249,17 @@ class Trainer:
     def refill(self) -> None:
         """Let waiting runs in until `runs_at_once` train side by side."""
         alive = sum(len(cohort.members) for cohort in self.cohorts)
-        while alive < self.flags["runs_at_once"] and self.admitted < len(self.runs):
+        for run in self.waiting[: max(0, self.flags["runs_at_once"] - alive)]:
             with self._change():
-                self._admit(self.runs[self.admitted])
-                self.admitted += 1
-            alive += 1
+                self._admit(run)
 
     def _admit(self, run: Run) -> Cohort:
+        member = Member(run, self._rows[run.id], self.start(run))
         cohort = next((c for c in self.cohorts if c.shape == run.shape), None)
         if cohort is None:
             cohort = Cohort(run.shape, self.trunk.embedding)
             self.cohorts.append(cohort)
-        cohort.admit(Member(run, self._rows[run.id]))
+        cohort.admit(member)
         return cohort
 
     def _retire(self, monitor: Monitor, interrupts: Interrupts) -> None:
@@ -258,7 +279,7 @@ class Trainer:
         else:
             monitor.phase(f"scoring {run.id}")
             prompts = member.best or cohort.prompts(index)
-            tasks = self._score(prompts, run, self._evaluation, interrupts)
+            tasks = self._score(prompts, run, self.evaluation_of(run), interrupts)
             save_prompts(self.folder / "prompts" / run.id, prompts, self._about(run))
             self.results[run.id] = RunResult.finished(run, tasks, average(tasks))
             monitor.phase("training")
@@ -281,6 +302,12 @@ class Trainer:
                 member.best, member.best_score = prompts, reached
             monitor.phase("training")
 
+    def evaluation_of(self, run: Run) -> list[ScoredRows]:
+        """The rows that a run is scored on, those of each of its tasks."""
+        if run.config.task is None:
+            return self._evaluation
+        return [rows for rows in self._evaluation if rows.task.name == run.config.task]
+
     def _score(self, prompts: RunPrompts, run: Run, sets: list[ScoredRows], interrupts: Interrupts) -> dict[str, Any]:
         return evaluate(
             self.trunk,
@@ -298,13 +325,22 @@ class Trainer:
         results = [self.results.get(run.id) or RunResult.waiting(run) for run in self.runs]
         write_results(self.folder, results, self.wall_seconds)
 
+    def _source_tasks(self, run: Run) -> list[str] | None:
+        """The task of each source prompt, where they started from stored ones."""
+        if run.config.source_init != STORED:
+            return None
+        return self.flags["source_tasks"] or [data.task.name for data in self.data.tasks]
+
     def _about(self, run: Run) -> dict[str, Any]:
         return {
             "run": run.id,
             "config": run.config.to_json(),
-            "tasks": [data.task.name for data in self.data.tasks],
+            "tasks": self.data.names(run.config),
+            "source_tasks": self._source_tasks(run),
             "trunk": self.trunk.name,
             "trunk_hash": self.trunk_hash,
             "d_model": self.trunk.d_model,
+            "dtype": self.flags["dtype"],
+            "prefix": self.flags["prefix"],
             "prompt_position": self.flags["prompt_position"],
         }

@@ -56,7 +56,7 @@ def parameter_shapes(shape: PromptShape) -> dict[str, tuple[int, ...]]:
     roles = [role for role in ROLES if shape.prompts(role)]
     for role in roles:
         shapes[f"{role}_tokens"] = (shape.prompts(role), shape.length, shape.d_model)
-    for role in roles:
+    for role in filter(shape.has_encoder, roles):
         encoders = shape.prompts(role) if shape.sharing == "per-prompt" else 1
         for name, size in encoder_shapes(shape).items():
             shapes[f"{encoder_prefix(shape, role)}.{name}"] = (encoders, *size)

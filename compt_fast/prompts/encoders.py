@@ -60,7 +60,7 @@ def encoder_prefix(shape: PromptShape, role: str) -> str:
 
     An encoder shared by the roles has a name of its own only where both roles exist.
     """
-    both = all(shape.prompts(each) for each in ROLES)
+    both = all(shape.has_encoder(each) for each in ROLES)
     return "shared_encoder" if shape.sharing == "shared" and both else f"{role}_encoder"
 
 
@@ -70,7 +70,7 @@ def encode(params: Mapping[str, Tensor], shape: PromptShape, role: str) -> Tenso
     Differentiable in the tokens `<role>_tokens` (R, P, m, d) and in the encoder's parameters.
     """
     tokens = params[f"{role}_tokens"]
-    if shape.encoder == "none":
+    if not shape.has_encoder(role):
         return tokens
     prefix = encoder_prefix(shape, role)
     own = {name: params[f"{prefix}.{name}"] for name in encoder_shapes(shape)}

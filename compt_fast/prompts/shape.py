@@ -13,6 +13,7 @@ ROUTERS = ("direct", "constant", "relaxed-bernoulli")
 NORMALISATIONS = ("auto", "softmax", "sparsemax", "sigmoid", "softmax-temperature")
 GATES = ("fixed", "learned", "learned-global", "tied", "input")
 ROLES = ("source", "private")
+ENCODED = ("both", *ROLES)
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class PromptShape:
     inside the sources' softmax.
 
     tasks T, sources N, length m (prompt tokens), d_model d. hidden h is the inner width of `mlp`
-    and `lstm` (0 stands for d_model) and 0 for the other encoders, whatever is given. The
+    and `lstm` (0 stands for d_model) and 0 for the other encoders, whatever is given. `encoded` says
+    which role has prompt encoders where only one has: prompts that start from stored values, which
+    an encoder has already made, have none. The
     temperature of `softmax-temperature` is max(tau_min, tau0 * N**-tau_power): CrossPT
     (Section 2.2) says only that it falls as N grows, so its form and numbers are ours.
 
@@ -42,6 +45,7 @@ class PromptShape:
     encoder: str = "mlp"
     sharing: str = "per-prompt"
     hidden: int = 0
+    encoded: str = "both"
     router: str = "direct"
     normalisation: str = "auto"
     gates: str = "fixed"
@@ -54,6 +58,7 @@ class PromptShape:
             ("composition", self.composition, COMPOSITIONS),
             ("prompt encoder", self.encoder, ENCODERS),
             ("encoder sharing", self.sharing, SHARINGS),
+            ("role with prompt encoders", self.encoded, ENCODED),
             ("router", self.router, ROUTERS),
             ("normalisation", self.normalisation, NORMALISATIONS),
             ("gates", self.gates, GATES),
@@ -111,6 +116,12 @@ class PromptShape:
             )
 
     def _check_encoder(self) -> None:
+        if self.encoded != "both" and (self.encoder == "none" or not all(map(self.prompts, ROLES))):
+            raise InputError(
+                f"encoded {self.encoded!r} leaves one of two roles without prompt encoders, but here encoder "
+                f"{self.encoder!r} is asked for {self.sources} sources and {self.prompts('private')} privates; "
+                "leave it at 'both'"
+            )
         if self.hidden < 0:
             raise InputError(f"the encoder's hidden size is {self.hidden}; it must not be negative")
         # one value for one meaning, so that equal models have equal shapes
@@ -163,6 +174,10 @@ class PromptShape:
     def tau(self) -> float:
         """The temperature of `softmax-temperature`."""
         return max(self.tau_min, self.tau0 * self.sources**-self.tau_power)
+
+    def has_encoder(self, role: str) -> bool:
+        """Whether the prompts of a role go through a prompt encoder."""
+        return self.encoder != "none" and self.prompts(role) > 0 and self.encoded in ("both", role)
 
     def prompts(self, role: str) -> int:
         """How many prompts of a role ("source", "private") a run has."""

@@ -116,6 +116,45 @@ def test_prompts_for_evaluation_take_the_routers_sigmoid() -> None:
     assert torch.equal(weights, torch.sigmoid(cohort.bank.params["router"][1].detach()))
 
 
+def test_a_rate_of_zero_freezes_bits_and_leaves_the_clipping() -> None:
+    """Of two runs of one shape only the first one's sources are frozen, negative zeros included."""
+    frozen, free = plan(method="slp", lr_source="0,0.15", clip_norm="0.01")
+    cohort = cohort_of([frozen, free])
+    assert cohort.bank is not None and cohort.optim is not None
+    with torch.no_grad():
+        cohort.bank.params["source_tokens"][:, 0, 0, 0] = -0.0
+    before = {name: p.detach().clone() for name, p in cohort.bank.params.items()}
+    learn(cohort, 3)
+    for name in ("source_tokens", "shared_encoder.out.weight"):
+        mine, was = cohort.bank.params[name].detach(), before[name]
+        assert torch.equal(mine[0].view(torch.int32), was[0].view(torch.int32))
+        assert not torch.equal(mine[1], was[1])
+        assert not cohort.optim.first[name][0].any() and cohort.optim.first[name][1].any()
+    assert not torch.equal(cohort.bank.params["private_tokens"][0], before["private_tokens"][0])
+
+    composition = cohort.compose()
+    assert composition.targets is not None
+    composition.targets.square().sum().backward()
+    grads = {name: p.grad[0].clone() for name, p in cohort.bank.params.items() if p.grad is not None}
+    norms, _, _ = cohort.update(torch.ones(2, dtype=torch.bool))
+    moving = torch.stack([grads[name].square().sum() for name in ("private_tokens", "router")])
+    torch.testing.assert_close(norms[0], moving.sum().sqrt())
+
+
+def test_a_run_begins_with_what_is_stored() -> None:
+    (run,) = plan(method="silp")
+    values = torch.randn(2, 10, 8)
+    cohort = Cohort(run.shape, torch.randn(20, 8))
+    cohort.admit(Member(run, ROWS, {"source_tokens": values}))
+    assert cohort.bank is not None
+    assert torch.equal(cohort.bank.params["source_tokens"][0], values)
+    sources = cohort.compose().sources
+    assert sources is not None and torch.equal(sources[0], values), "no encoder changes them"
+    fresh = cohort_of([run]).bank
+    assert fresh is not None
+    assert torch.equal(cohort.bank.params["private_tokens"], fresh.params["private_tokens"])
+
+
 def test_slots_of_rows() -> None:
     runs = plan(seeds="0,1,2")
     cohort = cohort_of(runs)

@@ -20,6 +20,8 @@ from compt_fast.fleet.job import (
     disk_need,
     open_job,
     prepare_folder,
+    record_stored,
+    recorded_runs,
     run_folder,
     trunk_hash,
 )
@@ -54,11 +56,64 @@ def test_config_json_repeats_the_job(job: Job, tmp_path: Path) -> None:
         check_recorded(path.parent, again)
     content["runs"]["pt-k4-s0"]["lr_private"] = 0.5
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="its flags mean other runs now"):
+    with pytest.raises(InputError, match="the job began with the run pt-k4-s0, which is not among the 2 runs"):
         check_recorded(path.parent, again)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"trunk": {}}'])
+def test_a_job_may_grow_in_its_runs_alone(job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
+    prepare_folder(tmp_path / "run", job, ["compt-fast", "train"])
+    record_stored(tmp_path / "run", {"toy_a-m2": "abc"})
+
+    def reopened(**changes: Any) -> Job:
+        chosen = jobs.settings(tiny_t5, toys, **({"method": "spp,pt"} | changes))
+        return open_job(read_flags(chosen, None), folder=tmp_path / "run", trunk=job.trunk)
+
+    wider = reopened(method="spp,pt,mst", seeds="0,1", runs_at_once=2)
+    assert [run.id for run in wider.runs] == [
+        *("spp-n3-k4-s0", "spp-n3-k4-s1", "pt-k4-s0", "pt-k4-s1", "mst-n1-k4-s0", "mst-n1-k4-s1")
+    ]
+    check_recorded(tmp_path / "run", wider)
+    prepare_folder(tmp_path / "run", wider, ["again"])
+    content = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert len(content["runs"]) == 6 and content["command"] == ["again"]
+    assert content["stored"] == {"toy_a-m2": "abc"}
+    assert recorded_runs(tmp_path / "run") == {run.id: run.config for run in wider.runs}
+    with pytest.raises(InputError, match=r"the job began with the run pt-k4-s0, which is not among the 2 runs"):
+        check_recorded(tmp_path / "run", reopened(method="spp", seeds="0,1"))
+    check_recorded(tmp_path / "run", reopened(method="spp,pt,mst", seeds="0,1", fit_length="first"))
+    with pytest.raises(InputError, match="began with --eval-size 6, not 5; only flags of runs"):
+        check_recorded(tmp_path / "run", reopened(method="spp,pt,mst", seeds="0,1", eval_size=5))
+
+
+def test_stored_prompts_that_change_are_noticed(job: Job, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    prepare_folder(folder, job, [])
+    record_stored(folder, {"a": "1"})
+    record_stored(folder, {"a": "1", "b": "2"})
+    record_stored(folder, {})
+    assert json.loads((folder / "config.json").read_text())["stored"] == {"a": "1", "b": "2"}
+    with pytest.raises(InputError, match="the stored prompt b has changed since the job began"):
+        record_stored(folder, {"b": "3"})
+
+
+def test_source_tasks_are_named_or_are_those_of_a_suite(tiny_t5: Path, toys: list[Path]) -> None:
+    def source_tasks(names: str | None) -> list[str] | None:
+        named: list[str] | None = jobs.opened(jobs.settings(tiny_t5, toys, source_tasks=names)).flags["source_tasks"]
+        return named
+
+    assert source_tasks(None) is None
+    assert source_tasks("toy_a,mini2,mini_mrpc,mini_qnli") == [
+        *("toy_a", "mini_imdb", "mini_mrpc", "mini_multinli", "mini_paws", "mini_scitail", "mini_yelp_polarity"),
+        "mini_qnli",
+    ]
+    with pytest.raises(InputError, match=r"unknown task 'toy_d'\. Did you mean"):
+        source_tasks("toy_d")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"trunk": {}}', '{"trunk": {"sha256": "a"}, "flags": {}, "runs": {"r": {"m": 1}}}'],
+)
 def test_a_damaged_config_json(text: str, job: Job, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=r"config\.json: not the config\.json of a run folder"):
@@ -119,8 +174,7 @@ def test_where_a_job_goes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds other files; name a new or an empty folder"):
         folder_of(tmp_path)
     (tmp_path / "config.json").touch()
-    with pytest.raises(InputError, match="is a run folder: --resume .* goes on with it"):
-        folder_of(tmp_path)
+    assert folder_of(tmp_path) == tmp_path, "a job to extend"
 
 
 def test_a_folder_that_cannot_be_made(job: Job, tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from compt_fast.config import RunConfig
 from compt_fast.errors import InputError
 from compt_fast.flags import read_flags
-from compt_fast.fleet.plan import Run, plan_runs
+from compt_fast.fleet.plan import Run, keep_ids, plan_runs
 from compt_fast.prompts.bank import PromptBank
 
 
@@ -69,6 +70,75 @@ def test_as_many_sources_as_tasks() -> None:
     ]
 
 
+def test_as_many_stored_sources_as_source_tasks() -> None:
+    runs = plan(method="sil,spp", source_tasks="a,b,c", source_init="stored")
+    assert [(run.id, run.shape.sources) for run in runs] == [("sil-n3-k16-s0", 3), ("spp-n3-k16-s0", 3)]
+    assert [run.shape.sources for run in plan(method="sip,sln")] == [4, 4]
+
+
+def test_which_role_has_encoders() -> None:
+    shapes = {run.config.method: run.shape for run in plan(method="p,pi,slp,sil,sip,silp")}
+    assert {name: (shape.encoder, shape.encoded) for name, shape in shapes.items()} == {
+        "p": ("linear", "both"),
+        "pi": ("none", "both"),
+        "slp": ("linear", "both"),
+        "sil": ("none", "both"),
+        "sip": ("linear", "private"),
+        "silp": ("linear", "private"),
+    }
+    assert shapes["sip"] == shapes["silp"], "one cohort"
+    (other,) = plan(method="slp", private_init="stored")
+    assert (other.shape.encoder, other.shape.encoded) == ("linear", "source")
+
+
+def apart(names: list[str], **given: str) -> list[Run]:
+    flags = read_flags(given, None) | {"apart": True}
+    return plan_runs(flags, tasks=len(names), d_model=8, names=names)
+
+
+def test_apart_is_a_run_for_each_task() -> None:
+    runs = apart(["rte", "cola"], method="p,sln", seeds="0,1")
+    assert [run.id for run in runs] == [
+        *("p-k16-s0-rte", "p-k16-s0-cola", "p-k16-s1-rte", "p-k16-s1-cola"),
+        *("sln-n1-k16-s0-rte", "sln-n1-k16-s0-cola", "sln-n1-k16-s1-rte", "sln-n1-k16-s1-cola"),
+    ]
+    assert {run.shape.tasks for run in runs} == {1}
+    assert [run.config.task for run in runs[:2]] == ["rte", "cola"]
+
+
+def ids(before: list[Run], after: list[Run]) -> list[str]:
+    return [run.id for run in keep_ids(after, {run.id: run.config for run in before})]
+
+
+def test_a_sweep_that_grows_keeps_its_ids() -> None:
+    first = plan(method="spp", lr_private="0.02")
+    assert ids(first, first) == ["spp-n3-k16-s0"]
+    wider = plan(method="spp", lr_private="0.02,0.05", seeds="0,1")
+    assert ids(first, wider) == [
+        "spp-n3-k16-s0",
+        "spp-n3-k16-s0-lr-private0.05",
+        "spp-n3-k16-s1",
+        "spp-n3-k16-s1-lr-private0.05",
+    ]
+    assert ids([], wider) == [run.id for run in wider]
+    own = apart(["s0", "b"], method="p")
+    assert ids(own, apart(["s0", "b"], method="p", seeds="0,12")) == [
+        *("p-k16-s0-s0", "p-k16-s0-b", "p-k16-s12-s0", "p-k16-s12-b")
+    ]
+
+
+def test_ids_stay_distinct_however_a_sweep_grows() -> None:
+    steps = [{"seeds": "0"}, {"lr_private": "0.02,0.1"}, {"warmup": "0.2,0.3"}, {"seeds": "0,1,2"}]
+    flags: dict[str, str] = {"method": "spp,scp"}
+    known: dict[str, RunConfig] = {}
+    for step in steps:
+        flags |= step
+        runs = keep_ids(plan(**flags), known)
+        assert len({run.id for run in runs}) == len(runs)
+        assert all({run.id: run.config for run in runs}[name] == config for name, config in known.items())
+        known = {run.id: run.config for run in runs}
+
+
 def test_steps_are_whole_epochs_or_what_was_asked_for() -> None:
     (run,) = plan(method="spp", epochs="3", batch_size="16")
     assert [run.steps(rows) for rows in (16, 17, 64)] == [3, 6, 12]
@@ -91,6 +161,11 @@ def test_every_presets_parameters_are_counted() -> None:
         "slp": (1 + tasks) * 10 * d + linear + tasks * 2,
         "sln": tasks * 10 * d + linear + tasks * tasks,
         "slpn": 2 * tasks * 10 * d + linear + tasks * (tasks + 1),
+        # What starts from stored values has no encoder.
+        "pi": tasks * 10 * d,
+        "sil": tasks * 10 * d + tasks * tasks,
+        "sip": 2 * tasks * 10 * d + linear + tasks * (tasks + 1),
+        "silp": 2 * tasks * 10 * d + linear + tasks * (tasks + 1),
     }
     runs = plan(method=",".join(expected))
     assert {run.config.method: run.parameters for run in runs} == expected
@@ -110,6 +185,10 @@ def test_every_presets_parameters_are_counted() -> None:
             "method spp: router 'relaxed-bernoulli'",
         ),
         ({"method": "spp", "sources": "0"}, "--sources must be at least 1 for method 'spp'"),
+        ({"method": "sil,sip", "sources": "3"}, "--sources has no meaning for any of the methods"),
+        ({"method": "spp", "sources": "3", "source_init": "stored"}, "--sources has no meaning with --source-init"),
+        ({"method": "sip", "lr_source": "0.1"}, "--lr-source has no meaning"),
+        ({"method": "sl", "private_init": "stored"}, "--private-init has no meaning"),
     ],
 )
 def test_values_that_do_not_go_together(given: dict[str, str], message: str) -> None:

@@ -118,6 +118,24 @@ def test_other_settings_are_other_rows() -> None:
     ]
 
 
+def test_runs_apart_share_a_row() -> None:
+    flags = read_flags({"method": "p", "seeds": "0,1"}, None) | {"apart": True}
+    runs = plan_runs(flags, tasks=2, d_model=8, names=["cola", "stsb"])
+    results = []
+    for run, acc in zip(runs, (10.0, 20.0, 30.0, 40.0), strict=True):
+        whole = finished(run, {"accuracy": acc, "matthews": acc}, {"spearman": acc, "pearson": acc})
+        own = {name: task for name, task in whole.tasks.items() if name == run.config.task}
+        results.append(RunResult.finished(run, own, average(own)))
+    heads, rows = table_rows(results)
+    assert len(heads) == 6
+    assert rows == [["p-k16", "2", "20.0 ± 14.1", "30.0 ± 14.1", "25.0 ± 14.1", "25.0 ± 14.1"]]
+    # The second seed's stsb has not ended: its average is not known.
+    _, rows = table_rows([*results[:3], RunResult.waiting(runs[3])])
+    assert rows == [["p-k16", "2", "20.0 ± 14.1", "20.0", "15.0", "15.0"]]
+    _, rows = table_rows([results[0], results[1]][:1] + [finished(plan(method="pt")[0])])
+    assert rows[0] == ["p-k16", "1", "10.0", "-", "-", "-"]
+
+
 def test_glue_score() -> None:
     assert glue_score(COLA) == 20.0
     assert glue_score(STSB) == 60.0

@@ -14,7 +14,7 @@ from compt_fast.errors import InputError
 from compt_fast.fleet.job import Job
 from compt_fast.fleet.stored import RunPrompts, check_trunk, load_prompts, save_prompts
 from compt_fast.prompts.bank import PromptBank
-from compt_fast.prompts.compose import compose, compose_rows
+from compt_fast.prompts.compose import Mask, compose, compose_rows
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.trunk.batch import make_batch
 from tests.helpers import jobs
@@ -72,6 +72,33 @@ def test_targets_are_composed_once_a_slot_but_for_input_gates(job: Job) -> None:
     composed = compose(bank.params, prompts.shape)
     rows = compose_rows(composed, bank.params, prompts.shape, runs, batch.slots, means)
     torch.testing.assert_close(targets.flat, rows.detach().flatten(0, 1))
+
+
+@pytest.mark.parametrize("composition", ["spp", "scp", "inside"])
+@pytest.mark.parametrize("how", ["before", "after"])
+def test_masked_prompts_are_composed_as_from_the_parameters(composition: str, how: str) -> None:
+    prompts, bank = made("learned" if composition != "inside" else "fixed", composition)
+    for mask in (Mask((True, False, True), how=how), Mask((False,) * 3, how=how), Mask((True,) * 3, False, how)):
+        masked = prompts.masked(mask)
+        expected = compose(bank.params, prompts.shape, mask=mask)
+        for part in ("targets", "sources", "privates", "weights"):
+            torch.testing.assert_close(masked.tensors[part], getattr(expected, part)[0].detach())
+        assert masked.shape == prompts.shape and masked.tensors.keys() == prompts.tensors.keys()
+    whole = prompts.masked(Mask((True,) * 3))
+    assert torch.equal(whole.tensors["targets"], prompts.tensors["targets"])
+    with pytest.raises(InputError, match="2 source prompts, but there are 3"):
+        prompts.masked(Mask((True, True)))
+
+
+def test_masks_and_gates_of_each_row(job: Job) -> None:
+    prompts, bank = made("input")
+    batch = make_batch([[5, 6, 1], [7, 1]], None, [1, 0])
+    mask = Mask((True, False, False), private=False)
+    rows, _ = prompts.masked(mask).targets(job.trunk, batch)
+    composed = compose(bank.params, prompts.shape, mask=mask)
+    runs, means = torch.zeros(2, dtype=torch.int64), job.trunk.mean_embeddings(batch)
+    expected = compose_rows(composed, bank.params, prompts.shape, runs, batch.slots, means)
+    torch.testing.assert_close(rows.flat, expected.detach().flatten(0, 1))
 
 
 def edit(folder: Path, **changes: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -203,13 +204,56 @@ def test_a_rate_that_explodes_stops_its_own_run_only(job: Job, tiny_t5: Path, to
 
 def test_every_preset_trains(job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
     runs = plan(job, tiny_t5, toys, method=",".join(PRESETS), steps=3, prompt_length=None)
-    trainer = jobs.train(job, runs, tmp_path / "run")
+    trainer = jobs.train(job, runs, tmp_path / "run", jobs.drawn)
     assert [r.status for r in trainer.ended] == ["finished"] * len(PRESETS)
     for run in runs:
         losses = jobs.losses(tmp_path / "run", run.id)
         assert len(losses) == 3 and all(map(math.isfinite, losses))
         stored = jobs.prompts(tmp_path / "run")[run.id]
         assert stored["targets"].shape == (3, run.shape.target_length, 32)
+
+
+def test_runs_that_start_from_stored_prompts_train_the_same_alone(
+    job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path
+) -> None:
+    runs = plan(job, tiny_t5, toys, method="pi,sil,sip,silp,slp", lr_source="0.05,0")
+    jobs.train(job, runs, tmp_path / "all", jobs.drawn)
+    together = jobs.prompts(tmp_path / "all")
+    for run in runs:
+        jobs.train(job, [run], tmp_path / run.id, jobs.drawn)
+        same(together[run.id], jobs.prompts(tmp_path / run.id)[run.id], rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_sources_keep_their_bits(job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
+    """Beside runs of the same cohort whose sources learn."""
+    sip, learning = plan(job, tiny_t5, toys, method="sip,silp", steps=6)
+    assert sip.shape == learning.shape
+    jobs.train(job, [learning, sip], tmp_path / "run", jobs.drawn)
+    stored, before = jobs.prompts(tmp_path / "run"), jobs.drawn(sip)["source_tokens"]
+    assert torch.equal(stored[sip.id]["sources"], before)
+    assert not torch.equal(stored[learning.id]["sources"], before)
+    manifest = json.loads((tmp_path / "run" / "prompts" / sip.id / "manifest.json").read_text())
+    assert manifest["source_tasks"] == manifest["tasks"] == ["toy_a", "toy_b", "toy_c"]
+
+
+def test_a_run_that_needs_stored_prompts_is_not_trained_without(
+    job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="starts from stored prompts"):
+        jobs.train(job, plan(job, tiny_t5, toys, method="pi"), tmp_path / "run")
+
+
+def test_tasks_apart_are_what_each_task_alone_is(job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
+    whole = jobs.opened(jobs.settings(tiny_t5, toys, method="pt") | {"apart": True})
+    trainer = jobs.train(whole, whole.runs, tmp_path / "apart")
+    names = ["toy_a", "toy_b", "toy_c"]
+    assert [run.id for run in whole.runs] == [f"pt-k4-s0-{name}" for name in names]
+    assert [list(result.tasks) for result in trainer.ended] == [[name] for name in names]
+    single = jobs.opened(jobs.settings(tiny_t5, toys[1:2], method="pt"))
+    jobs.train(single, single.runs, tmp_path / "single")
+    (alone,) = jobs.prompts(tmp_path / "single").values()
+    same(jobs.prompts(tmp_path / "apart")["pt-k4-s0-toy_b"], alone, rtol=1e-4, atol=1e-4)
+    assert jobs.results(tmp_path / "apart")["runs"][1]["tasks"].keys() == {"toy_b"}
 
 
 @pytest.mark.parametrize(

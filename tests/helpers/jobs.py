@@ -22,7 +22,8 @@ from compt_fast.fleet.interrupts import Interrupts
 from compt_fast.fleet.job import Job, open_job
 from compt_fast.fleet.monitor import Monitor
 from compt_fast.fleet.plan import Run, plan_runs
-from compt_fast.fleet.trainer import Trainer
+from compt_fast.fleet.trainer import Start, Trainer, from_nothing
+from compt_fast.prompts.bank import parameter_shapes
 from compt_fast.trunk.seam import Trunk
 
 Line = Callable[..., list[str]]
@@ -79,11 +80,19 @@ def planned(trunk: Trunk, tasks: int, chosen: dict[str, str]) -> list[Run]:
     return plan_runs(read_flags(chosen, None), tasks=tasks, d_model=trunk.d_model)
 
 
-def train(job: Job, runs: list[Run], folder: Path, **flags: Any) -> Trainer:
+def drawn(run: Run) -> dict[str, Tensor]:
+    """Values in the place of the stored prompts that a run starts from, the same for every run."""
+    sizes, config = parameter_shapes(run.shape), run.config
+    inits = {"source_tokens": config.source_init, "private_tokens": config.private_init}
+    generator = torch.Generator().manual_seed(7)
+    return {name: torch.randn(sizes[name], generator=generator) for name, init in inits.items() if init != "random"}
+
+
+def train(job: Job, runs: list[Run], folder: Path, start: Start = from_nothing, **flags: Any) -> Trainer:
     """Train and score `runs` in a new folder, the job's flags changed by `flags`."""
     folder.mkdir(parents=True)
     changed: Flags = job.flags | flags
-    trainer = Trainer(runs, job.trunk, job.trunk_hash, job.data, changed, folder)
+    trainer = Trainer(runs, job.trunk, job.trunk_hash, job.data, changed, folder, start)
     total, console = trainer.total_steps, Console(quiet=True)
     with Monitor(folder, total, console, tensorboard=False) as monitor, Interrupts() as interrupts:
         trainer.train(monitor, interrupts)

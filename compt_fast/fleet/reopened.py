@@ -1,0 +1,99 @@
+"""A run folder opened again, to score its stored prompts: whole, or with some switched off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compt_fast.errors import InputError, unknown
+from compt_fast.flags import read_flags
+from compt_fast.fleet.data import ScoredRows
+from compt_fast.fleet.evaluation import evaluate
+from compt_fast.fleet.job import Job, open_job, trunk_hash
+from compt_fast.fleet.plan import Run
+from compt_fast.fleet.results import read_results
+from compt_fast.fleet.stored import RunPrompts, check_trunk, load_prompts
+from compt_fast.prompts.routing import Mask
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """The job of a run folder, its rows to score on, and the fingerprint that the trunk has in the
+    precision that the prompts were trained with.
+    """
+
+    folder: Path
+    job: Job
+    trained_on: str
+    sets: list[ScoredRows]
+
+    def run(self, name: str) -> Run:
+        """A run of the folder's plan; `InputError` if there is none of that id."""
+        run = next((run for run in self.job.runs if run.id == name), None)
+        if run is None:
+            raise InputError(f"{self.folder / 'prompts' / name}: the config.json of the run folder plans no such run")
+        return run
+
+    def prompts(self, name: str) -> RunPrompts:
+        """The stored prompts of a run.
+
+        Raises `InputError` where they are damaged, of another trunk, or of other tasks than the
+        folder's `config.json` says.
+        """
+        folder = self.folder / "prompts" / name
+        prompts, manifest = load_prompts(folder)
+        check_trunk(folder, manifest, self.job.trunk, self.trained_on)
+        names = self.job.data.names(self.run(name).config)
+        if manifest.get("tasks") != names or prompts.shape.tasks != len(names):
+            raise InputError(
+                f"{folder}: prompts of the tasks {manifest.get('tasks')}, but the tasks of the run "
+                f"folder's config.json are {names}"
+            )
+        return prompts
+
+    def score(self, name: str, mask: Mask | None = None) -> dict[str, Any]:
+        """The scores of a run's tasks, as in `results.json`: whole, or with what `mask` leaves on."""
+        run, prompts = self.run(name), self.prompts(name)
+        own = self.job.data.names(run.config)
+        return evaluate(
+            self.job.trunk,
+            self.job.data,
+            prompts if mask is None else prompts.masked(mask),
+            [rows for rows in self.sets if rows.task.name in own],
+            mode=run.config.label_mode,
+            scoring=self.job.flags["scoring"],
+            batch_size=self.job.flags["eval_batch_size"],
+        )
+
+
+def reopen(folder: Path, given: dict[str, Any]) -> Reopened:
+    """Open the job of a run folder with the flags `given` (texts, or None) in place of its own.
+
+    Raises `InputError` for another folder and for whatever is wrong with data and trunk.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no run folder (it has no config.json)")
+    own, flags = read_flags({}, str(path)), read_flags(given, str(path))
+    if given.get("data") or given.get("data_root"):  # one replaces the other
+        flags |= {key: None for key in ("data", "data_root") if not given.get(key)}
+    job = open_job(flags, folder=folder)
+    same = own["dtype"] == job.flags["dtype"]
+    trained_on = job.trunk_hash if same else trunk_hash(own | {"device": job.flags["device"]})
+    return Reopened(folder, job, trained_on, job.data.evaluation())
+
+
+def stored_runs(folder: Path, only: list[str] | None = None) -> list[str]:
+    """The runs of a folder that have stored prompts, or those of them that `only` names.
+
+    Raises `InputError` where there are none, and for a name that is none of them.
+    """
+    names = [result.id for result in read_results(folder)]
+    stored = [name for name in names if (folder / "prompts" / name / "manifest.json").is_file()]
+    if not stored:
+        raise InputError(f"{folder}/prompts: no stored prompts yet; a run's are written when it ends")
+    for name in only or []:
+        if name not in stored:
+            raise unknown("run", name, stored)
+    return only or stored

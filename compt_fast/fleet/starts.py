@@ -1,0 +1,228 @@
+"""What runs start from: prompts of the store.
+
+CrossPT (arXiv 2509.14253) trains in two stages: a prompt for each source task by itself (section
+2.1), then targets composed of them (section 2.2). Stage two is a job like any other whose runs start
+from stored values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compt_fast.config import RANDOM, SPOT, STORED
+from compt_fast.errors import InputError
+from compt_fast.fleet.job import Job, trunk_hash
+from compt_fast.fleet.plan import Run
+from compt_fast.fleet.results import read_results
+from compt_fast.fleet.stored import load_prompts
+from compt_fast.prompts.similarity import mean_cosine
+from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId, fit_length
+
+RETRAIN = "train"  # the one choice of --fit-length that fits nothing
+# What a prompt was trained to answer and where it stood: of two settings, two prompts.
+Setting = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Need:
+    """A stored prompt that some run starts from."""
+
+    task: str
+    length: int
+    label_mode: str
+
+
+def entry_name(need: Need, setting: Setting) -> str:
+    """The name under which the store keeps what stage one trains for `need`."""
+    parts = [need.task, f"m{need.length}"]
+    parts += [need.label_mode] if need.label_mode != "natural" else []
+    parts += ["no-prefix"] if setting.get("prefix") is False else []
+    parts += ["append"] if setting.get("prompt_position") == "append" else []
+    return "-".join(parts)
+
+
+class Starts:
+    """The stored prompts that some runs of a job start from."""
+
+    def __init__(self, job: Job, store: PromptStore, runs: Sequence[Run]) -> None:
+        """Reads the store's prompts of the tasks that `runs` need.
+
+        Raises `InputError` for a damaged one, one of another trunk or width, one of another length
+        where `--fit-length` says nothing of it, and for `spot` with nothing to select from.
+        """
+        self.job = job
+        self.store = store
+        self.setting = {key: job.flags[key] for key in ("prefix", "prompt_position")}
+        self.needs = list(dict.fromkeys(need for run in runs for need in self._needs(run)))
+        self._hashes = {job.flags["dtype"]: job.trunk_hash}
+        self._entries: list[StoredPrompt] = []
+        self.refresh()
+        for need in self.lacking():
+            name = entry_name(need, self.setting)
+            if name in store.names():
+                raise InputError(
+                    f"the store {store.folder} has a prompt {name!r} that is not the prompt of task {need.task} with "
+                    f"{need.length} tokens which would be trained under that name; remove it, or name another --store"
+                )
+
+    def refresh(self) -> None:
+        """Read the store again."""
+        tasks = {need.task for need in self.needs}
+        loaded = [self.store.load(name) for name in self.store.names()] if tasks else []
+        self._entries = [entry for entry in loaded if entry.task in tasks]
+        for entry in self._entries:
+            entry.check(self._trunk(entry.trunk.dtype), self.job.trunk.d_model)
+
+    def lacking(self) -> list[Need]:
+        """What the store has not, or not in the length that is asked for."""
+        return [need for need in self.needs if self._find(need) is None]
+
+    def used(self) -> dict[str, str]:
+        """The hash of every entry that the runs start from, by name."""
+        found = [self._find(need) for need in self.needs]
+        return {entry.name: entry.sha256 for entry in found if entry is not None}
+
+    def of(self, run: Run) -> dict[str, Tensor]:
+        """The parameters of a run that start from stored values: `source_tokens` (N, m, d),
+        `private_tokens` (T, m, d), fp32 on the CPU.
+        """
+        config, start = run.config, {}
+
+        def stack(tasks: Sequence[str]) -> Tensor:
+            return torch.stack([self._values(Need(t, config.prompt_length, config.label_mode)) for t in tasks])
+
+        if config.source_init == STORED:
+            start["source_tokens"] = stack(self._sources)
+        if config.private_init != RANDOM:
+            targets = self.job.data.names(config)
+            start["private_tokens"] = stack(targets)
+            if config.private_init == SPOT:
+                nearest = select_sources(start["private_tokens"], stack(self._sources), targets, self._sources)
+                start["private_tokens"] = stack(nearest)
+        return start
+
+    @property
+    def _sources(self) -> list[str]:
+        return self.job.flags["source_tasks"] or [data.task.name for data in self.job.data.tasks]
+
+    def _needs(self, run: Run) -> list[Need]:
+        config, targets = run.config, self.job.data.names(run.config)
+        tasks = list(self._sources) if config.source_init == STORED or config.private_init == SPOT else []
+        tasks += targets if config.private_init != RANDOM else []
+        for target in targets if config.private_init == SPOT else ():
+            if not set(self._sources) - {target}:
+                raise InputError(f"{run.id}: spot needs a source task beside {target}; name more --source-tasks")
+        return [Need(task, config.prompt_length, config.label_mode) for task in dict.fromkeys(tasks)]
+
+    def _trunk(self, dtype: str | None) -> TrunkId:
+        """The job's trunk, with its hash in the precision `dtype`."""
+        own = self.job.flags["dtype"]
+        dtype = dtype or own
+        if dtype not in self._hashes:
+            self._hashes[dtype] = trunk_hash(self.job.flags | {"dtype": dtype})
+        return TrunkId(self.job.trunk.name, self._hashes[dtype], dtype)
+
+    def _find(self, need: Need) -> StoredPrompt | None:
+        """The entry to start from; None where one has to be trained."""
+        setting = self.setting | {"label_mode": need.label_mode}
+        alike = [
+            entry
+            for entry in self._entries
+            if entry.task == need.task and all(entry.training.get(key, v) == v for key, v in setting.items())
+        ]
+        exact = [entry for entry in alike if entry.length == need.length]
+        if len(exact) > 1:
+            names = ", ".join(entry.name for entry in exact)
+            raise InputError(
+                f"the store {self.store.folder} has {len(exact)} prompts of task {need.task} with {need.length} tokens "
+                f"({names}); remove all but one"
+            )
+        how = self.job.flags["fit_length"]
+        if how is None:  # stage one's own prompts of other lengths stand in no sweep's way
+            alike = [entry for entry in alike if not _of_one_task(entry)]
+        if exact or not alike or how == RETRAIN:
+            return exact[0] if exact else None
+        longest = max(alike, key=lambda entry: entry.length)
+        if how is None:
+            raise InputError(
+                f"stored prompt {longest.name} has {longest.length} tokens and {need.length} are needed: say "
+                f"--fit-length first, mean-pool, repeat or train, or --prompt-length {longest.length}"
+            )
+        fit_length(longest, need.length, how)  # for its check
+        return longest
+
+    def _values(self, need: Need) -> Tensor:
+        entry = self._find(need)
+        if entry is None:
+            raise ValueError(f"the store {self.store.folder} has no prompt for {need}")
+        if entry.length == need.length:
+            return entry.values
+        return fit_length(entry, need.length, self.job.flags["fit_length"])
+
+
+def _of_one_task(entry: StoredPrompt) -> bool:
+    """Whether a run of its task alone made the prompt, as those of stage one are."""
+    config = entry.training.get("config")
+    return isinstance(config, dict) and config.get("task") == entry.task
+
+
+def select_sources(own: Tensor, stored: Tensor, targets: Sequence[str], sources: Sequence[str]) -> list[str]:
+    """SPoT's selection (Vu et al. 2022): for each target the other source task whose prompt is
+    nearest to its own by the mean-token cosine; of equal ones the first.
+
+    own (T, m, d) and stored (N, m, d) are the prompts of `targets` and `sources`.
+    """
+    similarity = mean_cosine(own, stored)
+    for t, target in enumerate(targets):
+        for n, source in enumerate(sources):
+            if source == target:
+                similarity[t, n] = -torch.inf
+    return [sources[int(n)] for n in similarity.argmax(1)]
+
+
+def entries_of(folder: Path) -> list[StoredPrompt]:
+    """The target prompts of a run's folder `RUN/prompts/<run-id>`, one a task, as entries of a store.
+
+    Raises `InputError` for a damaged folder and for gates `input`, under which a task has no one
+    prompt.
+    """
+    prompts, manifest = load_prompts(folder)
+    if "targets" not in prompts.tensors:
+        raise InputError(f"{folder}: with gates 'input' every row has a prompt of its own, and the task has none")
+    config = manifest.get("config", {})
+    kept = ("run", "prefix", "prompt_position", "config")
+    training: dict[str, Any] = {key: manifest[key] for key in kept if key in manifest}
+    training["label_mode"] = config.get("label_mode", "natural")
+    trunk = TrunkId(manifest["trunk"], manifest["trunk_hash"], manifest.get("dtype"))
+    scores = _scores(folder)
+    length = prompts.shape.target_length
+    return [
+        StoredPrompt(
+            name=entry_name(Need(task, length, training["label_mode"]), training),
+            task=task,
+            trunk=trunk,
+            values=values,
+            encoder=prompts.shape.encoder,
+            score=scores.get(task),
+            training=training,
+        )
+        for task, values in zip(manifest["tasks"], prompts.tensors["targets"], strict=True)
+    ]
+
+
+def _scores(folder: Path) -> dict[str, dict[str, Any]]:
+    """The primary score of each task of a run, from the results of its run folder, if it is in one."""
+    top = folder.parent.parent
+    results = read_results(top) if (top / "results.json").is_file() else []
+    return {
+        task: {"metric": entry["primary"], "value": entry["scores"][entry["primary"]]}
+        for result in results
+        if result.id == folder.name
+        for task, entry in result.tasks.items()
+    }

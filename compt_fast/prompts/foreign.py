@@ -1,0 +1,107 @@
+"""Prompts that other programs trained: PyTorch's `.pt` files, safetensors, PEFT's adapters."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from compt_fast.errors import InputError
+from compt_fast.prompts.store import as_prompt
+
+PICKLED = (".pt", ".pth", ".bin")
+PEFT_TENSOR = "prompt_embeddings"
+
+
+@dataclass(frozen=True)
+class ForeignPrompt:
+    """`values` (m, d) fp32; `model` is the trunk's name where the file says it; `notes` for the
+    manifest."""
+
+    values: Tensor
+    model: str | None
+    notes: dict[str, Any]
+
+
+def read_foreign(path: Path) -> ForeignPrompt:
+    """The prompt in a tensor file or a PEFT adapter's folder.
+
+    A file holds one prompt: a tensor (m, d), or a dictionary with one such tensor. Of pickled files
+    tensors alone are unpickled. Raises `InputError` that names the file and says what it holds.
+    """
+    if path.is_dir():
+        return _peft(path)
+    tensors = read_tensors(path)
+    prompts = {name: t for name, t in tensors.items() if t.dim() == 2}
+    if len(prompts) != 1:
+        held = {name: tuple(t.shape) for name, t in tensors.items()}
+        raise InputError(f"{path}: one tensor (tokens, d_model) is needed, and it holds {held}")
+    (values,) = prompts.values()
+    return ForeignPrompt(as_prompt(values, str(path)), None, {"imported": path.name})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pt`, `.pth`, `.bin` or `.safetensors` file by name; a single one is `""`.
+
+    Raises `InputError` for another ending, a damaged file, and a pickle that holds more than tensors.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from None
+    if path.suffix not in PICKLED:
+        raise InputError(f"{path}: a prompt is a {', '.join(PICKLED)} or .safetensors file, or an adapter's folder")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        first = str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(f"{path}: no file of tensors, or one that would run code when read: {first}") from None
+    found = content if isinstance(content, dict) else {"": content}
+    if not found or not all(isinstance(t, Tensor) for t in found.values()):
+        kinds = sorted({type(value).__name__ for value in found.values()})
+        raise InputError(f"{path}: holds {', '.join(kinds) or 'nothing'}, not tensors alone")
+    return {str(name): t for name, t in found.items()}
+
+
+def _peft(folder: Path) -> ForeignPrompt:
+    """A prompt-tuning adapter of PEFT: `adapter_config.json` and `adapter_model.safetensors` (or
+    `.bin`).
+
+    PEFT makes `num_transformer_submodules` times `num_virtual_tokens` rows; an encoder-decoder reads
+    the first `num_virtual_tokens` of them, before its encoder's input, and never the rest.
+    """
+    path = folder / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind, tokens = config["peft_type"], config["num_virtual_tokens"]
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no adapter_config.json; a folder to import is a PEFT adapter") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the configuration of a PEFT adapter: {error!r}") from None
+    if kind != "PROMPT_TUNING":
+        raise InputError(f"{path}: a {kind} adapter is no soft prompt before the input; only PROMPT_TUNING is")
+    files = [folder / f"adapter_model{end}" for end in (".safetensors", ".bin")]
+    weights = next((file for file in files if file.is_file()), files[0])
+    tensors = read_tensors(weights)
+    if list(tensors) != [PEFT_TENSOR]:
+        raise InputError(f"{weights}: holds {sorted(tensors)}, not {PEFT_TENSOR!r} alone")
+    values = as_prompt(tensors[PEFT_TENSOR], str(weights))
+    times = config.get("num_transformer_submodules") or 1
+    if not isinstance(tokens, int) or tokens < 1 or len(values) not in (tokens, tokens * times):
+        raise InputError(
+            f"{weights}: {len(values)} rows, but adapter_config.json says {tokens} virtual tokens, {times} submodules"
+        )
+    if config.get("token_dim") not in (None, values.shape[1]):
+        raise InputError(f"{weights}: width {values.shape[1]}, but adapter_config.json says {config['token_dim']}")
+    notes = {"imported": folder.name, "format": "PEFT prompt tuning", "rows_unused": len(values) - tokens}
+    return ForeignPrompt(values[:tokens].clone(), config.get("base_model_name_or_path"), notes)

@@ -1,0 +1,269 @@
+"""The prompt store: a folder of trained prompts, one a task, to start other prompts from.
+
+An entry is a folder of its name with `prompt.safetensors`, one fp32 tensor `prompt` (m, d), and
+`manifest.json`. Values are stored as the trunk read them, after any prompt encoder, so that a reload
+gives the same bits. What a store knows of a trunk is its name and the hash of its weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool1d
+
+from compt_fast.errors import InputError, unknown
+from compt_fast.files import new_folder, write_json
+
+FORMAT = 1
+FITS = ("first", "mean-pool", "repeat")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+
+
+@dataclass(frozen=True)
+class TrunkId:
+    """Which trunk a prompt belongs to: what the user called it and, where its weights were at hand,
+    their SHA-256 in the precision `dtype` ("fp32" or "bf16").
+    """
+
+    name: str
+    sha256: str | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class StoredPrompt:
+    """One entry. `values` (m, d) fp32; `score` is {"metric", "value" in percent} on the task, where
+    known; `training` says how it was trained or where it came from.
+    """
+
+    name: str
+    task: str
+    trunk: TrunkId
+    values: Tensor
+    encoder: str | None = None
+    score: dict[str, Any] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    created: str = ""
+
+    @property
+    def length(self) -> int:
+        """Prompt tokens m."""
+        return self.values.shape[0]
+
+    @property
+    def d_model(self) -> int:
+        """Width d."""
+        return self.values.shape[1]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the values' bytes, in hexadecimal."""
+        return hashlib.sha256(self.values.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+    def check(self, trunk: TrunkId, d_model: int) -> None:
+        """Raise `InputError` unless the prompt belongs to this trunk.
+
+        Hashes of different precisions say nothing of each other: compare those of one `dtype`. Of
+        an entry without a hash only name and width can be compared.
+        """
+        if self.d_model != d_model:
+            raise InputError(
+                f"stored prompt {self.name}: its d_model {self.d_model} does not fit trunk {trunk.name} of d_model "
+                f"{d_model}; it belongs to trunk {self.trunk.name}"
+            )
+        if self.trunk.sha256 is None and self.trunk.name != trunk.name:
+            raise InputError(
+                f"stored prompt {self.name} is said to belong to trunk {self.trunk.name} (its weights were not at hand "
+                f"when it was added), not to {trunk.name}; if they are the same, add it again with --model {trunk.name}"
+            )
+        if self.trunk.sha256 not in (None, trunk.sha256):
+            raise InputError(
+                f"stored prompt {self.name} belongs to trunk {self.trunk.name} (sha256 {self.trunk.sha256}), not to "
+                f"{trunk.name} (sha256 {trunk.sha256}), whose weights differ"
+            )
+
+
+class PromptStore:
+    """The prompts in a folder, which is made by the first one that is added."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `InputError` where `folder` is a file."""
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--store {folder} is a file; name a folder")
+        self.folder = folder
+
+    def names(self) -> list[str]:
+        """The entries, damaged ones too, in alphabetical order."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+    def load(self, name: str) -> StoredPrompt:
+        """An entry, read and checked.
+
+        Raises `InputError` that names the file and what is wrong: no such entry, no manifest or one
+        that was edited, a truncated or changed tensor.
+        """
+        manifest = self.manifest(name)
+        values = _read_values(self.folder / name / "prompt.safetensors", manifest)
+        known = ("name", "task", "encoder", "score", "training", "created")
+        return StoredPrompt(trunk=TrunkId(**manifest["trunk"]), values=values, **{key: manifest[key] for key in known})
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        """What stands in an entry's manifest, checked; `InputError` as of `load`."""
+        if name not in self.names():
+            raise unknown(f"prompt in the store {self.folder}", name, self.names())
+        path = self.folder / name / "manifest.json"
+        manifest = _read_manifest(path)
+        if manifest["name"] != name:
+            raise InputError(f"{path}: its name is {manifest['name']!r}, but it stands in a folder called {name!r}")
+        return manifest
+
+    def add(self, prompt: StoredPrompt, *, replace: bool = False) -> None:
+        """Write an entry, atomically; with `replace`, in the place of one of that name.
+
+        Raises `InputError` for a name that is taken or no file name, for values that are no prompt
+        or not finite, and where the folder cannot be written.
+        """
+        if not _NAME.fullmatch(prompt.name):
+            raise InputError(f"{prompt.name!r} is no name of a stored prompt: letters, digits and any of _ . + -")
+        if prompt.name in self.names() and not replace:
+            raise InputError(f"the store {self.folder} has a prompt {prompt.name!r}; remove it first, or name another")
+        prompt = dataclasses.replace(prompt, values=as_prompt(prompt.values, f"stored prompt {prompt.name}"))
+        manifest = {
+            "format": FORMAT,
+            "name": prompt.name,
+            "task": prompt.task,
+            "trunk": asdict(prompt.trunk),
+            "length": prompt.length,
+            "d_model": prompt.d_model,
+            "encoder": prompt.encoder,
+            "sha256": prompt.sha256,
+            "score": prompt.score,
+            "training": prompt.training,
+            "created": prompt.created or datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        try:
+            with new_folder(self.folder / prompt.name) as temporary:
+                save_file({"prompt": prompt.values}, temporary / "prompt.safetensors")
+                write_json(temporary / "manifest.json", manifest)
+        except OSError as error:
+            raise InputError(f"--store {self.folder}: cannot be written ({error.strerror})") from None
+
+    def remove(self, name: str) -> None:
+        """Delete an entry, damaged or not; `InputError` if there is none of that name."""
+        if name not in self.names():
+            raise unknown(f"prompt in the store {self.folder}", name, self.names())
+        shutil.rmtree(self.folder / name)
+
+
+def as_prompt(values: Tensor, what: str) -> Tensor:
+    """`values` as a contiguous fp32 tensor (m, d) on the CPU, which holds bf16 and fp16 exactly.
+
+    Raises `InputError` that begins with `what` for another shape, numbers that are no floats, and
+    values that are not finite.
+    """
+    if values.dim() != 2 or 0 in values.shape or not values.is_floating_point():
+        raise InputError(
+            f"{what}: a prompt is a float tensor (tokens, d_model), not {values.dtype} of shape {tuple(values.shape)}"
+        )
+    own = values.detach().to("cpu", torch.float32).contiguous()
+    if not bool(own.isfinite().all()):
+        raise InputError(f"{what}: holds values that are not finite")
+    return own
+
+
+def fit_length(prompt: StoredPrompt, length: int, how: str) -> Tensor:
+    """The values of a stored prompt (m, d) brought to `length` tokens.
+
+    `first` takes the first ones; `mean-pool` the means of `length` runs of neighbours; `repeat`
+    begins anew at the end. The choice is ours; nothing in the papers compares lengths.
+
+    Raises `InputError` where the prompt is too short for `first` and `mean-pool`, or too long for
+    `repeat`.
+    """
+    if how not in FITS:
+        raise unknown("way to fit a prompt's length", how, FITS)
+    own, values = prompt.length, prompt.values
+    if own == length:
+        return values
+    if (how == "repeat") != (own < length):
+        other = "repeat" if own < length else "first or mean-pool"
+        raise InputError(
+            f"stored prompt {prompt.name} has {own} tokens and {length} are needed, which --fit-length {how} cannot "
+            f"give; take {other}"
+        )
+    if how == "first":
+        return values[:length].clone()
+    if how == "repeat":
+        return values.repeat(math.ceil(length / own), 1)[:length].clone()
+    return adaptive_avg_pool1d(values.T[None], length)[0].T.contiguous()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "format": int,
+        "name": str,
+        "task": str,
+        "trunk": dict,
+        "length": int,
+        "d_model": int,
+        "encoder": (str, type(None)),
+        "sha256": str,
+        "score": (dict, type(None)),
+        "training": dict,
+        "created": str,
+    }
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a stored prompt has a manifest.json") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a manifest of a stored prompt: {error}") from None
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path}: not a manifest of a stored prompt: {type(manifest).__name__} in place of an object")
+    for key, kind in kinds.items():
+        if key not in manifest or not isinstance(manifest[key], kind):
+            raise InputError(f"{path}: {key!r} is missing or of a wrong type ({manifest.get(key)!r})")
+    if manifest["format"] != FORMAT:
+        raise InputError(f"{path}: a stored prompt of format {manifest['format']}, not {FORMAT}")
+    try:
+        trunk = TrunkId(**manifest["trunk"])
+    except TypeError as error:
+        raise InputError(f"{path}: 'trunk' has a name, a sha256 and a dtype: {error}") from None
+    if not isinstance(trunk.name, str) or any(not isinstance(v, str | None) for v in (trunk.sha256, trunk.dtype)):
+        raise InputError(f"{path}: 'trunk' must hold texts, not {manifest['trunk']!r}")
+    return manifest
+
+
+def _read_values(path: Path, manifest: dict[str, Any]) -> Tensor:
+    """The tensor beside a manifest, which must be what the manifest says."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    if list(tensors) != ["prompt"]:
+        raise InputError(f"{path}: holds {sorted(tensors)}, not one tensor 'prompt'")
+    values = as_prompt(tensors["prompt"], str(path))
+    said = (manifest["length"], manifest["d_model"])
+    if tuple(values.shape) != said:
+        raise InputError(f"{path}: a prompt of shape {tuple(values.shape)}, but its manifest says {said}")
+    digest = hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()
+    if digest != manifest["sha256"]:
+        raise InputError(
+            f"{path}: its values are not those its manifest was written for (sha256 {digest}, not {manifest['sha256']})"
+        )
+    return values

@@ -1,0 +1,244 @@
+"""Result tables, methods compared, shot curves and the number of sources."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from compt_fast.fleet.results import table_rows
+from compt_fast.report import draw
+from compt_fast.report.contrasts import Point, Series, grouped, labels, points, series
+from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
+from compt_fast.report.runs import Entry, Material, metric_of, short, suite_name
+from compt_fast.report.words import listed, plural, slug
+
+SAME = ("model", "dtype", "max_source_length", "eval_size", "scoring", "data", "data_root")
+AVERAGE = "average of primary scores, %"
+MOST_ROWS = 24
+
+
+def panels(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Entries that can be compared: of one set of tasks, one trunk and one way to score, by a title."""
+    found: dict[tuple[Any, ...], list[Entry]] = {}
+    for entry in entries:
+        key = (suite_name(entry.flags), entry.tasks, *(entry.settings[name] for name in SAME))
+        found.setdefault(key, []).append(entry)
+    names = [key[0] for key in found]
+    return {
+        key[0] if names.count(key[0]) == 1 else f"{key[0]} ({group[0].folder.name})": group
+        for key, group in found.items()
+    }
+
+
+def metric(entries: Sequence[Entry]) -> str:
+    """What an average of these runs is made of."""
+    return f"average of primary scores in percent ({metric_of(entries[0])}); mean ± standard deviation over seeds"
+
+
+def results(material: Material) -> Section | None:
+    """A table a run folder and shot count, as `results.md` has it, the best of each column marked."""
+    exhibits = []
+    for folder in material.folders:
+        own = [entry for entry in material.entries if entry.folder == folder]
+        by_shots: dict[int | None, list[Entry]] = {}
+        for entry in own:
+            by_shots.setdefault(entry.config.shots, []).append(entry)
+        for shots in sorted(by_shots, key=lambda k: (k is None, k or 0)):
+            exhibits.append(_result_table(by_shots[shots], shots, folder.name if len(material.folders) > 1 else ""))
+    if not exhibits:
+        return None
+    return Section("Results", "Scores of every finished run; a row is a method and setting over its seeds.", exhibits)
+
+
+def _result_table(entries: list[Entry], shots: int | None, folder: str) -> Exhibit:
+    heads, rows = table_rows([result for entry in entries for result in entry.parts])
+    best = set()
+    for c in range(2, len(heads)) if len(rows) > 1 else []:
+        numbers = [_number(row[c]) for row in rows]
+        best |= {(r, c) for r, number in enumerate(numbers) if number == max(numbers)}
+    few = "all examples" if shots is None else f"{shots} shots"
+    suite = suite_name(entries[0].flags)
+    return Exhibit(
+        slug(f"results {suite} {few} {folder}"),
+        f"{suite}, {few}" + (f" ({folder})" if folder else ""),
+        _ranking(entries),
+        "percent; the metric stands in each head; mean ± standard deviation over seeds; bold: best of its column",
+        Table([head.replace("mini_", "") for head in heads], rows, best=frozenset(best)),
+    )
+
+
+def _number(cell: str) -> float:
+    """The mean in a cell of a result table; below all others where there is none."""
+    try:
+        return float(cell.split()[0])
+    except ValueError:
+        return -math.inf
+
+
+def _ranking(entries: Sequence[Entry]) -> str:
+    """Who leads, by how much, whether the seeds allow to say so, and on how many tasks."""
+    keyed = grouped(entries)
+    groups = dict(zip(labels(list(keyed)), keyed.values(), strict=True))
+    averages = {name: Point(None, tuple(entry.average for entry in group)) for name, group in groups.items()}
+    ranked = sorted(averages, key=lambda name: -averages[name].mean)
+    lead, first = ranked[0], averages[ranked[0]]
+    runs = plural(len(first.scores), "seed")
+    if len(ranked) == 1:
+        return f"{lead} reaches {first.mean:.1f} % on average over {runs}."
+    second, last = averages[ranked[1]], averages[ranked[-1]]
+    gap, spread = first.mean - second.mean, max(first.sd, second.sd)
+    noise = f", less than the seeds' spread (±{spread:.1f})" if gap < spread else ""
+    end = f" {ranked[-1]} is last with {last.mean:.1f} %." if len(ranked) > 2 else ""
+    wins = 0
+    for task in entries[0].tasks:
+        means = {name: statistics.fmean(entry.score(task) for entry in group) for name, group in groups.items()}
+        wins += means[lead] == max(means.values())
+    return (
+        f"{lead} leads with {first.mean:.1f} % on average over {runs}, {gap:.1f} points above {ranked[1]}{noise}; "
+        f"it is best on {wins} of {plural(len(entries[0].tasks), 'task')}.{end}"
+    )
+
+
+def methods(material: Material) -> Section | None:
+    """Settings by their averages (CrossPT, figure 2); of up to three tasks each by itself (figure 3)."""
+    exhibits = []
+    for suite, entries in panels(material.entries).items():
+        by_shots: dict[int | None, list[Entry]] = {}
+        for entry in entries:
+            by_shots.setdefault(entry.config.shots, []).append(entry)
+        for shots, group in by_shots.items():
+            if len(grouped(group)) > 1:
+                exhibits.append(_compared(suite, shots, group))
+    if not exhibits:
+        return None
+    return Section(
+        "Methods compared", "Averages of the settings in order; bars are standard deviations over seeds.", exhibits
+    )
+
+
+def _compared(suite: str, shots: int | None, entries: list[Entry]) -> Exhibit:
+    keyed = grouped(entries)
+    groups = dict(zip(labels(list(keyed)), keyed.values(), strict=True))
+    averages = {name: Point(None, tuple(entry.average for entry in group)) for name, group in groups.items()}
+    ranked = sorted(averages, key=lambda name: -averages[name].mean)[:MOST_ROWS]
+    left_out = len(averages) - len(ranked)
+    names = entries[0].tasks if len(entries[0].tasks) in (2, 3) else ()
+    levels: dict[str, list[Point | None]] = {"average": [averages[name] for name in ranked]}
+    for task, head in zip(names, short(names), strict=True):
+        levels[f"{head} ({entries[0].metric(task)})"] = [
+            Point(None, tuple(entry.score(task) for entry in groups[name])) for name in ranked
+        ]
+    rows: list[list[Cell]] = [[name, *_numbers(averages[name])] for name in averages]
+    few = "all examples" if shots is None else f"{shots} shots"
+    says = _ranking(entries) + (f" The {left_out} lowest stand in the table alone." if left_out else "")
+    return Exhibit(
+        slug(f"methods {suite} {few}"),
+        f"{suite}, {few}",
+        says,
+        metric(entries),
+        Table(["run", "mean", "sd", "seeds"], rows),
+        draw.dots(ranked, levels, xlabel=AVERAGE if not names else "score, %"),
+    )
+
+
+def _numbers(point: Point) -> list[Cell]:
+    return [point.mean, point.sd if len(point.scores) > 1 else None, len(point.scores)]
+
+
+def shots(material: Material) -> Section | None:
+    """Averages by shots (ComPT, tables 1 and 2; CrossPT, figure 4)."""
+    exhibits = []
+    for suite, entries in panels(material.entries).items():
+        lines = series(entries, "shots")
+        exhibits += line_exhibits(lines, f"shots {suite}", suite, entries, "shots a task", _shots_say)
+    return Section("Shots", "How the averages grow with the examples a task.", exhibits) if exhibits else None
+
+
+def _shots_say(lines: Sequence[Series]) -> str:
+    first, last = lines[0].points[0].x, lines[0].points[-1].x
+    lines = [line for line in lines if (line.points[0].x, line.points[-1].x) == (first, last)]
+    low = max(lines, key=lambda line: line.points[0].mean)
+    high = max(lines, key=lambda line: line.points[-1].mean)
+    gains = {line.label: line.points[-1].mean - line.points[0].mean for line in lines}
+    most = max(gains, key=lambda name: gains[name])
+    until = "all examples" if last is None else f"{last} shots"
+    if len(lines) == 1:
+        return f"From {first} shots to {until} {most} moves by {gains[most]:+.1f} points." + _spread(lines)
+    ahead = f"{low.label} is ahead at {first} shots ({low.points[0].mean:.1f} %)"
+    ahead += " and" if low is high else f", {high.label}"
+    return (
+        f"{ahead} at {until} ({high.points[-1].mean:.1f} %); {most} moves most, by {gains[most]:+.1f} points."
+        + _spread(lines)
+    )
+
+
+def _spread(lines: Sequence[Series]) -> str:
+    """A word of caution where seeds differ."""
+    widest = max(point.sd for line in lines for point in line.points)
+    return f" Seeds differ by up to ±{widest:.1f}, so smaller gaps say little." if widest else " One seed says little."
+
+
+def sources(material: Material) -> Section | None:
+    """Averages by the number of sources, beside methods that have none (ComPT, figure 2; CrossPT, figure 10)."""
+    exhibits = []
+    for suite, entries in panels(material.entries).items():
+        groups = grouped(entries, "sources")
+        found = {key: points(group, "sources") for key, group in groups.items()}
+        chosen = {key for key, of in found.items() if len(of) > 1}
+        rates = {(dict(key)["shots"], dict(key)["label_mode"]) for key in chosen}
+        base = {
+            key
+            for key in found
+            if dict(key)["composition"] in ("pt", "mst") and (dict(key)["shots"], dict(key)["label_mode"]) in rates
+        }
+        keys = [key for key in found if key in chosen | base]
+        named = dict(zip(keys, labels(keys), strict=True))
+        lines = [Series(named[key], found[key]) for key in keys if key in chosen]
+        level = [Series(named[key], found[key]) for key in keys if key in base]
+        exhibits += line_exhibits(
+            lines, f"sources {suite}", suite, entries, "number of source prompts N", _sources_say, level
+        )
+    if not exhibits:
+        return None
+    return Section("Number of source prompts", "How the averages change with N; dashed: methods without it.", exhibits)
+
+
+def _sources_say(lines: Sequence[Series]) -> str:
+    best = [f"{line.label} with N={line.best.x} ({line.best.mean:.1f} %)" for line in lines[:4]]
+    ranges = [line.best.mean - min(point.mean for point in line.points) for line in lines]
+    return f"Best is {listed(best)}; N makes up to {max(ranges):.1f} points of difference." + _spread(lines)
+
+
+def line_exhibits(
+    lines: list[Series],
+    stem: str,
+    title: str,
+    entries: Sequence[Entry],
+    xlabel: str,
+    says: Callable[[Sequence[Series]], str],
+    level: Sequence[Series] = (),
+) -> list[Exhibit]:
+    """Curves of the lines in one picture, or in several where one would hold too many."""
+    room = draw.MOST_LINES
+    parts = [lines[k : k + room] for k in range(0, len(lines), room)]
+    exhibits = []
+    for k, part in enumerate(parts):
+        rows: list[list[Cell]] = [
+            [line.label, "all" if point.x is None else point.x, *_numbers(point)]
+            for line in part
+            for point in line.points
+        ]
+        rows += [[line.label, None, *_numbers(line.points[0])] for line in level]
+        exhibits.append(
+            Exhibit(
+                slug(stem) + (f"-{k + 1}" if len(parts) > 1 else ""),
+                title + (f", part {k + 1}" if len(parts) > 1 else ""),
+                says(part),
+                metric(entries),
+                Table(["run", xlabel, "mean", "sd", "seeds"], rows),
+                draw.curves(part, xlabel=xlabel, ylabel=AVERAGE, level=level),
+            )
+        )
+    return exhibits

@@ -1,0 +1,95 @@
+"""What a report is made of: sections of exhibits, each a sentence, a table of its numbers and often a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Cell = str | int | float | None
+"""A table's cell; None is what is not defined or not there, and no zero."""
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Heads and rows of a table; `best` are the (row, column) of cells that stand out."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    decimals: int = 1
+    best: frozenset[tuple[int, int]] = frozenset()
+
+    def text(self, row: int, column: int) -> str:
+        """A cell as a reader sees it."""
+        cell = self.rows[row][column]
+        if cell is None:
+            return NOTHING
+        return f"{cell:.{self.decimals}f}" if isinstance(cell, float) else str(cell)
+
+    def texts(self) -> list[list[str]]:
+        """All cells as a reader sees them."""
+        return [[self.text(r, c) for c in range(len(row))] for r, row in enumerate(self.rows)]
+
+    def numeric(self, column: int) -> bool:
+        """Whether a column holds numbers, and so stands to the right."""
+        return all(re.match(r"-?\d|[-–]$", self.text(r, column)) for r in range(len(self.rows)))
+
+    def markdown(self) -> str:
+        """The table in Markdown, cells that stand out in bold."""
+        lines = [
+            list(map(_escaped, self.heads)),
+            ["---:" if self.numeric(c) else "---" for c in range(len(self.heads))],
+        ]
+        for r, row in enumerate(self.texts()):
+            lines.append([f"**{_escaped(t)}**" if (r, c) in self.best else _escaped(t) for c, t in enumerate(row)])
+        return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+    def csv(self) -> str:
+        """The table as CSV, numbers unrounded and empty where there is nothing."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.heads)
+        writer.writerows([["" if cell is None else cell for cell in row] for row in self.rows])
+        return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A figure or a table of the report.
+
+    `name` is the stem of its files, `says` the sentence that stands over it, and `metric` what its
+    numbers are. Without a picture the table itself is shown.
+    """
+
+    name: str
+    title: str
+    says: str
+    metric: str
+    table: Table
+    picture: Figure | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """Exhibits about one question; `folded` groups of further ones open on demand, by heading."""
+
+    title: str
+    intro: str
+    exhibits: list[Exhibit]
+    folded: dict[str, list[Exhibit]] = field(default_factory=dict)
+
+    def all(self) -> list[Exhibit]:
+        """Every exhibit of the section."""
+        return [*self.exhibits, *(exhibit for group in self.folded.values() for exhibit in group)]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,71 @@
+"""The report's files: one self-contained page, and every picture and table beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from compt_fast.errors import InputError
+from compt_fast.files import new_file, write_text
+from compt_fast.report import draw
+from compt_fast.report.exhibits import Exhibit, Section
+
+
+def write_report(
+    folder: Path,
+    sections: Sequence[Section],
+    *,
+    title: str,
+    about: Sequence[str],
+    missing: Sequence[str],
+    absent: str,
+    after_each: Callable[[], None] = lambda: None,
+) -> Path:
+    """Write `index.html` and the files of every exhibit into `folder`; returns the page's path.
+
+    `about` are lines under the title, `missing` what was not there, `absent` what other runs would
+    add. `after_each` is called after every exhibit. Raises `InputError` where the folder cannot be
+    written.
+    """
+    exhibits = [exhibit for section in sections for exhibit in section.all()]
+    names = [exhibit.name for exhibit in exhibits]
+    doubled = {name for name in names if names.count(name) > 1}
+    assert not doubled, f"two exhibits share a name: {doubled}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = {}
+        for exhibit in exhibits:
+            pictures[exhibit.name] = _write(folder, exhibit)
+            after_each()
+        page = folder / "index.html"
+        write_text(page, _page(sections, pictures, title=title, about=about, missing=missing, absent=absent))
+    except OSError as error:
+        raise InputError(f"-o {folder}: cannot be written ({error.strerror})") from None
+    return page
+
+
+def _write(folder: Path, exhibit: Exhibit) -> Markup:
+    """The files of an exhibit; its picture as an element of the page."""
+    write_text(folder / f"{exhibit.name}.csv", exhibit.table.csv())
+    write_text(folder / f"{exhibit.name}.md", f"{exhibit.says}\n\n{exhibit.table.markdown()}\n{exhibit.metric}\n")
+    if exhibit.picture is None:
+        return Markup("")
+    text = draw.svg(exhibit.picture)
+    write_text(folder / f"{exhibit.name}.svg", text)
+    with new_file(folder / f"{exhibit.name}.png") as temporary:
+        temporary.write_bytes(draw.png(exhibit.picture))
+    return Markup(draw.inline(text, exhibit.name, f"{exhibit.title}: {exhibit.says}"))
+
+
+def _page(sections: Sequence[Section], pictures: dict[str, Markup], **rest: object) -> str:
+    environment = Environment(
+        loader=PackageLoader("compt_fast.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(sections=sections, pictures=pictures, **rest) + "\n"

@@ -1,0 +1,241 @@
+"""Run folders as a report reads them: what has finished, under which settings, and what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from compt_fast.config import RunConfig
+from compt_fast.errors import InputError, unknown
+from compt_fast.flags import Flags, read_flags
+from compt_fast.fleet.evaluation import average
+from compt_fast.fleet.job import recorded_runs
+from compt_fast.fleet.results import RunResult, read_results
+
+# The settings of a job, beside those of a run, that decide what a run scores.
+_JOB_SETTINGS = (
+    "model",
+    "dtype",
+    "prefix",
+    "prompt_position",
+    "max_source_length",
+    "eval_size",
+    "scoring",
+    "select",
+    "source_tasks",
+    "source_examples",
+    "source_steps",
+    "data",
+    "data_root",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished run: where it lies, its configuration, its job's flags and its results.
+
+    Runs that were trained apart, a task each, are one entry; `parts` are what it is made of.
+    """
+
+    folder: Path
+    config: RunConfig
+    flags: Flags
+    result: RunResult
+    parts: tuple[RunResult, ...]
+
+    @property
+    def id(self) -> str:
+        """The run's id, unique within its folder."""
+        return self.result.id
+
+    @property
+    def average(self) -> float:
+        """Mean of the tasks' primary scores, percent."""
+        assert self.result.average is not None
+        return self.result.average
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks' names, in the order of every task axis."""
+        return tuple(self.result.tasks)
+
+    @property
+    def prompts(self) -> Path:
+        """The folder of its stored prompts."""
+        return self.folder / "prompts" / self.id
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that decides its outcome, by name; lists as tuples."""
+        job = {name: self.flags.get(name) for name in _JOB_SETTINGS}
+        every = {**asdict(self.config), "tasks": self.tasks, **job}
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in every.items()}
+
+    def score(self, task: str) -> float:
+        """A task's primary score, percent."""
+        found = self.result.tasks[task]
+        return float(found["scores"][found["primary"]])
+
+    def metric(self, task: str) -> str:
+        """The name of a task's primary score."""
+        return str(self.result.tasks[task]["primary"])
+
+
+Masked = dict[str, dict[str, Any]]
+"""By the name of a mask: `tasks` as in `results.json`, and their `average`."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is about: finished runs, the folders they lie in, and a line for all that is missing.
+
+    `stores` are prompt stores, `portraits` the runs whose prompts are looked into, and `masked` what
+    those score with prompts switched off, by their folder of prompts.
+    """
+
+    entries: list[Entry]
+    folders: list[Path]
+    missing: list[str]
+    stores: list[Path] = field(default_factory=list)
+    portraits: list[Entry] = field(default_factory=list)
+    masked: dict[Path, Masked] = field(default_factory=dict)
+
+
+def read_runs(named: Sequence[Path]) -> Material:
+    """The runs of run folders, of folders of run folders, and prompt stores, as given on a command line.
+
+    Runs that have not finished or were stopped become lines of `missing`; so does a run that stands
+    in two folders, whose second copy is left out. Raises `InputError` that names a folder which
+    holds no run, or the file that is damaged.
+    """
+    stores = [path for path in named if is_store(path)]
+    folders = [folder for path in named if path not in stores for folder in _run_folders(path)]
+    folders = list(dict.fromkeys(folder.resolve() for folder in folders))
+    entries: list[Entry] = []
+    missing: list[str] = []
+    seen: dict[Any, Entry] = {}
+    for folder in folders:
+        for entry in _finished(folder, missing):
+            key = tuple(entry.settings.items())
+            if key in seen:
+                missing.append(f"{folder.name}: {entry.id} is left out; {seen[key].folder.name} holds the same run")
+            else:
+                seen[key] = entry
+                entries.append(entry)
+    return Material(entries, folders, missing, stores)
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a prompt store."""
+    return not (path / "config.json").is_file() and any(path.glob("*/prompt.safetensors"))
+
+
+def _run_folders(path: Path) -> list[Path]:
+    if (path / "config.json").is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; name run folders of compt_fast.train")
+    inside = sorted(file.parent for file in path.glob("*/config.json"))
+    if not inside:
+        raise InputError(f"{path}: no run folder (it has no config.json), nor a folder of run folders")
+    return inside
+
+
+def _finished(folder: Path, missing: list[str]) -> list[Entry]:
+    """The finished runs of a folder; a line of `missing` for what is not."""
+    configs = recorded_runs(folder)
+    flags = read_flags({}, str(folder / "config.json"))
+    results = {}
+    if (folder / "results.json").exists():
+        results = {result.id: result for result in read_results(folder)}
+    else:
+        missing.append(f"{folder.name}: no results.json; none of its {len(configs)} runs has been scored")
+    entries = []
+    open_runs = []
+    for name, config in configs.items():
+        result = results.get(name)
+        if result is not None and result.status == "finished":
+            entries.append(Entry(folder, config, flags, result, (result,)))
+        elif result is not None and result.status == "stopped":
+            missing.append(f"{folder.name}: {name} was stopped: {result.reason}")
+        elif results:
+            open_runs.append(name)
+    if open_runs:
+        those = ", ".join(open_runs[:6]) + (", ..." if len(open_runs) > 6 else "")
+        resume = f"python -m compt_fast.train --resume {folder}"
+        missing.append(
+            f"{folder.name}: {len(open_runs)} of {len(configs)} runs have not finished: {those} (go on with: {resume})"
+        )
+    return _together(entries)
+
+
+def _together(entries: list[Entry]) -> list[Entry]:
+    """Runs of one setting and seed that were trained apart, a task each, as one entry."""
+    merged: dict[RunConfig, Entry] = {}
+    for entry in entries:
+        config = replace(entry.config, task=None)
+        before = merged.get(config)
+        if before is None:
+            merged[config] = replace(entry, config=config)
+            continue
+        tasks = before.result.tasks | entry.result.tasks
+        whole = replace(before.result, id=before.result.group, tasks=tasks, average=average(tasks))
+        merged[config] = replace(before, result=whole, parts=(*before.parts, entry.result))
+    return list(merged.values())
+
+
+def portraits(entries: Sequence[Entry], only: Sequence[str] | None) -> list[Entry]:
+    """The runs whose prompts are looked into: those that `only` names, else one a setting.
+
+    That is, for each folder, method, number of sources, router, gates and label words, the first
+    run (the lowest seed that was given first) of the most shots; prompts of different seeds have
+    nothing to do with each other, so that no mean over seeds is taken. Raises `InputError` for a
+    name that is no finished run with stored prompts.
+    """
+    stored = [entry for entry in entries if (entry.prompts / "manifest.json").is_file()]
+    if only is not None:
+        for name in only:
+            if name not in [entry.id for entry in stored]:
+                raise unknown("run", name, [entry.id for entry in stored])
+        return [entry for entry in stored if entry.id in only]
+    chosen: dict[Any, Entry] = {}
+    for entry in stored:
+        config = entry.config
+        key = (entry.folder, config.method, config.sources, config.router, config.gates, config.label_mode)
+        if key not in chosen or _many(config.shots) > _many(chosen[key].config.shots):
+            chosen[key] = entry
+    return list(chosen.values())
+
+
+def _many(shots: int | None) -> float:
+    return math.inf if shots is None else shots
+
+
+def suite_name(flags: Flags) -> str:
+    """What the tasks of a job are called: the suite and what was added or left out, or the tasks."""
+    name = flags["suite"] or (", ".join(flags["tasks"]) if flags["tasks"] else "mini")
+    if flags["task_file"] and not flags["suite"] and not flags["tasks"]:
+        name = "own tasks"
+    added = "".join(f" + {task}" for task in flags["include"])
+    return str(name) + added + "".join(f" without {task}" for task in flags["exclude"])
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """Task names for figures: without `mini_` where all begin with it."""
+    if all(name.startswith("mini_") for name in names):
+        return [name.removeprefix("mini_") for name in names]
+    return list(names)
+
+
+def metric_of(entry: Entry) -> str:
+    """What the average of a run's scores is made of, in words: 'accuracy; Spearman for stsb'."""
+    by_metric: dict[str, list[str]] = {}
+    for task, name in zip(entry.tasks, short(entry.tasks), strict=True):
+        by_metric.setdefault(entry.metric(task), []).append(name)
+    most = max(by_metric, key=lambda metric: len(by_metric[metric]))
+    others = [f"{metric} for {', '.join(tasks)}" for metric, tasks in by_metric.items() if metric != most]
+    return "; ".join([most, *others])

@@ -1,0 +1,210 @@
+"""The prompt store: the same bits back, and a clear word on whatever is wrong with an entry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from compt_fast.errors import InputError
+from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId, fit_length
+
+TRUNK = TrunkId("t5-base", "ab" * 32, "fp32")
+
+
+def entry(name: str = "rte-m3", length: int = 3, d_model: int = 4, **changes: Any) -> StoredPrompt:
+    values = torch.randn(length, d_model, generator=torch.Generator().manual_seed(1)) * 20
+    return replace(StoredPrompt(name, "rte", TRUNK, values), **changes)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PromptStore:
+    return PromptStore(tmp_path / "deep" / "store")
+
+
+def test_the_same_bits_and_words_come_back(store: PromptStore) -> None:
+    assert store.names() == []
+    score = {"metric": "accuracy", "value": 61.3}
+    given = entry(encoder="linear", score=score, training={"run": "p-k16-s0", "label_mode": "natural"})
+    given.values[0, 0] = -0.0
+    store.add(given)
+    found = store.load("rte-m3")
+    assert torch.equal(found.values.view(torch.int32), given.values.view(torch.int32))
+    assert (found.task, found.trunk, found.encoder, found.score) == ("rte", TRUNK, "linear", score)
+    assert found.training == given.training and found.created
+    assert (found.length, found.d_model) == (3, 4)
+    manifest = json.loads((store.folder / "rte-m3" / "manifest.json").read_text())
+    assert manifest["trunk"] == {"name": "t5-base", "sha256": "ab" * 32, "dtype": "fp32"}
+    assert (manifest["length"], manifest["d_model"], manifest["sha256"]) == (3, 4, given.sha256)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions_are_kept_in_fp32(dtype: torch.dtype, store: PromptStore) -> None:
+    values = entry().values.to(dtype)
+    store.add(entry(values=values.T.contiguous().T))  # strides do not matter
+    assert torch.equal(store.load("rte-m3").values, values.float())
+
+
+def test_entries_are_listed_replaced_and_removed(store: PromptStore) -> None:
+    for name in ("sst2", "cola.v2", "rte-m3"):
+        store.add(entry(name))
+    (store.folder / ".rte-m3.12345678").mkdir()  # what a crash left
+    assert store.names() == ["cola.v2", "rte-m3", "sst2"]
+    with pytest.raises(InputError, match="has a prompt 'sst2'; remove it first"):
+        store.add(entry("sst2"))
+    store.add(entry("sst2", length=5), replace=True)
+    assert store.load("sst2").length == 5
+    store.remove("sst2")
+    assert store.names() == ["cola.v2", "rte-m3"]
+    for action in (store.remove, store.load):
+        with pytest.raises(InputError, match=r"unknown prompt in the store .* 'rte-m4'\. Did you mean 'rte-m3'\?"):
+            action("rte-m4")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "-x"])
+def test_names_that_are_no_folder(name: str, store: PromptStore) -> None:
+    with pytest.raises(InputError, match="is no name of a stored prompt"):
+        store.add(entry(name))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (torch.zeros(3), r"a prompt is a float tensor \(tokens, d_model\), not torch.float32 of shape \(3,\)"),
+        (torch.zeros(0, 4), r"of shape \(0, 4\)"),
+        (torch.zeros(3, 4, dtype=torch.int64), "not torch.int64"),
+        (torch.tensor([[1.0, torch.nan]]), "holds values that are not finite"),
+        (torch.tensor([[1e300]], dtype=torch.float64), "holds values that are not finite"),
+    ],
+)
+def test_values_that_are_no_prompt(values: torch.Tensor, message: str, store: PromptStore) -> None:
+    with pytest.raises(InputError, match=message):
+        store.add(entry(values=values))
+    assert store.names() == []
+
+
+def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file; name a folder"):
+        PromptStore(tmp_path / "file")
+    with pytest.raises(InputError, match=r"cannot be written \(Not a directory\)"):
+        PromptStore(tmp_path / "file" / "store").add(entry())
+
+
+# Damage
+
+
+def edited(**changes: Any) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps(manifest | changes))
+
+    return edit
+
+
+def without(key: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_text())
+        del manifest[key]
+        path.write_text(json.dumps(manifest))
+
+    return edit
+
+
+def cut(folder: Path) -> None:
+    path = folder / "prompt.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def swapped(folder: Path) -> None:
+    save_file({"prompt": torch.ones(3, 4)}, folder / "prompt.safetensors")
+
+
+def renamed(folder: Path) -> None:
+    save_file({"prompts": torch.ones(3, 4)}, folder / "prompt.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (cut, r"prompt\.safetensors: cannot be read"),
+        (lambda f: (f / "prompt.safetensors").unlink(), r"prompt\.safetensors: cannot be read"),
+        (swapped, "its values are not those its manifest was written for"),
+        (renamed, r"holds \['prompts'\], not one tensor 'prompt'"),
+        (lambda f: (f / "manifest.json").unlink(), r"manifest\.json: no such file"),
+        (lambda f: (f / "manifest.json").write_text("{"), "not a manifest of a stored prompt"),
+        (lambda f: (f / "manifest.json").write_text("[]"), "list in place of an object"),
+        (edited(length=100), r"of shape \(3, 4\), but its manifest says \(100, 4\)"),
+        (edited(d_model=768), r"but its manifest says \(3, 768\)"),
+        (edited(name="cola"), "its name is 'cola', but it stands in a folder called 'rte-m3'"),
+        (edited(task=3), r"manifest\.json: 'task' is missing or of a wrong type \(3\)"),
+        (edited(format=2), "of format 2, not 1"),
+        (edited(trunk={"name": "t5-base", "hash": "a"}), "'trunk' has a name, a sha256 and a dtype"),
+        (edited(trunk={"name": "t5-base", "sha256": 3}), "'trunk' must hold texts"),
+        (edited(sha256="0" * 64), "its values are not those"),
+        (without("trunk"), "'trunk' is missing"),
+        (without("training"), "'training' is missing"),
+    ],
+)
+def test_damage_is_named(spoil: Callable[[Path], None], message: str, store: PromptStore) -> None:
+    store.add(entry())
+    spoil(store.folder / "rte-m3")
+    with pytest.raises(InputError, match=message):
+        store.load("rte-m3")
+    store.remove("rte-m3")
+
+
+# Trunks
+
+
+def test_prompts_of_another_trunk_are_refused() -> None:
+    prompt = entry()
+    prompt.check(TrunkId("another name of it", TRUNK.sha256, "fp32"), 4)
+    with pytest.raises(InputError, match=r"rte-m3: its d_model 4 does not fit trunk mini of d_model 192; .* t5-base"):
+        prompt.check(TrunkId("mini", "0" * 64, "fp32"), 192)
+    with pytest.raises(InputError, match=r"belongs to trunk t5-base \(sha256 abab.*not to t5-base \(sha256 0000"):
+        prompt.check(TrunkId("t5-base", "0" * 64, "fp32"), 4)
+
+
+def test_without_a_hash_the_name_decides() -> None:
+    prompt = entry(trunk=TrunkId("t5-base"))
+    prompt.check(TrunkId("t5-base", "0" * 64, "fp32"), 4)
+    with pytest.raises(InputError, match=r"said to belong to trunk t5-base .* add it again with --model /models/t5"):
+        prompt.check(TrunkId("/models/t5", "0" * 64, "fp32"), 4)
+
+
+# Lengths
+
+
+def test_fitting_a_length() -> None:
+    long, short = entry(length=7), entry(length=3)
+    assert torch.equal(fit_length(long, 7, "repeat"), long.values)
+    assert torch.equal(fit_length(long, 4, "first"), long.values[:4])
+    assert torch.equal(fit_length(short, 8, "repeat"), short.values[[0, 1, 2, 0, 1, 2, 0, 1]])
+    pooled = fit_length(entry(length=6), 3, "mean-pool")
+    torch.testing.assert_close(pooled, entry(length=6).values.view(3, 2, 4).mean(1))
+    uneven = fit_length(long, 3, "mean-pool")
+    ends = [(0, 3), (2, 5), (4, 7)]  # neighbours overlap where 7 is no multiple of 3
+    torch.testing.assert_close(uneven, torch.stack([long.values[a:b].mean(0) for a, b in ends]))
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "how", "message"),
+    [
+        (3, 8, "first", "has 3 tokens and 8 are needed, which --fit-length first cannot give; take repeat"),
+        (3, 8, "mean-pool", "take repeat"),
+        (8, 3, "repeat", "take first or mean-pool"),
+        (8, 3, "mean", r"unknown way to fit a prompt's length 'mean'\. Did you mean 'mean-pool'"),
+    ],
+)
+def test_lengths_that_cannot_be_fitted(own: int, asked: int, how: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        fit_length(entry(length=own), asked, how)

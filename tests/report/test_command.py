@@ -1,0 +1,129 @@
+"""The command `report`: masked scores measured once, partial reports, wrong input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compt_fast import evaluate, report, train
+from compt_fast.fleet import evaluation
+from compt_fast.fleet.masking import read_masked
+from tests.helpers.jobs import error_of, results
+from tests.helpers.made_runs import made_run
+
+RUN = "spp-n2-k4-s0"
+
+
+@pytest.fixture(scope="module")
+def trained(line: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder trained over the tiny trunk: spp with two sources, and sl."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert train.main(line(folder, method="spp,sl", sources="2", scoring="generate")) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_masked_scores_are_measured_once_and_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert report.main([str(folder), "-o", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "index.html" in said and "missing:" not in said and "number of sources (--sources 1,2,3)" in said
+    content = read_masked(folder)
+    assert content is not None and list(content["runs"][RUN]) == ["source-1", "source-2", "sources", "private", "total"]
+    recorded = {run["id"]: run["tasks"] for run in results(folder)["runs"]}
+    assert {name: masks["total"]["tasks"] for name, masks in content["runs"].items()} == recorded
+    table = (out / f"masking-{_slug(RUN)}.csv").read_text().splitlines()
+    assert table[0] == "task,S1,S2,all sources,private,total"
+    shown = [float(row.split(",")[-1]) for row in table[1:]]
+    accuracies = [task["scores"]["accuracy"] for task in recorded[RUN].values()]
+    assert shown == [*accuracies, sum(accuracies) / len(accuracies)]
+
+    def never(*rest: Any, **named: Any) -> Any:
+        raise AssertionError("scored a second time")
+
+    monkeypatch.setattr("compt_fast.fleet.reopened.evaluate", never)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert report.main([str(folder), "-o", str(out)]) == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert evaluation.evaluate is not never
+
+
+def _slug(run: str) -> str:
+    return f"own-tasks-{run}"
+
+
+def test_masked_scores_of_other_results_are_measured_again(folder: Path, tmp_path: Path) -> None:
+    assert evaluate.main([str(folder), "--masks=each"]) == 0
+    content = read_masked(folder)
+    assert content is not None
+    content["runs"][RUN]["total"]["tasks"]["toy_a"]["n"] = 999
+    (folder / "masked.json").write_text(json.dumps(content))
+    assert report.main([str(folder), "-o", str(tmp_path / "out")]) == 0
+    again = read_masked(folder)
+    assert again is not None and again["runs"][RUN]["total"]["tasks"]["toy_a"]["n"] == 6
+
+
+def test_without_the_trunk_the_rest_is_reported(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["flags"]["model"] = str(tmp_path / "gone")
+    (folder / "config.json").write_text(json.dumps(config))
+    assert report.main([str(folder), "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "missing: run: masked scores:" in said and "gone" in said
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "Router weights" in text and "<h2>Masking</h2>" not in text
+
+
+def test_an_unfinished_job_is_reported_as_far_as_it_is(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "results.json"
+    content = json.loads(path.read_text())
+    content["runs"][1] |= {"status": "unfinished", "tasks": {}, "average": None}
+    path.write_text(json.dumps(content))
+    assert report.main([str(folder), "-o", str(tmp_path / "out"), "--no-masking"]) == 0
+    assert "1 of 2 runs have not finished: sl-n2-k4-s0" in capsys.readouterr().out
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "1 of 2 runs have not finished" in text and "<h2>Results</h2>" in text
+    path.unlink()
+    assert report.main([str(folder), "-o", str(tmp_path / "none"), "--no-masking"]) == 0
+    assert "none of its 2 runs has been scored" in (tmp_path / "none" / "index.html").read_text()
+
+
+def test_only_the_named_runs_are_looked_into(tmp_path: Path) -> None:
+    given = {"method": "spp,pt", "sources": "1,2", "tasks": "mini_rte,mini_cola", "seeds": "0,1"}
+    folder, _ = made_run(tmp_path / "run", **given)
+    assert report.main([str(folder), "-o", str(tmp_path / "out"), "--runs=spp-n2-k16-s1"]) == 0
+    drawn = sorted(path.stem for path in (tmp_path / "out").glob("router-*.svg"))
+    assert drawn == ["router-mini-rte-mini-cola-spp-n2-k16-s1"]
+
+
+def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["-o", str(tmp_path / "out")]
+    assert "no such folder" in error_of(capsys, report.main, [str(tmp_path / "none"), *out])
+    folder, _ = made_run(tmp_path / "run", method="pt", tasks="mini_rte")
+    assert "unknown run 'pt-k8-s0'" in error_of(capsys, report.main, [str(folder), *out, "--runs=pt-k8-s0"])
+    weights = folder / "prompts" / "pt-k16-s0" / "prompts.safetensors"
+    weights.write_bytes(weights.read_bytes()[:40])
+    assert "prompts.safetensors: cannot be read" in error_of(capsys, report.main, [str(folder), *out])
+
+
+def test_missing_packages_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("compt_fast.report.command.find_spec", lambda name: None)
+    said = error_of(capsys, report.main, [str(tmp_path), "-o", str(tmp_path / "out")])
+    assert said == "error: a report needs matplotlib and jinja2: pip install matplotlib jinja2\n"
