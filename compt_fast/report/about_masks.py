@@ -244,7 +244,7 @@ def _confused_say(
         answer = next(iter(totals))
         rows = sum(totals.values())
         off = sum(count for text, count in totals.items() if text not in known)
-        foreign = f" ({100 * off / rows:.0f} % off-label)" if off else ""
+        foreign = f" ({100 * off / rows:.0f} % off-label)" if 200 * off > rows else ""  # not "0 %"
         verb = "The sources alone answer" if head == "sources" else "the private prompt"
         said.append(f"{verb} “{answer}” to {100 * totals[answer] / rows:.0f} % of the rows{foreign}")
     return (
