@@ -34,6 +34,8 @@ def unsupported(shape: PromptShape) -> str:
     """What of a shape the kernel does not take; empty where it takes it."""
     if shape.encoder == "lstm":
         return "encoder 'lstm' runs token after token"
+    if shape.encoded != "both":
+        return f"only the {shape.encoded} prompts have an encoder"
     if shape.router == "relaxed-bernoulli":
         return "router 'relaxed-bernoulli' draws its weights"
     if shape.gates == "input":

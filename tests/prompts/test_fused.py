@@ -35,6 +35,7 @@ def test_the_path_is_named_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> N
         ({"gates": "input"}, "input"),
         ({"tasks": 129}, "129 tasks"),
         ({"sources": 33}, "33 source weights"),
+        ({"encoded": "private"}, "only the private prompts"),
     ],
 )
 def test_what_the_kernel_does_not_take_is_said(changes: dict[str, object], said: str) -> None:
