@@ -46,7 +46,7 @@ def main(out: str, *folders: str) -> None:
     for axes, folder in zip(panels[0], folders, strict=True):
         draw(axes, Path(folder))
     panels[0][0].set_ylabel("average primary score, %")
-    panels[0][-1].legend(title="mean ± sd over seeds", loc="lower right")
+    panels[0][-1].legend(title="mean ± sd over seeds", loc="best")
     figure.tight_layout()
     figure.savefig(out, dpi=150)
 
