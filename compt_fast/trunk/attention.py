@@ -28,7 +28,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, pairs: Pairs) -> Tensor:
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     for group in pairs.groups:
-        weights = _weights(group, group.queries.pad(q), group.keys.pad(k))
+        weights = weights_of(group, group.queries.pad(q), group.keys.pad(k))
         group.queries.store(weights @ group.keys.pad(v), out)
     return out
 
@@ -38,23 +38,27 @@ def attend_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, pairs: Pairs)
     grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     for group in pairs.groups:
         queries, keys = group.queries.pad(q), group.keys.pad(k)
-        weights = _weights(group, queries, keys)
+        weights = weights_of(group, queries, keys)
         out_grad = group.queries.pad(grad, blank=True)
-        weight_grad = out_grad @ group.keys.pad(v).transpose(2, 3)
-        # d softmax: s * (g - sum(s g))
-        score_grad = weights * weight_grad
-        score_grad.addcmul_(weights, score_grad.sum(-1, keepdim=True), value=-1)
+        score_grad = softmax_backward(weights, out_grad @ group.keys.pad(v).transpose(2, 3))
         group.queries.store(score_grad @ keys, grads[0])
         group.keys.store(score_grad.transpose(2, 3) @ queries, grads[1])
         group.keys.store(weights.transpose(2, 3) @ out_grad, grads[2])
     return grads[0], grads[1], grads[2]
 
 
-def _weights(group: Group, queries: Tensor, keys: Tensor) -> Tensor:
+def weights_of(group: Group, queries: Tensor, keys: Tensor) -> Tensor:
+    """The group's attention weights (G, H, Tq, Tk) of padded queries and keys."""
     scores = queries @ keys.transpose(2, 3)
     if group.bias is not None:
         scores += group.bias
     return torch.softmax(scores, -1)
+
+
+def softmax_backward(weights: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of the scores from that of the weights: `w (g - sum(w g))`."""
+    score_grad = weights * grad
+    return score_grad.addcmul_(weights, score_grad.sum(-1, keepdim=True), value=-1)
 
 
 def _triton() -> ModuleType:
