@@ -28,8 +28,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, pairs: Pairs) -> Tensor:
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     for group in pairs.groups:
-        weights = weights_of(group, group.queries.pad(q), group.keys.pad(k))
-        group.queries.store(weights @ group.keys.pad(v), out)
+        weights = weights_of(group, group.queries.pad(q).float(), group.keys.pad(k).float())
+        group.queries.store(weights @ group.keys.pad(v).float(), out)
     return out
 
 
@@ -37,10 +37,10 @@ def attend_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, pairs: Pairs)
     """The gradients of q, k and v, in their shapes and dtypes, from that of `attend`'s result."""
     grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     for group in pairs.groups:
-        queries, keys = group.queries.pad(q), group.keys.pad(k)
+        queries, keys = group.queries.pad(q).float(), group.keys.pad(k).float()
         weights = weights_of(group, queries, keys)
-        out_grad = group.queries.pad(grad, blank=True)
-        score_grad = softmax_backward(weights, out_grad @ group.keys.pad(v).transpose(2, 3))
+        out_grad = group.queries.pad(grad, blank=True).float()
+        score_grad = softmax_backward(weights, out_grad @ group.keys.pad(v).float().transpose(2, 3))
         group.queries.store(score_grad @ keys, grads[0])
         group.keys.store(score_grad.transpose(2, 3) @ queries, grads[1])
         group.keys.store(weights.transpose(2, 3) @ out_grad, grads[2])

@@ -68,8 +68,8 @@ class Carried(Reading):
         super().__init__(states, q_offsets, k_offsets, weights)
         # All heads see the same keys: a token's heads are so many queries of one head.
         self._pairs = Pairs(q_offsets * weights.heads, k_offsets, states.device, states.shape[1])
-        wide = states.float()[:, None]
-        self._keys = [group.keys.pad(wide) for group in self._pairs.groups]
+        self._keys = [group.keys.pad(states[:, None]) for group in self._pairs.groups]
+        self._wide_keys = [keys.float() for keys in self._keys]
         self._grads: list[Tensor] = []
 
     def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossKept]:
@@ -77,9 +77,10 @@ class Carried(Reading):
         carried = _tokens_first(q.transpose(0, 1) @ k)
         attended = torch.empty_like(carried)
         kept = []
-        for group, keys in zip(self._pairs.groups, self._keys, strict=True):
-            weights = weights_of(group, group.queries.pad(carried), keys)
-            group.queries.store(weights @ keys, attended)
+        for group, keys, wide in zip(self._pairs.groups, self._keys, self._wide_keys, strict=True):
+            # The scores' products alone are not rounded to the trunk's dtype: the softmax would feel it.
+            weights = weights_of(group, group.queries.pad(carried).float(), wide)
+            group.queries.store(weights.to(keys.dtype) @ keys, attended)
             kept.append(weights)
         out = attended.view(len(q), len(k), -1).transpose(0, 1) @ v.transpose(1, 2)
         return out.transpose(0, 1), (carried, kept)
@@ -88,16 +89,17 @@ class Carried(Reading):
         k, v = self._maps(depth)
         carried, kept_weights = kept
         if not self._grads:
-            self._grads = [torch.zeros_like(keys[:, 0]) for keys in self._keys]
+            self._grads = [torch.zeros_like(keys[:, 0]) for keys in self._wide_keys]
         attended_grad = _tokens_first(grad.transpose(0, 1) @ v)
         carried_grad = torch.empty_like(carried)
         for i, (group, keys) in enumerate(zip(self._pairs.groups, self._keys, strict=True)):
             weights, out_grad = kept_weights[i], group.queries.pad(attended_grad, blank=True)
-            score_grad = softmax_backward(weights, out_grad @ keys.transpose(2, 3))
+            score_grad = softmax_backward(weights, out_grad @ keys.transpose(2, 3)).to(keys.dtype)
             group.queries.store(score_grad @ keys, carried_grad)
-            queries = group.queries.pad(carried)
-            self._grads[i].baddbmm_(score_grad[:, 0].transpose(1, 2), queries[:, 0])
-            self._grads[i].baddbmm_(weights[:, 0].transpose(1, 2), out_grad[:, 0])
+            # A state is a key (by its scores) and a value (by its weights).
+            shares = torch.cat([score_grad, weights.to(keys.dtype)], 2)[:, 0]
+            senders = torch.cat([group.queries.pad(carried), out_grad], 2)[:, 0]
+            self._grads[i] += shares.transpose(1, 2) @ senders
         by_head = carried_grad.view(len(grad), len(k), -1).transpose(0, 1)
         return (by_head @ k.transpose(1, 2)).transpose(0, 1)
 

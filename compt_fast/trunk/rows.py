@@ -50,7 +50,7 @@ class Side:
         )
 
     def pad(self, packed: Tensor, blank: bool = False) -> Tensor:
-        """(n, H, c) as (G, H, T, c) in fp32; padding holds copies, or zeros if `blank`."""
+        """(n, H, c) as (G, H, T, c); padding holds copies, or zeros if `blank`."""
         if self.first is not None:
             rows, width = self.shape
             padded = packed[self.first : self.first + rows * width].unflatten(0, self.shape)
@@ -59,7 +59,7 @@ class Side:
             padded.flatten(0, 1).index_copy_(0, self.kept, packed[self.places])
         else:
             padded = packed[self.index]
-        return padded.transpose(1, 2).float()
+        return padded.transpose(1, 2)
 
     def store(self, padded: Tensor, packed: Tensor) -> None:
         """The inverse of `pad`: (G, H, T, c) to this group's places of `packed` (n, H, c)."""
