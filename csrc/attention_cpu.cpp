@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <memory>
 #include <new>
@@ -77,36 +78,50 @@ struct Sizes {
   int64_t long_() const { return round_up(length, kLanes); }
 };
 
-// `length` vectors of one head, `step` elements apart, as rows of units (length, units_of_width).
+// `length` vectors of one head, `step` elements apart, as rows of units_of_width units: where they
+// are, or copied where units would not be whole.
 template <typename Dot, typename T>
-const Unit* rows_of(const T* from, int64_t step, const Sizes<Dot>& size, Buffer& into) {
+Units rows_of(const T* from, int64_t step, const Sizes<Dot>& size, Buffer& into) {
   using Element = typename Dot::Element;
   const int64_t units = size.units_of_width();
+  const int64_t width = size.width;
+  const bool whole = width % Dot::kPerUnit == 0 && reinterpret_cast<uintptr_t>(from) % sizeof(Unit) == 0;
+  if (std::is_same_v<T, Element> && whole) {
+    return {reinterpret_cast<const Unit*>(from), step / Dot::kPerUnit, 1};
+  }
   Unit* to = into.of<Unit>(size.length * units);
   for (int64_t i = 0; i < size.length; ++i) {
     to[(i + 1) * units - 1] = 0;  // the odd one out
     Element* row = reinterpret_cast<Element*>(to + i * units);
-    for (int64_t d = 0; d < size.width; ++d) {
+    for (int64_t d = 0; d < width; ++d) {
       row[d] = static_cast<Element>(from[i * step + d]);
     }
   }
-  return to;
+  return {to, units, 1};
+}
+
+// The rows of a block.
+Units rows_from(const Units& rows, int64_t first) {
+  return {rows.data + first * rows.row_step, rows.row_step, rows.inner_step};
 }
 
 // Rows of units turned: (units_of_width, long), zero behind the length.
 template <typename Dot>
-const Unit* turned(const Unit* rows, const Sizes<Dot>& size, Buffer& into) {
+const Unit* turned(const Units& rows, const Sizes<Dot>& size, Buffer& into) {
   const int64_t units = size.units_of_width();
   const int64_t step = size.long_();
   Unit* to = into.of<Unit>(units * step);
   for (int64_t first = 0; first < step; first += kLanes) {
-    const int64_t here = std::min(kLanes, size.length - first);
-    for (int64_t k = 0; k < units; ++k) {
-      for (int64_t i = 0; i < here; ++i) {
-        to[k * step + first + i] = rows[(first + i) * units + k];
+    for (int64_t k = 0; k < units; k += kLanes) {
+      const int64_t count = std::min(kLanes, units - k);
+      Vector square[kLanes] = {};
+      for (int64_t i = 0; i < std::min(kLanes, size.length - first); ++i) {
+        const auto* row = reinterpret_cast<const float*>(rows.data + (first + i) * rows.row_step + k);
+        square[i] = count == kLanes ? load(row) : load_part(row, count, 0);
       }
-      for (int64_t i = here; i < kLanes; ++i) {
-        to[k * step + first + i] = 0;
+      turn(square);
+      for (int64_t i = 0; i < count; ++i) {
+        store(reinterpret_cast<float*>(to + (k + i) * step + first), square[i]);
       }
     }
   }
@@ -117,25 +132,26 @@ const Unit* turned(const Unit* rows, const Sizes<Dot>& size, Buffer& into) {
 template <typename Dot, typename T>
 const Unit* pairs_of(const T* from, int64_t step, const Sizes<Dot>& size, Buffer& into) {
   const int64_t wide = size.wide();
+  const int64_t width = size.width;
   Unit* to = into.of<Unit>(size.units_of_length() * wide);
   for (int64_t k = 0; k < size.units_of_length(); ++k) {
     Unit* row = to + k * wide;
     const T* first = from + k * Dot::kPerUnit * step;
     if constexpr (Dot::kPerUnit == 1) {
-      for (int64_t d = 0; d < size.width; ++d) {
+      for (int64_t d = 0; d < width; ++d) {
         row[d] = std::bit_cast<uint32_t>(static_cast<float>(first[d]));
       }
     } else if (2 * k + 1 < size.length) {
       const T* second = first + step;
-      for (int64_t d = 0; d < size.width; ++d) {
+      for (int64_t d = 0; d < width; ++d) {
         row[d] = static_cast<uint32_t>(first[d].x) | static_cast<uint32_t>(second[d].x) << 16;
       }
     } else {
-      for (int64_t d = 0; d < size.width; ++d) {
+      for (int64_t d = 0; d < width; ++d) {
         row[d] = first[d].x;
       }
     }
-    std::fill(row + size.width, row + wide, 0);
+    std::fill(row + width, row + wide, 0);
   }
   return to;
 }
@@ -182,7 +198,7 @@ Units across(const float* from, int64_t count, const Sizes<Dot>& size, Buffer& i
 }
 
 template <typename T>
-void store(const float* from, int64_t from_step, int64_t count, int64_t width, T* to, int64_t to_step) {
+void store_rows(const float* from, int64_t from_step, int64_t count, int64_t width, T* to, int64_t to_step) {
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t d = 0; d < width; ++d) {
       to[i * to_step + d] = static_cast<T>(from[i * from_step + d]);
@@ -190,37 +206,40 @@ void store(const float* from, int64_t from_step, int64_t count, int64_t width, T
   }
 }
 
+// kLanes entries of a query's bias from key j on; behind the length what makes a weight of 0.
+inline Vector bias_at(const float* bias, int64_t j, int64_t length) {
+  constexpr float kNever = -std::numeric_limits<float>::infinity();
+  return j + kLanes <= length ? load(bias + j) : load_part(bias + j, length - j, kNever);
+}
+
 // Scores of one query to its softmax's numerators, with zeros behind the length; returns their sum
 // and sets `top`, the score that was subtracted.
 float soften(float* scores, const float* bias, int64_t length, int64_t step, float& top) {
-  float most = -std::numeric_limits<float>::infinity();
-#pragma omp simd reduction(max : most)
-  for (int64_t j = 0; j < length; ++j) {
-    scores[j] += bias[j];
-    most = std::max(most, scores[j]);
+  Vector most = Vector{} - std::numeric_limits<float>::infinity();
+  for (int64_t j = 0; j < step; j += kLanes) {
+    const Vector score = load(scores + j) + bias_at(bias, j, length);
+    store(scores + j, score);
+    most = select(score > most, score, most);
   }
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < length; ++j) {
-    scores[j] = fast_exp(scores[j] - most);
-    sum += scores[j];
+  top = most_of(most);
+  Vector sum{};
+  for (int64_t j = 0; j < step; j += kLanes) {
+    const Vector weight = fast_exp(load(scores + j) - top);
+    store(scores + j, weight);
+    sum += weight;
   }
-  std::fill(scores + length, scores + step, 0.0f);
-  top = most;
-  return sum;
+  return sum_of(sum);
 }
 
 // Scores to weights, given the logarithm of the denominator; `grads`, of the weights, to those of
 // the scores. Zeros behind the length.
-void soften_backward(float* __restrict scores, float* __restrict grads, const float* __restrict bias, float lse,
-                     float delta, int64_t length, int64_t step) {
-  for (int64_t j = 0; j < length; ++j) {
-    const float weight = fast_exp(scores[j] + bias[j] - lse);
-    scores[j] = weight;
-    grads[j] = weight * (grads[j] - delta);
+void soften_backward(float* scores, float* grads, const float* bias, float lse, float delta, int64_t length,
+                     int64_t step) {
+  for (int64_t j = 0; j < step; j += kLanes) {
+    const Vector weight = fast_exp(load(scores + j) + bias_at(bias, j, length) - lse);
+    store(scores + j, weight);
+    store(grads + j, weight * (load(grads + j) - delta));
   }
-  std::fill(scores + length, scores + step, 0.0f);
-  std::fill(grads + length, grads + step, 0.0f);
 }
 
 // Where one head of one row lies.
@@ -259,14 +278,14 @@ void attend(const Attention<T>& job, int64_t row, int64_t head) {
   const T* k = q + place.step;
   const T* v = k + place.step;
 
-  const Unit* q_rows = rows_of(q, place.qkv_step, size, own.q_rows);
+  const Units q_rows = rows_of(q, place.qkv_step, size, own.q_rows);
   const Unit* k_turned = turned(rows_of(k, place.qkv_step, size, own.k_rows), size, own.k_turned);
   const Unit* v_pairs = pairs_of(v, place.qkv_step, size, own.v_pairs);
   float* scores = own.scores.of<float>(kQueries * step);
   float* block = own.block.of<float>(kQueries * wide);
   for (int64_t first = 0; first < size.length; first += kQueries) {
     const int64_t count = std::min(kQueries, size.length - first);
-    product<Dot>({q_rows + first * units, units, 1}, count, units, k_turned, step, step, scores, step, false);
+    product<Dot>(rows_from(q_rows, first), count, units, k_turned, step, step, scores, step, false);
     float scales[kQueries];
     for (int64_t i = 0; i < count; ++i) {
       float top = 0;
@@ -281,7 +300,7 @@ void attend(const Attention<T>& job, int64_t row, int64_t head) {
         block[i * wide + d] *= scales[i];
       }
     }
-    store(block, wide, count, size.width, job.out + place.at + first * place.step, place.step);
+    store_rows(block, wide, count, size.width, job.out + place.at + first * place.step, place.step);
   }
 }
 
@@ -301,8 +320,8 @@ void attend_backward(const AttentionGrad<T>& job, int64_t row, int64_t head) {
   const T* out = forward.out + place.at;
   const T* g = job.grad_out + place.at;
 
-  const Unit* q_rows = rows_of(q, place.qkv_step, size, own.q_rows);
-  const Unit* g_rows = rows_of(g, place.step, size, own.g_rows);
+  const Units q_rows = rows_of(q, place.qkv_step, size, own.q_rows);
+  const Units g_rows = rows_of(g, place.step, size, own.g_rows);
   const Unit* k_turned = turned(rows_of(k, place.qkv_step, size, own.k_rows), size, own.k_turned);
   const Unit* v_turned = turned(rows_of(v, place.qkv_step, size, own.v_rows), size, own.v_turned);
   const Unit* q_pairs = pairs_of(q, place.qkv_step, size, own.q_pairs);
@@ -317,8 +336,8 @@ void attend_backward(const AttentionGrad<T>& job, int64_t row, int64_t head) {
   for (int64_t first = 0; first < size.length; first += kQueries) {
     const int64_t count = std::min(kQueries, size.length - first);
     const bool add = first > 0;
-    product<Dot>({q_rows + first * units, units, 1}, count, units, k_turned, step, step, scores, step, false);
-    product<Dot>({g_rows + first * units, units, 1}, count, units, v_turned, step, step, grads, step, false);
+    product<Dot>(rows_from(q_rows, first), count, units, k_turned, step, step, scores, step, false);
+    product<Dot>(rows_from(g_rows, first), count, units, v_turned, step, step, grads, step, false);
     for (int64_t i = 0; i < count; ++i) {
       float delta = 0;
 #pragma omp simd reduction(+ : delta)
@@ -337,10 +356,10 @@ void attend_backward(const AttentionGrad<T>& job, int64_t row, int64_t head) {
                  k_grad, wide, add);
     product<Dot>(along(grads, count, size, own.grad_rows), count, size.units_of_length(), k_pairs, wide, wide, block,
                  wide, false);
-    store(block, wide, count, size.width, q_out + first * place.qkv_step, place.qkv_step);
+    store_rows(block, wide, count, size.width, q_out + first * place.qkv_step, place.qkv_step);
   }
-  store(k_grad, wide, size.length, size.width, q_out + place.step, place.qkv_step);
-  store(v_grad, wide, size.length, size.width, q_out + 2 * place.step, place.qkv_step);
+  store_rows(k_grad, wide, size.length, size.width, q_out + place.step, place.qkv_step);
+  store_rows(v_grad, wide, size.length, size.width, q_out + 2 * place.step, place.qkv_step);
 }
 
 template void attend(const Attention<float>&, int64_t, int64_t);

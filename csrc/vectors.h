@@ -12,7 +12,7 @@
 #include <cstring>
 #include <utility>
 
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -28,6 +28,7 @@ constexpr int64_t kTileColumns = 2;
 constexpr int64_t kTileRows = 6;
 
 using Vector = float __attribute__((vector_size(kLanes * sizeof(float))));
+using IntVector = int32_t __attribute__((vector_size(kLanes * sizeof(int32_t))));
 // The same in memory, where it need not be aligned.
 using StoredVector = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
 
@@ -38,23 +39,115 @@ constexpr int64_t round_up(int64_t n, int64_t to) {
   return (n + to - 1) / to * to;
 }
 
-// exp(x) to about two units in the last place of a float for x up to 88; 0 below -87. Written so
-// that a loop over it is vectorised.
-inline float fast_exp(float x) {
-  const float bounded = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+inline Vector load(const float* from) {
+  return *reinterpret_cast<const StoredVector*>(from);
+}
+
+// The first `count` floats, fewer than kLanes, and `rest` behind them.
+inline Vector load_part(const float* from, int64_t count, float rest) {
+#ifdef __AVX512F__
+  const auto mask = static_cast<__mmask16>((1u << count) - 1);
+  return reinterpret_cast<Vector>(_mm512_mask_loadu_ps(_mm512_set1_ps(rest), mask, from));
+#else
+  Vector filled = Vector{} + rest;
+  for (int64_t i = 0; i < count; ++i) {
+    filled[i] = from[i];
+  }
+  return filled;
+#endif
+}
+
+inline void store(float* to, Vector x) {
+  *reinterpret_cast<StoredVector*>(to) = x;
+}
+
+inline float sum_of(Vector x) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < kLanes; ++i) {
+    sum += x[i];
+  }
+  return sum;
+}
+
+inline float most_of(Vector x) {
+  float most = x[0];
+#pragma omp simd reduction(max : most)
+  for (int64_t i = 0; i < kLanes; ++i) {
+    most = x[i] > most ? x[i] : most;
+  }
+  return most;
+}
+
+// The low or (kHalf = 1) high halves of two vectors, by turns.
+template <int kHalf, int... kAt>
+inline Vector interleave(Vector a, Vector b, std::integer_sequence<int, kAt...>) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, (kHalf * kLanes / 2 + kAt / 2 + kAt % 2 * kLanes)...);
+#else
+  return __builtin_shuffle(a, b, IntVector{(kHalf * kLanes / 2 + kAt / 2 + kAt % 2 * kLanes)...});
+#endif
+}
+
+// Turn a square of kLanes vectors. Each round rotates the bits of an entry's (row, column) by one.
+inline void turn(Vector (&square)[kLanes]) {
+  constexpr auto kAll = std::make_integer_sequence<int, kLanes>{};
+#pragma GCC unroll 4
+  for (int64_t round = 1; round < kLanes; round *= 2) {
+    Vector next[kLanes];
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kLanes / 2; ++i) {
+      next[2 * i] = interleave<0>(square[i], square[i + kLanes / 2], kAll);
+      next[2 * i + 1] = interleave<1>(square[i], square[i + kLanes / 2], kAll);
+    }
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kLanes; ++i) {
+      square[i] = next[i];
+    }
+  }
+}
+
+// One float or a vector of them, for functions on either.
+inline float select(bool which, float yes, float no) {
+  return which ? yes : no;
+}
+
+inline Vector select(IntVector which, Vector yes, Vector no) {
+  return which ? yes : no;
+}
+
+inline int32_t bits_of(float x) {
+  return std::bit_cast<int32_t>(x);
+}
+
+inline IntVector bits_of(Vector x) {
+  return reinterpret_cast<IntVector>(x);
+}
+
+inline float float_of(int32_t bits) {
+  return std::bit_cast<float>(bits);
+}
+
+inline Vector float_of(IntVector bits) {
+  return reinterpret_cast<Vector>(bits);
+}
+
+// exp(x) to about two units in the last place of a float for x up to 88; 0 below -87.
+template <typename F>
+inline F fast_exp(F x) {
+  const F bounded = select(x < -87.0f, F{} - 87.0f, select(x > 88.0f, F{} + 88.0f, x));
   // 2^n with n the nearest integer to x / ln 2, which is read off the bits of a large sum.
-  const float shifted = bounded * 1.44269504f + 12582912.0f;
-  const float n = shifted - 12582912.0f;
-  const float rest = (bounded - n * 0.693145752f) - n * 1.42860677e-6f;
-  float sum = 1.98756915e-4f;
-  sum = sum * rest + 1.39819994e-3f;
+  const F shifted = bounded * 1.44269504f + 12582912.0f;
+  const F n = shifted - 12582912.0f;
+  const F rest = (bounded - n * 0.693145752f) - n * 1.42860677e-6f;
+  F sum = rest * 1.98756915e-4f + 1.39819994e-3f;
   sum = sum * rest + 8.33345205e-3f;
   sum = sum * rest + 4.16657962e-2f;
   sum = sum * rest + 1.66666657e-1f;
   sum = sum * rest + 0.5f;
   sum = sum * rest * rest + rest + 1.0f;
-  const float power = std::bit_cast<float>((std::bit_cast<int32_t>(shifted) - 0x4b400000 + 127) << 23);
-  return x < -87.0f ? 0.0f : sum * power;
+  const F power = float_of((bits_of(shifted) - 0x4b400000 + 127) << 23);
+  return select(x < -87.0f, F{}, sum * power);
 }
 
 // How units are multiplied and summed: `right` holds kLanes of them.
@@ -88,14 +181,14 @@ inline void tile(const Units& a, int64_t inner, const Unit* b, int64_t b_step, f
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
-      sums[i][j] = add ? *reinterpret_cast<const StoredVector*>(c + i * c_step + j * kLanes) : Vector{};
+      sums[i][j] = add ? load(c + i * c_step + j * kLanes) : Vector{};
     }
   }
   for (int64_t k = 0; k < inner; ++k) {
     Vector right[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
-      right[j] = *reinterpret_cast<const StoredVector*>(b + k * b_step + j * kLanes);
+      right[j] = load(reinterpret_cast<const float*>(b + k * b_step + j * kLanes));
     }
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
@@ -110,7 +203,7 @@ inline void tile(const Units& a, int64_t inner, const Unit* b, int64_t b_step, f
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
-      *reinterpret_cast<StoredVector*>(c + i * c_step + j * kLanes) = sums[i][j];
+      store(c + i * c_step + j * kLanes, sums[i][j]);
     }
   }
 }

@@ -28,8 +28,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, pairs: Pairs) -> Tensor:
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     for group in pairs.groups:
-        weights = _weights(group, group.queries.pad(q), group.keys.pad(k))
-        group.queries.store(weights @ group.keys.pad(v), out)
+        weights = weights_of(group, group.queries.pad(q).float(), group.keys.pad(k).float())
+        group.queries.store(weights @ group.keys.pad(v).float(), out)
     return out
 
 
@@ -37,24 +37,28 @@ def attend_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, pairs: Pairs)
     """The gradients of q, k and v, in their shapes and dtypes, from that of `attend`'s result."""
     grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     for group in pairs.groups:
-        queries, keys = group.queries.pad(q), group.keys.pad(k)
-        weights = _weights(group, queries, keys)
-        out_grad = group.queries.pad(grad, blank=True)
-        weight_grad = out_grad @ group.keys.pad(v).transpose(2, 3)
-        # d softmax: s * (g - sum(s g))
-        score_grad = weights * weight_grad
-        score_grad.addcmul_(weights, score_grad.sum(-1, keepdim=True), value=-1)
+        queries, keys = group.queries.pad(q).float(), group.keys.pad(k).float()
+        weights = weights_of(group, queries, keys)
+        out_grad = group.queries.pad(grad, blank=True).float()
+        score_grad = softmax_backward(weights, out_grad @ group.keys.pad(v).float().transpose(2, 3))
         group.queries.store(score_grad @ keys, grads[0])
         group.keys.store(score_grad.transpose(2, 3) @ queries, grads[1])
         group.keys.store(weights.transpose(2, 3) @ out_grad, grads[2])
     return grads[0], grads[1], grads[2]
 
 
-def _weights(group: Group, queries: Tensor, keys: Tensor) -> Tensor:
+def weights_of(group: Group, queries: Tensor, keys: Tensor) -> Tensor:
+    """The group's attention weights (G, H, Tq, Tk) of padded queries and keys."""
     scores = queries @ keys.transpose(2, 3)
     if group.bias is not None:
         scores += group.bias
     return torch.softmax(scores, -1)
+
+
+def softmax_backward(weights: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of the scores from that of the weights: `w (g - sum(w g))`."""
+    score_grad = weights * grad
+    return score_grad.addcmul_(weights, score_grad.sum(-1, keepdim=True), value=-1)
 
 
 def _triton() -> ModuleType:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from compt_fast.trunk.attention import attend
 from compt_fast.trunk.batch import offsets_of
-from compt_fast.trunk.cross import Carried, Projected
+from compt_fast.trunk.cross import Reading
 from compt_fast.trunk.decoder import decode
 from compt_fast.trunk.head import log_likelihoods
 from compt_fast.trunk.rows import Pairs, equal_offsets
@@ -22,15 +22,16 @@ from compt_fast.trunk.weights import Weights
 class _Cache:
     """The keys and values of what the rows have written so far: (n, t, 2, H, c) by layer."""
 
-    def __init__(self, bias: Tensor) -> None:
-        self.bias = bias
+    def __init__(self, weights: Weights, longest: int) -> None:
+        self.bias = weights.decoder_bias.by_distance(longest)
+        self.work = weights.inner
         self.layers: dict[int, Tensor] = {}
         self.pairs: Pairs | None = None
 
     def step(self, rows: int, written: int) -> None:
         """Prepare for the token number `written`, from 1, of `rows` rows."""
         keys = equal_offsets(rows, written)
-        self.pairs = Pairs(equal_offsets(rows, 1), keys, self.bias.device, self.bias)
+        self.pairs = Pairs(equal_offsets(rows, 1), keys, self.bias.device, self.work, self.bias)
 
     def select(self, rows: Tensor) -> None:
         """Keep only `rows` (n,) int64."""
@@ -47,20 +48,19 @@ class _Cache:
         return attend(qkv[:, 0], k, v, self.pairs), None
 
 
-def greedy(states: Carried | Projected, start_id: int, end_id: int, max_new_tokens: int) -> list[list[int]]:
+def greedy(reading: Reading, start_id: int, end_id: int, max_new_tokens: int) -> list[list[int]]:
     """Each row's likeliest next token, again and again up to `end_id`, which is left out.
 
-    A row that has ended takes part in no further step.
+    `reading` has one token a row. A row that has ended takes part in no further step.
     """
-    weights, device = states.weights, states.states.device
-    rows = list(range(len(states.offsets) - 1))
+    weights, device = reading.weights, reading.states.device
+    rows = list(range(len(reading.k_offsets) - 1))
     answers: list[list[int]] = [[] for _ in rows]
-    cache = _Cache(weights.decoder_bias.by_distance(max(1, max_new_tokens)))
+    cache = _Cache(weights, max(1, max_new_tokens))
     ids = torch.full((len(rows),), start_id, device=device)
-    cross = states.pairs(equal_offsets(len(rows), 1))
     for written in range(1, max_new_tokens + 1):
         cache.step(len(rows), written)
-        ids = F.linear(decode(ids, cache, states, cross), weights.head).float().argmax(1)
+        ids = F.linear(decode(ids, cache, reading), weights.head).float().argmax(1)
         tokens = ids.tolist()
         going = [i for i, token in enumerate(tokens) if token != end_id]
         for i in going:
@@ -69,8 +69,7 @@ def greedy(states: Carried | Projected, start_id: int, end_id: int, max_new_toke
             break
         if len(going) < len(rows):
             chosen = torch.tensor(going)
-            states, rows = states.select(chosen), [rows[i] for i in going]
-            cross = states.pairs(equal_offsets(len(rows), 1))
+            reading, rows = reading.select(chosen), [rows[i] for i in going]
             chosen = chosen.to(device)
             cache.select(chosen)
             ids = ids[chosen]
@@ -116,7 +115,8 @@ class _Ancestors:
         device = weights.embedding.device
         lengths = [len(path) for path in paths]
         bias = weights.decoder_bias.by_distance(max(lengths))
-        self.pairs = Pairs(equal_offsets(len(paths), 1), offsets_of(lengths), device, bias)
+        ends = equal_offsets(len(paths), 1)
+        self.pairs = Pairs(ends, offsets_of(lengths), device, weights.inner, bias)
         self.places = torch.tensor(list(chain.from_iterable(paths)), device=device)
 
     def __call__(self, qkv: Tensor, depth: int) -> tuple[Tensor, None]:
@@ -124,14 +124,16 @@ class _Ancestors:
         return attend(qkv[:, 0], k, v, self.pairs), None
 
 
-def rank(states: Carried | Projected, tries: Sequence[Trie]) -> Tensor:
-    """The log-likelihood in nats of all candidates, one trie a row, row after row: fp32 on the host."""
-    weights, device = states.weights, states.states.device
-    offsets = offsets_of([len(trie.tokens) for trie in tries])
-    rows = list(zip(offsets.tolist(), tries, strict=False))
+def rank(reading: Reading, tries: Sequence[Trie]) -> Tensor:
+    """The log-likelihood in nats of all candidates, one trie a row, row after row: fp32 on the host.
+
+    `reading` has a row's nodes as its tokens.
+    """
+    weights, device = reading.weights, reading.states.device
+    rows = list(zip(reading.q_offsets.tolist(), tries, strict=False))
     paths = [[first + node for node in path] for first, trie in rows for path in trie.paths]
     tokens = torch.tensor([token for trie in tries for token in trie.tokens], device=device)
-    out = decode(tokens, _Ancestors(paths, weights), states, states.pairs(offsets))
+    out = decode(tokens, _Ancestors(paths, weights), reading)
     steps = [[(first + node, token) for node, token in candidate] for first, trie in rows for candidate in trie.steps]
     at, ids = torch.tensor(list(chain.from_iterable(steps))).unbind(1)
     found = log_likelihoods(out, weights.head, at, ids)

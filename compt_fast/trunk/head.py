@@ -20,13 +20,12 @@ def token_losses(states: Tensor, head: Tensor, ids: Tensor, graded: bool) -> tup
     losses = torch.empty(len(ids), dtype=torch.float32, device=states.device)
     grad = torch.empty_like(states) if graded else None
     for part in _chunks(len(ids), len(head)):
-        logits = F.linear(states[part], head).float()
+        scores = torch.log_softmax(F.linear(states[part], head), 1, dtype=torch.float32)
         labels = ids[part, None]
-        total = torch.logsumexp(logits, 1, keepdim=True)
-        losses[part] = (total - logits.gather(1, labels))[:, 0]
+        losses[part] = -scores.gather(1, labels)[:, 0]
         if grad is not None:
             # d loss / d logits: the softmax, less 1 at the label.
-            slope = logits.sub_(total).exp_()
+            slope = scores.exp_()
             slope.scatter_add_(1, labels, slope.new_full(labels.shape, -1.0))
             grad[part] = slope.to(head.dtype) @ head
     return losses, grad
@@ -40,7 +39,7 @@ def log_likelihoods(states: Tensor, head: Tensor, at: Tensor, ids: Tensor) -> Te
     found = torch.empty(len(ids), dtype=torch.float32)
     for part in _chunks(len(states), len(head)):
         here = torch.nonzero((at >= part.start) & (at < part.stop))[:, 0]
-        scores = torch.log_softmax(F.linear(states[part], head).float(), 1)
+        scores = torch.log_softmax(F.linear(states[part], head), 1, dtype=torch.float32)
         place, token = ((x[here]).to(states.device) for x in (at - part.start, ids))
         found[here] = scores[place, token].cpu()
     return found

@@ -17,14 +17,14 @@ from torch.autograd.function import once_differentiable
 from compt_fast.native import assemble
 from compt_fast.trunk.attention import self_attend
 from compt_fast.trunk.base import BaseTrunk
-from compt_fast.trunk.batch import Batch, TargetPrompts, spread
+from compt_fast.trunk.batch import Batch, TargetPrompts, offsets_of, spread
 from compt_fast.trunk.checkpoint import fingerprint
-from compt_fast.trunk.cross import Carried, Projected, cross_states
+from compt_fast.trunk.cross import Reading, read
 from compt_fast.trunk.decoder import DecoderTape, decode, decode_backward
 from compt_fast.trunk.decoding import Trie, greedy, rank
 from compt_fast.trunk.encoder import EncoderTape, encode, encode_backward
 from compt_fast.trunk.head import token_losses
-from compt_fast.trunk.rows import Pairs
+from compt_fast.trunk.rows import Pairs, equal_offsets
 from compt_fast.trunk.weights import Weights
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ class PackedTrunk(BaseTrunk):
     def generate(self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int) -> list[list[int]]:
         inputs, layout = self._assemble(prompts, batch)
         states = encode(inputs, self.weights, layout.pairs)
-        asked = torch.full((batch.rows,), max_new_tokens)
-        crossed = cross_states(states, layout.pairs.k_offsets, self.weights, asked)
-        return greedy(crossed, self.start_id, self.end_id, max_new_tokens)
+        one_each = equal_offsets(batch.rows, 1)
+        reading = read(states, one_each, layout.pairs.k_offsets, self.weights, times=max_new_tokens)
+        return greedy(reading, self.start_id, self.end_id, max_new_tokens)
 
     @torch.no_grad()
     def label_scores(
@@ -85,8 +85,8 @@ class PackedTrunk(BaseTrunk):
                 known[key] = Trie.of(key, self.start_id)
             tries.append(known[key])
         nodes = [len(trie.tokens) for trie in tries]
-        crossed = cross_states(states, layout.pairs.k_offsets, self.weights, torch.tensor(nodes))
-        scores = [rank(part, tries[at]) for at, part in self._parts(crossed, nodes)]
+        reading = read(states, offsets_of(nodes), layout.pairs.k_offsets, self.weights)
+        scores = [rank(part, tries[at]) for at, part in self._parts(reading, nodes)]
         return list(torch.cat(scores).split([len(row) for row in candidates]))
 
     def fingerprint(self) -> str:
@@ -110,17 +110,19 @@ class PackedTrunk(BaseTrunk):
         )
         starts = offsets[:-1] if prepend else offsets[1:] - lengths
         bias = self.weights.encoder_bias.by_distance(int(offsets.diff().max()))
-        layout = _Layout(Pairs(offsets, offsets, self.device, bias), spread(starts, lengths).to(self.device))
+        layout = _Layout(
+            Pairs(offsets, offsets, self.device, self.weights.inner, bias), spread(starts, lengths).to(self.device)
+        )
         return inputs, layout
 
-    def _parts(self, states: Carried | Projected, nodes: list[int]) -> Iterator[tuple[slice, Carried | Projected]]:
+    def _parts(self, reading: Reading, nodes: list[int]) -> Iterator[tuple[slice, Reading]]:
         """Some rows at a time, so that what their nodes carry stays within `CARRIED_ELEMENTS`."""
         most = max(1, CARRIED_ELEMENTS // (self.weights.heads * self.d_model))
         first = total = 0
         for row, count in enumerate([*nodes, most]):
             if total + count > most and row > first:
                 whole = row - first == len(nodes)
-                yield slice(first, row), states if whole else states.select(torch.arange(first, row))
+                yield slice(first, row), reading if whole else reading.select(torch.arange(first, row))
                 first, total = row, 0
             total += count
 
@@ -149,7 +151,7 @@ class _Targets:
         inputs = ids.roll(1)
         inputs[batch.target_offsets[:-1].to(ids.device)] = start_id
         bias = weights.decoder_bias.by_distance(int(batch.target_lengths.max()))
-        own = Pairs(batch.target_offsets, batch.target_offsets, ids.device, bias)
+        own = Pairs(batch.target_offsets, batch.target_offsets, ids.device, weights.inner, bias)
         return cls(ids, inputs, own, batch.target_lengths.to(ids.device))
 
 
@@ -159,8 +161,7 @@ class _Way:
 
     encoder: EncoderTape
     decoder: DecoderTape
-    crossed: Carried | Projected
-    cross: Pairs
+    reading: Reading
     slopes: Tensor
 
 
@@ -168,19 +169,17 @@ def _decoded_losses(
     states: Tensor, layout: _Layout, targets: _Targets, weights: Weights, tape: EncoderTape | None
 ) -> tuple[Tensor, _Way | None]:
     """Each row's loss (B,) fp32 from the encoder's states; and the way back, if its `tape` is given."""
-    offsets = layout.pairs.k_offsets
-    crossed = cross_states(states, offsets, weights, targets.own.q_offsets.diff())
-    cross = crossed.pairs(targets.own.q_offsets)
+    reading = read(states, targets.own.q_offsets, layout.pairs.k_offsets, weights)
     decoder = DecoderTape() if tape is not None else None
 
     def attend(qkv: Tensor, depth: int) -> tuple[Tensor, Tensor | None]:
         return self_attend(qkv, targets.own)
 
-    out = decode(targets.inputs, attend, crossed, cross, decoder)
+    out = decode(targets.inputs, attend, reading, decoder)
     losses, slopes = token_losses(out, weights.head, targets.ids, graded=tape is not None)
     way = None
     if tape is not None and decoder is not None and slopes is not None:
-        way = _Way(tape, decoder, crossed, cross, slopes)
+        way = _Way(tape, decoder, reading, slopes)
     return torch.segment_reduce(losses, "sum", lengths=targets.lengths), way
 
 
@@ -204,8 +203,8 @@ class _RowLosses(torch.autograd.Function):
         way, ctx.way = ctx.way, None
         by_token = torch.repeat_interleave(grad, targets.lengths)[:, None]
         out_grad = way.slopes.mul_(by_token)
-        states_grad = decode_backward(out_grad, targets.own, way.crossed, way.cross, way.decoder)
-        del way.decoder, way.slopes, way.crossed
+        states_grad = decode_backward(out_grad, targets.own, way.reading, way.decoder)
+        del way.decoder, way.slopes, way.reading
         prompts_grad = encode_backward(states_grad, weights, layout.pairs, way.encoder, layout.prompts)
         # The text's embeddings are frozen: what would reach them is neither computed nor wanted.
         inputs_grad = prompts_grad.new_zeros(int(layout.pairs.q_offsets[-1]), prompts_grad.shape[1])

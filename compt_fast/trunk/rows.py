@@ -7,7 +7,6 @@ at the place of the last key, as a decoder's newest token does behind what it ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,8 +16,7 @@ from torch import Tensor
 from compt_fast.trunk.batch import offsets_of, spread
 
 MASKED = -1e30  # added to the score of what is not seen; finite, so that no inf - inf can arise
-WASTE = 0.25  # padded pairs of a group, as a share of its true ones (ours)
-SMALL_GROUP = 1 << 12  # pairs; below this another pass costs more than padding does (ours)
+ANOTHER_GROUP = 1 << 21  # products that take as long as the steps around them do (ours)
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Side:
         )
 
     def pad(self, packed: Tensor, blank: bool = False) -> Tensor:
-        """(n, H, c) as (G, H, T, c) in fp32; padding holds copies, or zeros if `blank`."""
+        """(n, H, c) as (G, H, T, c); padding holds copies, or zeros if `blank`."""
         if self.first is not None:
             rows, width = self.shape
             padded = packed[self.first : self.first + rows * width].unflatten(0, self.shape)
@@ -61,7 +59,7 @@ class Side:
             padded.flatten(0, 1).index_copy_(0, self.kept, packed[self.places])
         else:
             padded = packed[self.index]
-        return padded.transpose(1, 2).float()
+        return padded.transpose(1, 2)
 
     def store(self, padded: Tensor, packed: Tensor) -> None:
         """The inverse of `pad`: (G, H, T, c) to this group's places of `packed` (n, H, c)."""
@@ -86,8 +84,9 @@ class Group:
 class Pairs:
     """The rows of one attention: `q_offsets` and `k_offsets` (B+1,) int64 on the host.
 
-    `bias` (H, 2W - 1) fp32 holds the position bias by distance, key minus query, at W - 1 + distance,
-    for W at least the longest row of keys; None: no position bias. Rows must not be empty.
+    `work` is how many products a pair of query and key takes: rows are grouped by it. `bias` (H, 2W - 1)
+    fp32 holds the position bias by distance, key minus query, at W - 1 + distance, for W at least the
+    longest row of keys; None: no position bias. Rows must not be empty.
     """
 
     def __init__(
@@ -95,12 +94,14 @@ class Pairs:
         q_offsets: Tensor,
         k_offsets: Tensor,
         device: torch.device,
+        work: int,
         bias: Tensor | None = None,
     ) -> None:
         self.q_offsets = q_offsets
         self.k_offsets = k_offsets
         self.device = device
         self.bias = bias
+        self.work = work
 
     @cached_property
     def offsets(self) -> Tensor:
@@ -117,7 +118,7 @@ class Pairs:
         """All rows, in groups that waste little; made at first use, once a batch."""
         q_lengths, k_lengths = self.q_offsets.diff(), self.k_offsets.diff()
         groups = []
-        for rows in _alike(q_lengths.tolist(), k_lengths.tolist()):
+        for rows in _alike(q_lengths.tolist(), k_lengths.tolist(), self.work):
             queries = Side.of(self.q_offsets[rows], q_lengths[rows], self.device)
             keys = Side.of(self.k_offsets[rows], k_lengths[rows], self.device)
             groups.append(Group(queries, keys, self._bias(q_lengths[rows], k_lengths[rows])))
@@ -140,21 +141,32 @@ class Pairs:
         return bias if even else bias.masked_fill(hidden, MASKED)
 
 
-def _alike(q_lengths: list[int], k_lengths: list[int]) -> Iterator[list[int]]:
-    """Rows in groups whose padded pairs exceed the true ones by little."""
-    rows = sorted(range(len(k_lengths)), key=lambda row: (k_lengths[row], q_lengths[row]))
-    group: list[int] = []
-    true = width = 0
-    for row in rows:
-        pairs = q_lengths[row] * k_lengths[row]
-        wider = max(width, q_lengths[row])
-        padded = (len(group) + 1) * wider * k_lengths[row]
-        if group and padded > max((true + pairs) * (1 + WASTE), SMALL_GROUP):
-            yield group
-            group, true, wider = [], 0, q_lengths[row]
-        group.append(row)
-        true, width = true + pairs, wider
-    yield group
+def _alike(q_lengths: list[int], k_lengths: list[int], work: int) -> list[list[int]]:
+    """Rows in groups, so that the products of all padded pairs and the steps of all groups are few."""
+    pairs = list(zip(q_lengths, k_lengths, strict=True))
+    orders = (lambda row: pairs[row], lambda row: pairs[row][::-1])
+    cuts = [_cut(pairs, sorted(range(len(pairs)), key=order), work) for order in orders]
+    return min(cuts, key=lambda cut: cut[0])[1]
+
+
+def _cut(pairs: list[tuple[int, int]], order: list[int], work: int) -> tuple[int, list[list[int]]]:
+    """The rows in this order cut into groups: each joins the group before it, or begins another one,
+    whichever costs less. All costs, in products; and the groups.
+    """
+    groups: list[list[int]] = []
+    done = cost = most_q = most_k = 0
+    for row in order:
+        q, k = pairs[row]
+        joint_q, joint_k = max(most_q, q), max(most_k, k)
+        joint = ((len(groups[-1]) + 1) * joint_q * joint_k * work) if groups else 0
+        alone = q * k * work + ANOTHER_GROUP
+        if groups and joint - cost <= alone:
+            groups[-1].append(row)
+            cost, most_q, most_k = joint, joint_q, joint_k
+        else:
+            groups.append([row])
+            done, cost, most_q, most_k = done + cost + ANOTHER_GROUP, q * k * work, q, k
+    return done + cost, groups
 
 
 def equal_offsets(rows: int, length: int) -> Tensor:

@@ -86,6 +86,11 @@ class Weights:
     head_dim: int
     eps: float
 
+    @property
+    def inner(self) -> int:
+        """H c, the width of all heads together."""
+        return self.heads * self.head_dim
+
     @classmethod
     def take(cls, model: PreTrainedModel) -> Weights:
         """The weights of transformers' `model`, which is emptied: both together may not fit.

@@ -47,7 +47,7 @@ def drawn(lengths: list[int], heads: int, width: int, dtype: torch.dtype, causal
     if causal:
         bias[:, bias.shape[1] // 2 + 1 :] = MASKED
     offsets = offsets_of(lengths)
-    return qkv.to(DEVICE, dtype), Pairs(offsets, offsets, DEVICE, bias)
+    return qkv.to(DEVICE, dtype), Pairs(offsets, offsets, DEVICE, heads * width, bias)
 
 
 CASES = [

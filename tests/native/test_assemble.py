@@ -265,6 +265,7 @@ def check_traced(run: Callable[..., tuple[Tensor, Tensor]], seed: int = 0, **cha
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own compiler scripts
 def test_compiled_whole_forward_and_backward() -> None:
     run = torch.compile(Sum(), fullgraph=True)
     check_traced(run)

@@ -207,6 +207,7 @@ class TestOnADevice:
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own compiler scripts
     def test_compiled_whole(self) -> None:
         arguments = on_device(case())
 

@@ -40,7 +40,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, pairs: Pairs) -> Tensor:
     return torch.cat(outs)
 
 
-@pytest.mark.parametrize("waste", [0.0, rows.WASTE, 100.0])
+@pytest.mark.parametrize("another_group", [0, 150, rows.ANOTHER_GROUP])
 @pytest.mark.parametrize(
     ("queries", "keys", "causal"),
     [
@@ -57,16 +57,15 @@ def test_attention_and_its_gradients(
     queries: list[int],
     keys: list[int],
     causal: bool | None,
-    waste: float,
+    another_group: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However many rows are padded to a common length."""
-    monkeypatch.setattr(rows, "WASTE", waste)
-    monkeypatch.setattr(rows, "SMALL_GROUP", 0)
+    monkeypatch.setattr(rows, "ANOTHER_GROUP", another_group)
     bias = None if causal is None else normal(3, 2 * max(keys) + 3, seed=1)
     if bias is not None and causal:
         bias[:, bias.shape[1] // 2 + 1 :] = rows.MASKED
-    pairs = Pairs(offsets_of(queries), offsets_of(keys), CPU, bias)
+    pairs = Pairs(offsets_of(queries), offsets_of(keys), CPU, 12, bias)
     inputs = [normal(sum(of), 3, 4, seed=seed).requires_grad_() for seed, of in enumerate((queries, keys, keys))]
     wanted = plain_attention(*inputs, pairs)
     grad = normal(*wanted.shape, seed=9)
@@ -89,7 +88,7 @@ def test_self_attention_by_the_extension_or_without(
     bias = normal(2, 85, seed=1)
     if causal:
         bias[:, 43:] = rows.MASKED
-    pairs = Pairs(offsets, offsets, CPU, bias)
+    pairs = Pairs(offsets, offsets, CPU, 16, bias)
     qkv = normal(63, 3, 2, 8).requires_grad_()
     wanted = plain_attention(*qkv.unbind(1), pairs)
     grad = normal(63, 2, 8, seed=2)
