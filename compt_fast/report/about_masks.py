@@ -132,9 +132,9 @@ def _masking_say(entry: Entry, masks: Masked, tasks: Sequence[str]) -> str:
         lone = max(s, p)
         kinds["both" if t - lone > 5 else "sources" if s > p else "private"].append(name)
     words = {
-        "sources": "The sources carry {}",
+        "sources": "the sources carry {}",
         "private": "the private prompts carry {}",
-        "both": "{} need both together (over 5 points above either alone)",
+        "both": "both together are needed for {} (over 5 points above either alone)",
     }
     text = "; ".join(words[kind].format(listed(names)) for kind, names in kinds.items() if names)
     return (

@@ -90,19 +90,19 @@ def _weights_say(parts: Anatomy, weights: Tensor, inside: bool) -> str:
     said = []
     if uniform:
         low, high = float(weights.min()), float(weights.max())
-        said.append(f"The weights are almost uniform ({low:.2f} to {high:.2f}): no task prefers a prompt")
+        said.append(f"the weights are almost uniform ({low:.2f} to {high:.2f}): no task prefers a prompt")
     elif n > 1:
         most = max(shared, key=lambda s: len(shared[s]))
         tasks = listed(shared[most])
-        of_their_own = f"Every task has another largest source, {len(shared)} of {n} lead"
-        many = f"{parts.sources[most]} is the largest source of {tasks}; {len(shared)} of {n} lead for some task"
+        of_their_own = f"every task has another largest source, {len(shared)} of {n} lead"
+        many = f"the largest source of {tasks} is {parts.sources[most]}; {len(shared)} of {n} lead for some task"
         said.append(many if len(shared[most]) > 1 else of_their_own)
     if inside:
         own = weights[:, -1]
         mostly = [parts.tasks[t] for t in range(len(own)) if own[t] == weights[t].max()]
         said.append(
             f"the private prompt holds {float(own.mean()):.2f} on average and is the largest part of "
-            + (listed(mostly) if mostly else "no task")
+            + ("every task" if len(mostly) == len(own) else listed(mostly) if mostly else "no task")
         )
     elif parts.gates is not None:
         alpha, beta = parts.gates.double().mean(0).tolist()
