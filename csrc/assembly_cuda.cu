@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr int kWarpsABlock = 8;
+constexpr int kBlocksAtOnce = 4;  // of a multiprocessor: 64 registers a thread; for more of them the compiler spills
 constexpr int kScanThreads = 1024;
 constexpr int64_t kMostBlocks = 1 << 20;  // the rest is a loop: any 64-bit size works
 constexpr unsigned kAll = 0xffffffffu;
@@ -151,7 +152,7 @@ __global__ void __launch_bounds__(kScanThreads)
 }
 
 template <typename P, typename E, int N>
-__global__ void __launch_bounds__(kWarp* kWarpsABlock) assemble_kernel(Assembly job) {
+__global__ void __launch_bounds__(kWarp* kWarpsABlock, kBlocksAtOnce) assemble_kernel(Assembly job) {
   const Layout& at = job.layout;
   const int lane = threadIdx.x % kWarp;
   const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarpsABlock;

@@ -15,7 +15,7 @@ from compt_fast.fleet.estimate import Estimate, estimate
 from compt_fast.fleet.job import Job
 from compt_fast.fleet.report import print_plan
 from compt_fast.fleet.trainer import Trainer
-from compt_fast.trunk.reference import ReferenceTrunk
+from compt_fast.trunk.packed import PackedTrunk
 from tests.helpers import jobs
 
 
@@ -43,7 +43,7 @@ def test_a_short_job_is_not_measured(job: Job, tmp_path: Path, monkeypatch: pyte
     def never(*rest: Any) -> Any:
         raise AssertionError("a step was taken")
 
-    monkeypatch.setattr(ReferenceTrunk, "row_losses", never)
+    monkeypatch.setattr(PackedTrunk, "row_losses", never)
     trainer = trainer_of(job, tmp_path)
     trainer.runs = trainer.runs[:1]
     trainer.flags = trainer.flags | {"runs_at_once": 1}
@@ -60,7 +60,7 @@ def test_a_lack_of_memory_shows_before_the_job_begins(
     def failing(*rest: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(ReferenceTrunk, "row_losses", failing)
+    monkeypatch.setattr(PackedTrunk, "row_losses", failing)
     with pytest.raises(InputError, match="out of memory with 2 runs side by side: lower --runs-at-once"):
         estimate(trainer_of(job, tmp_path))
 
