@@ -14,10 +14,10 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr int kWarpsABlock = 8;
-constexpr int kBlocksAtOnce = 4;  // of a multiprocessor: 64 registers a thread; for more of them the compiler spills
 constexpr int kScanThreads = 1024;
 constexpr int64_t kMostBlocks = 1 << 20;  // the rest is a loop: any 64-bit size works
 constexpr unsigned kAll = 0xffffffffu;
+constexpr int kBlocksAtLeast = 1;  // said, or ptxas saves registers by spilling
 
 template <typename T>
 __device__ float to_float(T x) {
@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(kScanThreads)
 }
 
 template <typename P, typename E, int N>
-__global__ void __launch_bounds__(kWarp* kWarpsABlock, kBlocksAtOnce) assemble_kernel(Assembly job) {
+__global__ void __launch_bounds__(kWarp* kWarpsABlock, kBlocksAtLeast) assemble_kernel(Assembly job) {
   const Layout& at = job.layout;
   const int lane = threadIdx.x % kWarp;
   const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarpsABlock;
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kWarp* kWarpsABlock, kBlocksAtOnce) assemble_k
 // blockIdx.x: rows of the prompts; blockIdx.y: pieces of their width, one a thread. The warps of a
 // block read the same slots: each finds its slot's rows of the batch by ballot, in ascending order.
 template <typename E, int N>
-__global__ void __launch_bounds__(kWarp* kWarpsABlock) reduce_kernel(Reduction job) {
+__global__ void __launch_bounds__(kWarp* kWarpsABlock, kBlocksAtLeast) reduce_kernel(Reduction job) {
   using Sum = std::conditional_t<std::is_same_v<E, double>, double, float>;
   const Layout& at = job.layout;
   const int lane = threadIdx.x % kWarp;
