@@ -87,6 +87,8 @@ def timed(benchmark: BenchmarkFixture, ours: Callable[[], Any], theirs: Callable
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
     assert native.load(), native.status().why
     return str(request.param)
 

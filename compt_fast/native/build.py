@@ -130,7 +130,7 @@ def compile_into(folder: Path, sources: Path, cuda: str | None, flags: tuple[str
     debug = os.environ.get("DEBUG") == "1"
     kernels = ["-O0", "-g"] if debug else ["-O3"]
     # torch brings its own OpenMP: linking another would give two pools of threads.
-    own = [*kernels, "-march=native", "-fopenmp", "-Wall", "-Wextra", "-Wno-unknown-pragmas", *flags]
+    own = [*kernels, "-std=c++20", "-march=native", "-fopenmp", "-Wall", "-Wextra", "-Wno-unknown-pragmas", *flags]
     files = [path for path in sources.iterdir() if path.suffix in (".cpp", ".cu")]
     if cuda is None:
         files = [path for path in files if not path.stem.endswith("_cuda")]
