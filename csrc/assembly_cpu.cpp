@@ -37,6 +37,18 @@ void copy_row(To* __restrict to, const From* __restrict from, int64_t width) {
   }
 }
 
+// Rows that are asked for before they are copied: no processor guesses where the table's next one is.
+constexpr int64_t kAhead = 2;
+constexpr int64_t kCacheLine = 64;
+
+template <typename T>
+void fetch(const T* row, int64_t width) {
+  const char* bytes = reinterpret_cast<const char*>(row);
+  for (int64_t at = 0; at < width * static_cast<int64_t>(sizeof(T)); at += kCacheLine) {
+    __builtin_prefetch(bytes + at);
+  }
+}
+
 template <typename T>
 T* row_of(const Matrix& matrix, int64_t row) {
   return static_cast<T*>(matrix.data) + row * matrix.stride;
@@ -68,6 +80,9 @@ class Writer {
     }
     for (int64_t t = std::max(begin, text_at); t < std::min(end, text_at + text_length); ++t) {
       const int64_t id = job_.token_ids[text + t - text_at];
+      if (t + kAhead < text_at + text_length) {
+        fetch(row_of<const E>(job_.embedding, job_.token_ids[text + t + kAhead - text_at]), at.width);
+      }
       copy_row(row_of<E>(job_.packed, t), row_of<const E>(job_.embedding, id), at.width);
     }
   }

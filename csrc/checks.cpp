@@ -1,6 +1,7 @@
 #include "checks.h"
 
 #include <ATen/EmptyTensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/GradMode.h>
 
 namespace compt_fast {
@@ -60,6 +61,23 @@ void refuse_gradient(const char* name, const at::Tensor& tensor, const char* why
 
 void refuse_second_derivative() {
   TORCH_CHECK_NOT_IMPLEMENTED(false, "compt_fast operator: second derivatives are not implemented");
+}
+
+void without_derivative(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+  const auto& arguments = op.schema().arguments();
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const c10::IValue& given = torch::jit::peek(*stack, i, arguments.size());
+    if (!given.isTensor()) {
+      continue;
+    }
+    const at::Tensor& tensor = given.toTensor();
+    refuse_gradient(arguments[i].name().c_str(), tensor, "this operator is the inside of a frozen layer");
+    refuse_tangents({&tensor});
+    if (arguments[i].alias_info() != nullptr) {
+      tensor.unsafeGetTensorImpl()->bump_version();
+    }
+  }
+  op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
 }
 
 }  // namespace compt_fast

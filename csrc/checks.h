@@ -3,6 +3,8 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/stack.h>
+#include <c10/core/DispatchKeySet.h>
 #include <c10/util/Exception.h>
 
 #include <cstdint>
@@ -10,6 +12,10 @@
 #define CHECK_ARGUMENT(condition, ...) TORCH_CHECK_VALUE(condition, "compt_fast operator: ", __VA_ARGS__)
 // For sizes: a guard or a runtime assertion where they are symbols.
 #define CHECK_SIZE(condition, ...) CHECK_ARGUMENT((condition).expect_true(__FILE__, __LINE__), __VA_ARGS__)
+
+namespace c10 {
+class OperatorHandle;
+}
 
 namespace compt_fast {
 
@@ -31,5 +37,9 @@ void check_range(const char* name, const at::Tensor& ids, int64_t below, const c
 void refuse_tangents(std::initializer_list<const at::Tensor*> tensors);
 void refuse_gradient(const char* name, const at::Tensor& tensor, const char* why);
 [[noreturn]] void refuse_second_derivative();
+
+// The Autograd kernel of operators that have none of their own: on to the device's, unless a derivative
+// would get lost.
+void without_derivative(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack);
 
 }  // namespace compt_fast

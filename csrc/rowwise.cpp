@@ -4,8 +4,6 @@
 // They are the inside of a frozen layer's own backward, and have no derivatives of their own: inputs
 // that require one are refused.
 #include <ATen/Parallel.h>
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/core/stack.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -241,24 +239,6 @@ Tensor gated_gelu_meta(const Tensor& uv) {
 Tensor gated_gelu_backward_meta(const Tensor& grad, const Tensor& uv) {
   check_gelu_backward(grad, uv);
   return at::empty_symint(uv.sym_sizes(), uv.options());
-}
-
-// The Autograd kernel of all of them: on to the device's, unless a derivative would get lost.
-void without_derivative(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
-  const auto& arguments = op.schema().arguments();
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const c10::IValue& given = torch::jit::peek(*stack, i, arguments.size());
-    if (!given.isTensor()) {
-      continue;
-    }
-    const Tensor& tensor = given.toTensor();
-    refuse_gradient(arguments[i].name().c_str(), tensor, "this operator is the inside of a frozen layer");
-    refuse_tangents({&tensor});
-    if (arguments[i].alias_info() != nullptr) {
-      tensor.unsafeGetTensorImpl()->bump_version();
-    }
-  }
-  op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
 }
 
 }  // namespace

@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compt_fast.trunk.attention import attend, attend_backward, softmax_backward, weights_of
+from compt_fast.trunk.attention import attend, attend_backward
 from compt_fast.trunk.batch import offsets_of, spread
+from compt_fast.trunk.keys import CompiledKeys, PaddedKeys
 from compt_fast.trunk.rows import Pairs
+from compt_fast.trunk.rowwise import compiled
 from compt_fast.trunk.weights import Weights
 
 CrossKept = tuple[Tensor, list[Tensor]]
-"""The queries as they attended; and, when carried, each group's attention weights."""
+"""The queries as they attended; and, when carried, what their reading wants kept."""
 
 
 class Reading(ABC):
@@ -62,52 +64,28 @@ class Reading(ABC):
 
 
 class Carried(Reading):
-    """The states themselves are keys and values."""
+    """The states themselves are keys and values, of all heads alike: a token asks once for each head."""
 
     def __init__(self, states: Tensor, q_offsets: Tensor, k_offsets: Tensor, weights: Weights) -> None:
         super().__init__(states, q_offsets, k_offsets, weights)
-        # All heads see the same keys: a token's heads are so many queries of one head.
-        self._pairs = Pairs(q_offsets * weights.heads, k_offsets, states.device, states.shape[1])
-        self._keys = [group.keys.pad(states[:, None]) for group in self._pairs.groups]
-        self._wide_keys = [keys.float() for keys in self._keys]
-        self._grads: list[Tensor] = []
+        kind = CompiledKeys if compiled(states) else PaddedKeys
+        self._keys = kind(states, q_offsets * weights.heads, k_offsets)
 
     def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossKept]:
         k, v = self._maps(depth)
         carried = _tokens_first(q.transpose(0, 1) @ k)
-        attended = torch.empty_like(carried)
-        kept = []
-        for group, keys, wide in zip(self._pairs.groups, self._keys, self._wide_keys, strict=True):
-            # The scores' products alone are not rounded to the trunk's dtype: the softmax would feel it.
-            weights = weights_of(group, group.queries.pad(carried).float(), wide)
-            group.queries.store(weights.to(keys.dtype) @ keys, attended)
-            kept.append(weights)
+        attended, kept = self._keys.read(carried)
         out = attended.view(len(q), len(k), -1).transpose(0, 1) @ v.transpose(1, 2)
         return out.transpose(0, 1), (carried, kept)
 
     def backward(self, grad: Tensor, kept: CrossKept, depth: int) -> Tensor:
         k, v = self._maps(depth)
-        carried, kept_weights = kept
-        if not self._grads:
-            self._grads = [torch.zeros_like(keys[:, 0]) for keys in self._wide_keys]
-        attended_grad = _tokens_first(grad.transpose(0, 1) @ v)
-        carried_grad = torch.empty_like(carried)
-        for i, (group, keys) in enumerate(zip(self._pairs.groups, self._keys, strict=True)):
-            weights, out_grad = kept_weights[i], group.queries.pad(attended_grad, blank=True)
-            score_grad = softmax_backward(weights, out_grad @ keys.transpose(2, 3)).to(keys.dtype)
-            group.queries.store(score_grad @ keys, carried_grad)
-            # A state is a key (by its scores) and a value (by its weights).
-            shares = torch.cat([score_grad, weights.to(keys.dtype)], 2)[:, 0]
-            senders = torch.cat([group.queries.pad(carried), out_grad], 2)[:, 0]
-            self._grads[i] += shares.transpose(1, 2) @ senders
+        carried_grad = self._keys.read_backward(_tokens_first(grad.transpose(0, 1) @ v), *kept)
         by_head = carried_grad.view(len(grad), len(k), -1).transpose(0, 1)
         return (by_head @ k.transpose(1, 2)).transpose(0, 1)
 
     def states_grad(self) -> Tensor:
-        grad = torch.zeros(self.states.shape, device=self.states.device)
-        for group, part in zip(self._pairs.groups, self._grads, strict=True):
-            group.keys.store(part[:, None], grad[:, None])
-        return grad
+        return self._keys.grad()
 
     def _maps(self, depth: int) -> tuple[Tensor, Tensor]:
         """Layer `depth`'s key and value matrices by head, (H, c, d) each."""
@@ -161,5 +139,5 @@ def read(states: Tensor, q_offsets: Tensor, k_offsets: Tensor, weights: Weights,
 
 
 def _tokens_first(by_head: Tensor) -> Tensor:
-    """(H, M, d) as queries of one head, (M H, 1, d)."""
-    return by_head.transpose(0, 1).reshape(-1, 1, by_head.shape[2])
+    """(H, M, d) as (M H, d)."""
+    return by_head.transpose(0, 1).reshape(-1, by_head.shape[2])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from compt_fast import native
 from compt_fast.errors import InputError
 from compt_fast.trunk import packed
 from compt_fast.trunk.batch import Batch, TargetPrompts, make_batch
@@ -73,6 +74,15 @@ def test_losses_and_gradients_are_those_of_transformers(pair: Pair) -> None:
 def test_appended_prompts_stand_behind_the_text(folders: dict[str, Path]) -> None:
     pair = load(folders["v1.1"], position="append")
     check_losses_and_gradients(pair, some_prompts(pair[0]), some_batch(pair[0]))
+
+
+def test_without_the_extension_all_is_the_same(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "load", lambda: False)
+    prompts = some_prompts(pair[0])
+    check_losses_and_gradients(pair, prompts, some_batch(pair[0]))
+    target, batch = TargetPrompts.from_list(prompts), some_batch(pair[0], targets=False)
+    answers = [trunk.generate(target, batch, 4) for trunk in pair]
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize(

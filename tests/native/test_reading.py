@@ -1,0 +1,162 @@
+"""Queries that read packed rows of states, compiled, against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.library import opcheck
+
+from compt_fast import native
+
+TYPES = [torch.float32, torch.bfloat16]
+ROWS = [
+    ([3], [5]),
+    ([12, 24, 0, 7], [40, 1, 9, 17]),
+    ([130, 64, 1], [3, 70, 200]),
+    ([2, 0], [4, 0]),
+]
+WIDTHS = [1, 7, 24, 64]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    assert native.load(), native.status().why
+
+
+def offsets_of(lengths: list[int]) -> Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0)
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def plain(queries: Tensor, states: Tensor, q: list[int], k: list[int]) -> Tensor:
+    parts = zip(queries.split(q), states.split(k), strict=True)
+    return torch.cat([torch.softmax(asked @ read.T, 1) @ read for asked, read in parts if len(asked)])
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("q", "k"), ROWS)
+def test_reading_and_its_gradients(q: list[int], k: list[int], width: int, dtype: torch.dtype) -> None:
+    scale = width**-0.5
+    queries = drawn(sum(q), width, dtype=dtype)
+    states = (drawn(sum(k), width, seed=1) * scale).to(dtype)
+    grad = drawn(sum(q), width, dtype=dtype, seed=2)
+    q_offsets, k_offsets = offsets_of(q), offsets_of(k)
+    leaves = [x.double().requires_grad_() for x in (queries, states)]
+    right = plain(*leaves, q, k)
+    right_grads = torch.autograd.grad(right, leaves, grad.double())
+
+    packed = torch.ops.compt_fast.pack_states(states, k_offsets)
+    out, lse = torch.ops.compt_fast.read_states(queries, packed, q_offsets, k_offsets)
+    before = drawn(sum(k), width, seed=3)
+    grad_states = before.clone()
+    grad_queries = torch.ops.compt_fast.read_states_backward(
+        grad, queries, lse, packed, q_offsets, k_offsets, grad_states
+    )
+    assert out.dtype == grad_queries.dtype == dtype
+    tolerance = 2e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(out.double(), right.detach(), rtol=tolerance, atol=tolerance * scale)
+    for found, wanted in ((grad_queries, right_grads[0]), (grad_states - before, right_grads[1])):
+        size = float(wanted.norm())
+        assert float((found.double() - wanted).norm()) <= tolerance * size + 1e-6
+
+
+def test_the_same_bits_on_any_number_of_threads() -> None:
+    q, k = [24, 36, 12, 72] * 4, [30, 60, 90, 20] * 4
+    q_offsets, k_offsets = offsets_of(q), offsets_of(k)
+    queries, states, grad = drawn(sum(q), 48), drawn(sum(k), 48, seed=1), drawn(sum(q), 48, seed=2)
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            packed = torch.ops.compt_fast.pack_states(states, k_offsets)
+            out, lse = torch.ops.compt_fast.read_states(queries, packed, q_offsets, k_offsets)
+            sums = torch.zeros_like(states)
+            arguments = (grad, queries, lse, packed, q_offsets, k_offsets, sums)
+            found.append((packed, out, lse, torch.ops.compt_fast.read_states_backward(*arguments), sums))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_state_that_is_not_finite_spoils_no_other_row() -> None:
+    queries, states = drawn(6, 8), drawn(9, 8, seed=1)
+    states[3:6] = torch.nan
+    q_offsets, k_offsets = offsets_of([2, 2, 2]), offsets_of([3, 3, 3])
+    packed = torch.ops.compt_fast.pack_states(states, k_offsets)
+    out, _ = torch.ops.compt_fast.read_states(queries, packed, q_offsets, k_offsets)
+    assert out.isfinite().all(1).tolist() == [True, True, False, False, True, True]
+
+
+def arguments() -> dict[str, Tensor]:
+    q_offsets, k_offsets = offsets_of([2, 3]), offsets_of([4, 5])
+    states = drawn(9, 6, seed=1)
+    return {
+        "grad_out": drawn(5, 6, seed=2),
+        "queries": drawn(5, 6),
+        "lse": torch.zeros(5),
+        "packed": torch.ops.compt_fast.pack_states(states, k_offsets),
+        "q_offsets": q_offsets,
+        "k_offsets": k_offsets,
+        "grad_states": torch.zeros(9, 6),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("queries", torch.zeros(5, 6, dtype=torch.float64)),
+        ("queries", torch.zeros(5, 0)),
+        ("queries", torch.zeros(6, 5).T),
+        ("packed", torch.zeros(3, dtype=torch.int32)),
+        ("packed", torch.zeros(96)),
+        ("q_offsets", torch.tensor([0, 2])),
+        ("q_offsets", torch.tensor([0, 3, 2])),
+        ("q_offsets", torch.tensor([0, 2, 50])),
+        ("q_offsets", torch.tensor([0, 2, 5], dtype=torch.int32)),
+        ("k_offsets", torch.tensor([0, 0, 9])),
+        ("k_offsets", torch.tensor([0, 4, 8])),
+        ("k_offsets", torch.tensor([0, -4, 9])),
+        ("grad_out", torch.zeros(5, 6, dtype=torch.bfloat16)),
+        ("grad_out", torch.zeros(4, 6)),
+        ("lse", torch.zeros(4)),
+        ("lse", torch.zeros(5, dtype=torch.float64)),
+        ("grad_states", torch.zeros(8, 6)),
+        ("grad_states", torch.zeros(9, 6, dtype=torch.bfloat16)),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(name: str, value: Tensor) -> None:
+    with pytest.raises(ValueError, match="compt_fast operator"):
+        torch.ops.compt_fast.read_states_backward(**arguments() | {name: value})
+
+
+def test_bad_states_are_refused() -> None:
+    for states, offsets in (
+        (torch.zeros(4, 3), torch.tensor([0, 5])),
+        (torch.zeros(4, 3, dtype=torch.int64), torch.tensor([0, 4])),
+        (torch.zeros(4, 3), torch.tensor([0.0, 4.0])),
+        (torch.zeros(4), torch.tensor([0, 4])),
+        (torch.zeros(4, 0), torch.tensor([0, 4])),
+    ):
+        with pytest.raises(ValueError, match="compt_fast operator"):
+            torch.ops.compt_fast.pack_states(states, offsets)
+
+
+def test_what_requires_a_gradient_is_refused() -> None:
+    given = arguments()
+    given["queries"].requires_grad_()
+    with pytest.raises(ValueError, match="queries must not require a gradient"):
+        torch.ops.compt_fast.read_states_backward(**given)
+
+
+def test_opcheck() -> None:
+    given = arguments()
+    tests = ("test_schema", "test_faketensor")
+    inputs = tuple(given[name] for name in ("queries", "packed", "q_offsets", "k_offsets"))
+    opcheck(torch.ops.compt_fast.read_states.default, inputs, test_utils=tests)
+    opcheck(torch.ops.compt_fast.read_states_backward.default, tuple(given.values()), test_utils=tests)
