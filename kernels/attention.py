@@ -14,6 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launching import launch
+
+STAGES = 3  # a fourth buffer of keys and values would not fit the shared memory of every GPU
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -27,7 +30,8 @@ def attention_fwd(qkv: Tensor, offsets: Tensor, bias: Tensor, longest: int) -> t
     tokens, _, heads, width = qkv.shape
     out = torch.empty((tokens, heads, width), dtype=qkv.dtype, device=qkv.device)
     lse = torch.empty((tokens, heads), dtype=torch.float32, device=qkv.device)
-    _forward[_grid(qkv, offsets, longest)](qkv, offsets, bias, out, lse, bias.shape[1], heads, **_shape(qkv))
+    side = 64 if qkv.dtype == torch.bfloat16 and width <= 64 else 32
+    _start([_forward], side, qkv, offsets, bias, longest, out=out, lse=lse)
     return out, lse
 
 
@@ -38,41 +42,41 @@ def attention_bwd(
 
     The rest as `attention_fwd` has it.
     """
-    heads = qkv.shape[2]
     qkv_grad = torch.zeros_like(qkv)
     # d softmax: each score's gradient is p (g - sum p g), and sum p g = grad . out
     inner = (grad.float() * out.float()).sum(2)
-    grid = _grid(qkv, offsets, longest)
-    arguments = (grad, qkv, lse, inner, offsets, bias, qkv_grad, bias.shape[1], heads)
-    _backward_queries[grid](*arguments, **_shape(qkv))
-    _backward_keys[grid](*arguments, **_shape(qkv))
+    rest = {"grad": grad, "lse": lse, "inner_sums": inner, "qkv_grad": qkv_grad}
+    side = 32 if qkv.dtype == torch.bfloat16 else 16
+    _start([_backward_queries, _backward_keys], side, qkv, offsets, bias, longest, **rest)
     return qkv_grad
 
 
-def block(dtype: torch.dtype, width: int) -> int:
-    """Queries and keys of a tile: what fits the shared memory of every GPU, pipelined."""
-    return 64 if dtype == torch.bfloat16 and width <= 64 else 32
+def _start(
+    kernels: list[Any], side: int, qkv: Tensor, offsets: Tensor, bias: Tensor, longest: int, **rest: Tensor
+) -> None:
+    """A program is a tile of the longest row, of one row and head; one behind a shorter row's end does nothing.
 
-
-def _shape(qkv: Tensor) -> dict[str, Any]:
-    width = qkv.shape[3]
+    `side` is a tile's, of queries and of keys: the largest that needs no more registers than there are.
+    """
+    heads, width = qkv.shape[2:]
     padded = max(16, triton.next_power_of_2(width))
-    return {"WIDTH": width, "PADDED": padded, "BLOCK": block(qkv.dtype, padded), "num_warps": 4}
-
-
-def _grid(qkv: Tensor, offsets: Tensor, longest: int) -> tuple[int, int]:
-    """Programs: tiles of the longest row, times rows and heads; those behind a shorter row's end do nothing."""
-    return triton.cdiv(longest, _shape(qkv)["BLOCK"]), (len(offsets) - 1) * qkv.shape[2]
+    tiles = triton.cdiv(longest, side)
+    values = rest | {"qkv": qkv, "offsets": offsets, "bias": bias, "span": bias.shape[1], "heads": heads}
+    values |= {"tiles": tiles, "WIDTH": width, "PADDED": padded, "BLOCK": side}
+    for kernel in kernels:
+        launch(kernel, tiles * (len(offsets) - 1) * heads, values, stages=STAGES)
 
 
 @triton.jit
-def _scores(q, k, bias, span, queries, keys, length):  # type: ignore[no-untyped-def]
-    """Scores in base 2 of a tile (queries, keys), -inf where there is no key; `bias` is the head's."""
-    distance = keys[None, :] - queries[:, None]
-    seen = (keys[None, :] < length) & (queries[:, None] < length)
-    added = tl.load(bias + span // 2 + distance, mask=seen, other=0.0)
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee") + added
-    return tl.where(keys[None, :] < length, scores * LOG2_E, -float("inf"))
+def _scores(left, right, bias, span, queries, keys, length):  # type: ignore[no-untyped-def]
+    """Scores in base 2 of `left` with `right`, -inf where there is no key; `bias` is the head's.
+
+    `queries` and `keys` number the rows and the columns, or the columns and the rows.
+    """
+    seen = (keys < length) & (queries < length)
+    added = tl.load(bias + span // 2 + keys - queries, mask=seen, other=0.0)
+    scores = tl.dot(left, tl.trans(right), input_precision="ieee") + added
+    return tl.where(keys < length, scores * LOG2_E, -float("inf"))
 
 
 @triton.jit
@@ -93,12 +97,13 @@ def _store(base, stride, tokens, length, values, WIDTH: tl.constexpr, PADDED: tl
 
 @triton.jit
 def _forward(  # type: ignore[no-untyped-def]
-    qkv, offsets, bias, out, lse, span, heads, WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr
-):
-    row, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    qkv, offsets, bias, out, lse, span, heads, tiles,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row, head = tl.program_id(0) // tiles // heads, tl.program_id(0) // tiles % heads
     first = tl.load(offsets + row)  # int64: tokens times width may exceed 2^31
     length = (tl.load(offsets + row + 1) - first).to(tl.int32)
-    begin = tl.program_id(0) * BLOCK
+    begin = tl.program_id(0) % tiles * BLOCK
     if begin >= length:
         return
     inner = heads * WIDTH
@@ -113,7 +118,7 @@ def _forward(  # type: ignore[no-untyped-def]
         keys = start + tl.arange(0, BLOCK)
         k = _tile(own + inner, 3 * inner, keys, length, WIDTH, PADDED)
         v = _tile(own + 2 * inner, 3 * inner, keys, length, WIDTH, PADDED)
-        scores = _scores(q, k, bias, span, queries, keys, length)
+        scores = _scores(q, k, bias, span, queries[:, None], keys[None, :], length)
         higher = tl.maximum(top, tl.max(scores, 1))
         weights = tl.exp2(scores - higher[:, None])
         shrink = tl.exp2(top - higher)
@@ -128,13 +133,13 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _backward_queries(  # type: ignore[no-untyped-def]
-    grad, qkv, lse, inner_sums, offsets, bias, qkv_grad, span, heads,
+    grad, qkv, lse, inner_sums, offsets, bias, qkv_grad, span, heads, tiles,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    row, head = tl.program_id(0) // tiles // heads, tl.program_id(0) // tiles % heads
     first = tl.load(offsets + row)
     length = (tl.load(offsets + row + 1) - first).to(tl.int32)
-    begin = tl.program_id(0) * BLOCK
+    begin = tl.program_id(0) % tiles * BLOCK
     if begin >= length:
         return
     inner = heads * WIDTH
@@ -151,7 +156,8 @@ def _backward_queries(  # type: ignore[no-untyped-def]
         keys = start + tl.arange(0, BLOCK)
         k = _tile(own + inner, 3 * inner, keys, length, WIDTH, PADDED)
         v = _tile(own + 2 * inner, 3 * inner, keys, length, WIDTH, PADDED)
-        weights = tl.exp2(_scores(q, k, bias, span, queries, keys, length) - log_sum[:, None])
+        scores = _scores(q, k, bias, span, queries[:, None], keys[None, :], length)
+        weights = tl.exp2(scores - log_sum[:, None])
         weight_grad = tl.dot(out_grad, tl.trans(v), input_precision="ieee")
         score_grad = weights * (weight_grad - inner_sum[:, None])
         summed += tl.dot(score_grad.to(k.dtype), k, input_precision="ieee")
@@ -160,13 +166,13 @@ def _backward_queries(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _backward_keys(  # type: ignore[no-untyped-def]
-    grad, qkv, lse, inner_sums, offsets, bias, qkv_grad, span, heads,
+    grad, qkv, lse, inner_sums, offsets, bias, qkv_grad, span, heads, tiles,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    row, head = tl.program_id(0) // tiles // heads, tl.program_id(0) // tiles % heads
     first = tl.load(offsets + row)
     length = (tl.load(offsets + row + 1) - first).to(tl.int32)
-    begin = tl.program_id(0) * BLOCK
+    begin = tl.program_id(0) % tiles * BLOCK
     if begin >= length:
         return
     inner = heads * WIDTH
@@ -185,11 +191,13 @@ def _backward_keys(  # type: ignore[no-untyped-def]
         at = (first + queries) * heads + head
         log_sum = tl.load(lse + at, mask=queries < length, other=0.0) * LOG2_E
         inner_sum = tl.load(inner_sums + at, mask=queries < length, other=0.0)
-        weights = tl.exp2(_scores(q, k, bias, span, queries, keys, length) - log_sum[:, None])
-        v_sum += tl.dot(tl.trans(weights).to(v.dtype), out_grad, input_precision="ieee")
-        weight_grad = tl.dot(out_grad, tl.trans(v), input_precision="ieee")
-        score_grad = weights * (weight_grad - inner_sum[:, None])
-        k_sum += tl.dot(tl.trans(score_grad).to(q.dtype), q, input_precision="ieee")
+        # With the keys as rows the tile stands as its two products want it: nothing is turned in registers.
+        scores = _scores(k, q, bias, span, queries[None, :], keys[:, None], length)
+        weights = tl.exp2(scores - log_sum[None, :])
+        v_sum += tl.dot(weights.to(v.dtype), out_grad, input_precision="ieee")
+        weight_grad = tl.dot(v, tl.trans(out_grad), input_precision="ieee")
+        score_grad = weights * (weight_grad - inner_sum[None, :])
+        k_sum += tl.dot(score_grad.to(q.dtype), q, input_precision="ieee")
     into = qkv_grad + first * 3 * inner + head * WIDTH
     _store(into + inner, 3 * inner, keys, length, k_sum, WIDTH, PADDED)
     _store(into + 2 * inner, 3 * inner, keys, length, v_sum, WIDTH, PADDED)

@@ -69,17 +69,18 @@ def spread(
         place = token * D + column
         out = grad + slot.to(tl.int64)[:, None] * (length * D) + place[None, :]
         g = tl.load(out, mask=both, other=0.0).to(tl.float32)
-        for i in tl.static_range(N):
-            is_used = tl.load(used + run * N + i) != 0
-            w = tl.load(weights + slot * NW + i, mask=t < T, other=0.0)
-            prompt = (run * N + i).to(tl.int64) * (M * D) + place
-            share = tl.sum((beta * w)[:, None] * g, axis=0)
-            tl.store(source_grad + prompt, tl.where(is_used, share, 0.0), mask=there)
-            if DOTS:
-                asked = there & (column < tl.where(is_used, D, 0))
-                p = tl.load(source + prompt, mask=asked, other=0.0)
-                dot = tl.sum(g * p[None, :], axis=1)
-                total += tl.where((n == i)[None, :], dot[:, None], 0.0)
+        if N > 0:
+            for i in tl.range(0, N, loop_unroll_factor=4):
+                is_used = tl.load(used + run * N + i) != 0
+                w = tl.load(weights + slot * NW + i, mask=t < T, other=0.0)
+                prompt = (run * N + i).to(tl.int64) * (M * D) + place
+                share = tl.sum((beta * w)[:, None] * g, axis=0)
+                tl.store(source_grad + prompt, tl.where(is_used, share, 0.0), mask=there)
+                if DOTS:
+                    asked = there & (column < tl.where(is_used, D, 0))
+                    p = tl.load(source + prompt, mask=asked, other=0.0)
+                    dot = tl.sum(g * p[None, :], axis=1)
+                    total += tl.where((n == i)[None, :], dot[:, None], 0.0)
         if PRIVATES > 0:
             if COMPOSITION == "scp":
                 g = tl.load(out + M * D, mask=both, other=0.0).to(tl.float32)
@@ -205,7 +206,8 @@ def layer(
     DOTS: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
-    EDGE: tl.constexpr,
+    DOWN: tl.constexpr,
+    ACROSS: tl.constexpr,
     SUMMED: tl.constexpr,
     PRODUCTS: tl.constexpr,
 ):
@@ -234,7 +236,7 @@ def layer(
             program - router_programs - input_programs, used, source_out_grad, private_out_grad,
             source_inputs, private_inputs, source_weight_grad, private_weight_grad,
             source_bias_grad, private_bias_grad, N, PRIVATES, M, OUTER, INNER, BM, TOGETHER,
-            SOURCE_TILES, ROW_TILES, TOKEN_TILES, PER_PROMPT, ENCODERS, EDGE, SUMMED, PRODUCTS,
+            SOURCE_TILES, ROW_TILES, TOKEN_TILES, PER_PROMPT, ENCODERS, DOWN, ACROSS, SUMMED, PRODUCTS,
         )  # fmt: skip
 
 
@@ -283,14 +285,14 @@ def _weight_gradient(
     PRIVATES: tl.constexpr, M: tl.constexpr, OUTER: tl.constexpr, INNER: tl.constexpr,
     BM: tl.constexpr, TOGETHER: tl.constexpr, SOURCE_TILES: tl.constexpr, ROW_TILES: tl.constexpr,
     TOKEN_TILES: tl.constexpr, PER_PROMPT: tl.constexpr, ENCODERS: tl.constexpr,
-    EDGE: tl.constexpr, SUMMED: tl.constexpr, PRODUCTS: tl.constexpr,
+    DOWN: tl.constexpr, ACROSS: tl.constexpr, SUMMED: tl.constexpr, PRODUCTS: tl.constexpr,
 ):  # fmt: skip
     """A tile of dW = dy^T x, summed over all rows of the encoder in order; of the first columns, db too."""
-    across = (INNER + EDGE - 1) // EDGE
-    down = (OUTER + EDGE - 1) // EDGE
+    across = (INNER + ACROSS - 1) // ACROSS
+    down = (OUTER + DOWN - 1) // DOWN
     column_tile = index % across
-    place = index // across % down * EDGE + tl.arange(0, EDGE)
-    columns = column_tile * EDGE + tl.arange(0, EDGE)
+    place = index // across % down * DOWN + tl.arange(0, DOWN)
+    columns = column_tile * ACROSS + tl.arange(0, ACROSS)
     run = index // (across * down) // ENCODERS
     encoder = index // (across * down) % ENCODERS
     if PER_PROMPT:
@@ -300,8 +302,8 @@ def _weight_gradient(
     else:
         first = encoder * SOURCE_TILES
         last = tl.where(encoder == 0, SOURCE_TILES, ROW_TILES)
-    weight_total = tl.zeros([EDGE, EDGE], tl.float32)
-    bias_total = tl.zeros([EDGE], tl.float32)
+    weight_total = tl.zeros([DOWN, ACROSS], tl.float32)
+    bias_total = tl.zeros([DOWN], tl.float32)
     steps: tl.constexpr = BM * TOGETHER // SUMMED
     for step in range(first * TOKEN_TILES * steps, last * TOKEN_TILES * steps):
         tile = step // (TOKEN_TILES * steps)

@@ -2,7 +2,7 @@
 
 Prints registers, shared memory and spills of each as ptxas reports them, and exits with 1 if one spills
 or needs more shared memory than the smallest of the GPUs has. What is compiled are the launches that
-`compose` and `adamw` make for typical cohorts, on tensors without memory.
+`compose` and `adamw` make for typical cohorts, and `attention` for heads of T5, on tensors without memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import adamw
+from . import adamw, attention
 from .compose import Inputs, compose_backward, compose_forward
 from .launching import Launch, recorded
 from .plan import Plan
@@ -34,6 +34,7 @@ POINTERS = {
     torch.float64: "*fp64",
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
     torch.int32: "*i32",
     torch.int8: "*i8",
 }
@@ -72,12 +73,22 @@ PLANS = {
     "slpn m=100": replace(INSIDE, length=100),
     "by role": replace(BASE, per_prompt=False, gates="learned-global", mask="after"),
     "by role m=40": replace(BASE, per_prompt=False, length=40),
-    "spp 100 tasks": replace(BASE, tasks=100, privates=100, sources=31, n_weights=31),
+    "spp 100 tasks": replace(BASE, tasks=100, privates=100, sources=31, n_weights=31, normaliser="sparsemax"),
     "spp d=500": replace(BASE, d=500, hidden=300),
     **{f"spp {products}": replace(BASE, products=products) for products in ("fp32", "tf32", "bf16")},
-    **{f"spp m=100 {p}": replace(BASE, length=100, products=p) for p in ("fp32", "tf32", "bf16")},
+    **{f"spp m=100 {products}": replace(BASE, length=100, products=products) for products in ("tf32", "bf16")},
 }
-"""What typical cohorts of a t5-base make of their `PromptShape`s; the first five have every kernel."""
+"""Typical cohorts of a t5-base; the first five have every kernel."""
+
+ATTENTION = {
+    f"attention {name}": (dtype, width)
+    for name, dtype, width in (
+        ("bf16", torch.bfloat16, 64),
+        ("fp32", torch.float32, 64),
+        ("11b", torch.bfloat16, 128),
+    )
+}
+"""Dtype and width of a head: 64 in all checkpoints but T5's largest."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +150,18 @@ def update_launches(plan: Plan, runs: int = 2) -> list[Launch]:
     return found
 
 
+def attention_launches(dtype: torch.dtype, width: int) -> list[Launch]:
+    """What a layer's attention starts, forward and backward."""
+    tokens, heads, device = 9, 2, "meta"
+    qkv = torch.empty(tokens, 3, heads, width, dtype=dtype, device=device)
+    offsets = torch.empty(2, dtype=torch.int64, device=device)
+    bias = torch.empty(heads, 31, device=device)
+    with recorded() as found:
+        out, lse = attention.attention_fwd(qkv, offsets, bias, tokens)
+        attention.attention_bwd(torch.empty_like(out), qkv, out, lse, offsets, bias, tokens)
+    return found
+
+
 def _kind(value: Any) -> Any:
     """A runtime argument's type in the compiler's words."""
     if isinstance(value, tuple):
@@ -184,9 +207,12 @@ def usage(plan: str, launch: Launch, target: int) -> Usage:
 
 
 def check(plans: Sequence[str], targets: Sequence[int]) -> Iterator[Usage]:
-    """Compiles all kernels of the plans, and the update's, for each target."""
+    """Compiles all kernels of the plans, and the update's and the attention's, for each target."""
     launched = [(name, launch) for name in plans for launch in launches(PLANS[name])]
-    launched += [("update", launch) for launch in update_launches(BASE)]
+    odd = replace(BASE, tasks=7, privates=7)  # its router has no multiple of four values
+    updates = {"update": BASE, "update, 7 tasks": odd}
+    launched += [(name, launch) for name, plan in updates.items() for launch in update_launches(plan)]
+    launched += [(name, launch) for name, heads in ATTENTION.items() for launch in attention_launches(*heads)]
     for name, launch in launched:
         for target in targets:
             yield usage(name, launch, target)
@@ -199,12 +225,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", type=int, choices=TARGETS, action="append", help="only this; may be repeated")
     arguments = parser.parse_args(argv)
     bad = count = 0
-    print(f"{'plan':15} {'kernel':8} {'target':>7} {'registers':>9} {'shared':>7} {'spilled':>7}")
+    print(f"{'plan':16} {'kernel':17} {'target':>7} {'registers':>9} {'shared':>7} {'spilled':>7}")
     for used in check(arguments.plan or list(PLANS), arguments.target or TARGETS):
         count += 1
         bad += used.spilled > 0 or used.shared > SHARED
         print(
-            f"{used.plan:15} {used.kernel:8} {'sm_' + str(used.target):>7} {used.registers:9} "
+            f"{used.plan:16} {used.kernel:17} {'sm_' + str(used.target):>7} {used.registers:9} "
             f"{used.shared:7} {used.spilled:7}",
             flush=True,
         )

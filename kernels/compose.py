@@ -220,9 +220,9 @@ def _layers(values: dict[str, Any], inputs: Inputs, found: Inputs, plan: Plan) -
         router = runs if first else 0
         columns = ceil(inner, plan.columns)
         input_programs = runs * columns * plan.row_tiles * plan.token_tiles
-        edges = ceil(inner, plan.tiles.edge) * ceil(outer, plan.tiles.edge)
+        weight_tiles = ceil(inner, plan.tiles.across) * ceil(outer, plan.tiles.down)
         layer |= {"router_programs": router, "input_programs": input_programs, "DOTS": first}
-        programs = router + input_programs + runs * plan.encoders * edges
+        programs = router + input_programs + runs * plan.encoders * weight_tiles
         launch(backward.layer, programs, values | layer, plan.warps)
 
 

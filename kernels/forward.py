@@ -155,12 +155,13 @@ def _compose_piece(
         both = (t < T)[:, None] & there[None, :]
         place = (token * D + column)[None, :]
         mixture = tl.zeros([TB, CHUNK], tl.float32)
-        for i in tl.static_range(N):
-            asked = there & (column < tl.where(tl.load(used + run * N + i) != 0, D, 0))
-            prompt = source + (run * N + i).to(tl.int64) * M * D
-            p = tl.load(prompt + token * D + column, mask=asked, other=0.0)
-            w = tl.load(weights + slot * NW + i, mask=t < T, other=0.0)
-            mixture += w[:, None] * p[None, :]
+        if N > 0:
+            for i in tl.range(0, N, loop_unroll_factor=4):
+                asked = there & (column < tl.where(tl.load(used + run * N + i) != 0, D, 0))
+                prompt = source + (run * N + i).to(tl.int64) * M * D
+                p = tl.load(prompt + token * D + column, mask=asked, other=0.0)
+                w = tl.load(weights + slot * NW + i, mask=t < T, other=0.0)
+                mixture += w[:, None] * p[None, :]
         alpha = tl.load(gates + slot * 2, mask=t < T, other=0.0)[:, None]
         beta = tl.load(gates + slot * 2 + 1, mask=t < T, other=0.0)[:, None]
         own = tl.zeros([TB, CHUNK], tl.float32)

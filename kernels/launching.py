@@ -12,17 +12,18 @@ STAGES = 4  # buffers of a software pipeline, so that enough loads are under way
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel, the number of its programs, its arguments by name, and warps a program."""
+    """A kernel, the number of its programs, its arguments by name, and warps and stages a program."""
 
     kernel: Any
     programs: int
     arguments: dict[str, Any]
     warps: int
+    stages: int
 
     @property
     def options(self) -> dict[str, Any]:
         """How it is compiled, in Triton's words."""
-        return {"num_warps": self.warps, "num_stages": STAGES, "enable_fp_fusion": True}
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
 
 def _start(launch: Launch) -> None:
@@ -32,10 +33,10 @@ def _start(launch: Launch) -> None:
 _starter: Callable[[Launch], None] = _start
 
 
-def launch(kernel: Any, programs: int, values: Mapping[str, Any], warps: int = 4) -> None:
+def launch(kernel: Any, programs: int, values: Mapping[str, Any], warps: int = 4, stages: int = STAGES) -> None:
     """Starts `programs` programs of a kernel; `values` may hold more than the kernel asks for."""
     arguments = {name: values[name] for name in kernel.arg_names}
-    _starter(Launch(kernel, programs, arguments, warps))
+    _starter(Launch(kernel, programs, arguments, warps, stages))
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from typing import Any
 PRODUCTS = ("fp32", "tf32x3", "tf32", "bf16")
 """How matrix products multiply: by fused multiply-adds, or by tensor cores after rounding. All of
 them add up in fp32; tf32x3 gets about fp32's precision from three tf32 products."""
-LONG = 64
-"""Up to so many rows a tile is bound by the weights it loads, beyond by reading its rows again."""
+LONG = 32
+"""Up to so many rows a tile is bound by the weights it loads; beyond, registers and its rows count too."""
 
 
 def power_of_two(number: int) -> int:
@@ -29,13 +29,14 @@ class Tiles:
     """Sizes of the tiles that one program works on, all powers of two of at least 16.
 
     columns: of a product's output; inner: of the axis that a product sums over (both for up to `LONG`
-    rows, see `Plan.columns`); edge: both sides of a tile of a weight's gradient; elements: numbers of
-    the composition held at once, over all tasks.
+    rows, see `Plan.columns`); down, across: rows and columns of a weight's gradient; elements: numbers
+    of the composition held at once, over all tasks.
     """
 
     columns: int = 32
     inner: int = 64
-    edge: int = 64
+    down: int = 32
+    across: int = 128
     elements: int = 4096
 
 
@@ -84,7 +85,7 @@ class Plan:
     @property
     def warps(self) -> int:
         """Warps of a program that multiplies: more rows need more registers."""
-        return 8 if self.rows > 32 else 4
+        return 8 if self.rows > LONG else 4
 
     @property
     def has_router(self) -> bool:
@@ -121,7 +122,7 @@ class Plan:
     @property
     def summed(self) -> int:
         """Rows that the gradient of a weight takes at a time; more would not stay in registers."""
-        return min(self.rows, 32)
+        return min(self.rows, LONG)
 
     @property
     def columns(self) -> int:
@@ -194,7 +195,8 @@ class Plan:
             "BM": self.tokens,
             "BN": self.columns,
             "BK": self.inner,
-            "EDGE": self.tiles.edge,
+            "DOWN": self.tiles.down,
+            "ACROSS": self.tiles.across,
             "SUMMED": self.summed,
             "TOGETHER": self.together,
             "SOURCE_TILES": self.source_tiles,

@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 
-from compt_fast import info, native
+from compt_fast import info, kernels, native
 from compt_fast.trunk import ENGINES
 
 ALL_HERE = {name: "1.0" for name in info.PACKAGES}
@@ -60,6 +60,15 @@ def test_cpu_without_proc_says_what_it_does_not_know(
 def test_engines_are_those_that_the_trunk_opens() -> None:
     assert {part.name for part in info.engines()} == set(ENGINES) - {"auto"}
     assert all(part.active for part in info.engines())
+
+
+def test_the_kernels_part_says_what_they_do_or_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "unavailable", lambda device: "no such thing here")
+    part = info.composition_kernels()
+    assert not part.active and "no such thing here" in part.why
+    monkeypatch.setattr(kernels, "unavailable", lambda device: "")
+    part = info.composition_kernels()
+    assert part.active and "lstm" in part.why
 
 
 def test_nothing_is_missing_where_everything_is() -> None:

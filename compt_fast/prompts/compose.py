@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from compt_fast.prompts.encoders import encode
+from compt_fast.prompts.products import batched, sigmoid
 from compt_fast.prompts.routing import Mask, anneal, weights
 from compt_fast.prompts.shape import PromptShape
 
@@ -89,7 +90,7 @@ def compose_rows(
     if shape.gates != "input":
         raise ValueError(f"gates are {shape.gates!r}: the targets of compose() are whole")
     weight, bias = params["gates.weight"][runs], params["gates.bias"][runs]
-    gates = torch.sigmoid(torch.einsum("bd,bgd->bg", means.to(weight), weight) + bias)
+    gates = sigmoid(torch.einsum("bd,bgd->bg", means.to(weight), weight) + bias)
     assert composition.privates is not None  # spp and scp, which alone have gates, have both
     mixture = _mixture(composition, shape)
     return _gated(shape, mixture[runs, tasks], composition.privates[runs, tasks], gates)
@@ -112,7 +113,8 @@ def _targets(parts: Composition, shape: PromptShape) -> Tensor:
 def _mixture(parts: Composition, shape: PromptShape) -> Tensor:
     """sum_i w[t, i] P_src[i]: (R, T, m, d)."""
     assert parts.weights is not None and parts.sources is not None
-    return torch.einsum("rtn,rnmd->rtmd", parts.weights[..., : shape.sources], parts.sources)
+    weights, sources = parts.weights[..., : shape.sources], parts.sources
+    return batched(weights, sources.flatten(2)).unflatten(2, sources.shape[2:])
 
 
 def _gated(shape: PromptShape, mixture: Tensor, privates: Tensor, gates: Tensor) -> Tensor:
@@ -130,7 +132,7 @@ def _gates(params: Mapping[str, Tensor], shape: PromptShape) -> Tensor | None:
     tokens = params["private_tokens"]
     if shape.gates == "fixed":
         return tokens.new_ones(tokens.shape[0], shape.tasks, 2)
-    gates = torch.sigmoid(params["gates"])
+    gates = sigmoid(params["gates"])
     if shape.gates == "tied":
         return torch.cat([gates, 1 - gates], dim=-1)
     return gates.expand(-1, shape.tasks, -1)

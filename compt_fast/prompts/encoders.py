@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compt_fast.prompts.products import batched
 from compt_fast.prompts.shape import ROLES, PromptShape
 
 LSTM_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -89,7 +90,7 @@ def encode(params: Mapping[str, Tensor], shape: PromptShape, role: str) -> Tenso
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x (K, ..., i) with weight (K, o, i) and bias (K, o) -> (K, ..., o)."""
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
-    out = torch.baddbmm(bias.unsqueeze(1), flat, weight.transpose(1, 2))
+    out = batched(flat, weight.transpose(1, 2), bias.unsqueeze(1))
     return out.reshape(*x.shape[:-1], -1)
 
 
@@ -113,7 +114,7 @@ def _lstm_direction(weights: Mapping[str, Tensor], end: str, x: Tensor) -> Tenso
     state = cell = x.new_zeros(*x.shape[:2], recurrent.shape[-1])
     states = []
     for token in inputs.unbind(2):
-        gates = torch.baddbmm(token, state, recurrent.transpose(1, 2))
+        gates = batched(state, recurrent.transpose(1, 2), token)
         enter, keep, value, leave = gates.chunk(4, dim=-1)  # torch's order
         cell = torch.sigmoid(keep) * cell + torch.sigmoid(enter) * torch.tanh(value)
         state = torch.sigmoid(leave) * torch.tanh(cell)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from compt_fast.errors import InputError, unknown
+from compt_fast.prompts.products import sigmoid
 from compt_fast.prompts.shape import PromptShape
 
 MASKINGS = ("before", "after")
@@ -69,7 +70,7 @@ def relaxed_bernoulli(logits: Tensor, temperature: Tensor, noise: Tensor) -> Ten
     """
     # the logit of 0 or 1 would be infinite
     logistic = torch.logit(noise.to(logits), eps=torch.finfo(noise.dtype).eps)
-    return torch.sigmoid((logits + logistic) / temperature.to(logits)[:, None, None])
+    return sigmoid((logits + logistic) / temperature.to(logits)[:, None, None])
 
 
 def anneal(step: Tensor, steps: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ def normalise(logits: Tensor, shape: PromptShape) -> Tensor:
     """
     kind = shape.normaliser
     if kind == "sigmoid":
-        return torch.sigmoid(logits)
+        return sigmoid(logits)
     if kind == "sparsemax":
         return sparsemax(logits)
     return torch.softmax(logits / shape.tau if kind == "softmax-temperature" else logits, dim=-1)

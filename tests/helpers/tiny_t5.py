@@ -67,11 +67,12 @@ def make_t5(
     size: str = "tiny",
     tokenizer: Path | str | None = None,
     seed: int = 0,
+    tokens: int = 0,
 ) -> Path:
     """Write a checkpoint of random fp32 weights and its tokenizer to `folder`, and return that.
 
     `tokenizer` is a folder whose tokenizer files are copied; without it T5 and mT5 get the tiny
-    one. ByT5 has its own.
+    one. ByT5 has its own. There are at least `tokens` embeddings.
     """
     if family not in FAMILIES:
         raise ValueError(f"unknown family {family!r}; known: {', '.join(FAMILIES)}")
@@ -84,7 +85,7 @@ def make_t5(
         for file in Path(tokenizer).iterdir():
             shutil.copyfile(file, folder / file.name)
         words = T5Tokenizer.from_pretrained(folder)
-    config = _config(family, size, len(words))
+    config = _config(family, size, max(tokens, len(words)))
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(_weights(config, seed), folder / "model.safetensors", metadata={"format": "pt"})
     return folder

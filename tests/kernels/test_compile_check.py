@@ -17,6 +17,7 @@ from compt_fast.prompts.fused import plan_text
 from compt_fast.prompts.shape import PromptShape
 
 KERNELS = {"prepare", "encode", "gather", "spread", "layer", "logits", "squares", "update"}
+KERNELS |= {"_forward", "_backward_queries", "_backward_keys"}
 MINIMAL = ("spp", "spp m=100", "scp N=10", "slpn", "none")
 
 

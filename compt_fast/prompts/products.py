@@ -1,0 +1,35 @@
+"""What a run's prompts are computed with, so that on a CPU they are the same bits in every cohort.
+
+Rounding grows over a training; where one operation of torch rounds a number by what stands beside it,
+it is asked in a way that does not.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def batched(a: Tensor, b: Tensor, added: Tensor | None = None) -> Tensor:
+    """`a @ b + added` of K matrices: a (K, i, j), b (K, j, k), added (K, 1 or i, k) -> (K, i, k).
+
+    torch sums a batch of one in another order than the same product among others: so one alone is
+    computed beside a copy of itself.
+    """
+    if len(a) == 1:
+        pair = [x if x is None else x.expand(2, -1, -1) for x in (added, a, b)]
+        return _product(*pair)[:1]
+    return _product(added, a, b)
+
+
+def _product(added: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    return torch.bmm(a, b) if added is None else torch.baddbmm(added, a, b)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """The logistic function of few numbers, in x's dtype.
+
+    torch computes those that fill no vector by another exponential; in fp64 the two agree to fp32's
+    last bit.
+    """
+    return torch.sigmoid(x.double()).to(x.dtype)
