@@ -92,8 +92,13 @@ void check_contents(const Tensor& queries, const Tensor& packed, const Tensor& q
     check_memory(name, *offsets);
   }
   const int64_t* k = k_offsets.const_data_ptr<int64_t>();
+  // Each state takes a unit of `packed` at least, and so does each pair of its numbers: before sizes are multiplied.
+  const int64_t states = k[k_offsets.numel() - 1];
+  CHECK_ARGUMENT(states == 0 || (states <= packed.numel() && queries.size(1) / 2 <= packed.numel()), "packed must be ",
+                 "what pack_states returns for these k_offsets, and ", packed.numel(), " entries hold no ", states,
+                 " states of width ", queries.size(1));
   check_offsets("q_offsets", q_offsets, queries.size(0), "queries");
-  check_offsets("k_offsets", k_offsets, k[k_offsets.numel() - 1], "states");
+  check_offsets("k_offsets", k_offsets, states, "states");
   const int64_t* q = q_offsets.const_data_ptr<int64_t>();
   for (int64_t row = 0; row + 1 < q_offsets.numel(); ++row) {
     CHECK_ARGUMENT(q[row] == q[row + 1] || k[row] < k[row + 1], "row ", row, " has queries and no states to read");

@@ -86,19 +86,20 @@ def _scoring_seconds(probe: Trainer) -> float:
     run, size = probe.runs[0], probe.flags["eval_batch_size"]
     cohort = next(cohort for cohort in probe.cohorts if cohort.shape == run.shape)
     sets = probe.evaluation_of(run)
-    share = max(1, size // len(sets))
-    part = [ScoredRows(rows.task, rows.sources[:share], rows.golds[:share]) for rows in sets]
-    began = time.perf_counter()
-    evaluate(
-        probe.trunk,
-        probe.data,
-        cohort.prompts(0),
-        part,
-        mode=run.config.label_mode,
-        scoring=probe.flags["scoring"],
-        batch_size=size,
-    )
-    seconds = time.perf_counter() - began
+    prompts = cohort.prompts(0)
+    for share in (1, max(1, size // len(sets))):  # the first one warms up
+        part = [ScoredRows(rows.task, rows.sources[:share], rows.golds[:share]) for rows in sets]
+        began = time.perf_counter()
+        evaluate(
+            probe.trunk,
+            probe.data,
+            prompts,
+            part,
+            mode=run.config.label_mode,
+            scoring=probe.flags["scoring"],
+            batch_size=size,
+        )
+        seconds = time.perf_counter() - began
     return seconds * sum(len(rows.sources) for rows in sets) / sum(len(rows.sources) for rows in part)
 
 

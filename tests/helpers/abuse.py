@@ -96,6 +96,23 @@ def attention_case(seed: int) -> dict[str, Any]:
     return {"qkv": qkv, "offsets": offsets, "bias": torch.randn(2, 2 * 11 - 1, generator=generator)}
 
 
+def reading_calls(seed: int) -> dict[str, dict[str, Any]]:
+    """Good arguments of the operators with which queries read states."""
+    ops = torch.ops.compt_fast
+    generator = torch.Generator().manual_seed(seed)
+    queries, states = (
+        torch.randn(rows, 7, generator=generator).to((torch.float32, torch.bfloat16)[seed % 2]) for rows in (9, 20)
+    )
+    offsets = {"q_offsets": torch.tensor([0, 4, 4, 9]), "k_offsets": torch.tensor([0, 3, 9, 20])}
+    asked = {"queries": queries, "packed": ops.pack_states(states, offsets["k_offsets"])} | offsets
+    out, lse = ops.read_states(**asked)
+    return {
+        "pack_states": {"states": states, "offsets": offsets["k_offsets"]},
+        "read_states": asked,
+        "read_states_backward": asked | {"grad_out": out, "lse": lse, "grad_states": torch.zeros(20, 7)},
+    }
+
+
 def calls(seed: int) -> dict[str, dict[str, Any]]:
     """Good arguments of every operator, by its name."""
     ops = torch.ops.compt_fast
@@ -123,7 +140,7 @@ def calls(seed: int) -> dict[str, dict[str, Any]]:
         "rms_norm_backward": {"grad_y": y, "y": y, "r": r, "grad": x.clone()},
         "gated_gelu": {"uv": x},
         "gated_gelu_backward": {"grad": gated, "uv": x},
-    }
+    } | reading_calls(seed)
 
 
 def abuse(seed: int) -> str:

@@ -18,7 +18,7 @@ from tests.helpers.abuse import abuse, attention_case
 from tests.helpers.assembly import case, needed
 
 GOOD = case()
-MANY = 600
+MANY = 800
 INT = torch.int64
 
 

@@ -1,0 +1,219 @@
+"""The frozen T5: a step of the trunk, a whole training step, an evaluation; ours against transformers.
+
+    pytest benchmarks/bench_trunk.py --benchmark-only --benchmark-json=trunk.json
+    python -m benchmarks.table trunk.json
+
+`spp` at the shapes of the embedded trunk, t5-small and t5-base, 16 mixed rows a run; one run on a CPU, 1 to 27
+on a GPU. Losses, gradients and answers are compared before anything is timed. Every round times each engine once, in
+turn, so that what else the machine does meets all of them; ratios are of medians. transformers computes
+on padded rows with SDPA, and is measured as it is, under torch.compile, and as PEFT's prompt tuning, which
+trains one prompt for all rows. In `extra_info`: medians in seconds, real tokens, the products' share of the
+peak that a matrix product reaches in the same rounds, slots of the padded input over real tokens, and the
+peak memory of a step in a process of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.engines import HAS_PEFT, Engine, opened, peft_step
+from benchmarks.inputs import DEVICE, SIZES
+from benchmarks.ladder import RUNGS, rung
+from compt_fast.trunk.seam import Trunk
+
+OURS = "fast bf16"
+EXACT = "transformers fp32"
+ENGINES = (OURS, "fast fp32", "transformers bf16", EXACT)
+COMPILED = "torch.compile bf16"
+PEFT = "PEFT bf16"
+ROUNDS = {"mini": 15, "t5-small": 7, "t5-base": 5}
+RUNS = (1, 3, 9, 27) if DEVICE == "cuda" else (1,)
+Work = Callable[[], Any]
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def size(request: pytest.FixtureRequest) -> Iterator[str]:
+    yield request.param
+    engine.cache_clear()
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trunk")
+
+
+@lru_cache
+def engine(name: str, size: str, folder: Path, runs: int = 1) -> Engine:
+    """One that all benchmarks of a size share: a checkpoint is long in opening."""
+    return opened(name, size, folder, runs)
+
+
+def engines(names: tuple[str, ...], size: str, folder: Path, runs: int = 1) -> dict[str, Engine]:
+    return {name: engine(name, size, folder, runs) for name in names}
+
+
+def apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """How far two tensors lie apart, relative to the second one's length."""
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+def check_steps(all_engines: dict[str, Engine]) -> None:
+    """fp32 agrees to 1e-4; bf16 is at most twice as far from fp32 as transformers' own bf16 is."""
+    exact = all_engines[EXACT].trunk_step()
+    errors = {
+        name: [apart(a, b) for a, b in zip(one.trunk_step(), exact, strict=True)] for name, one in all_engines.items()
+    }
+    assert max(errors["fast fp32"]) < 1e-4, errors
+    for ours, theirs in zip(errors[OURS], errors["transformers bf16"], strict=True):
+        assert ours <= 2 * theirs, errors
+
+
+def timed(benchmark: BenchmarkFixture, works: dict[str, Work], rounds: int) -> dict[str, float]:
+    """Medians in seconds of all `works`, in turn; the first one is what the benchmark itself times."""
+    (first, own), *others = works.items()
+    times: dict[str, list[float]] = {name: [] for name, _ in others}
+
+    def finished(work: Work) -> Any:
+        done = work()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+        return done
+
+    def time_others() -> None:
+        for name, work in others:
+            start = time.perf_counter()
+            finished(work)
+            times[name].append(time.perf_counter() - start)
+        gc.collect()
+
+    for work in works.values():
+        finished(work)
+    benchmark.pedantic(lambda: finished(own), setup=time_others, rounds=rounds)
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    medians = {first: benchmark.stats.stats.median} | medians
+    benchmark.extra_info["seconds"] = medians
+    return medians
+
+
+def product(size: str, dtype: torch.dtype) -> tuple[float, Work]:
+    """Operations of a product of the size's own widths, and the product: the peak that is measured beside a step."""
+    model = {"mini": 192, "t5-small": 512, "t5-base": 768}[size]
+    rows = 1024 if DEVICE == "cpu" else 8192
+    x = torch.randn(rows, model, device=DEVICE).to(dtype)
+    w = torch.randn(4 * model, model, device=DEVICE).to(dtype)
+    return 2.0 * rows * model * 4 * model, lambda: torch.nn.functional.linear(x, w)
+
+
+def operations(one: Engine) -> float:
+    """Multiplications and additions of the products that a step of the frozen trunk needs at least.
+
+    Forward, and back to its input: every token through the encoder's matrices and its row's attention;
+    every target token through the decoder's, whose cross-attention is counted as carried, and the head.
+    """
+    config, batch = one.job.trunk.config, one.batch  # type: ignore[attr-defined]
+    width, inner = config.d_model, config.num_heads * config.d_kv
+    feed = (3 if config.is_gated_act else 2) * width * config.d_ff
+    lengths = (batch.source_lengths + one.prompts.lengths[batch.slots]).double()
+    answers = batch.target_lengths.double()
+    encoder = config.num_layers * (lengths.sum() * (4 * width * inner + feed) + 2 * inner * lengths.square().sum())
+    carried = answers.sum() * 4 * width * inner + 2 * config.num_heads * width * (answers * lengths).sum()
+    own = answers.sum() * (4 * width * inner + feed) + 2 * inner * answers.square().sum()
+    decoder = config.num_decoder_layers * (own + carried)
+    head = answers.sum() * width * config.vocab_size
+    return float(2 * 2 * (encoder + decoder + head))
+
+
+def note(benchmark: BenchmarkFixture, one: Engine, seconds: dict[str, float], peak: float, runs: int) -> None:
+    batch = one.batch
+    tokens = int(one.prompts.lengths[batch.slots].sum()) + batch.source_tokens + int(batch.target_offsets[-1])
+    benchmark.extra_info.update(
+        tokens=tokens,
+        runs=runs,
+        slots_per_token=round(one.padding(batch), 2),
+        gflop=operations(one) / 1e9,
+        peak_gflop_per_second=peak / 1e9,
+        share_of_peak=operations(one) / seconds[OURS] / peak,
+        threads=torch.get_num_threads(),
+    )
+
+
+@pytest.mark.parametrize("runs", RUNS)
+def test_trunk_step(size: str, runs: int, folder: Path, benchmark: BenchmarkFixture) -> None:
+    """Forward and backward from embeddings to prompts."""
+    names = ENGINES if runs > 1 or size == "t5-small" else (*ENGINES, COMPILED)
+    found = engines(names, size, folder, runs)
+    check_steps(found)
+    works: dict[str, Work] = {name: one.trunk_step for name, one in found.items()}
+    if HAS_PEFT and runs == 1:
+        works[PEFT] = checked_peft(found[EXACT].job.trunk, size, folder)
+    cost, multiply = product(size, torch.bfloat16)
+    seconds = timed(benchmark, works | {"product": multiply}, ROUNDS[size])
+    note(benchmark, found[OURS], seconds, cost / seconds["product"], runs)
+
+
+def checked_peft(trunk: Trunk, size: str, folder: Path) -> Work:
+    """PEFT's step, once its loss is seen to be a finite number of the size that random weights give."""
+    step = peft_step(size, folder)
+    loss = float(step())
+    assert 0 < loss < 100, (trunk.name, loss)
+    return step
+
+
+def test_training_step(size: str, folder: Path, benchmark: BenchmarkFixture) -> None:
+    """Composition, trunk, update: what `compt_fast.train` repeats."""
+    found = engines(ENGINES, size, folder)
+    with ExitStack() as stack:
+        works: dict[str, Work] = {name: stack.enter_context(one.training()) for name, one in found.items()}
+        assert works["fast fp32"]() == pytest.approx(works[EXACT](), rel=1e-4)
+        timed(benchmark, works, ROUNDS[size])
+
+
+def test_evaluation(size: str, folder: Path, benchmark: BenchmarkFixture) -> None:
+    """300 rows with greedy decoding and scoring."""
+    found = engines(ENGINES, size, folder)
+    wanted = found[EXACT].evaluation()
+    assert found["fast fp32"].evaluation() == wanted
+    timed(benchmark, {name: one.evaluation for name, one in found.items()}, 3 if size == "mini" else 2)
+
+
+def test_ladder(folder: Path, benchmark: BenchmarkFixture) -> None:
+    """A trunk step at t5-base's shape in bf16, with one more technique each time."""
+    size = "t5-base"
+    steps: dict[str, Work] = {}
+    for name in reversed(RUNGS):
+        with rung(name):
+            one = opened(OURS, size, folder)
+            one.trunk_step()
+
+        def step(one: Engine = one, name: str = name) -> Any:
+            with rung(name):
+                return one.trunk_step()
+
+        steps[name] = step
+    timed(benchmark, steps, 5)
+    benchmark.extra_info["rungs"] = list(RUNGS)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_memory(size: str, name: str, folder: Path, benchmark: BenchmarkFixture) -> None:
+    """Peak memory of training steps in a process of its own, weights included; its time is that process's."""
+    command = [sys.executable, "-m", "benchmarks.memory", name, size, str(folder)]
+
+    def measured() -> int:
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+    benchmark.extra_info["peak_bytes"] = benchmark.pedantic(measured, rounds=1)

@@ -1,0 +1,139 @@
+"""The engines that `bench_trunk` holds against each other, and the work that each is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from benchmarks.inputs import job
+from compt_fast.fleet.data import ScoredRows
+from compt_fast.fleet.evaluation import evaluate
+from compt_fast.fleet.job import Job
+from compt_fast.fleet.monitor import Monitor
+from compt_fast.fleet.trainer import Trainer
+from compt_fast.trunk.batch import Batch, TargetPrompts, make_batch
+
+ROWS = 300  # that an evaluation scores
+LOOKED_AT = 21  # batches of which the one with the median of padding is timed
+
+
+@dataclass
+class Engine:
+    """One engine on one checkpoint, its job, and a step's batch: the same rows for all engines."""
+
+    name: str
+    job: Job
+    folder: Path
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """All runs of the job, admitted and ready for a step."""
+        trainer = Trainer(
+            self.job.runs, self.job.trunk, self.job.trunk_hash, self.job.data, self.job.flags, self.folder
+        )
+        trainer.refill()
+        return trainer
+
+    @cached_property
+    def prompts(self) -> TargetPrompts:
+        """The runs' first target prompts (a leaf), as the first layer of a backward sees them."""
+        targets = self.trainer.cohorts[0].compose().targets
+        assert targets is not None
+        prompts = TargetPrompts.from_stacks([targets])
+        return replace(prompts, flat=prompts.flat.detach().requires_grad_())
+
+    @cached_property
+    def batch(self) -> Batch:
+        """A step's rows of all runs: of `LOOKED_AT` drawn batches the one of median padding."""
+        drawn = [self._drawn(torch.Generator().manual_seed(seed)) for seed in range(LOOKED_AT)]
+        return sorted(drawn, key=self.padding)[LOOKED_AT // 2].to(self.job.trunk.device)
+
+    def _drawn(self, generator: torch.Generator) -> Batch:
+        rows, slots = [], []
+        tasks = len(self.job.data.tasks)
+        for number, run in enumerate(self.job.runs):
+            own = self.job.data.training(run.config)
+            chosen = torch.randperm(len(own), generator=generator)[: run.config.batch_size]
+            rows += [own[i] for i in chosen]
+            slots += [number * tasks + own[i].task for i in chosen]
+        return make_batch([row.source for row in rows], [row.target for row in rows], slots)
+
+    def padding(self, batch: Batch) -> float:
+        """Slots of the padded input over its real tokens, prompts included."""
+        lengths = batch.source_lengths + self.prompts.lengths[batch.slots]
+        return batch.rows * int(lengths.max()) / int(lengths.sum())
+
+    def trunk_step(self) -> tuple[Tensor, Tensor]:
+        """Forward and backward of the batch: each row's loss, the prompts' gradient."""
+        losses = self.job.trunk.row_losses(self.prompts, self.batch)
+        (grad,) = torch.autograd.grad(losses.sum(), self.prompts.flat)
+        return losses.detach(), grad
+
+    @contextmanager
+    def training(self) -> Iterator[Callable[[], list[float]]]:
+        """A whole training step, composition and update included; it gives the runs' losses."""
+        with Monitor(self.folder, 1, Console(quiet=True), tensorboard=False) as monitor:
+            yield lambda: [record["loss"] for record in self.trainer.train_step(monitor)]
+
+    @cached_property
+    def scored(self) -> list[ScoredRows]:
+        """`ROWS` rows of all tasks."""
+        sets = self.job.data.evaluation()
+        counts = [ROWS // len(sets) + (i < ROWS % len(sets)) for i in range(len(sets))]
+        return [replace(of, sources=of.sources[:n], golds=of.golds[:n]) for of, n in zip(sets, counts, strict=True)]
+
+    def evaluation(self) -> dict[str, Any]:
+        """Greedy answers to `ROWS` rows, and their scores."""
+        prompts = self.trainer.cohorts[0].prompts(0)
+        size = self.job.flags["eval_batch_size"]
+        trunk, data = self.job.trunk, self.job.data
+        return evaluate(trunk, data, prompts, self.scored, mode="natural", scoring="generate", batch_size=size)
+
+
+def opened(name: str, size: str, folder: Path, runs: int = 1) -> Engine:
+    """The engine `NAME DTYPE`, as in "fast bf16", "transformers fp32" or "torch.compile bf16"."""
+    kind, dtype = name.rsplit(" ", 1)
+    engine = Engine(name, job(size, "fast" if kind == "fast" else "reference", dtype, folder, runs), folder)
+    if kind == "torch.compile":
+        model = engine.job.trunk.model  # type: ignore[attr-defined]
+        for part in (model.encoder, model.decoder):
+            part.forward = torch.compile(part.forward, dynamic=False)
+    return engine
+
+
+def peft_step(size: str, folder: Path) -> Callable[[], Tensor]:
+    """PEFT's prompt tuning in bf16, forward and backward: one prompt for all rows is what it can train."""
+    from peft import PromptTuningConfig, get_peft_model
+
+    engine = opened("transformers bf16", size, folder)
+    trunk, batch = engine.job.trunk, engine.batch
+    length = int(engine.prompts.lengths[0])
+    how = PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=length, num_transformer_submodules=1)
+    model = get_peft_model(trunk.model, how)  # type: ignore[attr-defined]
+    sources, targets = (
+        torch.nn.utils.rnn.pad_sequence(flat.split(lengths.tolist()), batch_first=True, padding_value=fill)
+        for flat, lengths, fill in (
+            (batch.source_ids, batch.source_lengths, 0),
+            (batch.target_ids, batch.target_lengths, -100),
+        )
+    )
+
+    def step() -> Tensor:
+        model.zero_grad()
+        loss = model(input_ids=sources, attention_mask=(sources != 0).long(), labels=targets).loss
+        loss.backward()
+        return loss.detach()
+
+    return step
+
+
+HAS_PEFT = find_spec("peft") is not None
