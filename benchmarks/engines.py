@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.inputs import job
+from benchmarks.inputs import DEVICE, job
 from compt_fast.fleet.data import ScoredRows
 from compt_fast.fleet.evaluation import evaluate
 from compt_fast.fleet.job import Job
@@ -23,6 +23,7 @@ from compt_fast.fleet.trainer import Trainer
 from compt_fast.trunk.batch import Batch, TargetPrompts, make_batch
 
 ROWS = 300  # that an evaluation scores
+COMPILED = "reduce-overhead" if DEVICE == "cuda" else "default"  # torch.compile's mode: the best one there
 LOOKED_AT = 21  # batches of which the one with the median of padding is timed
 
 
@@ -106,12 +107,14 @@ def opened(name: str, size: str, folder: Path, runs: int = 1) -> Engine:
     if kind == "torch.compile":
         model = engine.job.trunk.model  # type: ignore[attr-defined]
         for part in (model.encoder, model.decoder):
-            part.forward = torch.compile(part.forward, dynamic=False)
+            part.forward = torch.compile(part.forward, dynamic=False, mode=COMPILED)
     return engine
 
 
-def peft_step(size: str, folder: Path) -> Callable[[], Tensor]:
-    """PEFT's prompt tuning in bf16, forward and backward: one prompt for all rows is what it can train."""
+def peft_step(size: str, folder: Path) -> tuple[Callable[[], Tensor], Tensor]:
+    """PEFT's prompt tuning in bf16, forward and backward, and its prompt (m, d): one for all rows is what it
+    can train.
+    """
     from peft import PromptTuningConfig, get_peft_model
 
     engine = opened("transformers bf16", size, folder)
@@ -133,7 +136,8 @@ def peft_step(size: str, folder: Path) -> Callable[[], Tensor]:
         loss.backward()
         return loss.detach()
 
-    return step
+    (prompt,) = (p.detach() for p in model.parameters() if p.requires_grad)
+    return step, prompt
 
 
 HAS_PEFT = find_spec("peft") is not None

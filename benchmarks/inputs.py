@@ -1,7 +1,7 @@
 """What the benchmarks run on: checkpoints of T5's shapes with random weights, and GLUE's rows.
 
-Real rows and T5's own tokenizer come from the folder named by COMPT_FAST_SHARED, else from `shared` beside
-the repository, if that is there. Else rows are made of random words, as long as GLUE's are (`LENGTHS`).
+Real rows and T5's own tokenizer come from the folder named by COMPT_FAST_SHARED, else from `shared` beside or
+in the repository, if that is there. Else rows are made of random words, as long as GLUE's are (`LENGTHS`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from tests.helpers.tiny_t5 import WORDS, make_t5
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = ("mini", "t5-small", "t5-base")
-REAL = Path(os.environ.get("COMPT_FAST_SHARED", Path(__file__).parents[2] / "shared"))
+_PLACES = [os.environ.get("COMPT_FAST_SHARED"), *(parent / "shared" for parent in Path(__file__).parents[2:0:-1])]
+REAL = next((Path(place) for place in _PLACES if place and (Path(place) / "hub").is_dir()), None)
 TOKENS = 32128  # rows of the published checkpoints' embedding tables
 # Deciles (least, 10 %, ..., most) of the tokens of GLUE's source texts, from 185 to 300 scored rows a task.
 LENGTHS = {
@@ -41,14 +42,13 @@ def checkpoint(size: str, folder: Path) -> str:
     if size == "mini":
         return size
     if not (folder / "config.json").is_file():
-        words = REAL / "t5-tokenizer"
-        make_t5(folder, size=size, tokenizer=words if words.is_dir() else None, tokens=TOKENS)
+        make_t5(folder, size=size, tokenizer=REAL / "t5-tokenizer" if REAL else None, tokens=TOKENS)
     return str(folder)
 
 
 def rows(folder: Path) -> dict[str, str]:
     """The flags that name GLUE's rows: real ones, or made ones in `folder`."""
-    if (REAL / "hub").is_dir():
+    if REAL:
         return {"data_root": str(REAL / "hub")}
     if not folder.exists():
         _make_rows(folder)

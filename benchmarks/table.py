@@ -1,6 +1,6 @@
 """`python -m benchmarks.table FILE [-o RESULTS.json]`: pytest-benchmark's JSON of `bench_trunk` as the README's tables.
 
-With `-o`, what the tables stand on is kept in a small JSON file: medians, ratios and the machine's kind.
+With `-o`, what the tables stand on is kept in a small JSON file: medians, and the machine's kind.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read(path: Path) -> dict[str, Any]:
     machine = content["machine_info"]
     return {
         "date": content["datetime"][:10],
-        "processor": machine["cpu"]["brand_raw"],
+        "processor": machine["cpu"].get("brand_raw", machine["machine"]),
         "python": machine["python_version"],
         "benchmarks": {
             re.sub("^test_", "", bench["name"]): bench["extra_info"]
@@ -90,7 +90,8 @@ def trunk(benchmarks: dict[str, Any]) -> Iterator[Row]:
         others = [f"{_time(seconds[k])} ({seconds[k] / seconds[OURS]:.2f})" if k in seconds else "-" for k in OTHERS]
         speed = f"{info['tokens'] / seconds[OURS]:,.0f}"
         share = f"{info['share_of_peak']:.0%} of {info['peak_gflop_per_second']:.0f} GFLOP/s"
-        yield [parameters[0], speed, f"{info['slots_per_token']:.2f}", share, *others]
+        runs = f", {parameters[1]} runs" if parameters[1:] not in ([], ["1"]) else ""
+        yield [parameters[0] + runs, speed, f"{info['slots_per_token']:.2f}", share, *others]
 
 
 OTHERS = ("torch.compile bf16", "PEFT bf16")

@@ -161,7 +161,7 @@ def native_parts() -> list[Part]:
 
 
 def composition_kernels() -> Part:
-    """Whether Triton kernels compose and update prompts here."""
+    """Whether Triton kernels attend, compose and update prompts here."""
     import torch
 
     from compt_fast.kernels import unavailable
@@ -169,12 +169,12 @@ def composition_kernels() -> Part:
     name = "Triton kernels"
     refused = unavailable(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if refused:
-        return Part(name, False, f"{refused}; PyTorch composes and updates the prompts")
+        return Part(name, False, f"{refused}; PyTorch composes and updates the prompts, and no trunk attends by them")
     return Part(
         name,
         True,
-        "they compose and update the prompts, but for lstm encoders, relaxed-bernoulli routers and input "
-        "gates, which PyTorch composes; a training says which path its runs take",
+        "they attend in the fast engine, and compose and update the prompts, but for lstm encoders, "
+        "relaxed-bernoulli routers and input gates, which PyTorch composes; a training says which path its runs take",
     )
 
 

@@ -39,6 +39,9 @@ void check_queries(const Tensor& queries, const Tensor& packed, const Tensor& q_
   CHECK_SIZE(k_offsets.sym_size(0).sym_eq(q_offsets.sym_size(0)), "k_offsets must have as many entries as q_offsets, ",
              q_offsets.sym_size(0), ", got ", k_offsets.sym_size(0));
   check_device("packed", packed, queries.device());
+  for (const auto& [name, offsets] : {std::pair{"q_offsets", &q_offsets}, std::pair{"k_offsets", &k_offsets}}) {
+    check_device(name, *offsets, offsets->is_cpu() ? at::Device(at::kCPU) : queries.device());
+  }
 }
 
 void check_memory(const char* name, const Tensor& tensor) {

@@ -148,6 +148,7 @@ void gelu_row_backward(const T* __restrict grad, const T* __restrict u, const T*
 
 Normed rms_norm_cpu(const Tensor& x, double eps) {
   check("x", x);
+  CHECK_ARGUMENT(x.size(1) >= 1, "x must have a width of at least 1, got 0");
   check_memory("x", x);
   const int64_t width = x.size(1);
   const Tensor y = at::empty(x.sizes(), x.options());

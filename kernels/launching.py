@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 STAGES = 4  # buffers of a software pipeline, so that enough loads are under way with two programs a multiprocessor
 
 
@@ -27,7 +30,10 @@ class Launch:
 
 
 def _start(launch: Launch) -> None:
-    launch.kernel[(launch.programs,)](**launch.arguments, **launch.options)
+    # Triton starts on the current device, whichever the tensors are on.
+    some = next(value for value in launch.arguments.values() if isinstance(value, Tensor))
+    with torch.cuda.device_of(some):
+        launch.kernel[(launch.programs,)](**launch.arguments, **launch.options)
 
 
 _starter: Callable[[Launch], None] = _start

@@ -45,6 +45,12 @@ inside, and all but the first refuse what requires a gradient:
     rms_norm_backward(grad_y, y, r, grad)                       grad += r (grad_y - y mean(grad_y y)), in place
     gated_gelu(uv (N, 2f)) -> (N, f)                            gelu(u) v, the tanh form of the gelu
     gated_gelu_backward(grad (N, f), uv) -> grad_uv (N, 2f)
+    pack_states(states (N, d), offsets) -> packed               the states as later products want them: int32, of
+                                                                no meaning elsewhere, fit for one processor
+    read_states(queries (M, d), packed, q_offsets, k_offsets) -> out (M, d), lse (M,) fp32
+                                                                softmax(q states^T) states within each row
+    read_states_backward(grad_out, queries, lse, packed, q_offsets, k_offsets, grad_states) -> grad_queries
+                                                                grad_states (N, d) fp32 is added to in place
 """
 
 from __future__ import annotations

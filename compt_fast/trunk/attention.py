@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from compt_fast.kernels import unavailable
 from compt_fast.trunk.rows import MASKED, Group, Pairs
 from compt_fast.trunk.rowwise import compiled
-
-HAS_TRITON = find_spec("triton") is not None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, pairs: Pairs) -> Tensor:
@@ -76,7 +74,7 @@ def self_attend(qkv: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor | None]:
     """
     if compiled(qkv):
         return torch.ops.compt_fast.packed_attention(qkv, pairs.k_offsets, pairs.bias)
-    if qkv.is_cuda and HAS_TRITON:
+    if not unavailable(qkv.device):
         return _triton().attention_fwd(qkv, pairs.offsets, pairs.bias, pairs.longest)
     q, k, v = qkv.unbind(1)
     return attend(q, k, v, pairs), None
@@ -87,7 +85,7 @@ def self_attend_backward(grad: Tensor, qkv: Tensor, out: Tensor, kept: Tensor | 
     if kept is None:
         q, k, v = qkv.unbind(1)
         return torch.stack(attend_backward(grad, q, k, v, pairs), 1)
-    if qkv.is_cuda:
+    if not unavailable(qkv.device):
         return _triton().attention_bwd(grad, qkv, out, kept, pairs.offsets, pairs.bias, pairs.longest)
     return torch.ops.compt_fast.packed_attention_backward(grad, qkv, out, kept, pairs.k_offsets, pairs.bias)
 

@@ -29,7 +29,7 @@ class CompiledKeys:
     def read_backward(self, grad: Tensor, queries: Tensor, kept: list[Tensor]) -> Tensor:
         """The gradient of the queries (Q, d); that of the states is added up."""
         if self._grad is None:
-            self._grad = torch.zeros(self._shape)
+            self._grad = torch.zeros(self._shape, dtype=torch.float32)
         return torch.ops.compt_fast.read_states_backward(grad, queries, kept[0], *self._arguments, self._grad)
 
     def grad(self) -> Tensor:
@@ -76,7 +76,7 @@ class PaddedKeys:
 
     def grad(self) -> Tensor:
         """See `CompiledKeys.grad`."""
-        grad = torch.zeros(self._states.shape, device=self._states.device)
+        grad = torch.zeros(self._states.shape, dtype=torch.float32, device=self._states.device)
         for group, part in zip(self._pairs.groups, self._grads, strict=True):
             group.keys.store(part[:, None], grad[:, None])
         return grad
