@@ -25,6 +25,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch._functorch.config
 import torch._inductor.exc
 from torch import Tensor
 
@@ -88,6 +89,7 @@ class Case:
         self.updater: Callable[..., Any] = self._update_fleet if fast else formula_update
         if path == "compiled":
             torch._dynamo.reset()
+            torch._functorch.config.donated_buffer = False  # a backward is timed over and over
             self.composer = torch.compile(self.composer, dynamic=False)
             self.updater = torch.compile(self.updater, dynamic=False)
 

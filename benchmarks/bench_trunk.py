@@ -46,6 +46,7 @@ COMPILED = "torch.compile bf16"
 PEFT = "PEFT bf16"
 ROUNDS = {"mini": 15, "t5-small": 7, "t5-base": 5}
 RUNS = (1, 3, 9, 27) if DEVICE == "cuda" else (1,)
+ROOT = Path(__file__).parents[1]
 Work = Callable[[], Any]
 
 
@@ -88,8 +89,11 @@ def check_steps(all_engines: dict[str, Engine]) -> None:
             assert ours <= 2 * theirs, errors
 
 
-def timed(benchmark: BenchmarkFixture, works: dict[str, Work], rounds: int) -> dict[str, float]:
-    """Medians in seconds of all `works`, in turn; the first one is what the benchmark itself times."""
+def timed(benchmark: BenchmarkFixture, works: dict[str, Work], rounds: int, warm: bool = True) -> dict[str, float]:
+    """Medians in seconds of all `works`, in turn; the first one is what the benchmark itself times.
+
+    Each is done once before, if `warm`.
+    """
     (first, own), *others = works.items()
     times: dict[str, list[float]] = {name: [] for name, _ in others}
 
@@ -106,7 +110,7 @@ def timed(benchmark: BenchmarkFixture, works: dict[str, Work], rounds: int) -> d
             times[name].append(time.perf_counter() - start)
         gc.collect()
 
-    for work in works.values():
+    for work in works.values() if warm else ():
         finished(work)
     benchmark.pedantic(lambda: finished(own), setup=time_others, rounds=rounds)
     medians = {name: statistics.median(found) for name, found in times.items()}
@@ -211,7 +215,7 @@ def test_evaluation(size: str, folder: Path, benchmark: BenchmarkFixture) -> Non
     found = engines(ENGINES, size, folder)
     wanted = found[EXACT].evaluation()
     assert found["fast fp32"].evaluation() == wanted
-    timed(benchmark, {name: one.evaluation for name, one in found.items()}, 3 if size == "mini" else 2)
+    timed(benchmark, {name: one.evaluation for name, one in found.items()}, 3 if size == "mini" else 2, warm=False)
 
 
 def test_ladder(folder: Path, benchmark: BenchmarkFixture) -> None:
@@ -243,6 +247,7 @@ def test_memory(size: str, name: str, folder: Path, benchmark: BenchmarkFixture)
     command = [sys.executable, "-m", "benchmarks.memory", name, size, str(folder)]
 
     def measured() -> int:
-        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        return int(done.stdout.split()[-1])
 
     benchmark.extra_info["peak_bytes"] = benchmark.pedantic(measured, rounds=1)

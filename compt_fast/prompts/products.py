@@ -16,14 +16,12 @@ def batched(a: Tensor, b: Tensor, added: Tensor | None = None) -> Tensor:
     torch sums a batch of one in another order than the same product among others: so one alone is
     computed beside a copy of itself.
     """
-    if len(a) == 1:
-        pair = [x if x is None else x.expand(2, -1, -1) for x in (added, a, b)]
-        return _product(*pair)[:1]
-    return _product(added, a, b)
-
-
-def _product(added: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    return torch.bmm(a, b) if added is None else torch.baddbmm(added, a, b)
+    count = len(a)
+    if count == 1:
+        a, b = a.expand(2, -1, -1), b.expand(2, -1, -1)
+        added = None if added is None else added.expand(2, -1, -1)
+    product = torch.bmm(a, b) if added is None else torch.baddbmm(added, a, b)
+    return product[:count]
 
 
 def sigmoid(x: Tensor) -> Tensor:
