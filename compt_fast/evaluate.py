@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from compt_fast.console import for_tables
 from compt_fast.errors import InputError, exit_code
 from compt_fast.files import write_json
 from compt_fast.flags import FLAGS, add_flag, meaning
@@ -79,8 +80,7 @@ def repeat(folder: Path, only: list[str] | None, given: dict[str, Any], out: Pat
     results = [
         _score(reopened, name) for name in track(names, "scoring", console=console, disable=not console.is_terminal)
     ]
-    wide = console if console.is_terminal else Console(width=200, markup=False)
-    wide.print(terminal_table(results))
+    for_tables(console).print(terminal_table(results))
     if out is not None:
         try:
             write_json(out, results_json(results, time.perf_counter() - began))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from compt_fast.console import for_tables
 from compt_fast.errors import InputError, exit_code
 from compt_fast.flags import FLAGS, add_flag, meaning, parse
 
@@ -90,8 +91,7 @@ def show_all(store: PromptStore, console: Console) -> int:
         table.add_row(
             e.name, e.task, e.trunk.name, str(e.length), str(e.d_model), e.encoder or "-", score, e.created or "-"
         )
-    wide = console if console.is_terminal else Console(width=200, markup=False)
-    wide.print(table if entries else f"the store {store.folder} has no prompts")
+    for_tables(console).print(table if entries else f"the store {store.folder} has no prompts")
     for message in broken:
         console.print(f"damaged: {message}", soft_wrap=True)
     return 0

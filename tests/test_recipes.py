@@ -174,3 +174,10 @@ def test_a_recipe_of_two_jobs_trains_both(
     assert "job 2 of 2: two" in capsys.readouterr().out
     assert [run["id"] for run in results(out / "one")["runs"]] == ["pt-k4-s0"]
     assert [run["id"] for run in results(out / "two")["runs"]] == ["spp-n2-k4-s0"]
+
+
+def test_the_readme_says_which_recipes_share_a_run() -> None:
+    five, six, seven = (flags_of({}, str(REPOSITORY / "recipes" / f"compt-table-{k}.toml"), False) for k in (5, 6, 7))
+    assert five == six == seven
+    readme = (REPOSITORY / "recipes" / "README.md").read_text()
+    assert "`compt-table-5`, `-6` and `-7` are one experiment" in readme

@@ -158,6 +158,11 @@ def recorded_runs(folder: Path) -> dict[str, RunConfig]:
     return runs
 
 
+def recorded_trunk(folder: Path) -> str:
+    """The hash of the trunk that a run folder's job was trained on; `InputError` for another folder."""
+    return str(_recorded(folder)["trunk"]["sha256"])
+
+
 def check_recorded(folder: Path, job: Job) -> None:
     """Raise `InputError` unless `job` is what a run folder's job began as, or more runs of it."""
     path, content = folder / "config.json", _recorded(folder)

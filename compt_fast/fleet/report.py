@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from compt_fast.console import for_tables
 from compt_fast.fleet.estimate import Estimate
 from compt_fast.fleet.results import terminal_table
 from compt_fast.fleet.trainer import Trainer
@@ -71,8 +72,7 @@ def _span(numbers: list[int]) -> str:
 
 def print_results(console: Console, trainer: Trainer) -> None:
     """The table of methods and tasks, and where everything lies."""
-    wide = console if console.is_terminal else Console(width=200, markup=False)
-    wide.print(terminal_table(trainer.ended))
+    for_tables(console).print(terminal_table(trainer.ended))
     console.print(
         f"{duration(trainer.wall_seconds)}; results in {trainer.folder}/results.json and results.md",
         soft_wrap=True,

@@ -72,10 +72,12 @@ class Starts:
                 )
 
     def refresh(self) -> None:
-        """Read the store again."""
+        """Read the store again: only prompts of the tasks that are needed, so that a damaged one of another task
+        stands in no run's way.
+        """
         tasks = {need.task for need in self.needs}
-        loaded = [self.store.load(name) for name in self.store.names()] if tasks else []
-        self._entries = [entry for entry in loaded if entry.task in tasks]
+        names = self.store.names() if tasks else []
+        self._entries = [self.store.load(name) for name in names if self.store.manifest(name)["task"] in tasks]
         for entry in self._entries:
             entry.check(self._trunk(entry.trunk.dtype), self.job.trunk.d_model)
 

@@ -20,7 +20,7 @@ _RATES = {"lr_source": "source", "lr_private": "private", "lr_router": "router"}
 def rates(material: Material) -> Section | None:
     """Averages by learning rates: a grid where two vary (CrossPT, figure 11), else curves (ComPT, figure 6)."""
     exhibits = []
-    for suite, entries in panels(material.entries).items():
+    for suite, entries in panels(material).items():
         grids = {}
         for key, group in grouped(entries, "lr_source", "lr_private").items():
             if all(len({entry.settings[rate] for entry in group}) > 1 for rate in ("lr_source", "lr_private")):
@@ -103,7 +103,7 @@ def label_modes(material: Material) -> Section | None:
 
 def _choice(material: Material, factor: str, title: str) -> Section | None:
     exhibits = []
-    for suite, entries in panels(material.entries).items():
+    for suite, entries in panels(material).items():
         found = {key: group for key, group in grouped(entries, factor).items() if len(points(group, factor)) > 1}
         if not found:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from compt_fast.tasks.table import TASKS
 from compt_fast.tasks.text import label_texts
 
 MOST_ANSWERS = 5  # off-label strings that have a row of their own
+WRITTEN = 18  # and how many of their characters stand there, if that tells them apart
 
 
 def measured(entry: Entry) -> Masked | None:
@@ -68,7 +70,7 @@ def masking(material: Material) -> Section | None:
 
 
 def _title(entry: Entry, material: Material) -> str:
-    folder = f" ({entry.folder.name})" if len(material.folders) > 1 else ""
+    folder = f" ({material.names[entry.folder]})" if len(material.folders) > 1 else ""
     return f"{suite_name(entry.flags)}: {entry.id}{folder}"
 
 
@@ -181,7 +183,7 @@ def _confused(entry: Entry, masks: Masked, task: str, name: str, material: Mater
     for head, table in counts.items():
         starts[len(names)] = head
         totals = {gold: sum(table[gold].values()) for gold in golds}
-        for said, answers in _answers(table, known).items():
+        for said, answers in _answers(table, known):
             counted = [sum(table[gold].get(answer, 0) for answer in answers) for gold in golds]
             rows.append([head, said, *counted])
             names.append(said)
@@ -223,15 +225,18 @@ def _answered(table: dict[str, dict[str, int]]) -> dict[str, int]:
     return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
 
-def _answers(table: dict[str, dict[str, int]], known: Sequence[str]) -> dict[str, list[str]]:
+def _answers(table: dict[str, dict[str, int]], known: Sequence[str]) -> list[tuple[str, list[str]]]:
     """The rows of a block: what is written, and the answers counted there. Labels, then the most
-    frequent other strings, then the rest of these together.
+    frequent other strings, of which as much is written as tells them apart, then the rest of these
+    together.
     """
     totals = _answered(table)
     off = [text for text in totals if text not in known]
-    rows = {label: [label] for label in known if label in totals}
-    rows |= {f"“{text[:18]}”": [text] for text in off[:MOST_ANSWERS]}
-    return rows | ({f"{len(off) - MOST_ANSWERS} others": off[MOST_ANSWERS:]} if len(off) > MOST_ANSWERS else {})
+    often, others = off[:MOST_ANSWERS], off[MOST_ANSWERS:]
+    cut = next(n for n in itertools.count(WRITTEN) if len({text[:n] for text in often}) == len(often))
+    rows = [(label, [label]) for label in known if label in totals]
+    rows += [(f"“{text[:cut]}”", [text]) for text in often]
+    return rows + ([(f"{len(others)} others", others)] if others else [])
 
 
 def _confused_say(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def _about(material: Material) -> list[tuple[str, str, Anatomy]]:
     for entry in material.portraits:
         parts = read_anatomy(entry)
         if parts is not None:
-            folder = f" ({entry.folder.name})" if len(material.folders) > 1 else ""
+            folder = f" ({material.names[entry.folder]})" if len(material.folders) > 1 else ""
             title = f"{suite_name(entry.flags)}: {entry.id}{folder}"
             found.append((slug(title), title, parts))
     return found
@@ -164,7 +165,7 @@ def weighted(material: Material) -> Section | None:
     """Weighted similarity to source prompts by setting (CrossPT, Eq. 3 and figure 8)."""
     exhibits = []
     stored = [entry for entry in material.entries if (entry.prompts / "manifest.json").is_file()]
-    for suite, entries in panels(stored).items():
+    for suite, entries in panels(replace(material, entries=stored)).items():
         measured = {id(entry): parts for entry in entries if (parts := read_anatomy(entry)) is not None}
         by_key = grouped([entry for entry in entries if id(entry) in measured], "shots")
         found: dict[str, dict[int | None, list[float]]] = {}
@@ -253,7 +254,7 @@ def stored(material: Material) -> Section | None:
             if len(own) > 1:
                 # pair by pair: their lengths may differ
                 cosines = [[float(mean_cosine(a.values[None], b.values[None])) for b in own] for a in own]
-                exhibits.append(_store(folder.resolve().name, width, [prompt.name for prompt in own], cosines))
+                exhibits.append(_store(material.names[folder], width, [prompt.name for prompt in own], cosines))
     if not exhibits:
         return None
     intro = "The cosine of the mean tokens of every two prompts of a store, which SPoT chooses a source by."

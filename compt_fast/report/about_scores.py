@@ -12,24 +12,29 @@ from compt_fast.report import draw
 from compt_fast.report.contrasts import Point, Series, grouped, labels, points, series
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.report.runs import Entry, Material, metric_of, short, suite_name
-from compt_fast.report.words import listed, plural, slug
+from compt_fast.report.words import listed, plural, slug, unused
 
-SAME = ("model", "dtype", "max_source_length", "eval_size", "scoring", "data", "data_root")
+SAME = ("model", "trunk", "dtype", "max_source_length", "eval_size", "scoring", "data", "data_root")
 AVERAGE = "average of primary scores, %"
 MOST_ROWS = 24
 
 
-def panels(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Entries that can be compared: of one set of tasks, one trunk and one way to score, by a title."""
+def panels(material: Material) -> dict[str, list[Entry]]:
+    """Entries that can be compared: of one set of tasks, one trunk and one way to score, by a title.
+
+    A title is the suite, with a folder's name where several groups are of it. Where a folder holds
+    several (tasks trained apart, of which some have not finished), the further ones are numbered.
+    """
     found: dict[tuple[Any, ...], list[Entry]] = {}
-    for entry in entries:
+    for entry in material.entries:
         key = (suite_name(entry.flags), entry.tasks, *(entry.settings[name] for name in SAME))
         found.setdefault(key, []).append(entry)
-    names = [key[0] for key in found]
-    return {
-        key[0] if names.count(key[0]) == 1 else f"{key[0]} ({group[0].folder.name})": group
-        for key, group in found.items()
-    }
+    suites = [key[0] for key in found]
+    titled: dict[str, list[Entry]] = {}
+    for (suite, *_), group in found.items():
+        title = suite if suites.count(suite) == 1 else f"{suite} ({material.names[group[0].folder]})"
+        titled[unused(title, titled, ", ")] = group
+    return titled
 
 
 def metric(entries: Sequence[Entry]) -> str:
@@ -40,13 +45,14 @@ def metric(entries: Sequence[Entry]) -> str:
 def results(material: Material) -> Section | None:
     """A table a run folder and shot count, as `results.md` has it, the best of each column marked."""
     exhibits = []
+    several = len(material.folders) > 1
     for folder in material.folders:
         own = [entry for entry in material.entries if entry.folder == folder]
         by_shots: dict[int | None, list[Entry]] = {}
         for entry in own:
             by_shots.setdefault(entry.config.shots, []).append(entry)
         for shots in sorted(by_shots, key=lambda k: (k is None, k or 0)):
-            exhibits.append(_result_table(by_shots[shots], shots, folder.name if len(material.folders) > 1 else ""))
+            exhibits.append(_result_table(by_shots[shots], shots, material.names[folder] if several else ""))
     if not exhibits:
         return None
     return Section("Results", "Scores of every finished run; a row is a method and setting over its seeds.", exhibits)
@@ -104,7 +110,7 @@ def _ranking(entries: Sequence[Entry]) -> str:
 def methods(material: Material) -> Section | None:
     """Settings by their averages (CrossPT, figure 2); of up to three tasks each by itself (figure 3)."""
     exhibits = []
-    for suite, entries in panels(material.entries).items():
+    for suite, entries in panels(material).items():
         by_shots: dict[int | None, list[Entry]] = {}
         for entry in entries:
             by_shots.setdefault(entry.config.shots, []).append(entry)
@@ -150,7 +156,7 @@ def _numbers(point: Point) -> list[Cell]:
 def shots(material: Material) -> Section | None:
     """Averages by shots (ComPT, tables 1 and 2; CrossPT, figure 4)."""
     exhibits = []
-    for suite, entries in panels(material.entries).items():
+    for suite, entries in panels(material).items():
         lines = series(entries, "shots")
         exhibits += line_exhibits(lines, f"shots {suite}", suite, entries, "shots a task", _shots_say)
     return Section("Shots", "How the averages grow with the examples a task.", exhibits) if exhibits else None
@@ -183,7 +189,7 @@ def _spread(lines: Sequence[Series]) -> str:
 def sources(material: Material) -> Section | None:
     """Averages by the number of sources, beside methods that have none (ComPT, figure 2; CrossPT, figure 10)."""
     exhibits = []
-    for suite, entries in panels(material.entries).items():
+    for suite, entries in panels(material).items():
         groups = grouped(entries, "sources")
         found = {key: points(group, "sources") for key, group in groups.items()}
         chosen = {key for key, of in found.items() if len(of) > 1}

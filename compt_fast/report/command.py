@@ -124,7 +124,7 @@ def _add_masked(material: Material, masking: bool, progress: Progress) -> None:
             try:
                 measure(entries, lambda: progress.advance(task))
             except InputError as error:
-                material.missing.append(f"{folder.name}: masked scores: {error}")
+                material.missing.append(f"{material.names[folder]}: masked scores: {error}")
     for entry in wanted:
         masks = measured(entry)
         if masks is not None:
@@ -170,11 +170,12 @@ def _about(material: Material) -> list[str]:
     lines = []
     if material.folders:
         counts = [sum(entry.folder == folder for entry in material.entries) for folder in material.folders]
-        runs = [f"{plural(n, 'run')} in {folder.name}" for n, folder in zip(counts, material.folders, strict=True)]
+        names = [material.names[folder] for folder in material.folders]
+        runs = [f"{plural(n, 'run')} in {name}" for n, name in zip(counts, names, strict=True)]
         trunks = dict.fromkeys(Path(entry.flags["model"]).name for entry in material.entries)
         lines.append(f"Finished: {listed(runs)}. " + (f"Trunk: {listed(list(trunks))}." if trunks else ""))
-    for suite, entries in panels(material.entries).items():
+    for suite, entries in panels(material).items():
         metrics = metric_of(entries[0])
         lines.append(f"Tasks of {suite}: {', '.join(short(entries[0].tasks))}. Scores are percentages: {metrics}.")
-    lines += [f"Prompt store: {store.resolve().name}." for store in material.stores]
+    lines += [f"Prompt store: {material.names[store]}." for store in material.stores]
     return lines

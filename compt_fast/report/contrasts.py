@@ -128,4 +128,6 @@ def _said(name: str, value: Any) -> str:
         return "all examples"
     if name == "tasks":
         return f"{len(value)} tasks"
+    if name == "trunk":
+        return f"trunk {value[:8]}"  # of a hash
     return _WORDS.get(name, name.replace("_", " ") + " {}").format(value)

@@ -6,8 +6,10 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+from compt_fast.report.words import unused
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,6 +91,30 @@ class Section:
     def all(self) -> list[Exhibit]:
         """Every exhibit of the section."""
         return [*self.exhibits, *(exhibit for group in self.folded.values() for exhibit in group)]
+
+
+def with_own_names(sections: Sequence[Section]) -> list[Section]:
+    """The sections with a file name of its own for every exhibit: of equal ones all but the first get a number.
+
+    Titles that differ can have one name, in which letters and digits alone are left of them.
+    """
+    taken: set[str] = set()
+
+    def named(exhibits: list[Exhibit]) -> list[Exhibit]:
+        own = []
+        for exhibit in exhibits:
+            own.append(replace(exhibit, name=unused(exhibit.name, taken, "-")))
+            taken.add(own[-1].name)
+        return own
+
+    return [
+        replace(
+            section,
+            exhibits=named(section.exhibits),
+            folded={heading: named(group) for heading, group in section.folded.items()},
+        )
+        for section in sections
+    ]
 
 
 def _escaped(text: str) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from compt_fast.errors import InputError
 from compt_fast.files import new_file, write_text
 from compt_fast.report import draw
-from compt_fast.report.exhibits import Exhibit, Section
+from compt_fast.report.exhibits import Exhibit, Section, with_own_names
 
 
 def write_report(
@@ -30,10 +30,8 @@ def write_report(
     add. `after_each` is called after every exhibit. Raises `InputError` where the folder cannot be
     written.
     """
+    sections = with_own_names(sections)
     exhibits = [exhibit for section in sections for exhibit in section.all()]
-    names = [exhibit.name for exhibit in exhibits]
-    doubled = {name for name in names if names.count(name) > 1}
-    assert not doubled, f"two exhibits share a name: {doubled}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         pictures = {}

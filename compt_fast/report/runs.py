@@ -13,13 +13,15 @@ from compt_fast.config import RunConfig
 from compt_fast.errors import InputError, unknown
 from compt_fast.flags import Flags, read_flags
 from compt_fast.fleet.evaluation import average
-from compt_fast.fleet.job import recorded_runs
+from compt_fast.fleet.job import recorded_runs, recorded_trunk
 from compt_fast.fleet.results import RunResult, read_results
+from compt_fast.report.words import told_apart
 
 # The settings of a job, beside those of a run, that decide what a run scores.
 _JOB_SETTINGS = (
     "model",
     "dtype",
+    "engine",
     "prefix",
     "prompt_position",
     "max_source_length",
@@ -36,7 +38,7 @@ _JOB_SETTINGS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished run: where it lies, its configuration, its job's flags and its results.
+    """A finished run: where it lies, its configuration, its job's flags, its trunk's hash and its results.
 
     Runs that were trained apart, a task each, are one entry; `parts` are what it is made of.
     """
@@ -44,6 +46,7 @@ class Entry:
     folder: Path
     config: RunConfig
     flags: Flags
+    trunk: str
     result: RunResult
     parts: tuple[RunResult, ...]
 
@@ -72,7 +75,7 @@ class Entry:
     def settings(self) -> dict[str, Any]:
         """All that decides its outcome, by name; lists as tuples."""
         job = {name: self.flags.get(name) for name in _JOB_SETTINGS}
-        every = {**asdict(self.config), "tasks": self.tasks, **job}
+        every = {**asdict(self.config), "tasks": self.tasks, **job, "trunk": self.trunk}
         return {name: tuple(value) if isinstance(value, list) else value for name, value in every.items()}
 
     def score(self, task: str) -> float:
@@ -93,14 +96,16 @@ Masked = dict[str, dict[str, Any]]
 class Material:
     """What a report is about: finished runs, the folders they lie in, and a line for all that is missing.
 
-    `stores` are prompt stores, `portraits` the runs whose prompts are looked into, and `masked` what
-    those score with prompts switched off, by their folder of prompts.
+    `stores` are prompt stores, `names` what tells a reader each folder and store from the others,
+    `portraits` the runs whose prompts are looked into, and `masked` what those score with prompts
+    switched off, by their folder of prompts.
     """
 
     entries: list[Entry]
     folders: list[Path]
     missing: list[str]
     stores: list[Path] = field(default_factory=list)
+    names: dict[Path, str] = field(default_factory=dict)
     portraits: list[Entry] = field(default_factory=list)
     masked: dict[Path, Masked] = field(default_factory=dict)
 
@@ -112,21 +117,23 @@ def read_runs(named: Sequence[Path]) -> Material:
     in two folders, whose second copy is left out. Raises `InputError` that names a folder which
     holds no run, or the file that is damaged.
     """
-    stores = [path for path in named if is_store(path)]
-    folders = [folder for path in named if path not in stores for folder in _run_folders(path)]
+    stores = list(dict.fromkeys(path.resolve() for path in named if is_store(path)))
+    folders = [folder for path in named if not is_store(path) for folder in _run_folders(path)]
     folders = list(dict.fromkeys(folder.resolve() for folder in folders))
+    names = told_apart([*folders, *stores])
     entries: list[Entry] = []
     missing: list[str] = []
     seen: dict[Any, Entry] = {}
     for folder in folders:
-        for entry in _finished(folder, missing):
+        for entry in _finished(folder, names[folder], missing):
             key = tuple(entry.settings.items())
             if key in seen:
-                missing.append(f"{folder.name}: {entry.id} is left out; {seen[key].folder.name} holds the same run")
+                other = names[seen[key].folder]
+                missing.append(f"{names[folder]}: {entry.id} is left out; {other} holds the same run")
             else:
                 seen[key] = entry
                 entries.append(entry)
-    return Material(entries, folders, missing, stores)
+    return Material(entries, folders, missing, stores, names)
 
 
 def is_store(path: Path) -> bool:
@@ -145,30 +152,30 @@ def _run_folders(path: Path) -> list[Path]:
     return inside
 
 
-def _finished(folder: Path, missing: list[str]) -> list[Entry]:
-    """The finished runs of a folder; a line of `missing` for what is not."""
-    configs = recorded_runs(folder)
+def _finished(folder: Path, called: str, missing: list[str]) -> list[Entry]:
+    """The finished runs of a folder; a line of `missing` for what is not, under what the folder is `called`."""
+    configs, trunk = recorded_runs(folder), recorded_trunk(folder)
     flags = read_flags({}, str(folder / "config.json"))
     results = {}
     if (folder / "results.json").exists():
         results = {result.id: result for result in read_results(folder)}
     else:
-        missing.append(f"{folder.name}: no results.json; none of its {len(configs)} runs has been scored")
+        missing.append(f"{called}: no results.json; none of its {len(configs)} runs has been scored")
     entries = []
     open_runs = []
     for name, config in configs.items():
         result = results.get(name)
         if result is not None and result.status == "finished":
-            entries.append(Entry(folder, config, flags, result, (result,)))
+            entries.append(Entry(folder, config, flags, trunk, result, (result,)))
         elif result is not None and result.status == "stopped":
-            missing.append(f"{folder.name}: {name} was stopped: {result.reason}")
+            missing.append(f"{called}: {name} was stopped: {result.reason}")
         elif results:
             open_runs.append(name)
     if open_runs:
         those = ", ".join(open_runs[:6]) + (", ..." if len(open_runs) > 6 else "")
         resume = f"python -m compt_fast.train --resume {folder}"
         missing.append(
-            f"{folder.name}: {len(open_runs)} of {len(configs)} runs have not finished: {those} (go on with: {resume})"
+            f"{called}: {len(open_runs)} of {len(configs)} runs have not finished: {those} (go on with: {resume})"
         )
     return _together(entries)
 

@@ -21,6 +21,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from compt_fast.errors import InputError, unknown
 from compt_fast.tasks.table import METRICS, SCORE_METRICS, TASKS, Task
 
@@ -85,10 +87,6 @@ def _parse_toml(path: Path, text: str) -> Any:
 
 
 def _parse_yaml(path: Path, text: str) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise InputError(f"{path}: reading YAML needs pyyaml (pip install pyyaml); or write the file in TOML") from None
     try:
         # PyYAML keeps the last of two equal keys without a word, so they are sought in the tree of
         # nodes.

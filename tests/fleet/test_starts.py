@@ -74,6 +74,20 @@ def test_runs_that_need_nothing_read_nothing(plain: Job, tiny_t5: Path, toys: li
         Starts(job, store, job.runs)
 
 
+def test_a_damaged_prompt_of_another_task_stops_nothing(
+    plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path
+) -> None:
+    job = reopened(plain, tiny_t5, toys, method="pi")
+    store = filled(tmp_path, job, tasks=(*TASKS, "mini_qnli"))
+    damaged = tmp_path / "mini_qnli-m2" / "prompt.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert torch.equal(starts_of(job, store)["pi"]["private_tokens"], values(store, *TASKS))
+    own = tmp_path / "toy_b-m2" / "prompt.safetensors"
+    own.write_bytes(own.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"toy_b-m2.prompt\.safetensors: cannot be read"):
+        Starts(job, store, job.runs)
+
+
 def test_what_the_store_lacks(plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
     job = reopened(plain, tiny_t5, toys, method="sil", prompt_length="2,3", source_tasks="toy_a,mini_qnli")
     store = filled(tmp_path, job, tasks=("toy_a",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,30 @@ def test_the_leader_is_named_with_its_gap_and_the_doubt(material: Material) -> N
     assert f"{gap:.1f} points above {ranked[1]}" in exhibit.says
     assert ("less than the seeds' spread" in exhibit.says) == (gap < spread)
     assert exhibit.says.endswith(f"{ranked[-1]} is last with {mean(groups[ranked[-1]]):.1f} %.")
+
+
+def test_no_group_of_runs_is_lost_to_another_of_its_title(tmp_path: Path) -> None:
+    given = {"method": "pt", "tasks": "mini_rte,mini_cola", "seeds": "0,1"}
+    folders = [
+        made_run(tmp_path / name / "run", masked=False, **given, eval_size=size)[0]
+        for name, size in (("a", "50"), ("b", "100"))
+    ]
+    panels = about_scores.panels(read_runs(folders))
+    title = "mini_rte, mini_cola"
+    assert {name: len(group) for name, group in panels.items()} == {f"{title} (a/run)": 2, f"{title} (b/run)": 2}
+    # tasks trained apart, one of which has not finished for one seed
+    material = read_runs(folders[:1])
+    whole, half = material.entries
+    left = replace(half, result=replace(half.result, tasks={"mini_rte": half.result.tasks["mini_rte"]}))
+    panels = about_scores.panels(replace(material, entries=[whole, left]))
+    assert panels == {f"{title} (run)": [whole], f"{title} (run), 2": [left]}
+
+
+def test_trunks_of_one_name_are_not_compared(tmp_path: Path) -> None:
+    material = read_runs([made_run(tmp_path / "run", masked=False, method="pt", tasks="mini_rte", seeds="0,1")[0]])
+    first, second = material.entries
+    panels = about_scores.panels(replace(material, entries=[first, replace(second, trunk="1" * 64)]))
+    assert list(panels.values()) == [[first], [replace(second, trunk="1" * 64)]]
 
 
 def test_more_lines_than_colours_become_several_pictures(tmp_path: Path) -> None:
@@ -178,6 +203,23 @@ def test_a_confusion_table_counts_every_row_and_keeps_off_label_strings(material
         assert any(str(row[1]).startswith("“some <b>words") for row in counts) == off
     titles = [e.title for e in (about_masks.confusion(material) or Section("", "", [])).all()]
     assert "stsb" not in titles, "a score has no confusion table"
+
+
+def test_off_label_answers_that_begin_alike_are_counted_each(tmp_path: Path) -> None:
+    folder, _ = made_run(tmp_path / "run", method="spp", sources="1", tasks="mini_rte")
+    found = read_runs([folder])
+    (entry,) = found.entries
+    found.portraits.append(entry)
+    masks = found.masked[entry.prompts] = about_masks.measured(entry) or {}
+    said = {"a long answer of the model, one": 3, "a long answer of the model, two": 4, "a long ans": 5}
+    for mask in masks.values():
+        predictions = mask["tasks"]["mini_rte"]["predictions"]
+        predictions |= {gold: dict(said) for gold in predictions}
+    rows = one(about_masks.confusion(found), "confusion").table.rows
+    for block in ("sources", "private", "combined"):
+        counts = [row for row in rows if row[0] == block][:-1]
+        assert [row[2] for row in counts] == [5, 4, 3], "every answer has a row, the most frequent first"
+        assert len({row[1] for row in counts}) == 3, "and a reader can tell them apart"
 
 
 def test_numeric_labels_are_the_labels_of_their_confusion_table(material: Material) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -9,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from compt_fast import evaluate, report, train
+from compt_fast import evaluate, report, store, train
 from compt_fast.fleet import evaluation
 from compt_fast.fleet.masking import read_masked
+from compt_fast.prompts.foreign import read_foreign
+from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId
+from tests.helpers.foreign import REAL, t5_base_prompts
 from tests.helpers.jobs import error_of, results
 from tests.helpers.made_runs import made_run
 
@@ -109,6 +114,44 @@ def test_only_the_named_runs_are_looked_into(tmp_path: Path) -> None:
     assert report.main([str(folder), "-o", str(tmp_path / "out"), "--runs=spp-n2-k16-s1"]) == 0
     drawn = sorted(path.stem for path in (tmp_path / "out").glob("router-*.svg"))
     assert drawn == ["router-mini-rte-mini-cola-spp-n2-k16-s1"]
+
+
+def test_folders_and_stores_of_one_name_are_reported_side_by_side(tmp_path: Path) -> None:
+    named = []
+    for k, name in enumerate(("A/glue", "B/glue", "a_b", "a-b")):  # the last two are one file name
+        named.append(made_run(tmp_path / name, masked=False, method="spp", tasks="mini_rte", seeds=str(k))[0])
+    for name in ("A/store", "B/store"):
+        made = PromptStore(tmp_path / name)
+        for task in ("mini_rte", "mini_cola"):
+            made.add(StoredPrompt(task, task, TrunkId("mini"), torch.randn(2, 8)))
+        named += [made.folder, made.folder]  # and one of them twice
+    out = tmp_path / "out"
+    assert report.main([*map(str, named), "-o", str(out), "--no-masking"]) == 0
+    tables = sorted(path.stem for path in out.glob("*.csv"))
+    assert [t for t in tables if t.startswith("stored")] == ["stored-a-store-8", "stored-b-store-8"]
+    results = [f"results-mini-rte-16-shots-{name}" for name in ("a-b", "a-b-2", "a-glue", "b-glue")]
+    assert [t for t in tables if t.startswith("results")] == results
+    text = (out / "index.html").read_text()
+    assert "1 run in A/glue, 1 run in B/glue, 1 run in a_b and 1 run in a-b." in text
+    assert "Prompt store: B/store." in text
+
+
+def test_a_store_of_imported_prompts_is_drawn_by_their_likeness(tmp_path: Path) -> None:
+    folder, out = tmp_path / "prompts", tmp_path / "out"
+    paths = t5_base_prompts(tmp_path)
+    for task, path in paths.items():
+        assert store.main(["add", str(path), f"--task={task}", "--model=t5-base", f"--store={folder}"]) == 0
+    assert report.main([str(folder), "-o", str(out)]) == 0
+    assert "<h2>Stored prompts</h2>" in (out / "index.html").read_text() and (out / "stored-prompts-768.png").exists()
+    heads, *rows = csv.reader((out / "stored-prompts-768.csv").open(encoding="utf-8"))
+    names = [f"{task}-m100" for task in paths]
+    assert heads[1:] == names == [row[0] for row in rows]
+    values = [read_foreign(path).values.double().mean(0) for path in paths.values()]
+    expected = [[float(torch.cosine_similarity(a, b, dim=0)) for b in values] for a in values]
+    assert [[float(cell) for cell in row[1:]] for row in rows] == [pytest.approx(row, abs=1e-5) for row in expected]
+    if REAL.is_dir():  # what README.md says of them
+        found = {(rows[i][0], heads[j + 1]): round(float(rows[i][j + 1]), 2) for i in range(4) for j in range(i)}
+        assert list(found.values()) == [0.89, 0.61, 0.65, 0.52, 0.55, 0.56]
 
 
 def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,11 @@ def test_a_point_is_the_mean_and_sample_deviation_of_its_seeds() -> None:
     assert Point(8, (60.0,)).sd == 0
 
 
+def test_trunks_are_told_apart_by_the_beginning_of_their_hashes() -> None:
+    keys = [(("method", "pt"), ("engine", "fast"), ("trunk", digit * 64)) for digit in "01"]
+    assert labels(keys) == ["pt, trunk 00000000", "pt, trunk 11111111"]
+
+
 def test_runs_of_all_seeds_make_one_point_in_the_order_of_the_setting(entries: list[Entry]) -> None:
     lines = series(entries, "shots")
     assert [line.label for line in lines] == ["spp, N=1", "spp, N=2", "pt"]

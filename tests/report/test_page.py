@@ -151,6 +151,13 @@ def test_what_was_missing_and_what_would_add_sections_stands_at_the_end(tmp_path
     assert "Missing" not in bare and "Not in this report" not in bare
 
 
+def test_exhibits_of_one_name_are_all_written(tmp_path: Path) -> None:
+    sections = [Section("One", "Intro.", [exhibit("one"), exhibit("one")])]
+    page = write_report(tmp_path, sections, title="T", about=[], missing=[], absent="")
+    assert list(Strict(page.read_text(encoding="utf-8")).figures) == ["one", "one-2"]
+    assert {path.name for path in tmp_path.glob("*.csv")} == {"one.csv", "one-2.csv"}
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/report: cannot be written"):

@@ -76,6 +76,28 @@ def test_a_run_in_two_folders_counts_once(made: Path, folder: Path) -> None:
     assert len(material.missing) == 12 and "spp-n1-k8-s0 is left out" in material.missing[0]
 
 
+def change_config(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_runs_of_another_engine_or_another_trunk_of_that_name_are_others(made: Path, tmp_path: Path) -> None:
+    for name in ("engine", "trunk"):
+        shutil.copytree(made, tmp_path / name)
+    change_config(tmp_path / "engine", lambda content: content["flags"].update(engine="reference"))
+    change_config(tmp_path / "trunk", lambda content: content["trunk"].update(sha256="1" * 64))
+    material = read_runs([made, tmp_path / "engine", tmp_path / "trunk"])
+    assert len(material.entries) == 36 and material.missing == []
+
+
+def test_folders_of_one_name_are_told_apart(made: Path, folder: Path) -> None:
+    material = read_runs([made, folder])
+    assert list(material.names.values()) == [f"{path.parent.name}/run" for path in (made, folder)]
+    assert material.missing[0].startswith(f"{folder.parent.name}/run: spp-n1-k8-s0 is left out; {made.parent.name}/run")
+
+
 def test_runs_trained_apart_are_one_entry(tmp_path: Path) -> None:
     folder, _ = made_run(tmp_path / "run", masked=False, method="pt", tasks="mini_rte,mini_cola", seeds="0,1")
     config = json.loads((folder / "config.json").read_text())
