@@ -7,7 +7,6 @@ the repository, if that is there. Else rows are made of random words, as long as
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ import torch
 from compt_fast.flags import read_flags
 from compt_fast.fleet.job import Job, open_job
 from compt_fast.tasks.table import SUITES, TASKS
+from tests.helpers.shared import real
 from tests.helpers.tiny_t5 import WORDS, make_t5
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = ("mini", "t5-small", "t5-base")
-REAL = Path(os.environ.get("COMPT_FAST_SHARED", Path(__file__).parents[2] / "shared"))
 TOKENS = 32128  # rows of the published checkpoints' embedding tables
 # Deciles (least, 10 %, ..., most) of the tokens of GLUE's source texts, from 185 to 300 scored rows a task.
 LENGTHS = {
@@ -41,15 +40,14 @@ def checkpoint(size: str, folder: Path) -> str:
     if size == "mini":
         return size
     if not (folder / "config.json").is_file():
-        words = REAL / "t5-tokenizer"
-        make_t5(folder, size=size, tokenizer=words if words.is_dir() else None, tokens=TOKENS)
+        make_t5(folder, size=size, tokenizer=real("t5-tokenizer"), tokens=TOKENS)
     return str(folder)
 
 
 def rows(folder: Path) -> dict[str, str]:
     """The flags that name GLUE's rows: real ones, or made ones in `folder`."""
-    if (REAL / "hub").is_dir():
-        return {"data_root": str(REAL / "hub")}
+    if hub := real("hub"):
+        return {"data_root": str(hub)}
     if not folder.exists():
         _make_rows(folder)
     return {"data": str(folder)}
