@@ -1,13 +1,12 @@
 """What the benchmarks run on: checkpoints of T5's shapes with random weights, and GLUE's rows.
 
-Real rows and T5's own tokenizer come from the folder named by COMPT_FAST_SHARED, else from `shared` beside or
-in the repository, if that is there. Else rows are made of random words, as long as GLUE's are (`LENGTHS`).
+Real rows and T5's own tokenizer come from the folder named by COMPT_FAST_SHARED, else from `shared` beside
+the repository, if that is there. Else rows are made of random words, as long as GLUE's are (`LENGTHS`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ import torch
 from compt_fast.flags import read_flags
 from compt_fast.fleet.job import Job, open_job
 from compt_fast.tasks.table import SUITES, TASKS
+from tests.helpers.shared import real
 from tests.helpers.tiny_t5 import WORDS, make_t5
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = ("mini", "t5-small", "t5-base")
-_PLACES = [os.environ.get("COMPT_FAST_SHARED"), *(parent / "shared" for parent in Path(__file__).parents[2:0:-1])]
-REAL = next((Path(place) for place in _PLACES if place and (Path(place) / "hub").is_dir()), None)
 TOKENS = 32128  # rows of the published checkpoints' embedding tables
 # Deciles (least, 10 %, ..., most) of the tokens of GLUE's source texts, from 185 to 300 scored rows a task.
 LENGTHS = {
@@ -42,14 +40,14 @@ def checkpoint(size: str, folder: Path) -> str:
     if size == "mini":
         return size
     if not (folder / "config.json").is_file():
-        make_t5(folder, size=size, tokenizer=REAL / "t5-tokenizer" if REAL else None, tokens=TOKENS)
+        make_t5(folder, size=size, tokenizer=real("t5-tokenizer"), tokens=TOKENS)
     return str(folder)
 
 
 def rows(folder: Path) -> dict[str, str]:
     """The flags that name GLUE's rows: real ones, or made ones in `folder`."""
-    if REAL:
-        return {"data_root": str(REAL / "hub")}
+    if hub := real("hub"):
+        return {"data_root": str(hub)}
     if not folder.exists():
         _make_rows(folder)
     return {"data": str(folder)}

@@ -8,12 +8,14 @@ of a field here, but for `task`, is the name of a flag of `compt_fast.train`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from compt_fast.errors import InputError, unknown
 
 SEEDS = 2**32  # what NumPy takes as a seed
+MAX_TRAIN = 5000  # examples a task, where a run takes all of them
+INIT_RANGE = 0.5  # of uniform tokens
 PER_TASK = -1  # "as many sources as there are tasks", for the presets sln and slpn
 RANDOM, STORED, SPOT = "random", "stored", "spot"  # where the tokens of a role's prompts start from
 
@@ -132,6 +134,8 @@ def resolve(choice: dict[str, Any], *, tasks: int, d_model: int, source_tasks: i
     Sources that start from stored prompts are one a source task. Prompts that start from stored
     values, which a prompt encoder has already made, have none.
 
+    What the other values leave without effect is settled, so that it makes no second run.
+
     Few shots (10 or fewer) double a preset's epochs, as in ComPT's published code; epochs that the
     user names are taken as they are.
 
@@ -159,6 +163,17 @@ def resolve(choice: dict[str, Any], *, tasks: int, d_model: int, source_tasks: i
         values["epochs"] *= 2
     config = RunConfig(**values)
     _check(config)
+    return settled(config)
+
+
+def settled(config: RunConfig) -> RunConfig:
+    """`config` with the defaults of what changes nothing in it: `max_train` beside a number of shots,
+    `init_range` where tokens start from the vocabulary.
+    """
+    if config.shots is not None:
+        config = replace(config, max_train=MAX_TRAIN)
+    if config.init == "vocab":
+        config = replace(config, init_range=INIT_RANGE)
     return config
 
 

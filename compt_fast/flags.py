@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from compt_fast.config import PRESETS, RANDOM, SPOT, STORED
+from compt_fast.config import INIT_RANGE, MAX_TRAIN, PRESETS, RANDOM, SPOT, STORED
 from compt_fast.errors import InputError, unknown
 
 
@@ -109,7 +109,7 @@ RUN_FLAGS: tuple[Flag, ...] = (
         "uniform",
         "vocab",
     ),
-    _run("init-range", number, [0.5], "uniform tokens lie in [-r, r]"),
+    _run("init-range", number, [INIT_RANGE], "uniform tokens lie in [-r, r]"),
     _run("source-init", str, None, "where sources start: as --init says, or from stored prompts", *CHOSEN_INITS[:2]),
     _run(
         "private-init",
@@ -135,7 +135,7 @@ RUN_FLAGS: tuple[Flag, ...] = (
     _run("batch-size", integer, [16], "rows a step and run"),
     _run("label-mode", str, ["natural"], "words for the labels", "natural", "synthetic", "numeric"),
     _run("sampling", str, ["balanced"], "how the shots are drawn", "balanced", "random"),
-    _run("max-train", integer, [5000], "examples a task with --shots full"),
+    _run("max-train", integer, [MAX_TRAIN], "examples a task with --shots full"),
 )
 
 JOB_FLAGS: tuple[Flag, ...] = (

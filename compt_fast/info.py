@@ -14,9 +14,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import compt_fast
+
+if TYPE_CHECKING:
+    from compt_fast.native import Status
 
 PACKAGES = (
     "torch",
@@ -184,10 +187,12 @@ def missing() -> list[Missing]:
 
     from compt_fast import native
 
+    has_gpu, extension = torch.cuda.is_available(), native.status()
     return [
-        *_missing_hardware(torch.cuda.is_available(), torch.version.cuda, cpu()),
-        *_missing_software(versions()),
-        *_missing_compilers(compilers(), native.status().active),
+        *_missing_hardware(has_gpu, torch.version.cuda, cpu()),
+        *_missing_software(versions(), has_gpu),
+        *_missing_extension(extension),
+        *_missing_compilers(compilers(), extension.active),
     ]
 
 
@@ -205,7 +210,7 @@ def _missing_hardware(
         yield Missing("bf16 instructions", "--dtype bf16 is emulated, and slow, on this CPU", False)
 
 
-def _missing_software(found: dict[str, str | None]) -> Iterator[Missing]:
+def _missing_software(found: dict[str, str | None], has_gpu: bool) -> Iterator[Missing]:
     if found["datasets"] is None:
         yield Missing("datasets", "no data from the hub; local folders and mini work", True)
     if found["tensorboard"] is None:
@@ -214,14 +219,19 @@ def _missing_software(found: dict[str, str | None]) -> Iterator[Missing]:
         if found[name] is None:
             yield Missing(name, "no report of tables and figures; training and results need it not", False)
     if found["triton"] is None:
-        yield Missing("triton", "PyTorch does on a GPU what Triton kernels would do quicker", False)
+        yield Missing("triton", "PyTorch does on a GPU what Triton kernels would do quicker", has_gpu)
+
+
+def _missing_extension(extension: Status) -> Iterator[Missing]:
+    if extension.active or extension.pending:
+        return
+    why = extension.why.splitlines()[0].rstrip(":")  # a compiler's words follow
+    yield Missing("the C++ extension", f"{why}; plain PyTorch trains more slowly", True)
 
 
 def _missing_compilers(tools: dict[str, str | None], has_extension: bool) -> Iterator[Missing]:
-    if tools["c++"] is None:
-        cost = "the C++ extension cannot be built, and plain PyTorch is slower"
-        kept = "nothing while this torch stays: the C++ extension is built"
-        yield Missing("c++", kept if has_extension else cost, not has_extension)
+    if tools["c++"] is None and has_extension:
+        yield Missing("c++", "nothing while this torch stays: the C++ extension is built", False)
     if tools["nvcc"] is None:
         yield Missing("nvcc", "an extension built here serves the CPU only", False)
 

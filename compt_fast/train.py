@@ -178,10 +178,12 @@ def _trainer(folder: Path, job: Job, start: Start | None = None) -> Trainer:
 
 def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], store: PromptStore) -> None:
     """Print what is about to be done."""
+    from compt_fast import native
     from compt_fast.fleet.estimate import estimate
     from compt_fast.fleet.report import print_plan
     from compt_fast.info import missing_line
 
+    native.keep_quiet()  # the line below tells of a build that fails in an estimate
     for own in stage_one:
         console.print(f"Stage one trains source prompts that the store {store.folder} lacks:", soft_wrap=True)
         print_plan(console, own, estimate(own))
@@ -191,6 +193,7 @@ def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], stor
     missing = missing_line()
     if missing:
         console.print(missing, soft_wrap=True)
+    native.keep_quiet(not native.status().pending)  # a build to come may still fail, in a job too short to measure
 
 
 def _work(console: Console, trainer: Trainer, saved: Checkpoint | None, job_folder: Path) -> int:

@@ -41,16 +41,13 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def hub_root() -> Path | None:
-    """A folder of real rows in the hub's layout ($COMPT_FAST_HUB, else ../shared/hub), or None.
+    """A folder of real rows in the hub's layout, or None.
 
     Tests that get None use rows in the same schemas that they write themselves.
     """
-    named = os.environ.get("COMPT_FAST_HUB")
-    if named:
-        assert Path(named).is_dir(), f"COMPT_FAST_HUB is {named!r}, and there is no such folder"
-        return Path(named)
-    beside = REPOSITORY.parent / "shared" / "hub"
-    return beside if beside.is_dir() else None
+    from tests.helpers.shared import real
+
+    return real("hub")
 
 
 @pytest.fixture(scope="session")

@@ -73,23 +73,44 @@ def test_the_kernels_part_says_what_they_do_or_why_not(monkeypatch: pytest.Monke
 
 def test_nothing_is_missing_where_everything_is() -> None:
     assert not list(info._missing_hardware(True, "13.0", CPU))
-    assert not list(info._missing_software(ALL_HERE))
+    assert not list(info._missing_software(ALL_HERE, True))
     assert not list(info._missing_compilers(TOOLS, False))
+    assert not list(info._missing_extension(native.Status(True, "loaded")))
 
 
+@pytest.mark.parametrize("has_gpu", [False, True])
 @pytest.mark.parametrize("name", ["datasets", "tensorboard", "triton"])
-def test_a_missing_package_is_named_with_its_cost(name: str) -> None:
-    (gap,) = info._missing_software(ALL_HERE | {name: None})
+def test_a_missing_package_is_named_with_its_cost(name: str, has_gpu: bool) -> None:
+    (gap,) = info._missing_software(ALL_HERE | {name: None}, has_gpu)
     assert gap.what == name and gap.cost
-    assert gap.felt == (name == "datasets")
+    assert gap.felt == (name == "datasets" or (name == "triton" and has_gpu))
+
+
+@pytest.mark.parametrize(("name", "built"), [("c++", True), ("nvcc", True), ("nvcc", False)])
+def test_a_missing_compiler_is_not_felt_beside_what_says_it_of_the_extension(name: str, built: bool) -> None:
+    (gap,) = info._missing_compilers(TOOLS | {name: None}, built)
+    assert gap.what == name and gap.cost and not gap.felt
+    assert not list(info._missing_compilers(TOOLS | {"c++": None}, False))
 
 
 @pytest.mark.parametrize(
-    ("name", "built", "felt"), [("c++", False, True), ("c++", True, False), ("nvcc", False, False)]
+    ("why", "shown"),
+    [
+        ("turned off by COMPT_FAST_NATIVE=0", "turned off by COMPT_FAST_NATIVE=0; "),
+        ("not built, and there is no ninja (pip install ninja)", "there is no ninja (pip install ninja); "),
+        ("building failed, see build.log:\na.cpp:1: error\n", "building failed, see build.log; "),
+        ("the cache cannot be written: [Errno 13]", "the cache cannot be written: [Errno 13]; "),
+    ],
 )
-def test_a_missing_compiler_is_felt_where_it_leaves_the_extension_out(name: str, built: bool, felt: bool) -> None:
-    (gap,) = info._missing_compilers(TOOLS | {name: None}, built)
-    assert gap.what == name and gap.felt == felt and gap.cost
+def test_an_extension_that_is_not_used_is_felt_and_its_reason_stands_in_one_line(why: str, shown: str) -> None:
+    (gap,) = info._missing_extension(native.Status(False, why))
+    assert gap.felt and "slow" in gap.cost and shown in gap.cost and "\n" not in gap.cost
+
+
+def test_an_extension_that_the_first_use_builds_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not list(info._missing_extension(native.Status(False, "not built yet", pending=True)))
+    monkeypatch.setattr(native, "status", lambda: native.Status(False, "there is no ninja"))
+    assert "the C++ extension (there is no ninja; " in str(info.missing_line())
 
 
 def test_the_extension_is_reported_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,9 @@ from compt_fast import evaluate, store, train
 from compt_fast.fleet.reopened import reopen
 from compt_fast.fleet.stored import RunPrompts, save_prompts
 from compt_fast.prompts.store import PromptStore
-from tests.helpers.foreign import REAL, peft_adapter, t5_base_prompts
+from tests.helpers.foreign import peft_adapter, t5_base_prompts
 from tests.helpers.jobs import Line, error_of
+from tests.helpers.shared import real
 from tests.helpers.tiny_t5 import make_t5
 
 Said = pytest.CaptureFixture[str]
@@ -38,7 +39,7 @@ def test_the_prompts_of_t5_base(tmp_path: Path, capsys: Said) -> None:
     likeness = [line.split()[-2:] for line in shown.splitlines() if "mean-token cosine" in line]
     assert {name for _, name in likeness} == {"qnli-m100", "qqp-m100", "sst2-m100"}
     assert [float(c) for c, _ in likeness] == sorted((float(c) for c, _ in likeness), reverse=True)
-    if REAL.is_dir():
+    if real("t5-base-prompts"):
         cosine = {name: float(value) for value, name in likeness}
         assert cosine["qnli-m100"] == pytest.approx(0.89, abs=0.01)
         assert cosine["qqp-m100"] == pytest.approx(0.61, abs=0.01)

@@ -10,6 +10,7 @@ from compt_fast import evaluate, train
 from compt_fast.tasks.table import SUITES, TASKS
 from tests.helpers import jobs
 from tests.helpers.hub_rows import write_hub
+from tests.helpers.shared import real
 from tests.helpers.tiny_t5 import make_t5
 
 pytest.importorskip("pyarrow")
@@ -37,12 +38,9 @@ def test_rows_in_the_hubs_schemas(suite: str, tiny_t5: Path, tmp_path: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def small_t5(hub_root: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """T5-small's shape, random weights; T5's own tokenizer where it lies beside the rows."""
-    tokenizer = hub_root.parent / "t5-tokenizer" if hub_root else None
-    if tokenizer is not None and not tokenizer.is_dir():
-        tokenizer = None
-    return make_t5(tmp_path_factory.mktemp("t5-small"), size="t5-small", tokenizer=tokenizer)
+def small_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """T5-small's shape, random weights; T5's own tokenizer where it is."""
+    return make_t5(tmp_path_factory.mktemp("t5-small"), size="t5-small", tokenizer=real("t5-tokenizer"))
 
 
 @pytest.mark.slow

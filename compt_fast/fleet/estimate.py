@@ -38,17 +38,18 @@ class Estimate:
 
 
 def estimate(trainer: Trainer) -> Estimate | None:
-    """Take some steps of the runs that train first, score a batch, and throw all of it away.
+    """Take some steps of the runs that need most, score a batch, and throw all of it away.
 
+    Where runs differ, neither time nor memory comes out too low by it, and the time may be too high.
     None for a job that is short. Raises `InputError` where memory runs out.
     """
     waiting, width = trainer.waiting, trainer.flags["runs_at_once"]
     steps = sum(trainer.steps_of(run) for run in waiting)
     if steps / max(1, min(width, len(waiting))) < SHORT:
         return None
-    probe = Trainer(
-        waiting[:width], trainer.trunk, trainer.trunk_hash, trainer.data, trainer.flags, trainer.folder, _zeros
-    )
+    text = trainer.flags["max_source_length"]
+    largest = sorted(waiting, key=lambda run: _need(run, text), reverse=True)[:width]
+    probe = Trainer(largest, trainer.trunk, trainer.trunk_hash, trainer.data, trainer.flags, trainer.folder, _zeros)
     try:
         step, scoring = _step_seconds(probe), _scoring_seconds(probe)
     except (RuntimeError, MemoryError) as error:
@@ -60,6 +61,11 @@ def estimate(trainer: Trainer) -> Estimate | None:
         ) from None
     whole = step * steps / len(probe.runs) + scoring * len(waiting)
     return Estimate(step, scoring, whole, _peak_memory(trainer.trunk.device))
+
+
+def _need(run: Run, text: int) -> tuple[int, int]:
+    """Orders runs by what their steps take: tokens of the encoder's input at most, then parameters."""
+    return run.config.batch_size * (run.shape.target_length + text), run.parameters
 
 
 def _zeros(run: Run) -> dict[str, Tensor]:
@@ -82,8 +88,9 @@ def _step_seconds(probe: Trainer) -> float:
 
 
 def _scoring_seconds(probe: Trainer) -> float:
-    """Seconds to score one run, from a batch of some rows of every task."""
-    run, size = probe.runs[0], probe.flags["eval_batch_size"]
+    """Seconds to score the run of the longest prompts, from a batch of some rows of every task."""
+    run = max(probe.runs, key=lambda run: run.shape.target_length)
+    size = probe.flags["eval_batch_size"]
     cohort = next(cohort for cohort in probe.cohorts if cohort.shape == run.shape)
     sets = probe.evaluation_of(run)
     prompts = cohort.prompts(0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from compt_fast.config import RunConfig
+from compt_fast.config import RunConfig, settled
 from compt_fast.errors import InputError
 from compt_fast.files import write_json
 from compt_fast.flags import FLAGS, RUN_FLAGS, Flags
@@ -145,7 +145,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content["trunk"]["sha256"], str) and isinstance(content["flags"], dict):
-            content["runs"] = {name: RunConfig(**config) for name, config in content["runs"].items()}
+            content["runs"] = {name: settled(RunConfig(**config)) for name, config in content["runs"].items()}
             return content
         raise ValueError("no trunk or no flags")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -45,7 +45,8 @@ class Run:
 def plan_runs(flags: Flags, *, tasks: int, d_model: int, names: Sequence[str] = ()) -> list[Run]:
     """Every run that the comma lists of `flags` multiply into, in the order of the lists.
 
-    A flag that a preset ignores (`--sources` for pt) makes no second run of it. With the flag
+    A flag that a preset ignores (`--sources` for pt), or that another makes void (`--max-train` with
+    a number of shots), makes no second run of it. With the flag
     `apart`, `names` are those of the tasks, and each run becomes one a task.
 
     Raises `InputError` for values that do not go together.

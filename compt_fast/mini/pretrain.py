@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,8 +23,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
+from compt_fast.errors import InputError, exit_code
 from compt_fast.mini import tokenizer as vocabulary
-from compt_fast.mini.report import pair_loss, skill_accuracies
+from compt_fast.mini.report import measured
 from compt_fast.mini.stream import Part, Stream
 
 
@@ -186,8 +188,8 @@ def make_report(trainer: Trainer, size: int) -> dict[str, Any]:
     """Each skill's accuracy under its own instruction on held-out sentences, and what it cost."""
     recipe = trainer.recipe
     return {
-        "skills": skill_accuracies(trainer.model, trainer.tokenizer, size),
-        "pair_loss": pair_loss(trainer.model, trainer.tokenizer, size),
+        **measured(trainer.model, trainer.tokenizer, size),
+        "step": trainer.step,
         "examples": trainer.step * recipe.batch_size,
         "training_seconds": round(trainer.seconds),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
@@ -207,8 +209,34 @@ def steps_for(minutes: float, trainer: Trainer) -> int:
     return max(1, int(60 * minutes / ((time.monotonic() - start) / 8 * 1.05)))
 
 
-def main() -> None:
-    """Read the flags and train."""
+def resumed(out: Path) -> Trainer:
+    """The run of a folder as its last checkpoint left it; `InputError` for a folder without one."""
+    try:
+        last = out / (out / "last").read_text()
+        recipe = Recipe(**json.loads((last / "state.json").read_text())["recipe"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"--resume: {out} holds no checkpoint to go on from: {error}") from None
+    trainer = Trainer(recipe, AutoTokenizer.from_pretrained(out / "tokenizer"), out)
+    trainer.restore()
+    return trainer
+
+
+def begun(out: Path, examples: int | None, minutes: float, learning_rate: float) -> Trainer:
+    """A new run in a new folder; `InputError` where that cannot be made."""
+    try:
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}; name a new folder, or go on with --resume") from None
+    tokenizer = vocabulary.save(out / "tokenizer")
+    recipe = Recipe(steps=1 << 20, learning_rate=learning_rate)
+    recipe.steps = (
+        -(-examples // recipe.batch_size) if examples else steps_for(minutes, Trainer(recipe, tokenizer, out))
+    )
+    return Trainer(recipe, tokenizer, out)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the flags and train; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     size = parser.add_mutually_exclusive_group()
@@ -217,25 +245,20 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
     parser.add_argument("--checkpoint-every", type=int, default=500, metavar="STEPS")
     parser.add_argument("--resume", action="store_true")
-    flags = parser.parse_args()
-    if flags.resume:
-        last = flags.out / (flags.out / "last").read_text()
-        recipe = Recipe(**json.loads((last / "state.json").read_text())["recipe"])
-        trainer = Trainer(recipe, AutoTokenizer.from_pretrained(flags.out / "tokenizer"), flags.out)
-        trainer.restore()
-    else:
-        flags.out.mkdir(parents=True)
-        tokenizer = vocabulary.save(flags.out / "tokenizer")
-        recipe = Recipe(steps=1 << 20, learning_rate=flags.learning_rate)
-        recipe.steps = (
-            -(-flags.examples // recipe.batch_size)
-            if flags.examples
-            else steps_for(flags.minutes, Trainer(recipe, tokenizer, flags.out))
-        )
-        trainer = Trainer(recipe, tokenizer, flags.out)
-    print(f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters, {recipe.steps} steps", flush=True)
-    train(trainer, recipe.steps, flags.checkpoint_every)
+    flags = parser.parse_args(argv)
+
+    def work() -> int:
+        if flags.resume:
+            trainer = resumed(flags.out)
+        else:
+            trainer = begun(flags.out, flags.examples, flags.minutes, flags.learning_rate)
+        steps = trainer.recipe.steps
+        print(f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters, {steps} steps", flush=True)
+        train(trainer, steps, flags.checkpoint_every)
+        return 0
+
+    return exit_code(work, out_of_memory_hint=": close what else takes it, or train on another device")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,12 +1,23 @@
-"""How well a trunk knows its skills under its own instructions, on sentences it never saw."""
+"""How well a trunk knows its skills under its own instructions, on sentences it never saw.
+
+    python -m compt_fast.mini.report TRUNK [--size 500]
+
+measures a trunk's folder anew and prints its `report.json` with the figures found.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5ForConditionalGeneration
 
+from compt_fast.errors import InputError, exit_code
 from compt_fast.mini import styles
 from compt_fast.mini.stream import Encoder, collate, pair_example
 
@@ -49,3 +60,36 @@ def pair_loss(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerB
     rng = Random("report pairs")
     batch = collate([pair_example("validation", rng) for _ in range(size)], Encoder(tokenizer))
     return round(float(model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss), 4)
+
+
+def measured(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, size: int) -> dict[str, Any]:
+    """What `report.json` says of the weights, by so many (`held_out`) examples a skill."""
+    return {
+        "held_out": size,
+        "skills": skill_accuracies(model, tokenizer, size),
+        "pair_loss": pair_loss(model, tokenizer, size),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the flags, measure and print; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trunk", type=Path)
+    parser.add_argument("--size", type=int, default=500, help="held-out examples a skill")
+    flags = parser.parse_args(argv)
+
+    def work() -> int:
+        try:
+            known = json.loads((flags.trunk / "report.json").read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{flags.trunk}: no trunk with a report.json: {error}") from None
+        model = T5ForConditionalGeneration.from_pretrained(flags.trunk)
+        found = measured(model, AutoTokenizer.from_pretrained(flags.trunk), flags.size)
+        print(json.dumps(found | {key: known[key] for key in known if key not in found}, indent=1))
+        return 0
+
+    return exit_code(work, out_of_memory_hint=": close what else takes it")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -59,9 +59,9 @@ import torch
 from torch import Tensor
 
 from compt_fast.native import plain
-from compt_fast.native.library import Status, load, status
+from compt_fast.native.library import Status, keep_quiet, load, status
 
-__all__ = ["Status", "assemble", "load", "packed_attention", "status"]
+__all__ = ["Status", "assemble", "keep_quiet", "load", "packed_attention", "status"]
 
 
 def assemble(

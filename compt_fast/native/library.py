@@ -32,17 +32,22 @@ SHOWN_OF_A_FAILURE = 2000
 
 @dataclass(frozen=True)
 class Status:
-    """Whether the compiled operators are loaded, and what they are or why not; the library's file."""
+    """Whether the compiled operators are loaded, and what they are or why not; the library's file.
+
+    `pending`: nothing is known to stand in their way, and the first use builds them.
+    """
 
     active: bool
     why: str
     path: Path | None = None
+    pending: bool = False
 
 
 TURNED_OFF = Status(False, "turned off by COMPT_FAST_NATIVE=0")
 
 _decided: Status | None = None
 _deciding = threading.Lock()
+_quiet = False
 
 
 def load() -> bool:
@@ -58,6 +63,12 @@ def status() -> Status:
     return _decide(may_build=False)
 
 
+def keep_quiet(quiet: bool = True) -> None:
+    """Whether `load` is to give no warning, because its caller tells the user what `status` comes to."""
+    global _quiet
+    _quiet = quiet
+
+
 def _decide(may_build: bool) -> Status:
     global _decided
     with _deciding:
@@ -66,7 +77,7 @@ def _decide(may_build: bool) -> Status:
         found = _find(may_build)
         if found.active or may_build:
             _decided = found
-        if may_build and not found.active and found != TURNED_OFF:
+        if may_build and not found.active and found != TURNED_OFF and not _quiet:
             warnings.warn(
                 f"The compiled operators of compt_fast are not used, and plain PyTorch is slower: {found.why}."
                 " COMPT_FAST_NATIVE=0 silences this.",
@@ -120,7 +131,7 @@ def _find(may_build: bool) -> Status:
     if missing := build.missing_tool():
         return Status(False, f"not built, and {missing}")
     if not may_build:
-        return Status(False, "not built yet: the first use builds it, in about a minute")
+        return Status(False, "not built yet: the first use builds it, in about a minute", pending=True)
     try:
         kept.mkdir(parents=True, exist_ok=True)
         with _locked(kept / "lock"):
@@ -145,7 +156,7 @@ def _build_in(folder: Path, wanted: dict[str, Any]) -> Status:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0:
         said = log.read_text(encoding="utf-8", errors="replace").strip()
-        return Status(False, f"building failed, {log} ends with:\n{said[-SHOWN_OF_A_FAILURE:]}\n")
+        return Status(False, f"building failed, see {log}:\n{said[-SHOWN_OF_A_FAILURE:]}\n")
     return _load_from(folder)
 
 

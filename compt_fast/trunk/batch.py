@@ -65,13 +65,6 @@ class TargetPrompts:
         _check_offsets("prompt offsets", self.offsets, len(self.flat))
 
     @classmethod
-    def from_list(cls, prompts: Sequence[Tensor]) -> TargetPrompts:
-        """One slot for each tensor (L_s, d) of `prompts`; at least one."""
-        if not prompts:
-            raise ValueError("no target prompts given: at least one slot is needed")
-        return cls(torch.cat(list(prompts)), offsets_of([len(prompt) for prompt in prompts]))
-
-    @classmethod
     def from_stacks(cls, stacks: Sequence[Tensor]) -> TargetPrompts:
         """One slot for each prompt of each stack (..., L, d), in order: `(R, T, L, d)` gives slots
         r * T + t.

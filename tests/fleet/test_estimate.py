@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from compt_fast.errors import InputError
+from compt_fast.fleet import estimate as module
 from compt_fast.fleet.estimate import Estimate, estimate
 from compt_fast.fleet.job import Job
 from compt_fast.fleet.report import print_plan
@@ -37,6 +38,28 @@ def test_a_long_job_is_measured_and_left_as_it_was(job: Job, tmp_path: Path) -> 
     assert found.step > 0 and found.scoring > 0 and found.memory > 2**20
     assert trainer.cohorts == [] and trainer.step == 0 and trainer.waiting == job.runs
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_runs_that_need_most_are_measured(
+    tiny_t5: Path, toys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = jobs.settings(tiny_t5, toys, method="pt,spp", prompt_length="2,5,3", seeds="0,1", runs_at_once=3, steps=150)
+    mixed = jobs.opened(flags)
+    probes: list[Trainer] = []
+    scored: list[int] = []
+    taken = module._step_seconds
+    monkeypatch.setattr(module, "_step_seconds", lambda probe: probes.append(probe) or taken(probe))
+    evaluate = module.evaluate
+    monkeypatch.setattr(
+        module, "evaluate", lambda *rest, **more: scored.append(rest[2].shape.target_length) or evaluate(*rest, **more)
+    )
+    estimate(trainer_of(mixed, tmp_path))
+    (probe,) = probes
+    # The longest prompts first; among them spp, which has more parameters; else the plan's order.
+    assert [run.id for run in probe.runs] == [
+        *("spp-n3-k4-s0-prompt-length5", "spp-n3-k4-s1-prompt-length5", "pt-k4-s0-prompt-length5")
+    ]
+    assert set(scored) == {5}
 
 
 def test_a_short_job_is_not_measured(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

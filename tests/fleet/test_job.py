@@ -85,6 +85,23 @@ def test_a_job_may_grow_in_its_runs_alone(job: Job, tiny_t5: Path, toys: list[Pa
         check_recorded(tmp_path / "run", reopened(method="spp,pt,mst", seeds="0,1", eval_size=5))
 
 
+def test_a_folder_that_recorded_a_value_without_effect_goes_on(
+    job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path
+) -> None:
+    prepare_folder(tmp_path, job, [])
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    for config in content["runs"].values():
+        config["max_train"] = 7  # beside a number of shots
+    content["flags"]["max_train"] = [7]
+    path.write_text(json.dumps(content))
+    for seeds in ("0", "0,1"):
+        flags = read_flags({"seeds": seeds}, str(path))
+        again = open_job(flags, folder=tmp_path, trunk=job.trunk)
+        check_recorded(tmp_path, again)
+        assert job.runs[0] in again.runs and len(again.runs) == len(job.runs) * len(seeds.split(","))
+
+
 def test_stored_prompts_that_change_are_noticed(job: Job, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     prepare_folder(folder, job, [])

@@ -62,6 +62,15 @@ def test_the_rate_of_prompts_that_a_method_has_not_makes_no_second_run() -> None
     assert [run.id.split("-")[0] for run in runs] == ["spp"] * 4 + ["pt"] * 2 + ["mst"]
 
 
+def test_what_another_flag_makes_void_makes_no_second_run() -> None:
+    runs = plan(method="spp", max_train="1000,2000", shots="16,full")
+    assert [(run.config.shots, run.config.max_train) for run in runs] == [(16, 5000), (None, 1000), (None, 2000)]
+    runs = plan(method="spp", init="vocab,uniform", init_range="0.1,0.2")
+    assert [(run.config.init, run.config.init_range) for run in runs] == [
+        *(("vocab", 0.5), ("uniform", 0.1), ("uniform", 0.2))
+    ]
+
+
 def test_as_many_sources_as_tasks() -> None:
     assert [(run.id, run.shape.sources) for run in plan(method="sln,slpn,sl")] == [
         ("sln-n4-k16-s0", 4),

@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-REAL = Path(__file__).resolve().parents[3] / "shared" / "t5-base-prompts"
+from tests.helpers.shared import real
+
 TASKS = ("mnli", "qnli", "qqp", "sst2")
 
 
 def t5_base_prompts(folder: Path) -> dict[str, Path]:
-    """A `.pt` file (100, 768) a task: trained ones from `../shared`, or drawn ones in `folder`."""
-    if REAL.is_dir():
-        return {task: REAL / f"{task}_prompt.pt" for task in TASKS}
+    """A `.pt` file (100, 768) a task: trained ones where they are, or drawn ones in `folder`."""
+    if trained := real("t5-base-prompts"):
+        return {task: trained / f"{task}_prompt.pt" for task in TASKS}
     generator = torch.Generator().manual_seed(0)
     paths = {task: folder / f"{task}_prompt.pt" for task in TASKS}
     for k, path in enumerate(paths.values()):

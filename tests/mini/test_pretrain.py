@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from random import Random
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
-from compt_fast.mini import rows, styles
+from compt_fast.mini import pretrain, report, rows, styles
 from compt_fast.mini import tokenizer as vocabulary
 from compt_fast.mini.pretrain import Recipe, Trainer, train
 from compt_fast.mini.stream import Stream, draw_example
@@ -38,6 +39,42 @@ def test_resumed_run_ends_in_the_same_bits(tokenizer: PreTrainedTokenizerBase, t
     for (name, one), two in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, two), name
     assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-6"]
+
+
+def test_a_folder_in_the_way_and_one_without_a_checkpoint_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pretrain.main([f"--out={tmp_path}"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --out {tmp_path}: File exists; name a new folder, or go on with --resume\n"
+    )
+    assert pretrain.main([f"--out={tmp_path}", "--resume"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: --resume: {tmp_path} holds no checkpoint to go on from") and said.count("\n") == 1
+
+
+def test_a_trunk_is_measured_anew_as_it_was_in_training(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(Trainer(TINY, tokenizer, tmp_path), 3)
+    written = json.loads((tmp_path / "trunk" / "report.json").read_text())
+    assert (written["held_out"], written["step"], written["examples"]) == (2, 3, 24)
+    capsys.readouterr()
+    assert report.main([str(tmp_path / "trunk"), "--size=2"]) == 0
+    assert json.loads(capsys.readouterr().out) == written
+    assert report.main([str(tmp_path / "trunk"), "--size=1"]) == 0
+    assert json.loads(capsys.readouterr().out)["held_out"] == 1
+    assert report.main([str(tmp_path)]) == 2
+    assert "no trunk with a report.json" in capsys.readouterr().err
+
+
+def test_the_shipped_report_has_the_keys_that_the_recipe_writes(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    shipped = json.loads((Path(pretrain.__file__).parent / "weights" / "report.json").read_text())
+    written = pretrain.make_report(Trainer(TINY, tokenizer, tmp_path), 1)
+    assert list(shipped) == list(written) and shipped["skills"].keys() == written["skills"].keys()
+    assert shipped["examples"] == shipped["step"] * shipped["recipe"]["batch_size"]
 
 
 def test_shipped_folder_loads(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def put(folder: Path, **facts: Any) -> Path:
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As in a new process on a machine where nothing was built; the cache's root."""
     monkeypatch.setattr(library, "_decided", None)
+    monkeypatch.setattr(library, "_quiet", False)
     monkeypatch.setattr(library, "HERE", tmp_path / "installed")
     monkeypatch.setattr(library, "sources", lambda: tmp_path)
     monkeypatch.setattr(build, "facts", lambda sources: WANTED)
@@ -106,8 +107,9 @@ def test_turned_off_it_does_nothing_and_warns_of_nothing(alone: Path, monkeypatc
 def test_status_builds_nothing_and_says_that_it_could(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "missing_tool", lambda: None)
     assert not library.status().active and "not built yet" in library.status().why
+    assert library.status().pending
     monkeypatch.setattr(build, "missing_tool", lambda: "there is no ninja")
-    assert "there is no ninja" in library.status().why
+    assert "there is no ninja" in library.status().why and not library.status().pending
     assert not alone.exists()
 
 
@@ -118,6 +120,18 @@ def test_without_a_compiler_one_warning_says_so(alone: Path, monkeypatch: pytest
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not library.load()
+
+
+def test_no_warning_where_the_caller_tells(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    library.keep_quiet()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not library.load()
+    library.keep_quiet(False)
+    monkeypatch.setattr(library, "_decided", None)
+    with pytest.warns(RuntimeWarning, match="no-such-compiler"):
+        library.load()
 
 
 def test_a_build_that_fails_is_told_with_the_compilers_words(

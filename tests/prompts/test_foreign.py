@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from compt_fast.errors import InputError
 from compt_fast.prompts.foreign import read_foreign
 from compt_fast.prompts.similarity import mean_cosine
-from tests.helpers.foreign import REAL, peft_adapter, t5_base_prompts
+from tests.helpers.foreign import peft_adapter, t5_base_prompts
+from tests.helpers.shared import real
 
 VALUES = torch.randn(5, 4, generator=torch.Generator().manual_seed(3))
 
@@ -26,7 +27,7 @@ def test_trained_prompts_of_t5_base(tmp_path: Path) -> None:
     for task, values in found.items():
         assert values.shape == (100, 768) and values.dtype == torch.float32 and not values.requires_grad, task
         assert 9 < values.std() < 40
-    if REAL.is_dir():
+    if real("t5-base-prompts"):
         stack = torch.stack(list(found.values()))
         likeness = mean_cosine(stack, stack)
         order = list(found)

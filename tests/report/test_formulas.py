@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +13,7 @@ from compt_fast.prompts.compose import compose
 from compt_fast.prompts.foreign import read_foreign
 from compt_fast.prompts.similarity import mean_cosine
 from compt_fast.report.formulas import anatomy, recalls, token_similarities, weighted_similarity
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.helpers.shared import real
 
 
 def cosine(a: list[float], b: list[float]) -> float:
@@ -108,9 +106,9 @@ def test_recalls() -> None:
 
 
 def test_real_t5_base_prompts_are_as_alike_as_is_known() -> None:
-    folder = REPOSITORY.parent / "shared" / "t5-base-prompts"
-    if not folder.is_dir():
-        pytest.skip("no trained t5-base prompts beside the repository")
+    folder = real("t5-base-prompts")
+    if folder is None:
+        pytest.skip("no trained t5-base prompts in COMPT_FAST_SHARED")
     names = ("mnli", "qnli", "qqp")
     prompts = torch.stack([read_foreign(folder / f"{name}_prompt.pt").values for name in names])
     assert prompts.shape == (3, 100, 768)

@@ -13,6 +13,7 @@ from compt_fast.tasks.sources import load_task
 from compt_fast.tasks.table import TASKS
 from compt_fast.tasks.text import encode_source, encode_target, label_text, label_texts
 from tests.helpers.hub_rows import write_hub
+from tests.helpers.shared import real
 from tests.helpers.tiny_t5 import tiny_tokenizer
 
 RTE, COLA, STSB, MULTINLI = (TASKS[name] for name in ("rte", "cola", "stsb", "multinli"))
@@ -22,10 +23,10 @@ LONG = 100_000
 
 
 @pytest.fixture(scope="module")
-def tokenizers(repository: Path) -> list[Any]:
+def tokenizers() -> list[Any]:
     """Words, bytes, and T5's own where it is."""
-    genuine = repository.parent / "shared" / "t5-tokenizer"
-    return [WORDS, BYTES, *([AutoTokenizer.from_pretrained(genuine)] if genuine.is_dir() else [])]
+    genuine = real("t5-tokenizer")
+    return [WORDS, BYTES, *([AutoTokenizer.from_pretrained(genuine)] if genuine else [])]
 
 
 def whole(text: str, tokenizer: Any) -> list[int]:

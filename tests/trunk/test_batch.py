@@ -27,9 +27,9 @@ def test_spread_lists_every_range(ranges: list[tuple[int, int]]) -> None:
     assert spread(starts, sizes).tolist() == expected
 
 
-def test_prompts_from_a_list_keep_their_order_and_lengths() -> None:
+def test_prompts_of_unlike_lengths_keep_their_order_and_lengths() -> None:
     parts = [torch.randn(size, 3) for size in (2, 0, 4)]
-    prompts = TargetPrompts.from_list(parts)
+    prompts = TargetPrompts.from_stacks(parts)
     assert prompts.slots == 3
     assert prompts.lengths.tolist() == [2, 0, 4]
     for slot, part in enumerate(parts):
@@ -46,10 +46,10 @@ def test_prompts_from_stacks_number_runs_before_tasks_and_stacks_in_order() -> N
         assert torch.equal(prompts.flat[prompts.offsets[slot] : prompts.offsets[slot + 1]], prompt)
 
 
-def test_gradients_pass_through_both_constructors() -> None:
+def test_gradients_pass_through() -> None:
     part = torch.randn(2, 3, requires_grad=True)
     stack = torch.randn(2, 2, 2, 3, requires_grad=True)
-    TargetPrompts.from_list([part, part]).flat.sum().backward()
+    TargetPrompts.from_stacks([part, part]).flat.sum().backward()
     (2 * TargetPrompts.from_stacks([stack]).flat).sum().backward()
     assert part.grad is not None and torch.equal(part.grad, torch.full_like(part, 2))
     assert stack.grad is not None and torch.equal(stack.grad, torch.full_like(stack, 2))
@@ -73,10 +73,9 @@ def test_bad_prompts_are_refused(flat: torch.Tensor, offsets: list, message: str
         TargetPrompts(flat, torch.tensor(offsets, dtype=kind))
 
 
-@pytest.mark.parametrize("build", [TargetPrompts.from_list, TargetPrompts.from_stacks])
-def test_no_prompts_at_all_are_refused(build) -> None:
+def test_no_prompts_at_all_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
-        build([])
+        TargetPrompts.from_stacks([])
 
 
 def test_a_batch_holds_its_rows() -> None:

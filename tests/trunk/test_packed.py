@@ -45,7 +45,7 @@ def t5(folders: dict[str, Path]) -> Pair:
 
 
 def check_losses_and_gradients(pair: Pair, prompts: Sequence[Tensor], batch: Batch) -> None:
-    losses, wanted = (trunk.row_losses(TargetPrompts.from_list(prompts), batch) for trunk in pair)
+    losses, wanted = (trunk.row_losses(TargetPrompts.from_stacks(prompts), batch) for trunk in pair)
     torch.testing.assert_close(losses, wanted, rtol=1e-5, atol=1e-5)
     grads, wanted_grads = gradients(losses, prompts), gradients(wanted, prompts)
     for grad, wanted_grad in zip(grads, wanted_grads, strict=True):
@@ -80,7 +80,7 @@ def test_without_the_extension_all_is_the_same(pair: Pair, monkeypatch: pytest.M
     monkeypatch.setattr(native, "load", lambda: False)
     prompts = some_prompts(pair[0])
     check_losses_and_gradients(pair, prompts, some_batch(pair[0]))
-    target, batch = TargetPrompts.from_list(prompts), some_batch(pair[0], targets=False)
+    target, batch = TargetPrompts.from_stacks(prompts), some_batch(pair[0], targets=False)
     answers = [trunk.generate(target, batch, 4) for trunk in pair]
     assert answers[0] == answers[1]
 
@@ -104,9 +104,9 @@ def test_rows_of_any_lengths(t5: Pair, lengths: list[int]) -> None:
 def test_slots_without_prompt_tokens_read_the_text_alone(t5: Pair) -> None:
     prompts = some_prompts(t5[0], (0, 4, 2))
     batch = made_batch(t5[0], [3, 8, 5, 8], slots=3)
-    losses, wanted = (trunk.row_losses(TargetPrompts.from_list(prompts), batch) for trunk in t5)
+    losses, wanted = (trunk.row_losses(TargetPrompts.from_stacks(prompts), batch) for trunk in t5)
     torch.testing.assert_close(losses, wanted, rtol=1e-5, atol=1e-5)
-    bare = TargetPrompts.from_list([torch.zeros(0, 32, requires_grad=True)] * 3)
+    bare = TargetPrompts.from_stacks([torch.zeros(0, 32, requires_grad=True)] * 3)
     losses, wanted = (trunk.row_losses(bare, batch) for trunk in t5)
     torch.testing.assert_close(losses, wanted, rtol=1e-5, atol=1e-5)
     losses.sum().backward()  # nothing to differentiate is no error
@@ -126,7 +126,7 @@ def test_a_batch_of_27_runs(t5: Pair) -> None:
     sources = batch.source_ids.split(batch.source_lengths.tolist())
     targets = batch.target_ids.split(batch.target_lengths.tolist())
     alone = t5[0].row_losses(
-        TargetPrompts.from_list(prompts),
+        TargetPrompts.from_stacks(prompts),
         make_batch(
             [sources[b].tolist() for b in one_run],
             [targets[b].tolist() for b in one_run],
@@ -138,7 +138,7 @@ def test_a_batch_of_27_runs(t5: Pair) -> None:
 
 def test_neither_neighbours_nor_order_change_a_row(pair: Pair) -> None:
     trunk, _ = pair
-    prompts = TargetPrompts.from_list([prompt.detach() for prompt in some_prompts(trunk)])
+    prompts = TargetPrompts.from_stacks([prompt.detach() for prompt in some_prompts(trunk)])
     together = trunk.row_losses(prompts, some_batch(trunk))
     order = [4, 2, 5, 0, 3, 1]
     shuffled = trunk.row_losses(prompts, some_batch(trunk, order))
@@ -152,8 +152,8 @@ def test_a_neighbour_that_is_not_finite_spoils_no_other_row(t5: Pair) -> None:
     prompts = some_prompts(t5[0], (3, 3))
     spoilt = [prompts[0], torch.full_like(prompts[1], torch.nan).requires_grad_()]
     batch = make_batch([[5, 6, 1], [7, 1], [8, 9, 9, 1]], [[4, 1], [5, 1], [6, 1]], [0, 1, 0])
-    losses = t5[0].row_losses(TargetPrompts.from_list(spoilt), batch)
-    healthy = t5[0].row_losses(TargetPrompts.from_list(prompts), batch)
+    losses = t5[0].row_losses(TargetPrompts.from_stacks(spoilt), batch)
+    healthy = t5[0].row_losses(TargetPrompts.from_stacks(prompts), batch)
     assert losses.isfinite().tolist() == [True, False, True]
     torch.testing.assert_close(losses[[0, 2]], healthy[[0, 2]], rtol=1e-5, atol=1e-5)
     grad, wanted = (torch.autograd.grad(x.sum(), prompts[0])[0] for x in (losses, healthy))
@@ -169,10 +169,10 @@ def test_bf16_strays_from_fp32_no_more_than_twice_what_transformers_does(folders
     for seed in range(4):
         prompts = some_prompts(exact, seed=seed)
         batch = some_batch(exact)
-        wanted = exact.row_losses(TargetPrompts.from_list(prompts), batch)
+        wanted = exact.row_losses(TargetPrompts.from_stacks(prompts), batch)
         wanted_grads = gradients(wanted, prompts)
         for i, trunk in enumerate(rounded):
-            losses = trunk.row_losses(TargetPrompts.from_list(prompts), batch)
+            losses = trunk.row_losses(TargetPrompts.from_stacks(prompts), batch)
             assert losses.dtype == torch.float32
             errors["losses"][i] += float((losses - wanted).detach().square().sum())
             for grad, wanted_grad in zip(gradients(losses, prompts), wanted_grads, strict=True):
@@ -183,7 +183,7 @@ def test_bf16_strays_from_fp32_no_more_than_twice_what_transformers_does(folders
 
 
 def test_greedy_answers_are_those_of_transformers(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts = TargetPrompts.from_list(some_prompts(pair[0]))
+    prompts = TargetPrompts.from_stacks(some_prompts(pair[0]))
     batch = some_batch(pair[0], targets=False)
     free = [trunk.generate(prompts, batch, 7) for trunk in pair]
     assert free[0] == free[1]
@@ -204,7 +204,7 @@ def test_greedy_answers_are_those_of_transformers(pair: Pair, monkeypatch: pytes
 def test_answers_in_bf16_are_likely_ones(folders: dict[str, Path]) -> None:
     """Rounding may choose between near equals, and may choose nothing else."""
     (exact, _), (rounded, _) = load(folders["flan"]), load(folders["flan"], torch.bfloat16)
-    prompts = TargetPrompts.from_list(some_prompts(exact))
+    prompts = TargetPrompts.from_stacks(some_prompts(exact))
     batch = some_batch(exact, targets=False)
     best, near = (trunk.generate(prompts, batch, 3) for trunk in (exact, rounded))
     candidates = [[a, b] for a, b in zip(best, near, strict=True)]
@@ -217,7 +217,7 @@ def test_label_scores_are_those_of_transformers(pair: Pair, monkeypatch: pytest.
     """However the rows are parted to bound what their candidates take."""
     monkeypatch.setattr(packed, "CARRIED_ELEMENTS", room)
     trunk, reference = pair
-    prompts = TargetPrompts.from_list(some_prompts(trunk))
+    prompts = TargetPrompts.from_stacks(some_prompts(trunk))
     batch = some_batch(trunk, targets=False)
     words = [ids(trunk, label) for label in LABELS]
     shared = [[9, 1], [9, 4, 1], [1], [9, 4, 4, 1]]
@@ -235,7 +235,7 @@ def test_long_targets_are_read_by_projecting_the_source(t5: Pair) -> None:
     long = [*range(3, 60), trunk.end_id]
     batch = make_batch([[5, 1], [6, 7, 1], [9, 1]], [long, long[-3:], long[-9:]], [2, 0, 2])
     check_losses_and_gradients(t5, prompts, batch)
-    target = TargetPrompts.from_list(prompts)
+    target = TargetPrompts.from_stacks(prompts)
     assert trunk.generate(target, batch, 60) == reference.generate(target, batch, 60)
     candidates = [[long, long[1:]]] * 3
     scores = zip(*(each.label_scores(target, batch, candidates) for each in t5), strict=True)
@@ -245,7 +245,7 @@ def test_long_targets_are_read_by_projecting_the_source(t5: Pair) -> None:
 
 def test_the_same_batch_gives_the_same_bits(t5: Pair) -> None:
     prompts, batch = some_prompts(t5[0]), some_batch(t5[0])
-    first, second = (t5[0].row_losses(TargetPrompts.from_list(prompts), batch) for _ in range(2))
+    first, second = (t5[0].row_losses(TargetPrompts.from_stacks(prompts), batch) for _ in range(2))
     assert torch.equal(first, second)
     for a, b in zip(gradients(first, prompts), gradients(second, prompts), strict=True):
         assert torch.equal(a, b)
@@ -253,17 +253,17 @@ def test_the_same_batch_gives_the_same_bits(t5: Pair) -> None:
 
 def test_losses_without_gradients_are_the_same(t5: Pair) -> None:
     prompts, batch = some_prompts(t5[0]), some_batch(t5[0])
-    losses = t5[0].row_losses(TargetPrompts.from_list(prompts), batch)
+    losses = t5[0].row_losses(TargetPrompts.from_stacks(prompts), batch)
     with torch.no_grad():
-        bare = t5[0].row_losses(TargetPrompts.from_list(prompts), batch)
+        bare = t5[0].row_losses(TargetPrompts.from_stacks(prompts), batch)
     frozen = [prompt.detach() for prompt in prompts]
-    fixed = t5[0].row_losses(TargetPrompts.from_list(frozen), batch)
+    fixed = t5[0].row_losses(TargetPrompts.from_stacks(frozen), batch)
     assert losses.requires_grad and not bare.requires_grad and not fixed.requires_grad
     assert torch.equal(losses.detach(), bare) and torch.equal(bare, fixed)
 
 
 def test_a_second_backward_is_refused(t5: Pair) -> None:
-    losses = t5[0].row_losses(TargetPrompts.from_list(some_prompts(t5[0])), some_batch(t5[0]))
+    losses = t5[0].row_losses(TargetPrompts.from_stacks(some_prompts(t5[0])), some_batch(t5[0]))
     losses.sum().backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="only once"):
         losses.sum().backward()
@@ -280,7 +280,7 @@ def test_the_fingerprint_is_the_checkpoints_until_a_weight_changes(
 ) -> None:
     trunk, reference = load(folders["t5"], dtype)
     prompts = some_prompts(trunk)
-    trunk.row_losses(TargetPrompts.from_list(prompts), some_batch(trunk)).sum().backward()
+    trunk.row_losses(TargetPrompts.from_stacks(prompts), some_batch(trunk)).sum().backward()
     assert trunk.fingerprint() == reference.fingerprint()
     trunk.weights.decoder[-1].cross.kv.view(-1)[-1] += 0.1
     assert trunk.fingerprint() != reference.fingerprint()
@@ -288,10 +288,10 @@ def test_the_fingerprint_is_the_checkpoints_until_a_weight_changes(
 
 def test_what_does_not_fit_is_refused(t5: Pair) -> None:
     trunk, _ = t5
-    wide = TargetPrompts.from_list([torch.zeros(5, 16)])
+    wide = TargetPrompts.from_stacks([torch.zeros(5, 16)])
     with pytest.raises(InputError, match="d_model 16 do not fit the trunk .*d_model is 32"):
         trunk.row_losses(wide, make_batch([[1]], [[1]], [0]))
-    prompts = TargetPrompts.from_list([torch.zeros(5, 32)])
+    prompts = TargetPrompts.from_stacks([torch.zeros(5, 32)])
     with pytest.raises(ValueError, match="only 1 target prompts"):
         trunk.generate(prompts, make_batch([[1]], None, [1]), 2)
     batch = make_batch([[1], [1]], None, [0, 0])
@@ -309,6 +309,6 @@ def test_a_gpu_agrees_with_the_reference(folders: dict[str, Path], family: str) 
     pair = load(folders[family], device="cuda")
     prompts = some_prompts(pair[0])
     check_losses_and_gradients(pair, prompts, some_batch(pair[0]))
-    target, batch = TargetPrompts.from_list(prompts), some_batch(pair[0], targets=False)
+    target, batch = TargetPrompts.from_stacks(prompts), some_batch(pair[0], targets=False)
     answers = [trunk.generate(target, batch.to("cuda"), 5) for trunk in pair]
     assert answers[0] == answers[1]

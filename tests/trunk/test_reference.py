@@ -56,7 +56,7 @@ def direct_losses(trunk: ReferenceTrunk, prompts: list[Tensor]) -> Tensor:
 
 def check_losses_and_gradients(trunk: ReferenceTrunk) -> None:
     prompts = some_prompts(trunk)
-    losses = trunk.row_losses(TargetPrompts.from_list(prompts), some_batch(trunk))
+    losses = trunk.row_losses(TargetPrompts.from_stacks(prompts), some_batch(trunk))
     expected = direct_losses(trunk, prompts)
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-5)
     found = gradients(losses, prompts)
@@ -74,23 +74,23 @@ def test_appended_prompts_stand_behind_the_text(folders: dict[str, Path]) -> Non
 
 
 def test_the_position_of_the_prompt_matters(folders: dict[str, Path], t5: ReferenceTrunk) -> None:
-    prompts = TargetPrompts.from_list(some_prompts(t5))
+    prompts = TargetPrompts.from_stacks(some_prompts(t5))
     batch = some_batch(t5)
     behind = load(folders["t5"], position="append").row_losses(prompts, batch)
     assert not torch.allclose(behind, t5.row_losses(prompts, batch), rtol=1e-3)
 
 
 def test_a_slot_without_prompt_tokens_reads_the_text_alone(t5: ReferenceTrunk) -> None:
-    prompts = TargetPrompts.from_list([torch.zeros(0, 32), torch.ones(2, 32)])
+    prompts = TargetPrompts.from_stacks([torch.zeros(0, 32), torch.ones(2, 32)])
     batch = make_batch([ids(t5, text) for text in TEXTS[:2]], [[5, 1], [6, 1]], [0, 1])
     plain = t5.model(input_ids=torch.tensor([ids(t5, TEXTS[0])]), labels=torch.tensor([[5, 1]])).loss
     torch.testing.assert_close(t5.row_losses(prompts, batch)[0], plain * 2)
-    bare = TargetPrompts.from_list([torch.zeros(0, 32)] * 2)
+    bare = TargetPrompts.from_stacks([torch.zeros(0, 32)] * 2)
     torch.testing.assert_close(t5.row_losses(bare, batch)[0], plain * 2)
 
 
 def test_neither_neighbours_nor_order_change_a_row(trunk: ReferenceTrunk) -> None:
-    prompts = TargetPrompts.from_list([prompt.detach() for prompt in some_prompts(trunk)])
+    prompts = TargetPrompts.from_stacks([prompt.detach() for prompt in some_prompts(trunk)])
     together = trunk.row_losses(prompts, some_batch(trunk))
     order = [4, 2, 5, 0, 3, 1]
     shuffled = trunk.row_losses(prompts, some_batch(trunk, order))
@@ -122,8 +122,8 @@ def test_bf16_stays_near_fp32(folders: dict[str, Path], family: str) -> None:
     exact, rounded = load(folders[family]), load(folders[family], torch.bfloat16)
     prompts = some_prompts(exact)
     batch = some_batch(exact)
-    wanted = exact.row_losses(TargetPrompts.from_list(prompts), batch)
-    losses = rounded.row_losses(TargetPrompts.from_list(prompts), batch)
+    wanted = exact.row_losses(TargetPrompts.from_stacks(prompts), batch)
+    losses = rounded.row_losses(TargetPrompts.from_stacks(prompts), batch)
     own = direct_losses(rounded, prompts)
     assert losses.dtype == torch.float32
     assert (losses - wanted).norm() <= 2 * (own - wanted).norm() + 1e-3
@@ -152,7 +152,7 @@ def direct_answers(trunk: ReferenceTrunk, prompts: list[Tensor], end: int, steps
 
 def test_greedy_answers_are_those_of_transformers(trunk: ReferenceTrunk, monkeypatch) -> None:
     prompts = some_prompts(trunk)
-    target, batch = TargetPrompts.from_list(prompts), some_batch(trunk, targets=False)
+    target, batch = TargetPrompts.from_stacks(prompts), some_batch(trunk, targets=False)
     free = trunk.generate(target, batch, 7)
     assert free == direct_answers(trunk, prompts, trunk.end_id, 7)
     assert len({tuple(answer) for answer in free}) > 1
@@ -168,7 +168,7 @@ def test_greedy_answers_are_those_of_transformers(trunk: ReferenceTrunk, monkeyp
 
 
 def test_generation_stops_once_all_rows_have_ended(t5: ReferenceTrunk, monkeypatch) -> None:
-    prompts = TargetPrompts.from_list(some_prompts(t5))
+    prompts = TargetPrompts.from_stacks(some_prompts(t5))
     batch = some_batch(t5, [0], targets=False)
     first = t5.generate(prompts, batch, 1)[0][0]
     monkeypatch.setattr(t5, "end_id", first)
@@ -184,7 +184,7 @@ def test_generation_stops_once_all_rows_have_ended(t5: ReferenceTrunk, monkeypat
 def test_label_scores_are_negative_losses(trunk: ReferenceTrunk, monkeypatch, chunk: int) -> None:
     """However the candidates are cut into chunks, in the middle of a row or not."""
     monkeypatch.setattr(reference, "CHUNK_ELEMENTS", chunk)
-    prompts = TargetPrompts.from_list(some_prompts(trunk))
+    prompts = TargetPrompts.from_stacks(some_prompts(trunk))
     batch = some_batch(trunk, targets=False)
     words = [ids(trunk, label) for label in LABELS]
     candidates = [words, words[:1], [[1]], words[2:4], [[9, 1], [9, 4, 1], [1]], words]
@@ -213,7 +213,7 @@ def test_a_gpu_agrees_with_the_cpu(folders: dict[str, Path], t5: ReferenceTrunk)
     trunk = load(folders["t5"], device="cuda")
     check_losses_and_gradients(trunk)
     words = [[ids(t5, label) for label in LABELS]] * len(TEXTS)
-    here, there = (TargetPrompts.from_list(some_prompts(each)) for each in (t5, trunk))
+    here, there = (TargetPrompts.from_stacks(some_prompts(each)) for each in (t5, trunk))
     batch = some_batch(t5, targets=False)
     moved = batch.to(trunk.device)
     assert trunk.generate(there, moved, 5) == t5.generate(here, batch, 5)
@@ -243,7 +243,7 @@ def test_no_weight_takes_a_gradient_and_the_fingerprint_tells(folders: dict[str,
     trunk = load(folders["t5"])
     before = trunk.fingerprint()
     prompts = some_prompts(trunk)
-    trunk.row_losses(TargetPrompts.from_list(prompts), some_batch(trunk)).sum().backward()
+    trunk.row_losses(TargetPrompts.from_stacks(prompts), some_batch(trunk)).sum().backward()
     assert not trunk.model.training
     assert all(p.grad is None and not p.requires_grad for p in trunk.model.parameters())
     assert trunk.fingerprint() == before == load(folders["t5"]).fingerprint()
@@ -254,14 +254,14 @@ def test_no_weight_takes_a_gradient_and_the_fingerprint_tells(folders: dict[str,
 
 
 def test_prompts_of_another_width_are_refused(t5: ReferenceTrunk) -> None:
-    prompts = TargetPrompts.from_list([torch.zeros(5, 16)])
+    prompts = TargetPrompts.from_stacks([torch.zeros(5, 16)])
     with pytest.raises(InputError, match="d_model 16 do not fit the trunk .*d_model is 32"):
         t5.row_losses(prompts, make_batch([[1]], [[1]], [0]))
 
 
 @pytest.mark.parametrize("slot", [-1, 1])
 def test_a_row_without_a_slot_is_refused(t5: ReferenceTrunk, slot: int) -> None:
-    prompts = TargetPrompts.from_list([torch.zeros(5, 32)])
+    prompts = TargetPrompts.from_stacks([torch.zeros(5, 32)])
     with pytest.raises(ValueError, match="only 1 target prompts"):
         t5.generate(prompts, make_batch([[1]], None, [slot]), 2)
 
@@ -269,7 +269,7 @@ def test_a_row_without_a_slot_is_refused(t5: ReferenceTrunk, slot: int) -> None:
 def test_losses_without_targets_and_scores_without_candidates_are_refused(
     t5: ReferenceTrunk,
 ) -> None:
-    prompts = TargetPrompts.from_list([torch.zeros(5, 32)])
+    prompts = TargetPrompts.from_stacks([torch.zeros(5, 32)])
     batch = make_batch([[1], [1]], None, [0, 0])
     with pytest.raises(ValueError, match="needs a target"):
         t5.row_losses(prompts, batch)
