@@ -79,10 +79,10 @@ def apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 def check_steps(all_engines: dict[str, Engine]) -> None:
-    """fp32 agrees: losses to 1e-6, gradients to 1e-3; what computes in bf16 is at most twice as far off as transformers.
+    """fp32 agrees, losses to 1e-6 and gradients to 1e-3; bf16 is at most twice as far off as transformers' is.
 
-    Rounding that carries a number across relu's step changes the gradient by a jump: at t5-base's shape transformers' own fp32
-    lies 1.6e-4 from fp64, ours 6.0e-4; at t5-small's 6.7e-5 and 6.1e-5. The tests hold both to 1e-4 where it is small.
+    Rounding that carries a number across relu's step changes the gradient by a jump: at t5-base's shape
+    transformers' own fp32 lies 1.6e-4 from fp64 and ours 6.0e-4, at t5-small's 6.7e-5 and 6.1e-5.
     """
     exact = all_engines[EXACT].trunk_step()
     errors = {
