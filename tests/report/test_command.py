@@ -17,9 +17,10 @@ from compt_fast.fleet import evaluation
 from compt_fast.fleet.masking import read_masked
 from compt_fast.prompts.foreign import read_foreign
 from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId
-from tests.helpers.foreign import REAL, t5_base_prompts
+from tests.helpers.foreign import t5_base_prompts
 from tests.helpers.jobs import error_of, results
 from tests.helpers.made_runs import made_run
+from tests.helpers.shared import real
 
 RUN = "spp-n2-k4-s0"
 
@@ -149,7 +150,7 @@ def test_a_store_of_imported_prompts_is_drawn_by_their_likeness(tmp_path: Path) 
     values = [read_foreign(path).values.double().mean(0) for path in paths.values()]
     expected = [[float(torch.cosine_similarity(a, b, dim=0)) for b in values] for a in values]
     assert [[float(cell) for cell in row[1:]] for row in rows] == [pytest.approx(row, abs=1e-5) for row in expected]
-    if REAL.is_dir():  # what README.md says of them
+    if real("t5-base-prompts"):  # what README.md says of them
         found = {(rows[i][0], heads[j + 1]): round(float(rows[i][j + 1]), 2) for i in range(4) for j in range(i)}
         assert list(found.values()) == [0.89, 0.61, 0.65, 0.52, 0.55, 0.56]
 
