@@ -367,6 +367,33 @@ def test_targets_in_bf16_are_the_rounded_ones():
     assert torch.equal(found, wanted.bfloat16())
 
 
+@pytest.mark.gpu
+def test_a_replayed_graph_gives_what_eager_gives():
+    """Forward and backward captured once, replayed on other parameters."""
+    bank = bank_of(SPP)
+    leaves = list(bank.params.values())
+    grad = direction(run_kernel(bank.params, SPP).targets)
+
+    def work() -> tuple[Tensor, ...]:
+        targets = run_kernel(bank.params, SPP).targets
+        return (targets, *torch.autograd.grad(targets, leaves, grad))
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = work()
+    with torch.no_grad():
+        for leaf in leaves:
+            leaf.mul_(1.5)
+    graph.replay()
+    for found, wanted in zip(captured, work(), strict=True):
+        assert torch.equal(found, wanted)
+
+
 def trained(shape: PromptShape, steps: int, kernel: bool, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Parameters of a run after steps of composition and update towards fixed targets."""
     monkeypatch.setattr(adamw, "PARTS", 4)  # less for the interpreter to do
