@@ -15,11 +15,12 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.inputs import DEVICE, job
-from compt_fast.fleet.data import ScoredRows
+from compt_fast.fleet.data import ScoredRows, TrainingRow
 from compt_fast.fleet.evaluation import evaluate
 from compt_fast.fleet.job import Job
 from compt_fast.fleet.monitor import Monitor
 from compt_fast.fleet.trainer import Trainer
+from compt_fast.tasks.sampling import EpochOrder
 from compt_fast.trunk.batch import Batch, TargetPrompts, make_batch
 
 ROWS = 300  # that an evaluation scores
@@ -53,20 +54,29 @@ class Engine:
         return replace(prompts, flat=prompts.flat.detach().requires_grad_())
 
     @cached_property
-    def batch(self) -> Batch:
-        """A step's rows of all runs: of `LOOKED_AT` drawn batches the one of median padding."""
+    def rows(self) -> list[list[TrainingRow]]:
+        """A step's rows of each run: of `LOOKED_AT` drawn batches the one of median padding."""
         drawn = [self._drawn(torch.Generator().manual_seed(seed)) for seed in range(LOOKED_AT)]
-        return sorted(drawn, key=self.padding)[LOOKED_AT // 2].to(self.job.trunk.device)
+        return sorted(drawn, key=lambda rows: self.padding(self._batch_of(rows)))[LOOKED_AT // 2]
 
-    def _drawn(self, generator: torch.Generator) -> Batch:
-        rows, slots = [], []
-        tasks = len(self.job.data.tasks)
-        for number, run in enumerate(self.job.runs):
+    @cached_property
+    def batch(self) -> Batch:
+        """`rows` as the trunk is given them."""
+        return self._batch_of(self.rows).to(self.job.trunk.device)
+
+    def _drawn(self, generator: torch.Generator) -> list[list[TrainingRow]]:
+        drawn = []
+        for run in self.job.runs:
             own = self.job.data.training(run.config)
             chosen = torch.randperm(len(own), generator=generator)[: run.config.batch_size]
-            rows += [own[i] for i in chosen]
-            slots += [number * tasks + own[i].task for i in chosen]
-        return make_batch([row.source for row in rows], [row.target for row in rows], slots)
+            drawn.append([own[i] for i in chosen])
+        return drawn
+
+    def _batch_of(self, rows: list[list[TrainingRow]]) -> Batch:
+        tasks = len(self.job.data.tasks)
+        slots = [number * tasks + row.task for number, own in enumerate(rows) for row in own]
+        flat = [row for own in rows for row in own]
+        return make_batch([row.source for row in flat], [row.target for row in flat], slots)
 
     def padding(self, batch: Batch) -> float:
         """Slots of the padded input over its real tokens, prompts included."""
@@ -81,7 +91,10 @@ class Engine:
 
     @contextmanager
     def training(self) -> Iterator[Callable[[], list[float]]]:
-        """A whole training step, composition and update included; it gives the runs' losses."""
+        """A whole training step on `rows`, composition and update included; it gives the runs' losses."""
+        members = [member for cohort in self.trainer.cohorts for member in cohort.members]
+        for member, rows in zip(members, self.rows, strict=True):
+            member.rows, member.order = rows, EpochOrder(len(rows), len(rows), member.run.config.seed)
         with Monitor(self.folder, 1, Console(quiet=True), tensorboard=False) as monitor:
             yield lambda: [record["loss"] for record in self.trainer.train_step(monitor)]
 
@@ -93,11 +106,26 @@ class Engine:
         return [replace(of, sources=of.sources[:n], golds=of.golds[:n]) for of, n in zip(sets, counts, strict=True)]
 
     def evaluation(self) -> dict[str, Any]:
-        """Greedy answers to `ROWS` rows, and their scores."""
+        """Greedy answers to `ROWS` rows, and their scores: batches of rows sorted by length, as both engines
+        form them.
+        """
         prompts = self.trainer.cohorts[0].prompts(0)
         size = self.job.flags["eval_batch_size"]
         trunk, data = self.job.trunk, self.job.data
         return evaluate(trunk, data, prompts, self.scored, mode="natural", scoring="generate", batch_size=size)
+
+    def answers(self) -> list[list[int]]:
+        """Greedy answers to `ROWS` rows, `batch_size` at a time, as they come: a row of each task in turn."""
+        longest = max(len(of.sources) for of in self.scored)
+        rows = [(t, of.sources[i]) for i in range(longest) for t, of in enumerate(self.scored) if i < len(of.sources)]
+        prompts, trunk = self.trainer.cohorts[0].prompts(0), self.job.trunk
+        size, most = self.job.runs[0].config.batch_size, self.job.data.longest_label("natural")
+        found = []
+        for start in range(0, len(rows), size):
+            slots, sources = zip(*rows[start : start + size], strict=True)
+            targets, batch = prompts.targets(trunk, make_batch(sources, None, slots).to(trunk.device))
+            found += trunk.generate(targets, batch, max_new_tokens=most)
+        return found
 
 
 def opened(name: str, size: str, folder: Path, runs: int = 1) -> Engine:

@@ -76,7 +76,8 @@ Units rows_of(const T* from, int64_t step, const Sizes<Dot>& size, Buffer& into)
   using Element = typename Dot::Element;
   const int64_t units = size.units_of_width();
   const int64_t width = size.width;
-  const bool whole = width % Dot::kPerUnit == 0 && reinterpret_cast<uintptr_t>(from) % sizeof(Unit) == 0;
+  const bool even = width % Dot::kPerUnit == 0 && step % Dot::kPerUnit == 0;
+  const bool whole = even && reinterpret_cast<uintptr_t>(from) % sizeof(Unit) == 0;
   if (std::is_same_v<T, Element> && whole) {
     return {reinterpret_cast<const Unit*>(from), step / Dot::kPerUnit, 1};
   }

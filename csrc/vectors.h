@@ -174,17 +174,24 @@ struct Units {
   int64_t inner_step;
 };
 
-template <typename Dot, int kRows, int kColumns>
-inline void tile(const Units& a, int64_t inner, const Unit* b, int64_t b_step, float* c, int64_t c_step, bool add) {
+// What a product does besides, once for each unit of a tile's inner dimension.
+struct Nothing {
+  void operator()() const {}
+};
+
+template <typename Dot, int kRows, int kColumns, typename Beside>
+inline void tile(const Units& a, int64_t inner, const Unit* b, int64_t b_step, float* c, int64_t c_step, bool add,
+                 Beside& beside) {
   Vector sums[kRows][kColumns];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
-      sums[i][j] = add ? load(c + i * c_step + j * kLanes) : Vector{};
+      sums[i][j] = Vector{};
     }
   }
   for (int64_t k = 0; k < inner; ++k) {
+    beside();
     Vector right[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
@@ -203,38 +210,39 @@ inline void tile(const Units& a, int64_t inner, const Unit* b, int64_t b_step, f
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
-      store(c + i * c_step + j * kLanes, sums[i][j]);
+      float* to = c + i * c_step + j * kLanes;
+      store(to, add ? load(to) + sums[i][j] : sums[i][j]);
     }
   }
 }
 
 // All rows of one column of tiles.
-template <typename Dot, int kColumns>
+template <typename Dot, int kColumns, typename Beside>
 void tile_column(Units a, int64_t rows, int64_t inner, const Unit* b, int64_t b_step, float* c, int64_t c_step,
-                 bool add) {
+                 bool add, Beside& beside) {
   for (; rows >= kTileRows; rows -= kTileRows) {
-    tile<Dot, kTileRows, kColumns>(a, inner, b, b_step, c, c_step, add);
+    tile<Dot, kTileRows, kColumns>(a, inner, b, b_step, c, c_step, add, beside);
     a.data += kTileRows * a.row_step;
     c += kTileRows * c_step;
   }
   const auto rest = [&]<int... kRest>(std::integer_sequence<int, kRest...>) {
-    ((rows == kRest + 1 ? tile<Dot, kRest + 1, kColumns>(a, inner, b, b_step, c, c_step, add) : void()), ...);
+    ((rows == kRest + 1 ? tile<Dot, kRest + 1, kColumns>(a, inner, b, b_step, c, c_step, add, beside) : void()), ...);
   };
   rest(std::make_integer_sequence<int, kTileRows - 1>{});
 }
 
 // c = a b, or c += a b: a is rows x inner units, b inner x columns units (`b_step` between its rows)
 // and c rows x columns floats. `columns` is a multiple of kLanes.
-template <typename Dot>
+template <typename Dot, typename Beside = Nothing>
 void product(const Units& a, int64_t rows, int64_t inner, const Unit* b, int64_t b_step, int64_t columns, float* c,
-             int64_t c_step, bool add) {
+             int64_t c_step, bool add, Beside&& beside = {}) {
   for (; columns >= kTileColumns * kLanes; columns -= kTileColumns * kLanes) {
-    tile_column<Dot, kTileColumns>(a, rows, inner, b, b_step, c, c_step, add);
+    tile_column<Dot, kTileColumns>(a, rows, inner, b, b_step, c, c_step, add, beside);
     b += kTileColumns * kLanes;
     c += kTileColumns * kLanes;
   }
   const auto rest = [&]<int... kRest>(std::integer_sequence<int, kRest...>) {
-    ((columns == (kRest + 1) * kLanes ? tile_column<Dot, kRest + 1>(a, rows, inner, b, b_step, c, c_step, add)
+    ((columns == (kRest + 1) * kLanes ? tile_column<Dot, kRest + 1>(a, rows, inner, b, b_step, c, c_step, add, beside)
                                       : void()),
      ...);
   };

@@ -85,5 +85,5 @@ def _cross_(x: Tensor, depth: int, reading: Reading) -> CrossedKept:
     own = weights.decoder[depth].cross
     normed, r = rms_norm(x, weights.eps)
     out, kept = reading.forward(own.q(normed).view(len(x), weights.heads, -1), depth)
-    x += own.o(out.flatten(1))
+    own.o.add_(out.flatten(1), x)
     return normed, r, kept

@@ -8,7 +8,6 @@ from itertools import chain
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from compt_fast.trunk.attention import attend
 from compt_fast.trunk.batch import offsets_of
@@ -60,7 +59,7 @@ def greedy(reading: Reading, start_id: int, end_id: int, max_new_tokens: int) ->
     ids = torch.full((len(rows),), start_id, device=device)
     for written in range(1, max_new_tokens + 1):
         cache.step(len(rows), written)
-        ids = F.linear(decode(ids, cache, reading), weights.head).float().argmax(1)
+        ids = weights.head(decode(ids, cache, reading)).float().argmax(1)
         tokens = ids.tolist()
         going = [i for i, token in enumerate(tokens) if token != end_id]
         for i in going:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from compt_fast.trunk.attention import self_attend_backward
@@ -32,7 +31,7 @@ def attention_(x: Tensor, own: SelfAttention, weights: Weights, attend: Attend) 
     normed, r = rms_norm(x, weights.eps)
     qkv = own.qkv(normed).view(-1, 3, weights.heads, weights.head_dim)
     out, kept = attend(qkv)
-    x += own.o(out.flatten(1))
+    own.o.add_(out.flatten(1), x)
     return normed, r, qkv, out, kept
 
 
@@ -56,16 +55,13 @@ def feed_forward_(x: Tensor, own: FeedForward, weights: Weights) -> FeedKept:
     """`x += wo act(wi norm(x))`."""
     normed, r = rms_norm(x, weights.eps)
     inner = own.wi(normed, relu=not own.gated)
-    x += own.wo(gated_gelu(inner) if own.gated else inner)
+    own.wo.add_(gated_gelu(inner) if own.gated else inner, x)
     return normed, r, inner
 
 
 def feed_forward_backward_(grad: Tensor, kept: FeedKept, own: FeedForward) -> None:
     """Add to `grad` (n, d), the gradient of the step's result, what comes through the step."""
     normed, r, inner = kept
-    hidden_grad = own.wo.back(grad)
-    if own.gated:
-        inner_grad = gated_gelu_backward(hidden_grad, inner)
-    else:
-        inner_grad = torch.ops.aten.threshold_backward.default(hidden_grad, inner, 0)
+    hidden_grad = own.wo.back(grad, None if own.gated else inner)
+    inner_grad = gated_gelu_backward(hidden_grad, inner) if own.gated else hidden_grad
     rms_norm_backward_(own.wi.back(inner_grad), normed, r, grad)

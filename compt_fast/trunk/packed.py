@@ -30,6 +30,7 @@ from compt_fast.trunk.weights import Weights
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+CACHED_TOKENS = 2048
 CARRIED_ELEMENTS = 1 << 26  # bound of the carried queries while ranking (ours): 256 MiB in fp32
 
 
@@ -59,13 +60,13 @@ class PackedTrunk(BaseTrunk):
         if torch.is_grad_enabled() and inputs.requires_grad:
             losses: Tensor = _RowLosses.apply(inputs, layout, targets, self.weights)
             return losses
-        states = encode(inputs, self.weights, layout.pairs)
+        states = _encoded(inputs, layout.pairs, self.weights)
         return _decoded_losses(states, layout, targets, self.weights, None)[0]
 
     @torch.no_grad()
     def generate(self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int) -> list[list[int]]:
         inputs, layout = self._assemble(prompts, batch)
-        states = encode(inputs, self.weights, layout.pairs)
+        states = _encoded(inputs, layout.pairs, self.weights)
         one_each = equal_offsets(batch.rows, 1)
         reading = read(states, one_each, layout.pairs.k_offsets, self.weights, times=max_new_tokens)
         return greedy(reading, self.start_id, self.end_id, max_new_tokens)
@@ -76,7 +77,7 @@ class PackedTrunk(BaseTrunk):
     ) -> list[Tensor]:
         self._check_candidates(batch, candidates)
         inputs, layout = self._assemble(prompts, batch)
-        states = encode(inputs, self.weights, layout.pairs)
+        states = _encoded(inputs, layout.pairs, self.weights)
         known: dict[tuple[tuple[int, ...], ...], Trie] = {}
         tries = []
         for row in candidates:
@@ -153,6 +154,23 @@ class _Targets:
         bias = weights.decoder_bias.by_distance(int(batch.target_lengths.max()))
         own = Pairs(batch.target_offsets, batch.target_offsets, ids.device, weights.inner, bias)
         return cls(ids, inputs, own, batch.target_lengths.to(ids.device))
+
+
+def _encoded(inputs: Tensor, pairs: Pairs, weights: Weights) -> Tensor:
+    """`encode` without a way back: on a CPU some rows at a time, whose tokens stay in its caches."""
+    if inputs.device.type != "cpu":
+        return encode(inputs, weights, pairs)
+    states = torch.empty_like(inputs)
+    offsets = pairs.q_offsets
+    first = 0
+    while first < len(offsets) - 1:
+        within = int(torch.searchsorted(offsets, offsets[first] + CACHED_TOKENS, right=True)) - 1
+        last = max(first + 1, within)
+        own = offsets[first : last + 1] - offsets[first]
+        here = slice(int(offsets[first]), int(offsets[last]))
+        states[here] = encode(inputs[here], weights, Pairs(own, own, pairs.device, pairs.work, pairs.bias))
+        first = last
+    return states
 
 
 @dataclass

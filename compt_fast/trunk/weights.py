@@ -76,7 +76,7 @@ class Weights:
     """
 
     embedding: Tensor
-    head: Tensor
+    head: Frozen
     head_scale: Tensor
     encoder: list[EncoderLayer]
     decoder: list[DecoderLayer]
@@ -113,7 +113,7 @@ class Weights:
         }
         return cls(
             embedding=state.pop("shared.weight"),
-            head=state.pop("lm_head.weight"),
+            head=Frozen(state.pop("lm_head.weight")),
             head_scale=state.pop("decoder.final_layer_norm.weight").float() * scale,
             encoder=[
                 EncoderLayer(
@@ -149,7 +149,7 @@ def _tensors(part: Any) -> Iterator[Tensor]:
     if isinstance(part, Tensor):
         yield part
     elif isinstance(part, Frozen):
-        yield part.dense()
+        yield part.weight
     elif isinstance(part, list):
         for item in part:
             yield from _tensors(item)

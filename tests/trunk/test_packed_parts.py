@@ -13,6 +13,7 @@ from compt_fast.trunk import head, rows
 from compt_fast.trunk.attention import PositionBias, attend, attend_backward, self_attend, self_attend_backward
 from compt_fast.trunk.batch import offsets_of
 from compt_fast.trunk.decoding import Trie
+from compt_fast.trunk.linear import Frozen
 from compt_fast.trunk.rows import Pairs
 
 CPU = torch.device("cpu")
@@ -118,10 +119,10 @@ def test_token_losses_and_their_gradients(chunk: int, monkeypatch: pytest.Monkey
     states, matrix = normal(7, 6).requires_grad_(), normal(40, 6, seed=1) * 3
     ids = torch.tensor([3, 39, 0, 3, 12, 7, 7])
     wanted = F.cross_entropy(states @ matrix.T, ids, reduction="none")
-    losses, grad = head.token_losses(states.detach(), matrix, ids, graded=True)
+    losses, grad = head.token_losses(states.detach(), Frozen(matrix), ids, graded=True)
     torch.testing.assert_close(losses, wanted.detach())
     torch.testing.assert_close(grad, torch.autograd.grad(wanted.sum(), states)[0])
-    assert head.token_losses(states.detach(), matrix, ids, graded=False)[1] is None
+    assert head.token_losses(states.detach(), Frozen(matrix), ids, graded=False)[1] is None
 
 
 @pytest.mark.parametrize("chunk", [head.CHUNK_ELEMENTS, 100])
@@ -130,7 +131,7 @@ def test_log_likelihoods_of_tokens_in_any_order(chunk: int, monkeypatch: pytest.
     states, matrix = normal(5, 6), normal(40, 6, seed=1)
     at, ids = torch.tensor([4, 0, 0, 3, 1, 4]), torch.tensor([1, 2, 39, 0, 5, 6])
     wanted = torch.log_softmax(states @ matrix.T, 1)[at, ids]
-    torch.testing.assert_close(head.log_likelihoods(states, matrix, at, ids), wanted)
+    torch.testing.assert_close(head.log_likelihoods(states, Frozen(matrix), at, ids), wanted)
 
 
 def test_a_trie_holds_every_beginning_once() -> None:

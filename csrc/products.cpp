@@ -1,0 +1,139 @@
+// Products of packed tokens with a frozen matrix, on the CPU: x W^T forward, x W back, with what follows
+// them done on the sums. bfloat16 or float32 in and out, float32 inside.
+//
+// They are the inside of a frozen layer's own backward, and have no derivatives of their own: inputs
+// that require one are refused.
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include "checks.h"
+#include "products_cpu.h"
+
+namespace compt_fast {
+namespace {
+
+using at::Tensor;
+
+void check(const char* name, const Tensor& tensor) {
+  check_floats(name, tensor, 2);
+  CHECK_ARGUMENT(tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16, name,
+                 " must be float32 or bfloat16, got ", tensor.scalar_type());
+}
+
+void check_like_x(const char* name, const Tensor& tensor, const Tensor& x) {
+  check(name, tensor);
+  CHECK_ARGUMENT(tensor.scalar_type() == x.scalar_type(), name, " must be ", x.scalar_type(), ", as x is, got ",
+                 tensor.scalar_type());
+  check_device(name, tensor, x.device());
+}
+
+// The two sides; returns the sizes of their product.
+std::array<c10::SymInt, 2> check_sides(const Tensor& x, const Tensor& weight, bool back) {
+  check("x", x);
+  check_like_x("weight", weight, x);
+  const auto inner = weight.sym_size(back ? 0 : 1);
+  CHECK_SIZE(x.sym_size(1).sym_eq(inner), "x must have ", inner, " columns, as many as weight has ",
+             back ? "rows" : "columns", ", got ", x.sym_size(1));
+  CHECK_SIZE(inner.sym_ge(1), "weight must have an inner size of at least 1, got 0");
+  return {x.sym_size(0), weight.sym_size(back ? 1 : 0)};
+}
+
+void check_result(const char* name, const Tensor& tensor, const Tensor& x, const std::array<c10::SymInt, 2>& sizes) {
+  check_like_x(name, tensor, x);
+  CHECK_SIZE(tensor.sym_size(0).sym_eq(sizes[0]), name, " must have ", sizes[0], " rows, got ", tensor.sym_size(0));
+  CHECK_SIZE(tensor.sym_size(1).sym_eq(sizes[1]), name, " must have ", sizes[1], " columns, got ",
+             tensor.sym_size(1));
+}
+
+void check_memory(const char* name, const Tensor& tensor) {
+  check_storage(name, tensor);
+  CHECK_ARGUMENT(tensor.is_contiguous(), name, " must be contiguous, got strides ", tensor.strides());
+}
+
+template <typename T>
+void multiply_into(const Tensor& y, const Tensor& x, const Tensor& weight, bool back, After after,
+                   const Tensor* other) {
+  multiply(Product<T>{.x = static_cast<const T*>(x.const_data_ptr()),
+                      .weight = static_cast<const T*>(weight.const_data_ptr()),
+                      .y = static_cast<T*>(y.data_ptr()),
+                      .other = other ? static_cast<const T*>(other->const_data_ptr()) : nullptr,
+                      .rows = x.size(0),
+                      .inner = x.size(1),
+                      .columns = y.size(1),
+                      .back = back,
+                      .after = after});
+}
+
+void multiply_into(const Tensor& y, const Tensor& x, const Tensor& weight, bool back, After after,
+                   const Tensor* other = nullptr) {
+  check_memory("x", x);
+  check_memory("weight", weight);
+  if (x.scalar_type() == at::kFloat) {
+    multiply_into<float>(y, x, weight, back, after, other);
+  } else {
+    multiply_into<c10::BFloat16>(y, x, weight, back, after, other);
+  }
+}
+
+Tensor product_meta(const Tensor& x, const Tensor& weight, bool back, bool /*relu*/) {
+  return at::empty_symint(check_sides(x, weight, back), x.options());
+}
+
+Tensor product_cpu(const Tensor& x, const Tensor& weight, bool back, bool relu) {
+  const Tensor y = product_meta(x, weight, back, relu);
+  multiply_into(y, x, weight, back, relu ? After::kRelu : After::kNothing);
+  return y;
+}
+
+Tensor product_where_meta(const Tensor& x, const Tensor& weight, const Tensor& inner) {
+  const auto sizes = check_sides(x, weight, true);
+  check_result("inner", inner, x, sizes);
+  return at::empty_symint(sizes, x.options());
+}
+
+Tensor product_where_cpu(const Tensor& x, const Tensor& weight, const Tensor& inner) {
+  const Tensor y = product_where_meta(x, weight, inner);
+  check_memory("inner", inner);
+  multiply_into(y, x, weight, true, After::kWhere, &inner);
+  return y;
+}
+
+void product_add_meta(const Tensor& x, const Tensor& weight, Tensor& sum) {
+  check_result("sum", sum, x, check_sides(x, weight, false));
+}
+
+void product_add_cpu(const Tensor& x, const Tensor& weight, Tensor& sum) {
+  product_add_meta(x, weight, sum);
+  check_memory("sum", sum);
+  CHECK_ARGUMENT(!sum.is_alias_of(x) && !sum.is_alias_of(weight), "sum must not share memory with x or weight");
+  multiply_into(sum, x, weight, false, After::kAdd);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(compt_fast, library) {
+  library.def("has_products(ScalarType dtype) -> bool", has_products);
+  library.def("product(Tensor x, Tensor weight, bool back=False, bool relu=False) -> Tensor");
+  library.def("product_where(Tensor x, Tensor weight, Tensor inner) -> Tensor");
+  library.def("product_add(Tensor x, Tensor weight, Tensor(a!) sum) -> ()");
+}
+
+TORCH_LIBRARY_IMPL(compt_fast, CPU, library) {
+  library.impl("product", TORCH_FN(product_cpu));
+  library.impl("product_where", TORCH_FN(product_where_cpu));
+  library.impl("product_add", TORCH_FN(product_add_cpu));
+}
+
+TORCH_LIBRARY_IMPL(compt_fast, Meta, library) {
+  library.impl("product", TORCH_FN(product_meta));
+  library.impl("product_where", TORCH_FN(product_where_meta));
+  library.impl("product_add", TORCH_FN(product_add_meta));
+}
+
+TORCH_LIBRARY_IMPL(compt_fast, Autograd, library) {
+  for (const char* name : {"product", "product_where", "product_add"}) {
+    library.impl(name, torch::CppFunction::makeFromBoxedFunction<&without_derivative>());
+  }
+}
+
+}  // namespace compt_fast

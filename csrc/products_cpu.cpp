@@ -1,0 +1,189 @@
+// Products with a frozen matrix that lies in memory once, as the checkpoint has it, and serves both ways:
+// a panel of its columns is packed into a core's cache when it is needed, and meets all rows there.
+#include "products_cpu.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+#include "operands.h"
+
+namespace compt_fast {
+namespace {
+
+constexpr int64_t kPanel = kTileColumns * kLanes;  // columns that are packed at a time
+constexpr int64_t kDeep = 1536;                    // units of the inner dimension that are: 384 KiB of cache
+constexpr int64_t kSum = 384;                      // units that are summed up before they join the others: it rounds less
+constexpr int64_t kBlock = 2 * kTileRows;          // rows that meet a panel at a time
+constexpr int64_t kLine = 64;                      // bytes of a cache line
+constexpr int64_t kChunk = 1024;                   // rows of a task at most
+constexpr int64_t kTasks = 8;                      // that a thread has at least, where there are rows for them
+
+int64_t parts(int64_t n, int64_t of) {
+  return (n + of - 1) / of;
+}
+
+struct Workspace {
+  Buffer panel, rows, sums;
+};
+
+Workspace& workspace() {
+  thread_local Workspace own;
+  return own;
+}
+
+// Columns `first` to `first + count` of the matrix that x is multiplied with, `size` elements of its inner
+// dimension from `from` on, as the right side of a product.
+template <typename T>
+const Unit* pack(const Product<T>& job, int64_t first, int64_t count, int64_t from, int64_t size) {
+  using Dot = DotOf<T>;
+  Workspace& own = workspace();
+  if (job.back) {
+    return pairs_of(job.weight + from * job.columns + first, job.columns, Sizes<Dot>{size, count}, own.panel);
+  }
+  const Sizes<Dot> panel{count, size};
+  return turned(rows_of(job.weight + first * job.inner + from, job.inner, panel, own.rows), panel, own.panel);
+}
+
+// Asks for the memory of a panel that will be packed, line by line, while another one is multiplied.
+class Ahead {
+ public:
+  Ahead() = default;
+
+  // `rows` pieces of `bytes` bytes, `step` bytes apart.
+  Ahead(const void* data, int64_t rows, int64_t bytes, int64_t step)
+      : line_(static_cast<const char*>(data)), end_(line_ + bytes), rows_(rows), bytes_(bytes), step_(step) {}
+
+  void operator()() {
+    if (rows_ == 0) {
+      return;
+    }
+    __builtin_prefetch(line_);
+    line_ += kLine;
+    if (line_ >= end_) {
+      end_ += step_;
+      line_ = end_ - bytes_;
+      --rows_;
+    }
+  }
+
+ private:
+  const char* line_ = nullptr;
+  const char* end_ = nullptr;
+  int64_t rows_ = 0;
+  int64_t bytes_ = 0;
+  int64_t step_ = 0;
+};
+
+template <typename T>
+Ahead ahead_of(const Product<T>& job, int64_t first, int64_t from) {
+  const int64_t count = std::min(kPanel, job.columns - first);
+  const int64_t size = std::min(kDeep * DotOf<T>::kPerUnit, job.inner - from);
+  const int64_t item = sizeof(T);
+  if (count <= 0) {
+    return {};
+  }
+  return job.back ? Ahead(job.weight + from * job.columns + first, size, count * item, job.columns * item)
+                  : Ahead(job.weight + first * job.inner + from, count, size * item, job.inner * item);
+}
+
+// Sums (rows, kPanel) from row `row` and column `column` on, into their places.
+template <typename T>
+void finish(const Product<T>& job, const float* sums, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const float* __restrict from = sums + i * kPanel;
+    const int64_t at = (row + i) * job.columns + column;
+    T* __restrict y = job.y + at;
+    const auto each = [&](auto&& change) {
+      for (int64_t j = 0; j < columns; ++j) {
+        y[j] = static_cast<T>(change(j));
+      }
+    };
+    switch (job.after) {
+      case After::kNothing:
+        each([&](int64_t j) { return from[j]; });
+        break;
+      case After::kRelu:
+        each([&](int64_t j) { return from[j] < 0 ? 0 : from[j]; });
+        break;
+      case After::kWhere:
+        each([&](int64_t j) { return static_cast<float>(job.other[at + j]) <= 0 ? 0 : from[j]; });
+        break;
+      case After::kAdd:
+        each([&](int64_t j) { return static_cast<float>(y[j]) + from[j]; });
+        break;
+    }
+  }
+}
+
+// A panel's columns, and the rows from `first` to `last`. `packed` is the panel that this thread has packed.
+template <typename T>
+void multiply_panel(const Product<T>& job, int64_t panel, int64_t first, int64_t last, int64_t& packed) {
+  using Dot = DotOf<T>;
+  constexpr int64_t kDeepElements = kDeep * Dot::kPerUnit;
+  Workspace& own = workspace();
+  const int64_t column = panel * kPanel;
+  const int64_t columns = std::min(kPanel, job.columns - column);
+  const int64_t wide = round_up(columns, kLanes);
+  const bool whole = job.inner <= kDeepElements;
+  // Sums of all rows, where one part of the inner dimension after the other is added to them.
+  float* sums = own.sums.of<float>((whole ? kBlock : last - first) * kPanel);
+  const Unit* right = own.panel.of<Unit>(0);
+  for (int64_t from = 0; from < job.inner; from += kDeepElements) {
+    const int64_t size = std::min(kDeepElements, job.inner - from);
+    if (!whole || packed != panel) {
+      right = pack(job, column, columns, from, size);
+      packed = panel;
+    }
+    const bool through = from + size == job.inner;
+    Ahead ahead = through ? ahead_of(job, column + kPanel, 0) : ahead_of(job, column, from + size);
+    for (int64_t row = first; row < last; row += kBlock) {
+      const int64_t count = std::min(kBlock, last - row);
+      const Sizes<Dot> block{count, size};
+      const Units left = rows_of(job.x + row * job.inner + from, job.inner, block, own.rows);
+      float* here = whole ? sums : sums + (row - first) * kPanel;
+      for (int64_t unit = 0; unit < block.units_of_width(); unit += kSum) {
+        const Units part{left.data + unit * left.inner_step, left.row_step, left.inner_step};
+        const int64_t units = std::min(kSum, block.units_of_width() - unit);
+        product<Dot>(part, count, units, right + unit * wide, wide, wide, here, kPanel, from > 0 || unit > 0,
+                     ahead);
+      }
+      if (through) {
+        finish(job, here, row, count, column, columns);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+template <typename T>
+void multiply(const Product<T>& job) {
+  const int64_t panels = parts(job.columns, kPanel);
+  const int64_t wanted = parts(kTasks * at::get_num_threads(), std::max<int64_t>(1, panels));
+  const int64_t chunks = std::max(parts(job.rows, kChunk), std::min(wanted, parts(job.rows, kBlock)));
+  const int64_t chunk = round_up(parts(job.rows, std::max<int64_t>(1, chunks)), kTileRows);
+  at::parallel_for(0, panels * chunks, 1, [&](int64_t begin, int64_t end) {
+    int64_t packed = -1;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task % chunks * chunk;
+      multiply_panel(job, task / chunks, first, std::min(job.rows, first + chunk), packed);
+    }
+  });
+}
+
+bool has_products(at::ScalarType type) {
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+  return type == at::kFloat || type == at::kBFloat16;
+#elif defined(__AVX512F__)
+  return type == at::kFloat;
+#else
+  (void)type;
+  return false;
+#endif
+}
+
+template void multiply(const Product<float>&);
+template void multiply(const Product<c10::BFloat16>&);
+
+}  // namespace compt_fast

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <c10/core/ScalarType.h>
+
+#include <cstdint>
+
+namespace compt_fast {
+
+// What happens to a product's sums before they are rounded.
+enum class After {
+  kNothing,
+  kRelu,   // what is below 0 becomes 0
+  kWhere,  // it becomes 0 where `other` is not above 0: the way back through a relu
+  kAdd,    // `y` is added to it
+};
+
+// y = x W^T, or x W on the way back. Everything is contiguous; T is float or bfloat16.
+template <typename T>
+struct Product {
+  const T* x;       // (rows, inner)
+  const T* weight;  // (columns, inner), or (inner, columns) on the way back
+  T* y;             // (rows, columns)
+  const T* other;   // (rows, columns), for kWhere
+  int64_t rows;
+  int64_t inner;
+  int64_t columns;
+  bool back;
+  After after;
+};
+
+// All of it, by torch's threads. A row's result does not depend on the rows beside it.
+template <typename T>
+void multiply(const Product<T>& job);
+
+// Whether this processor multiplies the type here as fast as it can.
+bool has_products(at::ScalarType type);
+
+}  // namespace compt_fast
