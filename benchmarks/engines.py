@@ -89,12 +89,15 @@ class Engine:
         (grad,) = torch.autograd.grad(losses.sum(), self.prompts.flat)
         return losses.detach(), grad
 
-    @contextmanager
-    def training(self) -> Iterator[Callable[[], list[float]]]:
-        """A whole training step on `rows`, composition and update included; it gives the runs' losses."""
+    def settle(self) -> None:
+        """From now on every training step is on `rows`."""
         members = [member for cohort in self.trainer.cohorts for member in cohort.members]
         for member, rows in zip(members, self.rows, strict=True):
             member.rows, member.order = rows, EpochOrder(len(rows), len(rows), member.run.config.seed)
+
+    @contextmanager
+    def training(self) -> Iterator[Callable[[], list[float]]]:
+        """A whole training step, composition and update included; it gives the runs' losses."""
         with Monitor(self.folder, 1, Console(quiet=True), tensorboard=False) as monitor:
             yield lambda: [record["loss"] for record in self.trainer.train_step(monitor)]
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.memory "fast bf16" t5-base FOLDER`: peak bytes of three training steps, weights included.
+"""`python -m benchmarks.memory "fast bf16" t5-base FOLDER`: peak bytes of `STEPS` training steps, weights included.
 
 Above what the process held when it had imported everything; on a GPU, of the GPU's memory.
 """
@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.engines import opened
 
+STEPS = 10  # on batches as they are drawn: a padded one is as large as its longest row makes it
 STATUS = Path("/proc/self/status")
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with engine.training() as step:
-        for _ in range(3):
+        for _ in range(STEPS):
             step()
     if torch.cuda.is_available():
         print(torch.cuda.max_memory_allocated())

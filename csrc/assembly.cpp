@@ -147,6 +147,10 @@ Packed assemble_autograd(const Tensor& prompts, const Tensor& prompt_offsets, co
                          MaybeSize total) {
   refuse_gradient("embedding", embedding, "the trunk is frozen, and none is computed for its table");
   refuse_tangents({&prompts, &embedding});
+  if (!at::GradMode::is_enabled() || !prompts.requires_grad()) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    return assemble_op().call(prompts, prompt_offsets, slots, token_ids, row_offsets, embedding, prepend, total);
+  }
   const auto packed =
       Assemble::apply(prompts, prompt_offsets, slots, token_ids, row_offsets, embedding, prepend, total);
   return {packed[0], packed[1]};

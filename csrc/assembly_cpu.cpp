@@ -41,12 +41,16 @@ void copy_row(To* __restrict to, const From* __restrict from, int64_t width) {
 constexpr int64_t kAhead = 2;
 constexpr int64_t kCacheLine = 64;
 
+// A copy, line by line, that asks for the same line of a row to come: many at once would wait for each other.
 template <typename T>
-void fetch(const T* row, int64_t width) {
-  const char* bytes = reinterpret_cast<const char*>(row);
-  for (int64_t at = 0; at < width * static_cast<int64_t>(sizeof(T)); at += kCacheLine) {
-    __builtin_prefetch(bytes + at);
+void copy_row_and_fetch(T* __restrict to, const T* __restrict from, const T* to_come, int64_t width) {
+  constexpr int64_t kStep = kCacheLine / sizeof(T);
+  int64_t i = 0;
+  for (; i + kStep <= width; i += kStep) {
+    __builtin_prefetch(to_come + i);
+    std::memcpy(to + i, from + i, kCacheLine);
   }
+  std::memcpy(to + i, from + i, (width - i) * sizeof(T));
 }
 
 template <typename T>
@@ -79,11 +83,10 @@ class Writer {
       copy_row(row_of<E>(job_.packed, t), row_of<const P>(job_.prompts, prompt + t - prompt_at), at.width);
     }
     for (int64_t t = std::max(begin, text_at); t < std::min(end, text_at + text_length); ++t) {
-      const int64_t id = job_.token_ids[text + t - text_at];
-      if (t + kAhead < text_at + text_length) {
-        fetch(row_of<const E>(job_.embedding, job_.token_ids[text + t + kAhead - text_at]), at.width);
-      }
-      copy_row(row_of<E>(job_.packed, t), row_of<const E>(job_.embedding, id), at.width);
+      const int64_t* id = job_.token_ids + text + t - text_at;
+      const int64_t to_come = std::min(t + kAhead, text_at + text_length - 1) - t;
+      copy_row_and_fetch(row_of<E>(job_.packed, t), row_of<const E>(job_.embedding, id[0]),
+                         row_of<const E>(job_.embedding, id[to_come]), at.width);
     }
   }
 

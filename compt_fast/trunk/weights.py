@@ -8,6 +8,8 @@ double a head that is tied to the embeddings.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
@@ -111,7 +113,7 @@ class Weights:
             part: state.pop(f"{part}.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
             for part in ("encoder", "decoder")
         }
-        return cls(
+        taken = cls(
             embedding=state.pop("shared.weight"),
             head=Frozen(state.pop("lm_head.weight")),
             head_scale=state.pop("decoder.final_layer_norm.weight").float() * scale,
@@ -136,6 +138,8 @@ class Weights:
             head_dim=config.d_kv,
             eps=config.layer_norm_epsilon,
         )
+        _trim_heap()
+        return taken
 
     def digest(self) -> str:
         """SHA-256 of every tensor, in hexadecimal: it tells whether one has changed."""
@@ -177,6 +181,12 @@ def _feed_forward(state: dict[str, Tensor], layer: str) -> FeedForward:
     parts = [_fold(state.pop(f"{layer}.DenseReluDense.{name}.weight"), norm) for name in names]
     wo = state.pop(f"{layer}.DenseReluDense.wo.weight")
     return FeedForward(Frozen(torch.cat(parts)), Frozen(wo), gated=len(parts) == 2)
+
+
+def _trim_heap() -> None:
+    """Give back to the system what the heap keeps of matrices that are joined now: half of the weights' size."""
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _fold(weight: Tensor, norm: Tensor) -> Tensor:
