@@ -1,4 +1,4 @@
-"""Device functions that the compose kernels share: the router, gates, rows of a tile, products."""
+"""Device functions that the compose kernels share: a program's tile and its rows, the router, gates, products."""
 
 import triton
 import triton.language as tl
