@@ -18,6 +18,8 @@ OURS = "fast bf16"
 WIDE = "fast fp32"
 THEIRS = "transformers bf16"
 EXACT = "transformers fp32"
+ENGINES = (OURS, WIDE, THEIRS, EXACT)
+OTHERS = ("torch.compile bf16", "PEFT bf16")
 WORKS = {"trunk_step": "trunk step", "training_step": "training step", "evaluation": "evaluation of 300 rows"}
 Row = list[str]
 
@@ -55,6 +57,12 @@ def _parameters(name: str) -> tuple[str, list[str]]:
     return test, [size.group(), *filter(None, rest[size.end() : -1].split("-"))] if size else []
 
 
+def _shape(parameters: list[str]) -> str:
+    """What was timed: a size and, of several, the number of runs."""
+    size, *runs = parameters
+    return size + (f", {runs[0]} runs" if runs not in ([], ["1"]) else "")
+
+
 def steps(benchmarks: dict[str, Any]) -> Iterator[Row]:
     """Times and ratios of every work at every size."""
     yield [
@@ -72,10 +80,9 @@ def steps(benchmarks: dict[str, Any]) -> Iterator[Row]:
         if test not in WORKS:
             continue
         seconds = info["seconds"]
-        runs = f", {parameters[1]} runs" if parameters[1:] not in ([], ["1"]) else ""
-        times = [_time(seconds[engine]) for engine in (OURS, WIDE, THEIRS, EXACT)]
+        times = [_time(seconds[engine]) for engine in ENGINES]
         ratios = [f"**{seconds[engine] / seconds[OURS]:.2f}**" for engine in (THEIRS, EXACT)]
-        yield [WORKS[test], parameters[0] + runs, *times, *ratios]
+        yield [WORKS[test], _shape(parameters), *times, *ratios]
 
 
 def trunk(benchmarks: dict[str, Any]) -> Iterator[Row]:
@@ -90,19 +97,14 @@ def trunk(benchmarks: dict[str, Any]) -> Iterator[Row]:
         others = [f"{_time(seconds[k])} ({seconds[k] / seconds[OURS]:.2f})" if k in seconds else "-" for k in OTHERS]
         speed = f"{info['tokens'] / seconds[OURS]:,.0f}"
         share = f"{info['share_of_peak']:.0%} of {info['peak_gflop_per_second']:.0f} GFLOP/s"
-        runs = f", {parameters[1]} runs" if parameters[1:] not in ([], ["1"]) else ""
-        yield [parameters[0] + runs, speed, f"{info['slots_per_token']:.2f}", share, *others]
-
-
-OTHERS = ("torch.compile bf16", "PEFT bf16")
+        yield [_shape(parameters), speed, f"{info['slots_per_token']:.2f}", share, *others]
 
 
 def memory(benchmarks: dict[str, Any]) -> Iterator[Row]:
     """Peak memory of training steps by size and engine."""
-    engines = (OURS, WIDE, THEIRS, EXACT)
-    yield ["peak memory", *engines, "of transformers, bf16"]
+    yield ["peak memory", *ENGINES, "of transformers, bf16"]
     for size in ("mini", "t5-small", "t5-base"):
-        found = [benchmarks.get(f"memory[{size}-{engine}]", {}).get("peak_bytes") for engine in engines]
+        found = [benchmarks.get(f"memory[{size}-{engine}]", {}).get("peak_bytes") for engine in ENGINES]
         if all(found):
             yield [size, *(f"{peak / 2**20:,.0f} MiB" for peak in found), f"{found[0] / found[2]:.2f}"]
 

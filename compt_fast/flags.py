@@ -16,8 +16,10 @@ from typing import Any
 
 import yaml
 
+from compt_fast.choices import ENGINES, FITS, INITS, LABEL_MODES, PROMPT_POSITIONS, RETRAIN, SAMPLINGS
 from compt_fast.config import INIT_RANGE, MAX_TRAIN, PRESETS, RANDOM, SPOT, STORED
 from compt_fast.errors import InputError, unknown
+from compt_fast.prompts.shape import ENCODERS, GATES, NORMALISATIONS, ROUTERS, SHARINGS
 
 
 def integer(text: str) -> int:
@@ -83,32 +85,13 @@ RUN_FLAGS: tuple[Flag, ...] = (
     _run("seeds", integer, [0], "each seed draws its own examples, initial prompts and order"),
     _run("sources", integer, None, "number of source prompts N"),
     _run("prompt-length", integer, None, "prompt tokens m"),
-    _run("encoder", str, None, "prompt encoder", "mlp", "linear", "lstm", "none"),
+    _run("encoder", str, None, "prompt encoder", *ENCODERS),
     _run("encoder-hidden", integer, None, "inner width of the encoders mlp and lstm (default: d_model)"),
-    _run("encoder-sharing", str, None, "who shares an encoder", "per-prompt", "per-role", "shared"),
-    _run("router", str, None, "how source weights arise", "direct", "constant", "relaxed-bernoulli"),
-    _run(
-        "normalisation",
-        str,
-        None,
-        "how the router's logits become weights",
-        *("auto", "softmax", "sparsemax", "sigmoid", "softmax-temperature"),
-    ),
-    _run(
-        "gates",
-        str,
-        None,
-        "alpha of the private prompt and beta of the sources",
-        *("fixed", "learned", "learned-global", "tied", "input"),
-    ),
-    _run(
-        "init",
-        str,
-        ["uniform"],
-        "random prompt tokens: uniform noise or rows of the vocabulary",
-        "uniform",
-        "vocab",
-    ),
+    _run("encoder-sharing", str, None, "who shares an encoder", *SHARINGS),
+    _run("router", str, None, "how source weights arise", *ROUTERS),
+    _run("normalisation", str, None, "how the router's logits become weights", *NORMALISATIONS),
+    _run("gates", str, None, "alpha of the private prompt and beta of the sources", *GATES),
+    _run("init", str, ["uniform"], "random prompt tokens: uniform noise or rows of the vocabulary", *INITS),
     _run("init-range", number, [INIT_RANGE], "uniform tokens lie in [-r, r]"),
     _run("source-init", str, None, "where sources start: as --init says, or from stored prompts", *CHOSEN_INITS[:2]),
     _run(
@@ -133,8 +116,8 @@ RUN_FLAGS: tuple[Flag, ...] = (
     ),
     _run("steps", integer, None, "training steps, instead of --epochs (default: whole epochs)"),
     _run("batch-size", integer, [16], "rows a step and run"),
-    _run("label-mode", str, ["natural"], "words for the labels", "natural", "synthetic", "numeric"),
-    _run("sampling", str, ["balanced"], "how the shots are drawn", "balanced", "random"),
+    _run("label-mode", str, ["natural"], "words for the labels", *LABEL_MODES),
+    _run("sampling", str, ["balanced"], "how the shots are drawn", *SAMPLINGS),
     _run("max-train", integer, [MAX_TRAIN], "examples a task with --shots full"),
 )
 
@@ -153,7 +136,7 @@ JOB_FLAGS: tuple[Flag, ...] = (
     Flag("data-root", place, None, "local folder in the hub's layout (DIR/nyu-mll/glue/...)"),
     Flag("data", place, None, "local folder DIR/<task>/{train,validation}.{jsonl,csv,tsv,parquet}"),
     Flag("prefix", str, True, "begin each text with '<task>:' (default: yes)", switch=True),
-    Flag("prompt-position", str, "prepend", "the prompt's place", ("prepend", "append")),
+    Flag("prompt-position", str, "prepend", "the prompt's place", PROMPT_POSITIONS),
     Flag("max-source-length", integer, 256, "tokens of a text, the prompt not counted"),
     Flag("apart", str, False, "a run for each task alone, instead of one for all tasks", switch=True),
     Flag("store", place, None, "folder of stored prompts (default: store/ in the run folder)"),
@@ -173,7 +156,7 @@ JOB_FLAGS: tuple[Flag, ...] = (
         None,
         "what to do with a stored prompt of another length: its first tokens, means of neighbouring ones, its tokens "
         "again and again, or train one of the right length (default: refuse it)",
-        ("first", "mean-pool", "repeat", "train"),
+        (*FITS, RETRAIN),
     ),
     Flag(
         "out",
@@ -181,7 +164,7 @@ JOB_FLAGS: tuple[Flag, ...] = (
         None,
         "run folder (default: runs/<suite>-<time>); one that is there is extended by the runs that it lacks",
     ),
-    Flag("engine", str, "auto", "what runs the trunk", ("auto", "fast", "reference")),
+    Flag("engine", str, "auto", "what runs the trunk", ENGINES),
     Flag("device", str, "auto", "where the trunk runs", ("auto", "cpu", "cuda")),
     Flag(
         "dtype",

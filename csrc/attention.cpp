@@ -1,5 +1,4 @@
 // The attention operator of packed rows on the CPU: schema, checks, registrations.
-#include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
@@ -8,13 +7,12 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <atomic>
-#include <numeric>
 #include <tuple>
 #include <vector>
 
 #include "attention_cpu.h"
 #include "checks.h"
+#include "tasks.h"
 
 namespace compt_fast {
 namespace {
@@ -28,11 +26,9 @@ using Attended = std::tuple<Tensor, Tensor>;
 constexpr int64_t kGrain = 1024;
 
 void check_shapes(const Tensor& qkv, const Tensor& offsets, const Tensor& bias) {
-  check_floats("qkv", qkv, 4);
+  check_layer_floats("qkv", qkv, 4);
   check_index("offsets", offsets);
   check_floats("bias", bias, 2);
-  CHECK_ARGUMENT(qkv.scalar_type() == at::kFloat || qkv.scalar_type() == at::kBFloat16,
-                 "qkv must be float32 or bfloat16, got ", qkv.scalar_type());
   CHECK_ARGUMENT(bias.scalar_type() == at::kFloat, "bias must be float32, got ", bias.scalar_type());
   CHECK_SIZE(qkv.sym_size(1).sym_eq(3), "qkv must be (tokens, 3, heads, width), got ", qkv.sym_sizes());
   CHECK_SIZE(qkv.sym_size(3).sym_ge(1), "qkv must have a width of at least 1, got ", qkv.sym_size(3));
@@ -50,11 +46,6 @@ void check_like(const char* name, const Tensor& tensor, const Tensor& qkv, at::S
                  " must be ", type, " of ", sizes, ", got ", tensor.scalar_type(), " of ", tensor.sym_sizes());
 }
 
-void check_memory(const char* name, const Tensor& tensor) {
-  check_storage(name, tensor);
-  CHECK_ARGUMENT(tensor.is_contiguous(), name, " must be contiguous, got strides ", tensor.strides());
-}
-
 // The rows that are not empty, longest first, so that no thread is left with a long one at the end.
 struct Rows {
   std::vector<int64_t> order;
@@ -62,9 +53,9 @@ struct Rows {
 };
 
 Rows checked_rows(const Tensor& qkv, const Tensor& offsets, const Tensor& bias) {
-  check_memory("qkv", qkv);
-  check_memory("offsets", offsets);
-  check_memory("bias", bias);
+  check_dense("qkv", qkv);
+  check_dense("offsets", offsets);
+  check_dense("bias", bias);
   check_offsets("offsets", offsets, qkv.size(0), "tokens");
   const int64_t* at = offsets.const_data_ptr<int64_t>();
   const auto length = [at](int64_t row) { return at[row + 1] - at[row]; };
@@ -82,18 +73,11 @@ Rows checked_rows(const Tensor& qkv, const Tensor& offsets, const Tensor& bias) 
   return rows;
 }
 
-// task(row, head) for all of them, each thread taking the next one that nobody has.
+// task(row, head) for all of them.
 template <typename F>
 void for_rows_and_heads(const Rows& rows, int64_t heads, const F& task) {
-  const int64_t tasks = static_cast<int64_t>(rows.order.size()) * heads;
-  const int64_t useful = std::min(tasks, rows.pairs * heads / kGrain + 1);
-  const int64_t threads = std::min<int64_t>(at::get_num_threads(), useful);
-  std::atomic<int64_t> next{0};
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t i = next++; i < tasks; i = next++) {
-      task(rows.order[i / heads], i % heads);
-    }
-  });
+  for_each_task(static_cast<int64_t>(rows.order.size()) * heads, rows.pairs * heads / kGrain + 1,
+                [&](int64_t i) { task(rows.order[i / heads], i % heads); });
 }
 
 template <typename T>
@@ -107,15 +91,6 @@ Attention<T> attention_of(const Tensor& qkv, const Tensor& offsets, const Tensor
           bias.size(1) / 2 + 1,
           static_cast<T*>(out.data_ptr()),
           lse.data_ptr<float>()};
-}
-
-template <typename F>
-void with_type(const Tensor& tensor, F&& f) {
-  if (tensor.scalar_type() == at::kFloat) {
-    f(float{});
-  } else {
-    f(c10::BFloat16{});
-  }
 }
 
 Attended attention_cpu(const Tensor& qkv, const Tensor& offsets, const Tensor& bias) {
@@ -143,8 +118,8 @@ Tensor attention_backward_cpu(const Tensor& grad_out, const Tensor& qkv, const T
   check_shapes(qkv, offsets, bias);
   check_backward_shapes(grad_out, qkv, out, lse);
   const Rows rows = checked_rows(qkv, offsets, bias);
-  check_memory("out", out);
-  check_memory("lse", lse);
+  check_dense("out", out);
+  check_dense("lse", lse);
   check_storage("grad_out", grad_out);
   const Tensor grad = grad_out.contiguous();
   const Tensor grad_qkv = at::empty(qkv.sizes(), qkv.options());

@@ -20,6 +20,12 @@ void check_index(const char* name, const at::Tensor& tensor) {
                  " dimensions, layout ", tensor.layout());
 }
 
+void check_layer_floats(const char* name, const at::Tensor& tensor, int64_t dimensions) {
+  check_floats(name, tensor, dimensions);
+  CHECK_ARGUMENT(tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16, name,
+                 " must be float32 or bfloat16, got ", tensor.scalar_type());
+}
+
 void check_device(const char* name, const at::Tensor& tensor, at::Device device) {
   CHECK_ARGUMENT(tensor.device() == device, name, " must be on ", device, ", got ", tensor.device());
 }
@@ -29,6 +35,11 @@ void check_storage(const char* name, const at::Tensor& tensor) {
       at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.itemsize(), tensor.storage_offset());
   CHECK_ARGUMENT(tensor.numel() == 0 || tensor.storage().nbytes() >= needed, name, " needs ", needed,
                  " bytes of storage, and its storage holds ", tensor.storage().nbytes());
+}
+
+void check_dense(const char* name, const at::Tensor& tensor) {
+  check_storage(name, tensor);
+  CHECK_ARGUMENT(tensor.is_contiguous(), name, " must be contiguous, got strides ", tensor.strides());
 }
 
 void check_offsets(const char* name, const at::Tensor& offsets, int64_t end, const char* of_what) {

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/stack.h>
 #include <c10/core/DispatchKeySet.h>
+#include <c10/util/BFloat16.h>
 #include <c10/util/Exception.h>
 
 #include <cstdint>
@@ -24,10 +25,25 @@ namespace compt_fast {
 void check_floats(const char* name, const at::Tensor& tensor, int64_t dimensions);
 void check_index(const char* name, const at::Tensor& tensor);
 
+// The same, of float32 or bfloat16: what the operators inside a frozen layer take.
+void check_layer_floats(const char* name, const at::Tensor& tensor, int64_t dimensions);
+
+// f with a zero of the type of a tensor that passed check_layer_floats.
+template <typename F>
+void with_type(const at::Tensor& tensor, F&& f) {
+  if (tensor.scalar_type() == at::kFloat) {
+    f(float{});
+  } else {
+    f(c10::BFloat16{});
+  }
+}
+
 void check_device(const char* name, const at::Tensor& tensor, at::Device device);
 
 // That there is storage for all that the tensor shows.
 void check_storage(const char* name, const at::Tensor& tensor);
+// That, and that nothing lies between its elements.
+void check_dense(const char* name, const at::Tensor& tensor);
 
 // For contiguous vectors on the host: offsets ascend from 0 to `end`, ids are within 0 ... below - 1.
 void check_offsets(const char* name, const at::Tensor& offsets, int64_t end, const char* of_what);

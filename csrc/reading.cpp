@@ -2,18 +2,16 @@
 // cross-attention without projecting its source. bfloat16 or float32 in and out, float32 inside.
 //
 // Inputs that require a gradient are refused: these are the inside of a frozen layer's own backward.
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
-#include <algorithm>
-#include <atomic>
 #include <tuple>
 #include <vector>
 
 #include "checks.h"
 #include "reading_cpu.h"
+#include "tasks.h"
 
 namespace compt_fast {
 namespace {
@@ -22,13 +20,12 @@ using at::Tensor;
 using Read = std::tuple<Tensor, Tensor>;
 
 void check_values(const char* name, const Tensor& tensor, at::ScalarType type) {
-  check_floats(name, tensor, 2);
-  CHECK_ARGUMENT(tensor.scalar_type() == type && (type == at::kFloat || type == at::kBFloat16), name,
-                 " must be bfloat16 or float32, as the others are, got ", tensor.scalar_type());
+  check_layer_floats(name, tensor, 2);
+  CHECK_ARGUMENT(tensor.scalar_type() == type, name, " must be ", type, ", got ", tensor.scalar_type());
 }
 
 void check_queries(const Tensor& queries, const Tensor& packed, const Tensor& q_offsets, const Tensor& k_offsets) {
-  check_values("queries", queries, queries.scalar_type());
+  check_layer_floats("queries", queries, 2);
   CHECK_SIZE(queries.sym_size(1).sym_ge(1), "queries must have a width of at least 1, got ", queries.sym_size(1));
   CHECK_ARGUMENT(packed.layout() == at::kStrided && packed.dim() == 1 && packed.scalar_type() == at::kInt,
                  "packed must be what pack_states returns, a dense int32 vector, got ", packed.scalar_type(), " of ",
@@ -42,32 +39,6 @@ void check_queries(const Tensor& queries, const Tensor& packed, const Tensor& q_
   for (const auto& [name, offsets] : {std::pair{"q_offsets", &q_offsets}, std::pair{"k_offsets", &k_offsets}}) {
     check_device(name, *offsets, offsets->is_cpu() ? at::Device(at::kCPU) : queries.device());
   }
-}
-
-void check_memory(const char* name, const Tensor& tensor) {
-  check_storage(name, tensor);
-  CHECK_ARGUMENT(tensor.is_contiguous(), name, " must be contiguous, got strides ", tensor.strides());
-}
-
-template <typename F>
-void with_type(const Tensor& tensor, F&& f) {
-  if (tensor.scalar_type() == at::kFloat) {
-    f(float{});
-  } else {
-    f(c10::BFloat16{});
-  }
-}
-
-// task(row) for all of them, each thread taking the next one that nobody has.
-template <typename F>
-void for_each_row(int64_t rows, const F& task) {
-  const int64_t threads = std::min<int64_t>(at::get_num_threads(), rows);
-  std::atomic<int64_t> next{0};
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t row = next++; row < rows; row = next++) {
-      task(row);
-    }
-  });
 }
 
 // The job of checked arguments.
@@ -88,11 +59,11 @@ Reading<T> reading_of(const Tensor& queries, const Tensor& packed, const Tensor&
 }
 
 void check_contents(const Tensor& queries, const Tensor& packed, const Tensor& q_offsets, const Tensor& k_offsets) {
-  check_memory("queries", queries);
-  check_memory("packed", packed);
+  check_dense("queries", queries);
+  check_dense("packed", packed);
   for (const auto& [name, offsets] : {std::pair{"q_offsets", &q_offsets}, std::pair{"k_offsets", &k_offsets}}) {
     check_device(name, *offsets, at::kCPU);
-    check_memory(name, *offsets);
+    check_dense(name, *offsets);
   }
   const int64_t* k = k_offsets.const_data_ptr<int64_t>();
   // Each state takes a unit of `packed` at least, and so does each pair of its numbers: before sizes are multiplied.
@@ -104,16 +75,20 @@ void check_contents(const Tensor& queries, const Tensor& packed, const Tensor& q
   check_offsets("k_offsets", k_offsets, states, "states");
   const int64_t* q = q_offsets.const_data_ptr<int64_t>();
   for (int64_t row = 0; row + 1 < q_offsets.numel(); ++row) {
-    CHECK_ARGUMENT(q[row] == q[row + 1] || k[row] < k[row + 1], "row ", row, " has queries and no states to read");
+    CHECK_ARGUMENT(q[row] == q[row + 1] || k[row] < k[row + 1], "k_offsets must leave row ", row,
+                   " states that its queries can read");
   }
 }
 
+// Each row is laid out twice, its length rounded up to whole vectors in one, the width in the other. Long rows
+// take twice the memory of the states, rows of one state kLanes + 2 times; and twice that where products read
+// bfloat16 as floats.
 Tensor pack_states_cpu(const Tensor& states, const Tensor& offsets) {
-  check_values("states", states, states.scalar_type());
+  check_layer_floats("states", states, 2);
   check_index("offsets", offsets);
   CHECK_ARGUMENT(states.size(1) >= 1 && offsets.numel() >= 1, "states and offsets must not be empty");
-  check_memory("states", states);
-  check_memory("offsets", offsets);
+  check_dense("states", states);
+  check_dense("offsets", offsets);
   check_offsets("offsets", offsets, states.size(0), "states");
   Tensor packed;
   with_type(states, [&](auto zero) {
@@ -123,7 +98,7 @@ Tensor pack_states_cpu(const Tensor& states, const Tensor& offsets) {
     lay_out(job);
     packed = at::empty({job.begin.back()}, states.options().dtype(at::kInt));
     auto* to = static_cast<uint32_t*>(packed.data_ptr());
-    for_each_row(job.rows, [&](int64_t row) {
+    for_each_task(job.rows, job.rows, [&](int64_t row) {
       pack_states(job, static_cast<const T*>(states.const_data_ptr()), to, row);
     });
   });
@@ -142,7 +117,7 @@ Read read_states_cpu(const Tensor& queries, const Tensor& packed, const Tensor& 
   with_type(queries, [&](auto zero) {
     using T = decltype(zero);
     const auto job = reading_of<T>(queries, packed, q_offsets, k_offsets);
-    for_each_row(job.rows, [&](int64_t row) {
+    for_each_task(job.rows, job.rows, [&](int64_t row) {
       if (asks(job.q_offsets, row)) {
         read_states(job, static_cast<T*>(out.data_ptr()), lse.data_ptr<float>(), row);
       }
@@ -174,16 +149,16 @@ Tensor read_states_backward_cpu(const Tensor& grad_out, const Tensor& queries, c
   check_queries(queries, packed, q_offsets, k_offsets);
   check_backward(grad_out, queries, lse, grad_states);
   check_contents(queries, packed, q_offsets, k_offsets);
-  check_memory("grad_out", grad_out);
-  check_memory("lse", lse);
-  check_memory("grad_states", grad_states);
+  check_dense("grad_out", grad_out);
+  check_dense("lse", lse);
+  check_dense("grad_states", grad_states);
   CHECK_ARGUMENT(k_offsets.const_data_ptr<int64_t>()[k_offsets.numel() - 1] == grad_states.size(0),
                  "k_offsets must end at the rows of grad_states, ", grad_states.size(0));
   const Tensor grad_queries = at::empty_like(queries);
   with_type(queries, [&](auto zero) {
     using T = decltype(zero);
     const auto job = reading_of<T>(queries, packed, q_offsets, k_offsets);
-    for_each_row(job.rows, [&](int64_t row) {
+    for_each_task(job.rows, job.rows, [&](int64_t row) {
       if (asks(job.q_offsets, row)) {
         read_states_backward(job, static_cast<const T*>(grad_out.const_data_ptr()), lse.const_data_ptr<float>(),
                              static_cast<T*>(grad_queries.data_ptr()), grad_states.data_ptr<float>(), row);

@@ -28,29 +28,9 @@ void for_rows(int64_t rows, int64_t width, const F& rows_from_to) {
   at::parallel_for(0, rows, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width)), rows_from_to);
 }
 
-template <typename F>
-void with_type(const Tensor& tensor, F&& f) {
-  if (tensor.scalar_type() == at::kFloat) {
-    f(float{});
-  } else {
-    f(c10::BFloat16{});
-  }
-}
-
 template <typename T>
 const T* read(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-void check(const char* name, const Tensor& tensor) {
-  check_floats(name, tensor, 2);
-  CHECK_ARGUMENT(tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16, name,
-                 " must be float32 or bfloat16, got ", tensor.scalar_type());
-}
-
-void check_memory(const char* name, const Tensor& tensor) {
-  check_storage(name, tensor);
-  CHECK_ARGUMENT(tensor.is_contiguous(), name, " must be contiguous, got strides ", tensor.strides());
 }
 
 // That a tensor is as large as said and where `other` is.
@@ -62,10 +42,10 @@ void check_sizes(const char* name, const Tensor& tensor, const c10::SymInt& rows
 }
 
 void check_norm_backward(const Tensor& grad_y, const Tensor& y, const Tensor& r, const Tensor& grad) {
-  check("grad_y", grad_y);
-  check("y", y);
-  check("r", r);
-  check("grad", grad);
+  check_layer_floats("grad_y", grad_y, 2);
+  check_layer_floats("y", y, 2);
+  check_layer_floats("r", r, 2);
+  check_layer_floats("grad", grad, 2);
   CHECK_ARGUMENT(grad_y.scalar_type() == y.scalar_type(), "grad_y must be ", y.scalar_type(), ", as y is, got ",
                  grad_y.scalar_type());
   CHECK_ARGUMENT(r.scalar_type() == at::kFloat, "r must be float32, got ", r.scalar_type());
@@ -75,13 +55,13 @@ void check_norm_backward(const Tensor& grad_y, const Tensor& y, const Tensor& r,
 }
 
 void check_gelu(const Tensor& uv) {
-  check("uv", uv);
+  check_layer_floats("uv", uv, 2);
   CHECK_SIZE((uv.sym_size(1) % 2).sym_eq(0), "uv must have an even number of columns, got ", uv.sym_size(1));
 }
 
 void check_gelu_backward(const Tensor& grad, const Tensor& uv) {
   check_gelu(uv);
-  check("grad", grad);
+  check_layer_floats("grad", grad, 2);
   CHECK_ARGUMENT(grad.scalar_type() == uv.scalar_type(), "grad must be ", uv.scalar_type(), ", as uv is, got ",
                  grad.scalar_type());
   check_sizes("grad", grad, uv.sym_size(0), uv.sym_size(1) / 2, uv);
@@ -147,9 +127,9 @@ void gelu_row_backward(const T* __restrict grad, const T* __restrict u, const T*
 }
 
 Normed rms_norm_cpu(const Tensor& x, double eps) {
-  check("x", x);
+  check_layer_floats("x", x, 2);
   CHECK_ARGUMENT(x.size(1) >= 1, "x must have a width of at least 1, got 0");
-  check_memory("x", x);
+  check_dense("x", x);
   const int64_t width = x.size(1);
   const Tensor y = at::empty(x.sizes(), x.options());
   const Tensor r = at::empty({x.size(0), 1}, x.options().dtype(at::kFloat));
@@ -167,10 +147,10 @@ Normed rms_norm_cpu(const Tensor& x, double eps) {
 
 void rms_norm_backward_cpu(const Tensor& grad_y, const Tensor& y, const Tensor& r, Tensor& grad) {
   check_norm_backward(grad_y, y, r, grad);
-  check_memory("grad_y", grad_y);
-  check_memory("y", y);
-  check_memory("r", r);
-  check_memory("grad", grad);
+  check_dense("grad_y", grad_y);
+  check_dense("y", y);
+  check_dense("r", r);
+  check_dense("grad", grad);
   const int64_t width = y.size(1);
   with_type(y, [&](auto t) {
     with_type(grad, [&](auto g) {
@@ -188,7 +168,7 @@ void rms_norm_backward_cpu(const Tensor& grad_y, const Tensor& y, const Tensor& 
 
 Tensor gated_gelu_cpu(const Tensor& uv) {
   check_gelu(uv);
-  check_memory("uv", uv);
+  check_dense("uv", uv);
   const int64_t width = uv.size(1) / 2;
   const Tensor y = at::empty({uv.size(0), width}, uv.options());
   with_type(uv, [&](auto zero) {
@@ -205,8 +185,8 @@ Tensor gated_gelu_cpu(const Tensor& uv) {
 
 Tensor gated_gelu_backward_cpu(const Tensor& grad, const Tensor& uv) {
   check_gelu_backward(grad, uv);
-  check_memory("grad", grad);
-  check_memory("uv", uv);
+  check_dense("grad", grad);
+  check_dense("uv", uv);
   const int64_t width = uv.size(1) / 2;
   const Tensor out = at::empty(uv.sizes(), uv.options());
   with_type(uv, [&](auto zero) {
@@ -223,7 +203,7 @@ Tensor gated_gelu_backward_cpu(const Tensor& grad, const Tensor& uv) {
 }
 
 Normed rms_norm_meta(const Tensor& x, double /*eps*/) {
-  check("x", x);
+  check_layer_floats("x", x, 2);
   return {at::empty_symint(x.sym_sizes(), x.options()),
           at::empty_symint({x.sym_size(0), 1}, x.options().dtype(at::kFloat))};
 }

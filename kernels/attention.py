@@ -96,14 +96,23 @@ def _store(base, stride, tokens, length, values, WIDTH: tl.constexpr, PADDED: tl
 
 
 @triton.jit
+def _place(offsets, heads, tiles, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A program's head, its row's first token (int64: times a width it may exceed 2^31) and length, and
+    the first of its tile's tokens.
+    """
+    program = tl.program_id(0)
+    row = program // tiles // heads
+    first = tl.load(offsets + row)
+    length = (tl.load(offsets + row + 1) - first).to(tl.int32)
+    return program // tiles % heads, first, length, program % tiles * BLOCK
+
+
+@triton.jit
 def _forward(  # type: ignore[no-untyped-def]
     qkv, offsets, bias, out, lse, span, heads, tiles,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row, head = tl.program_id(0) // tiles // heads, tl.program_id(0) // tiles % heads
-    first = tl.load(offsets + row)  # int64: tokens times width may exceed 2^31
-    length = (tl.load(offsets + row + 1) - first).to(tl.int32)
-    begin = tl.program_id(0) % tiles * BLOCK
+    head, first, length, begin = _place(offsets, heads, tiles, BLOCK)
     if begin >= length:
         return
     inner = heads * WIDTH
@@ -136,10 +145,7 @@ def _backward_queries(  # type: ignore[no-untyped-def]
     grad, qkv, lse, inner_sums, offsets, bias, qkv_grad, span, heads, tiles,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row, head = tl.program_id(0) // tiles // heads, tl.program_id(0) // tiles % heads
-    first = tl.load(offsets + row)
-    length = (tl.load(offsets + row + 1) - first).to(tl.int32)
-    begin = tl.program_id(0) % tiles * BLOCK
+    head, first, length, begin = _place(offsets, heads, tiles, BLOCK)
     if begin >= length:
         return
     inner = heads * WIDTH
@@ -169,10 +175,7 @@ def _backward_keys(  # type: ignore[no-untyped-def]
     grad, qkv, lse, inner_sums, offsets, bias, qkv_grad, span, heads, tiles,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row, head = tl.program_id(0) // tiles // heads, tl.program_id(0) // tiles % heads
-    first = tl.load(offsets + row)
-    length = (tl.load(offsets + row + 1) - first).to(tl.int32)
-    begin = tl.program_id(0) % tiles * BLOCK
+    head, first, length, begin = _place(offsets, heads, tiles, BLOCK)
     if begin >= length:
         return
     inner = heads * WIDTH

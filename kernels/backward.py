@@ -7,10 +7,12 @@ from .tiles import (
     gate_pair,
     multiply,
     pick,
+    piece_of,
     prompts_of,
     router_weights,
     rows_times,
     switched,
+    tile_of,
     used_rows,
 )
 
@@ -48,9 +50,7 @@ def spread(
     private prompt's last.
     """
     program = tl.program_id(0)
-    token_tile = program % TOKEN_TILES
-    column_tile = program // TOKEN_TILES % ((D + BN - 1) // BN)
-    run = program // (TOKEN_TILES * ((D + BN - 1) // BN))
+    run, token_tile, column_tile = piece_of(program, TOKEN_TILES, (D + BN - 1) // BN)
     t = tl.arange(0, TB)
     slot = run * T + t
     n = tl.arange(0, NB1)
@@ -250,14 +250,9 @@ def _input_gradient(
     PRODUCTS: tl.constexpr,
 ):  # fmt: skip
     """A tile of dx = dy W, times the slopes where there are some; zeros where a source is not used."""
-    across = (INNER + BN - 1) // BN
-    token_tile = index % TOKEN_TILES
-    tile = index // TOKEN_TILES % ROW_TILES
-    column_tile = index // (TOKEN_TILES * ROW_TILES) % across
-    run = index // (TOKEN_TILES * ROW_TILES * across)
-    is_source = tile < SOURCE_TILES
-    tile -= tl.where(is_source, 0, SOURCE_TILES)
-    count = tl.where(is_source, N, PRIVATES)
+    run, column_tile, token_tile, tile, is_source, count = tile_of(
+        index, N, PRIVATES, SOURCE_TILES, ROW_TILES, TOKEN_TILES, (INNER + BN - 1) // BN
+    )
     prompt, token, there = prompts_of(tile, token_tile, tl.arange(0, TOGETHER * BM), count, M, BM, TOGETHER)
     live = used_rows(there, prompt, is_source, used, run, N)
     rows = (run * count + prompt).to(tl.int64) * M + token
@@ -270,7 +265,7 @@ def _input_gradient(
         d_out = pick(is_source, source_out_grad, private_out_grad, N, PRIVATES)
         weight = pick(is_source, source_weight, private_weight, N, PRIVATES)
         weight += encoder * OUTER * INNER
-        d = rows_times(d_out, rows, live, weight, columns, OUTER, INNER, BK, PRODUCTS)
+        d = rows_times(d_out, rows, live, weight, columns, OUTER, INNER, BK, True, PRODUCTS)
         if source_slope is not None or private_slope is not None:
             slope = pick(is_source, source_slope, private_slope, N, PRIVATES)
             d *= tl.load(slope + out, mask=live[:, None] & inside, other=0.0)

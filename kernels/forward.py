@@ -7,10 +7,12 @@ from .tiles import (
     asked_for,
     gate_pair,
     pick,
+    piece_of,
     prompts_of,
     router_weights,
-    rows_times_transpose,
+    rows_times,
     switched,
+    tile_of,
     used_rows,
 )
 
@@ -72,14 +74,9 @@ def prepare(
         )  # fmt: skip
     elif H > 0:
         index = program - runs
-        columns = (H + BN - 1) // BN
-        token_tile = index % TOKEN_TILES
-        tile = index // TOKEN_TILES % ROW_TILES
-        column_tile = index // (TOKEN_TILES * ROW_TILES) % columns
-        run = index // (TOKEN_TILES * ROW_TILES * columns)
-        is_source = tile < SOURCE_TILES
-        tile -= tl.where(is_source, 0, SOURCE_TILES)
-        count = tl.where(is_source, N, PRIVATES)
+        run, column_tile, token_tile, tile, is_source, count = tile_of(
+            index, N, PRIVATES, SOURCE_TILES, ROW_TILES, TOKEN_TILES, (H + BN - 1) // BN
+        )
         prompt, token, live = prompts_of(tile, token_tile, tl.arange(0, TOGETHER * BM), count, M, BM, TOGETHER)
         if NORMALISER == "sparsemax":  # another program is writing `used` just now
             w, _ = router_weights(router, keep, run, tau, T, NW, TB, NB, NORMALISER, MASK)
@@ -104,7 +101,7 @@ def _hidden_tile(
     D: tl.constexpr, H: tl.constexpr, BK: tl.constexpr, SAVE: tl.constexpr, PRODUCTS: tl.constexpr,
 ):  # fmt: skip
     """GELU of the first layer's output, and its slope for the backward pass."""
-    y = rows_times_transpose(tokens, rows, live, weight, columns, D, H, BK, PRODUCTS)
+    y = rows_times(tokens, rows, live, weight, columns, D, H, BK, False, PRODUCTS)
     y += tl.load(bias + columns, mask=columns < H, other=0.0)[None, :]
     share = 0.5 * (1.0 + tl.erf(y * INV_SQRT_2))
     out = rows[:, None] * H + columns[None, :]
@@ -221,14 +218,9 @@ def encode(
 
     Who is last does not matter to the result: it reads all prompts of the piece in a fixed order.
     """
-    program = tl.program_id(0)
-    token_tile = program % TOKEN_TILES
-    tile = program // TOKEN_TILES % ROW_TILES
-    column_tile = program // (TOKEN_TILES * ROW_TILES) % ((D + BN - 1) // BN)
-    run = program // (TOKEN_TILES * ROW_TILES * ((D + BN - 1) // BN))
-    is_source = tile < SOURCE_TILES
-    tile -= tl.where(is_source, 0, SOURCE_TILES)
-    count = tl.where(is_source, N, PRIVATES)
+    run, column_tile, token_tile, tile, is_source, count = tile_of(
+        tl.program_id(0), N, PRIVATES, SOURCE_TILES, ROW_TILES, TOKEN_TILES, (D + BN - 1) // BN
+    )
     prompt, token, live = prompts_of(tile, token_tile, tl.arange(0, TOGETHER * BM), count, M, BM, TOGETHER)
     live = used_rows(live, prompt, is_source, used, run, N)
     if tl.max(live.to(tl.int32), axis=0) != 0:
@@ -238,7 +230,7 @@ def encode(
         weight = pick(is_source, source_weight, private_weight, N, PRIVATES) + encoder * D * INNER
         bias = pick(is_source, source_bias, private_bias, N, PRIVATES) + encoder * D
         columns = column_tile * BN + tl.arange(0, BN)
-        p = rows_times_transpose(inputs, rows, live, weight, columns, INNER, D, BK, PRODUCTS)
+        p = rows_times(inputs, rows, live, weight, columns, INNER, D, BK, False, PRODUCTS)
         p += tl.load(bias + columns, mask=columns < D, other=0.0)[None, :]
         encoded = pick(is_source, source, private, N, PRIVATES)
         there = live[:, None] & (columns < D)[None, :]
@@ -275,10 +267,7 @@ def gather(
     BN: tl.constexpr,
 ):
     """One program a piece of the targets, from prompts that need no encoder."""
-    program = tl.program_id(0)
-    token_tile = program % TOKEN_TILES
-    column_tile = program // TOKEN_TILES % ((D + BN - 1) // BN)
-    run = program // (TOKEN_TILES * ((D + BN - 1) // BN))
+    run, token_tile, column_tile = piece_of(tl.program_id(0), TOKEN_TILES, (D + BN - 1) // BN)
     _compose_piece(
         source, private, weights, gates, used, targets, run, token_tile, column_tile,
         COMPOSITION, PRIVATE_ON, T, N, PRIVATES, NW, M, D, TB, BM, BN, CHUNK,

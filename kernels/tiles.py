@@ -1,4 +1,4 @@
-"""Device functions that the compose kernels share: the router, gates, rows of a tile, products."""
+"""Device functions that the compose kernels share: a program's tile and its rows, the router, gates, products."""
 
 import triton
 import triton.language as tl
@@ -108,6 +108,34 @@ def pick(is_source, source, private, N: tl.constexpr, PRIVATES: tl.constexpr):
 
 
 @triton.jit
+def tile_of(
+    index,
+    N: tl.constexpr,
+    PRIVATES: tl.constexpr,
+    SOURCE_TILES: tl.constexpr,
+    ROW_TILES: tl.constexpr,
+    TOKEN_TILES: tl.constexpr,
+    COLUMN_TILES: tl.constexpr,
+):
+    """Run and tile of a linear layer's program: tiles of columns, of tokens and, within its role, of
+    prompts; whether the role is the sources', and its number of prompts.
+    """
+    token_tile = index % TOKEN_TILES
+    tile = index // TOKEN_TILES % ROW_TILES
+    column_tile = index // (TOKEN_TILES * ROW_TILES) % COLUMN_TILES
+    run = index // (TOKEN_TILES * ROW_TILES * COLUMN_TILES)
+    is_source = tile < SOURCE_TILES
+    tile -= tl.where(is_source, 0, SOURCE_TILES)
+    return run, column_tile, token_tile, tile, is_source, tl.where(is_source, N, PRIVATES)
+
+
+@triton.jit
+def piece_of(program, TOKEN_TILES: tl.constexpr, COLUMN_TILES: tl.constexpr):
+    """Run and piece of the targets, a tile of tokens and one of d, of a program that composes."""
+    return program // (TOKEN_TILES * COLUMN_TILES), program % TOKEN_TILES, program // TOKEN_TILES % COLUMN_TILES
+
+
+@triton.jit
 def prompts_of(tile, token_tile, row, count, M: tl.constexpr, BM: tl.constexpr, TOGETHER: tl.constexpr):
     """Prompt and token of rows of a role's tile, and which of them there are; the role has `count` prompts."""
     prompt = tile * TOGETHER + row // BM
@@ -137,30 +165,6 @@ def multiply(a, b, total, PRODUCTS: tl.constexpr):
 
 
 @triton.jit
-def rows_times_transpose(
-    a,
-    rows,
-    live,
-    weight,
-    columns,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
-    BK: tl.constexpr,
-    PRODUCTS: tl.constexpr,
-):
-    """a[rows] (., INNER) @ weight[columns].T, weight (OUTER, INNER): the product of a linear layer."""
-    total = tl.zeros([rows.shape[0], columns.shape[0]], tl.float32)
-    for start in range(0, INNER, BK):
-        k = start + tl.arange(0, BK)
-        x_mask = live[:, None] & (k < INNER)[None, :]
-        x = tl.load(a + rows[:, None] * INNER + k[None, :], mask=x_mask, other=0.0)
-        w_mask = (columns < OUTER)[:, None] & (k < INNER)[None, :]
-        w = tl.load(weight + columns[:, None] * INNER + k[None, :], mask=w_mask, other=0.0)
-        total = multiply(x, tl.trans(w), total, PRODUCTS)
-    return total
-
-
-@triton.jit
 def rows_times(
     a,
     rows,
@@ -170,15 +174,23 @@ def rows_times(
     INNER: tl.constexpr,
     OUTER: tl.constexpr,
     BK: tl.constexpr,
+    BACK: tl.constexpr,
     PRODUCTS: tl.constexpr,
 ):
-    """a[rows] (., INNER) @ weight[:, columns], weight (INNER, OUTER): back through a linear layer."""
+    """a[rows] (., INNER) @ weight[columns].T, weight (OUTER, INNER): the product of a linear layer.
+
+    With BACK, back through one: a[rows] @ weight[:, columns], weight (INNER, OUTER).
+    """
     total = tl.zeros([rows.shape[0], columns.shape[0]], tl.float32)
     for start in range(0, INNER, BK):
         k = start + tl.arange(0, BK)
         x_mask = live[:, None] & (k < INNER)[None, :]
         x = tl.load(a + rows[:, None] * INNER + k[None, :], mask=x_mask, other=0.0)
-        w_mask = (k < INNER)[:, None] & (columns < OUTER)[None, :]
-        w = tl.load(weight + k[:, None] * OUTER + columns[None, :], mask=w_mask, other=0.0)
+        if BACK:
+            w_mask = (k < INNER)[:, None] & (columns < OUTER)[None, :]
+            w = tl.load(weight + k[:, None] * OUTER + columns[None, :], mask=w_mask, other=0.0)
+        else:
+            w_mask = (columns < OUTER)[:, None] & (k < INNER)[None, :]
+            w = tl.trans(tl.load(weight + columns[:, None] * INNER + k[None, :], mask=w_mask, other=0.0))
         total = multiply(x, w, total, PRODUCTS)
     return total

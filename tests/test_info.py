@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from compt_fast import info, kernels, native
-from compt_fast.trunk import ENGINES
+from compt_fast.choices import ENGINES
 
 ALL_HERE = {name: "1.0" for name in info.PACKAGES}
 TOOLS = {"c++": "g++ 12", "nvcc": "release 13.0"}

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compt_fast.choices import RETRAIN
 from compt_fast.config import RANDOM, SPOT, STORED
 from compt_fast.errors import InputError
 from compt_fast.fleet.job import Job, trunk_hash
@@ -24,7 +25,6 @@ from compt_fast.fleet.stored import load_prompts
 from compt_fast.prompts.similarity import mean_cosine
 from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId, fit_length
 
-RETRAIN = "train"  # the one choice of --fit-length that fits nothing
 # What a prompt was trained to answer and where it stood: of two settings, two prompts.
 Setting = dict[str, Any]
 

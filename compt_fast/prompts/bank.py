@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from compt_fast.choices import INITS
 from compt_fast.errors import InputError, unknown
 from compt_fast.prompts.encoders import (
     ENCODER_PARAMETERS,
@@ -18,9 +19,8 @@ from compt_fast.prompts.encoders import (
 )
 from compt_fast.prompts.shape import ROLES, PromptShape
 
-__all__ = ["INITS", "LR_GROUP", "PromptBank", "PromptShape", "parameter_count", "parameter_shapes"]
+__all__ = ["LR_GROUP", "PromptBank", "PromptShape", "parameter_count", "parameter_shapes"]
 
-INITS = ("uniform", "vocab")
 VOCAB_ROWS = 5000
 SPECIAL_IDS = 3  # T5's padding, end and unknown
 

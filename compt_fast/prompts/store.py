@@ -24,11 +24,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d
 
+from compt_fast.choices import FITS
 from compt_fast.errors import InputError, unknown
 from compt_fast.files import new_folder, write_json
 
 FORMAT = 1
-FITS = ("first", "mean-pool", "repeat")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
+from compt_fast.choices import LABEL_MODES
+from compt_fast.prompts.shape import GATES
 from compt_fast.report import draw
 from compt_fast.report.about_scores import AVERAGE, MOST_ROWS, line_exhibits, metric, panels
 from compt_fast.report.contrasts import Point, Series, Settings, grouped, labels, points, series
@@ -75,9 +77,9 @@ def _grid(suite: str, label: str, entries: list[Entry]) -> Exhibit:
 
 _LEVELS: dict[str, dict[Any, str]] = {
     "router": {"direct": "learned weights", "constant": "constant weights", "relaxed-bernoulli": "sampled weights"},
-    "gates": {name: f"{name} gates" for name in ("fixed", "learned", "learned-global", "tied", "input")},
+    "gates": {name: f"{name} gates" for name in GATES},
     "prefix": {True: "prefix", False: "no prefix"},
-    "label_mode": {name: f"{name} labels" for name in ("natural", "synthetic", "numeric")},
+    "label_mode": {name: f"{name} labels" for name in LABEL_MODES},
 }
 
 

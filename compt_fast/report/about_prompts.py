@@ -18,7 +18,7 @@ from compt_fast.report.contrasts import Point, grouped, labels
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.report.formulas import Anatomy, anatomy
 from compt_fast.report.runs import Entry, Material, short, suite_name
-from compt_fast.report.words import listed, slug
+from compt_fast.report.words import examples, listed, slug
 
 Values = list[list[float | None]]
 
@@ -75,7 +75,7 @@ def _weights(stem: str, title: str, parts: Anatomy, weights: Tensor) -> Exhibit:
         title,
         _weights_say(parts, weights.double(), inside),
         "weights w; rows are tasks, columns prompts" + ("; gates β (sources) and α (private)" if gated else ""),
-        _matrix(parts.tasks, columns, values, 3),
+        _matrix(parts.tasks, columns, values),
         draw.heatmap(
             values, parts.tasks, columns, scale=draw.SHARE, label="weight", gaps=[n] if len(columns) > n else []
         ),
@@ -149,7 +149,7 @@ def _similar(stem: str, title: str, parts: Anatomy, sources: Tensor) -> Exhibit:
         title,
         says + ".",
         "cosine of mean tokens; rows are target prompts, columns the prompts that they are made of",
-        _matrix(parts.tasks, columns, values, 3),
+        _matrix(parts.tasks, columns, values),
         draw.heatmap(
             values,
             parts.tasks,
@@ -204,7 +204,7 @@ def _weighted(suite: str, found: dict[str, dict[int | None, list[float]]]) -> Ex
     levels: dict[str, list[Point | None]] = {}
     for k in shots:
         points = (found[name].get(k) for name in ranked)
-        levels["all examples" if k is None else f"{k} shots"] = [Point(k, tuple(p)) if p else None for p in points]
+        levels[examples(k)] = [Point(k, tuple(p)) if p else None for p in points]
     rows: list[list[Cell]] = []
     for name, of in found.items():
         for k, values in of.items():
@@ -233,7 +233,7 @@ def tokens(material: Material) -> Section | None:
                     title,
                     _pairs_say(parts.tasks, parts.tokens),
                     "mean over the prompt's tokens of the cosine of two target prompts",
-                    _matrix(parts.tasks, parts.tasks, values, 3),
+                    _matrix(parts.tasks, parts.tasks, values),
                     draw.heatmap(values, parts.tasks, parts.tasks, scale=draw.COSINE, label="token-level cosine"),
                 )
             )
@@ -268,7 +268,7 @@ def _store(name: str, width: int, names: list[str], cosines: list[list[float]]) 
         f"{name} (d_model {width})",
         _pairs_say(names, torch.tensor(cosines)),
         "cosine of mean tokens",
-        _matrix(names, names, values, 3),
+        _matrix(names, names, values),
         draw.heatmap(values, names, names, scale=draw.COSINE, label="cosine similarity"),
     )
 
@@ -286,6 +286,6 @@ def _pairs_say(names: Sequence[str], cosines: Tensor) -> str:
     return f"{most}, least {names[d]} and {names[c]} ({pairs[c, d]:.2f}); the mean of all pairs is {mean:.2f}."
 
 
-def _matrix(rows: Sequence[str], columns: Sequence[str], values: Values, decimals: int) -> Table:
+def _matrix(rows: Sequence[str], columns: Sequence[str], values: Values) -> Table:
     cells: list[list[Cell]] = [[name, *row] for name, row in zip(rows, values, strict=True)]
-    return Table(["", *columns], cells, decimals)
+    return Table(["", *columns], cells, decimals=3)

@@ -12,7 +12,7 @@ from compt_fast.report import draw
 from compt_fast.report.contrasts import Point, Series, grouped, labels, points, series
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.report.runs import Entry, Material, metric_of, short, suite_name
-from compt_fast.report.words import listed, plural, slug, unused
+from compt_fast.report.words import examples, listed, plural, slug, unused
 
 SAME = ("model", "trunk", "dtype", "max_source_length", "eval_size", "scoring", "data", "data_root")
 AVERAGE = "average of primary scores, %"
@@ -48,14 +48,19 @@ def results(material: Material) -> Section | None:
     several = len(material.folders) > 1
     for folder in material.folders:
         own = [entry for entry in material.entries if entry.folder == folder]
-        by_shots: dict[int | None, list[Entry]] = {}
-        for entry in own:
-            by_shots.setdefault(entry.config.shots, []).append(entry)
+        by_shots = _by_shots(own)
         for shots in sorted(by_shots, key=lambda k: (k is None, k or 0)):
             exhibits.append(_result_table(by_shots[shots], shots, material.names[folder] if several else ""))
     if not exhibits:
         return None
     return Section("Results", "Scores of every finished run; a row is a method and setting over its seeds.", exhibits)
+
+
+def _by_shots(entries: Sequence[Entry]) -> dict[int | None, list[Entry]]:
+    found: dict[int | None, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.config.shots, []).append(entry)
+    return found
 
 
 def _result_table(entries: list[Entry], shots: int | None, folder: str) -> Exhibit:
@@ -64,7 +69,7 @@ def _result_table(entries: list[Entry], shots: int | None, folder: str) -> Exhib
     for c in range(2, len(heads)) if len(rows) > 1 else []:
         numbers = [_number(row[c]) for row in rows]
         best |= {(r, c) for r, number in enumerate(numbers) if number == max(numbers)}
-    few = "all examples" if shots is None else f"{shots} shots"
+    few = examples(shots)
     suite = suite_name(entries[0].flags)
     return Exhibit(
         slug(f"results {suite} {few} {folder}"),
@@ -83,12 +88,17 @@ def _number(cell: str) -> float:
         return -math.inf
 
 
-def _ranking(entries: Sequence[Entry]) -> str:
-    """Who leads, by how much, whether the seeds allow to say so, and on how many tasks."""
+def _by_setting(entries: Sequence[Entry]) -> tuple[dict[str, list[Entry]], dict[str, Point], list[str]]:
+    """Entries and averages by the label of their setting, and the labels from the best average on."""
     keyed = grouped(entries)
     groups = dict(zip(labels(list(keyed)), keyed.values(), strict=True))
     averages = {name: Point(None, tuple(entry.average for entry in group)) for name, group in groups.items()}
-    ranked = sorted(averages, key=lambda name: -averages[name].mean)
+    return groups, averages, sorted(averages, key=lambda name: -averages[name].mean)
+
+
+def _ranking(entries: Sequence[Entry]) -> str:
+    """Who leads, by how much, whether the seeds allow to say so, and on how many tasks."""
+    groups, averages, ranked = _by_setting(entries)
     lead, first = ranked[0], averages[ranked[0]]
     runs = plural(len(first.scores), "seed")
     if len(ranked) == 1:
@@ -111,10 +121,7 @@ def methods(material: Material) -> Section | None:
     """Settings by their averages (CrossPT, figure 2); of up to three tasks each by itself (figure 3)."""
     exhibits = []
     for suite, entries in panels(material).items():
-        by_shots: dict[int | None, list[Entry]] = {}
-        for entry in entries:
-            by_shots.setdefault(entry.config.shots, []).append(entry)
-        for shots, group in by_shots.items():
+        for shots, group in _by_shots(entries).items():
             if len(grouped(group)) > 1:
                 exhibits.append(_compared(suite, shots, group))
     if not exhibits:
@@ -125,10 +132,8 @@ def methods(material: Material) -> Section | None:
 
 
 def _compared(suite: str, shots: int | None, entries: list[Entry]) -> Exhibit:
-    keyed = grouped(entries)
-    groups = dict(zip(labels(list(keyed)), keyed.values(), strict=True))
-    averages = {name: Point(None, tuple(entry.average for entry in group)) for name, group in groups.items()}
-    ranked = sorted(averages, key=lambda name: -averages[name].mean)[:MOST_ROWS]
+    groups, averages, whole = _by_setting(entries)
+    ranked = whole[:MOST_ROWS]
     left_out = len(averages) - len(ranked)
     names = entries[0].tasks if len(entries[0].tasks) in (2, 3) else ()
     levels: dict[str, list[Point | None]] = {"average": [averages[name] for name in ranked]}
@@ -137,7 +142,7 @@ def _compared(suite: str, shots: int | None, entries: list[Entry]) -> Exhibit:
             Point(None, tuple(entry.score(task) for entry in groups[name])) for name in ranked
         ]
     rows: list[list[Cell]] = [[name, *_numbers(averages[name])] for name in averages]
-    few = "all examples" if shots is None else f"{shots} shots"
+    few = examples(shots)
     says = _ranking(entries) + (f" The {left_out} lowest stand in the table alone." if left_out else "")
     return Exhibit(
         slug(f"methods {suite} {few}"),
@@ -169,7 +174,7 @@ def _shots_say(lines: Sequence[Series]) -> str:
     high = max(lines, key=lambda line: line.points[-1].mean)
     gains = {line.label: line.points[-1].mean - line.points[0].mean for line in lines}
     most = max(gains, key=lambda name: gains[name])
-    until = "all examples" if last is None else f"{last} shots"
+    until = examples(last)
     if len(lines) == 1:
         return f"From {first} shots to {until} {most} moves by {gains[most]:+.1f} points." + _spread(lines)
     ahead = f"{low.label} is ahead at {first} shots ({low.points[0].mean:.1f} %)"

@@ -149,9 +149,8 @@ def curves(lines: Sequence[Series], *, xlabel: str, ylabel: str, level: Sequence
         figure = Figure(figsize=(4.5, 3.0 + 0.1 * (len(lines) + len(level))), layout="constrained")
         axes = figure.add_subplot()
         for k, line in enumerate(lines):
-            aside = min(0.06, 0.4 / len(lines)) * (
-                k - (len(lines) - 1) / 2
-            )  # error bars beside each other, not over each other
+            # Error bars stand beside each other, not over each other.
+            aside = min(0.06, 0.4 / len(lines)) * (k - (len(lines) - 1) / 2)
             axes.errorbar(
                 [place[point.x] + aside for point in line.points],
                 [point.mean for point in line.points],

@@ -18,6 +18,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
+def examples(shots: int | None) -> str:
+    """'8 shots'; 'all examples' for None."""
+    return "all examples" if shots is None else f"{shots} shots"
+
+
 def slug(text: str) -> str:
     """A text as the stem of a file: lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -10,10 +10,10 @@ from zlib import crc32
 
 import numpy as np
 
+from compt_fast.choices import SAMPLINGS
 from compt_fast.errors import InputError, unknown
 from compt_fast.tasks.table import Task
 
-SAMPLINGS = ("balanced", "random")
 # Rows set aside for development where all rows are asked for: at most so many, and at most a tenth.
 # Ours.
 FULL_DEVELOPMENT = 300

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from compt_fast.choices import LABEL_MODES
 from compt_fast.errors import InputError, unknown
 from compt_fast.tasks.table import Task
-
-LABEL_MODES = ("natural", "synthetic", "numeric")
 
 
 def label_text(task: Task, label: int | float, mode: str) -> str:

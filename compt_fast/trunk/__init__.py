@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from compt_fast.trunk.batch import Batch, TargetPrompts, make_batch
-from compt_fast.trunk.seam import ENGINES, PROMPT_POSITIONS, Trunk, open_trunk
+from compt_fast.trunk.seam import Trunk, open_trunk
 
 __all__ = [
-    "ENGINES",
-    "PROMPT_POSITIONS",
     "Batch",
     "TargetPrompts",
     "Trunk",

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from compt_fast.choices import PROMPT_POSITIONS
 from compt_fast.errors import InputError, unknown
 from compt_fast.trunk.batch import Batch, TargetPrompts
 from compt_fast.trunk.checkpoint import find_folder, load_checkpoint
-from compt_fast.trunk.seam import PROMPT_POSITIONS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

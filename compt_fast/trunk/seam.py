@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from compt_fast.choices import ENGINES
 from compt_fast.errors import unknown
 from compt_fast.trunk.batch import Batch, TargetPrompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-ENGINES = ("auto", "fast", "reference")
-PROMPT_POSITIONS = ("prepend", "append")
 
 
 class Trunk(Protocol):

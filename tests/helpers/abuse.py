@@ -1,8 +1,8 @@
 """Random bad arguments for the compiled operators.
 
 `python -m tests.helpers.abuse LIBRARY FIRST LAST` calls them with the seeds FIRST ... LAST - 1: the
-process survives and every call ends in an error of Python's, or in what the plain path says. Only the
-library is loaded, so that one built with sanitizers can be.
+process survives and every call ends in an error of Python's, or in the right result. Only the library
+is loaded, so that one built with sanitizers can be.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import contextlib
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tests.helpers.assembly import case, expected
+from tests.helpers.assembly import case
+from tests.helpers.operators import RESULTS
 
 REFUSED = (ValueError, TypeError, RuntimeError, IndexError, NotImplementedError)
 HUGE = 2**62
@@ -143,26 +145,80 @@ def calls(seed: int) -> dict[str, dict[str, Any]]:
     } | reading_calls(seed)
 
 
-def abuse(seed: int) -> str:
-    """One bad call; the error it ended in, or "" where the arguments were still good."""
+IN_PLACE = ("grad", "grad_states")
+"""Arguments that an operator may write into."""
+
+
+def _is_moderate(name: str, arguments: dict[str, Any]) -> bool:
+    """Whether all is on the CPU, and rounding alone keeps an operator from what float64 gives."""
+    tensors = [value for value in arguments.values() if isinstance(value, Tensor)]
+    floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+    if any(tensor.device.type != "cpu" for tensor in tensors):
+        return False
+    return name == "assemble" or all((tensor.abs() < 1e4).all() for tensor in floats)
+
+
+def check_result(name: str, arguments: dict[str, Any], found: tuple[Tensor, ...]) -> None:
+    """That what an operator returned, and wrote, is right for the arguments as they were before."""
+    rounded = any(isinstance(value, Tensor) and value.dtype == torch.bfloat16 for value in arguments.values())
+    error = 3e-2 if rounded else 2e-4
+    for own, right in zip(found, RESULTS[name](**arguments), strict=True):
+        if name == "assemble":
+            torch.testing.assert_close(own.detach(), right.detach(), equal_nan=True)
+        else:
+            assert own.shape == right.shape
+            scale = float(right.detach().abs().max().clamp(min=1)) if right.numel() else 1.0
+            assert ((own.double() - right).abs() <= error * scale).all(), name
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a bad call of `operator` ended in: an error, "" where the arguments were still good.
+
+    `checked`: its result was held against the right one.
+    """
+
+    operator: str
+    error: str
+    checked: bool = False
+
+
+def abuse(seed: int) -> Outcome:
+    """One bad call."""
     chance = random.Random(seed)
-    name, good = chance.choice(list(calls(seed).items()))
-    spoilt = spoil(good, chance)
+    every = calls(seed)
+    name = chance.choice(list(every))
+    spoilt = spoil(every[name], chance)
+    before = {
+        key: spoilt[key].detach().clone()
+        for key in IN_PLACE
+        if isinstance(spoilt.get(key), Tensor) and not _is_final(spoilt[key])
+    }
     try:
         result = getattr(torch.ops.compt_fast, name)(**spoilt)
     except REFUSED as error:
-        return str(error)
-    if name == "assemble" and result[0].device.type == "cpu":
-        total = spoilt.pop("total")
-        torch.testing.assert_close(result[0].detach(), expected(spoilt, total)[0].detach(), equal_nan=True)
-    return ""
+        return Outcome(name, str(error))
+    found = () if result is None else result if isinstance(result, tuple) else (result,)
+    written = {"rms_norm_backward": "grad", "read_states_backward": "grad_states"}.get(name)
+    if written is not None:
+        found += (spoilt[written],)
+    arguments = spoilt | before
+    if "packed" in arguments:  # its meaning is known as long as it is what pack_states made of these states
+        if any(arguments[key] is not every[name][key] for key in ("packed", "k_offsets")):
+            return Outcome(name, "")
+        del arguments["packed"]
+        arguments["states"] = every["pack_states"]["states"]
+    if name not in RESULTS or not _is_moderate(name, arguments):
+        return Outcome(name, "")
+    check_result(name, arguments, found)
+    return Outcome(name, "", checked=True)
 
 
 def main(path: str, first: str, last: str) -> None:
     """See the module."""
     torch.ops.load_library(path)
-    errors = [abuse(seed) for seed in range(int(first), int(last))]
-    print(len(errors), sum(1 for error in errors if error))
+    outcomes = [abuse(seed) for seed in range(int(first), int(last))]
+    print(len(outcomes), sum(1 for outcome in outcomes if outcome.error))
 
 
 if __name__ == "__main__":

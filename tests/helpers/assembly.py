@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ARGUMENTS = ("prompts", "prompt_offsets", "slots", "token_ids", "row_offsets", "embedding", "prepend")
-
 
 def offsets_of(lengths: Sequence[int]) -> Tensor:
     return torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)

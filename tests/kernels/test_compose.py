@@ -12,85 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 pytest.importorskip("triton")
 
 from compt_fast.errors import InputError
-from compt_fast.fleet.optim import FleetAdamW
-from compt_fast.kernels import adamw
-from compt_fast.kernels import compose as kernels
-from compt_fast.kernels.launching import recorded
 from compt_fast.kernels.plan import PRODUCTS, Plan, Tiles
-from compt_fast.prompts import fused
-from compt_fast.prompts.bank import LR_GROUP, PromptBank
 from compt_fast.prompts.compose import Mask
-from compt_fast.prompts.compose import compose as reference
-from compt_fast.prompts.fused import input_names, plan_text, run_kernel
+from compt_fast.prompts.fused import run_kernel
 from compt_fast.prompts.shape import PromptShape
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SPP = PromptShape("spp", tasks=3, sources=2, private=True, length=3, d_model=20, hidden=12)
-SCP = replace(SPP, composition="scp", normalisation="softmax")
-PT = replace(SPP, composition="pt", sources=0)
-INSIDE = replace(SPP, composition="inside", sources=3, encoder="linear", sharing="shared")
-ERRORS = {"fp32": 3e-6, "tf32x3": 1e-5, "tf32": 3e-3, "bf16": 3e-2}
-"""Largest error of a tensor, in parts of its largest value."""
-
-
-def name(value: object) -> str:
-    if not isinstance(value, PromptShape):
-        return repr(value)
-    sizes = f"{value.tasks}x{value.sources}x{value.length}x{value.d_model}x{value.hidden}"
-    parts = (value.composition, sizes, value.encoder, value.sharing, value.router)
-    return "-".join((*parts, value.normaliser, value.gates))
-
-
-def bank_of(shape: PromptShape, runs: int = 2) -> PromptBank:
-    """A bank with a router and gates as if trained."""
-    bank = PromptBank.create(shape, list(range(runs)))
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for key, p in bank.params.items():
-            if LR_GROUP[key] == "router":
-                p.copy_(torch.randn(p.shape, generator=generator))
-    return bank.to(DEVICE)
-
-
-def direction(targets: Tensor) -> Tensor:
-    """A gradient for the targets."""
-    drawn = torch.randn(targets.shape, generator=torch.Generator().manual_seed(3))
-    return drawn.to(targets)
-
-
-def near(found: Tensor, wanted: Tensor, error: float, least: float = 1e-3) -> None:
-    """Every difference is below `error` in parts of the largest value wanted; NaN fails."""
-    assert found.shape == wanted.shape
-    scale = max(wanted.abs().max().item(), least) if wanted.numel() else 1.0
-    assert ((found.double() - wanted).abs() <= error * scale).all()
-
-
-def check(bank: PromptBank, mask: Mask | None = None, products: str = "fp32") -> None:
-    shape, exact = bank.shape, bank.to(torch.float64)
-    wanted = reference(exact.params, shape, mask=mask)
-    found = run_kernel(bank.params, shape, mask=mask, products=products)
-    assert wanted.targets is not None and found.targets is not None
-    near(found.targets.detach(), wanted.targets, ERRORS[products])
-    for part in ("weights", "gates"):
-        own, other = getattr(found, part), getattr(wanted, part)
-        assert (own is None) == (other is None)
-        if other is not None:
-            near(own, other, 2e-6)
-    if not wanted.targets.requires_grad:
-        return
-    wanted.targets.backward(direction(wanted.targets))
-    found.targets.backward(direction(wanted.targets).float())
-    for key, p in exact.params.items():
-        grad = torch.zeros_like(p) if p.grad is None else p.grad
-        own = bank.params[key].grad
-        assert own is not None, key
-        near(own, grad, 2 * ERRORS[products])
-
+from tests.helpers.compositions import INSIDE, PT, SCP, SPP, bank_of, check, direction, name
 
 AXES: dict[str, tuple[Any, ...]] = {
     "composition": ("spp", "scp", "pt", "mst", "inside", "inside without private"),
@@ -266,80 +196,6 @@ def test_a_run_of_nan_leaves_the_others_as_they_are(poison):
         assert p.grad is not None and torch.equal(p.grad[1], sick.params[key].grad[1]), key
 
 
-@pytest.mark.parametrize(
-    ("shape", "forward", "backward"),
-    [
-        (SPP, ["prepare", "encode"], ["spread", "layer", "layer"]),
-        (INSIDE, ["prepare", "encode"], ["spread", "layer"]),
-        (replace(SPP, encoder="none"), ["prepare", "gather"], ["spread", "logits"]),
-        (replace(PT, encoder="none"), ["prepare", "gather"], ["spread"]),
-    ],
-    ids=name,
-)
-def test_launches(shape, forward, backward):
-    bank = bank_of(replace(shape, d_model=4, hidden=4 * (shape.encoder == "mlp"), length=1), runs=1)
-    with recorded(started=True) as found:
-        targets = run_kernel(bank.params, bank.shape).targets
-        assert targets is not None
-        assert [launch.kernel.fn.__name__ for launch in found] == forward
-        found.clear()
-        targets.sum().backward()
-        assert [launch.kernel.fn.__name__ for launch in found] == backward
-
-
-@pytest.mark.parametrize("grad", [True, False])
-def test_the_seam_takes_the_kernel_where_it_runs(grad, monkeypatch):
-    monkeypatch.setattr(fused, "unavailable", lambda device: "")
-    shape = replace(SPP, d_model=4, hidden=4, gates="learned")
-    bank = bank_of(shape)
-    with recorded(started=True) as found, torch.set_grad_enabled(grad):
-        composed = fused.compose(bank.params, shape, training=True)
-    assert len(found) == 2 and composed.sources is None and composed.privates is None
-    wanted = reference(bank.params, shape)
-    for part in ("targets", "weights", "gates"):
-        torch.testing.assert_close(getattr(composed, part), getattr(wanted, part))
-    with recorded() as found:
-        fused.compose(bank.to(torch.float64).params, shape)
-    assert not found  # the kernel takes fp32 only
-
-
-def test_without_gradients_nothing_is_saved():
-    shape = replace(SPP, d_model=8, hidden=8)
-    bank = bank_of(shape)
-    tensors = [bank.params[key] for key in input_names(shape)]
-    plan = plan_text(shape, None, "fp32")
-    with torch.no_grad():
-        assert len(kernels.compose(tensors, plan, torch.float32, False)) == 3
-        few = run_kernel(bank.params, shape).targets
-    whole = run_kernel(bank.params, shape).targets
-    assert few is not None and whole is not None and torch.equal(few, whole)
-
-
-def test_the_operator_is_registered_as_torch_wants():
-    shape = replace(SPP, tasks=2, d_model=4, hidden=4, length=2)
-    bank = bank_of(shape, runs=1)
-    tensors = [bank.params[key] for key in input_names(shape)]
-    plan = plan_text(shape, None, "fp32")
-    torch.library.opcheck(kernels.compose, (tensors, plan, torch.float32, True))
-
-
-def test_it_compiles_into_one_graph(monkeypatch):
-    monkeypatch.setattr(fused, "unavailable", lambda device: "")
-    shape = replace(SPP, tasks=2, d_model=4, hidden=4, length=2)
-    bank = bank_of(shape)
-
-    def loss(params: dict[str, Tensor]) -> Tensor:
-        targets = fused.compose(params, shape).targets
-        assert targets is not None
-        return (targets**2).sum()
-
-    eager = torch.autograd.grad(loss(bank.params), [*bank.params.values()])
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    found = torch.autograd.grad(compiled(bank.params), [*bank.params.values()])
-    for own, other in zip(found, eager, strict=True):
-        torch.testing.assert_close(own, other)
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("products", PRODUCTS[1:])
 @pytest.mark.parametrize(("setting", "sizes"), [(s, SIZES[i % len(SIZES)]) for i, s in enumerate(GRID)])
@@ -365,59 +221,3 @@ def test_targets_in_bf16_are_the_rounded_ones():
     found = run_kernel(bank.params, SPP, dtype=torch.bfloat16).targets
     assert wanted is not None and found is not None
     assert torch.equal(found, wanted.bfloat16())
-
-
-@pytest.mark.gpu
-def test_a_replayed_graph_gives_what_eager_gives():
-    """Forward and backward captured once, replayed on other parameters."""
-    bank = bank_of(SPP)
-    leaves = list(bank.params.values())
-    grad = direction(run_kernel(bank.params, SPP).targets)
-
-    def work() -> tuple[Tensor, ...]:
-        targets = run_kernel(bank.params, SPP).targets
-        return (targets, *torch.autograd.grad(targets, leaves, grad))
-
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = work()
-    with torch.no_grad():
-        for leaf in leaves:
-            leaf.mul_(1.5)
-    graph.replay()
-    for found, wanted in zip(captured, work(), strict=True):
-        assert torch.equal(found, wanted)
-
-
-def trained(shape: PromptShape, steps: int, kernel: bool, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Parameters of a run after steps of composition and update towards fixed targets."""
-    monkeypatch.setattr(adamw, "PARTS", 4)  # less for the interpreter to do
-    for module in (fused, adamw):
-        monkeypatch.setattr(module, "unavailable", lambda device: "" if kernel else "not here")
-    bank = bank_of(shape, runs=1)
-    size = (bank.runs, shape.tasks, shape.target_length, shape.d_model)
-    goal = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(DEVICE)
-    optim = FleetAdamW(bank.params)
-    same = torch.ones(bank.runs, dtype=torch.float64)
-    for step in range(steps):
-        targets = fused.compose(bank.params, shape).targets
-        assert targets is not None
-        ((targets - goal) ** 2).mean((1, 2, 3)).sum().backward()
-        optim.step(
-            bank.params, rates=dict.fromkeys(bank.params, 0.01 * same), decay=0.01 * same, clip=same,
-            taken=step * same, healthy=same.bool().to(DEVICE),
-        )  # fmt: skip
-    return [p.detach() for p in bank.params.values()]
-
-
-@pytest.mark.slow
-def test_200_steps_of_training_end_where_the_reference_ends(monkeypatch):
-    shape = replace(SPP, tasks=2, length=2, d_model=4, gates="learned", encoder="linear")
-    found, wanted = (trained(shape, 200, kernel, monkeypatch) for kernel in (True, False))
-    for own, other in zip(found, wanted, strict=True):
-        near(own, other.double(), 1e-3)

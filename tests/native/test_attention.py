@@ -118,9 +118,23 @@ def test_large_scores_neither_overflow_nor_drown() -> None:
 def test_not_a_number_stays_in_its_row_and_head() -> None:
     qkv, offsets, bias = made((20, 30), 2, 16, torch.bfloat16)
     qkv[25, 1, 1, 3] = torch.nan
-    out, _ = torch.ops.compt_fast.packed_attention(qkv, offsets, bias)
+    out, lse = torch.ops.compt_fast.packed_attention(qkv, offsets, bias)
     assert out[20:, 1].isnan().all()
     assert out[:20].isfinite().all() and out[:, 0].isfinite().all()
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    grad_qkv = torch.ops.compt_fast.packed_attention_backward(grad, qkv, out, lse, offsets, bias)
+    assert grad_qkv[20:, :, 1].isnan().all()
+    assert grad_qkv[:20].isfinite().all() and grad_qkv[:, :, 0].isfinite().all()
+
+
+def test_a_gradient_that_is_not_a_number_stays_in_its_row_and_head() -> None:
+    qkv, offsets, bias = made((20, 30), 2, 16, torch.bfloat16)
+    out, lse = torch.ops.compt_fast.packed_attention(qkv, offsets, bias)
+    grad = torch.ones_like(out)
+    grad[25, 1, 3] = torch.nan
+    grad_qkv = torch.ops.compt_fast.packed_attention_backward(grad, qkv, out, lse, offsets, bias)
+    assert grad_qkv[20:, 1, 1].isnan().all() and grad_qkv[25, 0, 1].isnan().all()
+    assert grad_qkv[:20].isfinite().all() and grad_qkv[:, :, 0].isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

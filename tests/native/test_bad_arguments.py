@@ -14,11 +14,12 @@ import torch
 
 from compt_fast import native
 from compt_fast.native import build, library
-from tests.helpers.abuse import abuse, attention_case
+from tests.helpers.abuse import abuse, attention_case, calls
 from tests.helpers.assembly import case, needed
+from tests.helpers.operators import RESULTS
 
 GOOD = case()
-MANY = 800
+MANY = 1600
 INT = torch.int64
 
 
@@ -128,10 +129,22 @@ def test_attention_names_the_argument_at_fault(name: str, value: Any, message: s
 
 
 def test_random_bad_arguments_end_in_an_error_or_in_the_right_result() -> None:
-    errors = [abuse(seed) for seed in range(MANY)]
-    told = [error for error in errors if "compt_fast operator: " in error]
+    outcomes = [abuse(seed) for seed in range(MANY)]
+    told = [outcome for outcome in outcomes if "compt_fast operator: " in outcome.error]
     assert len(told) > MANY // 4
-    assert len(set(re.sub("[0-9]+", "", error) for error in told)) > 40, "the abuse is too tame"
+    assert len(set(re.sub("[0-9]+", "", outcome.error) for outcome in told)) > 40, "the abuse is too tame"
+    names = {name: "|".join(arguments) for name, arguments in calls(0).items()}
+    for outcome in told:
+        assert re.search(rf"operator: .*\b({names[outcome.operator]})\b", outcome.error), outcome
+    checked = {outcome.operator for outcome in outcomes if outcome.checked}
+    assert checked == set(RESULTS), "some operator's results were never looked at"
+
+
+def test_the_abuse_knows_every_operator() -> None:
+    registered = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("compt_fast::")]
+    compiled = [name for name in registered if torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")]
+    assert sorted(name.removeprefix("compt_fast::") for name in compiled) == sorted(calls(0))
+    assert set(calls(0)) - set(RESULTS) == {"pack_states"}
 
 
 @pytest.mark.slow

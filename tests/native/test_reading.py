@@ -65,6 +65,17 @@ def test_reading_and_its_gradients(q: list[int], k: list[int], width: int, dtype
         assert float((found.double() - wanted).norm()) <= tolerance * size + 1e-6
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("length", "most"), [(320, 2), (1, 18)])
+def test_the_memory_of_packed_states(length: int, most: int, dtype: torch.dtype) -> None:
+    """In multiples of the states' own; a processor without products of bfloat16 keeps them as floats."""
+    states = drawn(640, 64, dtype=dtype)
+    packed = torch.ops.compt_fast.pack_states(states, torch.arange(0, 641, length))
+    assert packed.nbytes <= most * 640 * 64 * torch.float32.itemsize
+    if dtype == torch.float32:
+        assert packed.nbytes >= 2 * states.nbytes
+
+
 def test_the_same_bits_on_any_number_of_threads() -> None:
     q, k = [24, 36, 12, 72] * 4, [30, 60, 90, 20] * 4
     q_offsets, k_offsets = offsets_of(q), offsets_of(k)
@@ -89,8 +100,14 @@ def test_a_state_that_is_not_finite_spoils_no_other_row() -> None:
     states[3:6] = torch.nan
     q_offsets, k_offsets = offsets_of([2, 2, 2]), offsets_of([3, 3, 3])
     packed = torch.ops.compt_fast.pack_states(states, k_offsets)
-    out, _ = torch.ops.compt_fast.read_states(queries, packed, q_offsets, k_offsets)
-    assert out.isfinite().all(1).tolist() == [True, True, False, False, True, True]
+    out, lse = torch.ops.compt_fast.read_states(queries, packed, q_offsets, k_offsets)
+    grad_states = torch.zeros(9, 8)
+    grad_queries = torch.ops.compt_fast.read_states_backward(
+        drawn(6, 8, seed=2), queries, lse, packed, q_offsets, k_offsets, grad_states
+    )
+    sound = [True, True, False, False, True, True]
+    assert out.isfinite().all(1).tolist() == grad_queries.isfinite().all(1).tolist() == sound
+    assert grad_states.isfinite().all(1).tolist() == [True] * 3 + [False] * 3 + [True] * 3
 
 
 def arguments() -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compt_fast.report.words import told_apart, unused
+from compt_fast.report.words import examples, told_apart, unused
 
 
 def test_folders_are_named_by_as_little_as_tells_them_apart() -> None:
@@ -16,3 +16,7 @@ def test_folders_are_named_by_as_little_as_tells_them_apart() -> None:
 def test_a_taken_name_gets_the_first_number_that_is_free() -> None:
     assert unused("a", {"b"}, "-") == "a"
     assert unused("a", {"a", "a-2"}, "-") == "a-3"
+
+
+def test_shots_in_words() -> None:
+    assert [examples(8), examples(None)] == ["8 shots", "all examples"]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from compt_fast.choices import ENGINES
 from compt_fast.errors import InputError
-from compt_fast.trunk import ENGINES, open_trunk
+from compt_fast.trunk import open_trunk
 from compt_fast.trunk.packed import PackedTrunk
 from compt_fast.trunk.reference import ReferenceTrunk
 from tests.helpers.tiny_t5 import make_t5

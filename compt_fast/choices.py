@@ -1,0 +1,17 @@
+"""Words that a flag takes and the module behind it acts on, in one place that needs no torch.
+
+Those of a prompt's shape stand in `compt_fast.prompts.shape`, the presets in `compt_fast.config`.
+"""
+
+from __future__ import annotations
+
+INITS = ("uniform", "vocab")
+"""What random prompt tokens are drawn from."""
+LABEL_MODES = ("natural", "synthetic", "numeric")
+SAMPLINGS = ("balanced", "random")
+PROMPT_POSITIONS = ("prepend", "append")
+ENGINES = ("auto", "fast", "reference")
+FITS = ("first", "mean-pool", "repeat")
+"""Ways to make a stored prompt longer or shorter."""
+RETRAIN = "train"
+"""Beside them: train one of the right length instead."""

@@ -1,0 +1,77 @@
+"""Cohorts for the fused composition, and its comparison with the reference formula in float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from compt_fast.prompts.bank import LR_GROUP, PromptBank
+from compt_fast.prompts.compose import Mask
+from compt_fast.prompts.compose import compose as reference
+from compt_fast.prompts.fused import run_kernel
+from compt_fast.prompts.shape import PromptShape
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SPP = PromptShape("spp", tasks=3, sources=2, private=True, length=3, d_model=20, hidden=12)
+SCP = replace(SPP, composition="scp", normalisation="softmax")
+PT = replace(SPP, composition="pt", sources=0)
+INSIDE = replace(SPP, composition="inside", sources=3, encoder="linear", sharing="shared")
+ERRORS = {"fp32": 3e-6, "tf32x3": 1e-5, "tf32": 3e-3, "bf16": 3e-2}
+"""Largest error of a tensor, in parts of its largest value."""
+
+
+def name(value: object) -> str:
+    if not isinstance(value, PromptShape):
+        return repr(value)
+    sizes = f"{value.tasks}x{value.sources}x{value.length}x{value.d_model}x{value.hidden}"
+    parts = (value.composition, sizes, value.encoder, value.sharing, value.router)
+    return "-".join((*parts, value.normaliser, value.gates))
+
+
+def bank_of(shape: PromptShape, runs: int = 2) -> PromptBank:
+    """A bank with a router and gates as if trained."""
+    bank = PromptBank.create(shape, list(range(runs)))
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for key, p in bank.params.items():
+            if LR_GROUP[key] == "router":
+                p.copy_(torch.randn(p.shape, generator=generator))
+    return bank.to(DEVICE)
+
+
+def direction(targets: Tensor) -> Tensor:
+    """A gradient for the targets."""
+    drawn = torch.randn(targets.shape, generator=torch.Generator().manual_seed(3))
+    return drawn.to(targets)
+
+
+def near(found: Tensor, wanted: Tensor, error: float, least: float = 1e-3) -> None:
+    """Every difference is below `error` in parts of the largest value wanted; NaN fails."""
+    assert found.shape == wanted.shape
+    scale = max(wanted.abs().max().item(), least) if wanted.numel() else 1.0
+    assert ((found.double() - wanted).abs() <= error * scale).all()
+
+
+def check(bank: PromptBank, mask: Mask | None = None, products: str = "fp32") -> None:
+    """Targets, weights, gates and all gradients are the reference's; the bank keeps its gradients."""
+    shape, exact = bank.shape, bank.to(torch.float64)
+    wanted = reference(exact.params, shape, mask=mask)
+    found = run_kernel(bank.params, shape, mask=mask, products=products)
+    assert wanted.targets is not None and found.targets is not None
+    near(found.targets.detach(), wanted.targets, ERRORS[products])
+    for part in ("weights", "gates"):
+        own, other = getattr(found, part), getattr(wanted, part)
+        assert (own is None) == (other is None)
+        if other is not None:
+            near(own, other, 2e-6)
+    if not wanted.targets.requires_grad:
+        return
+    wanted.targets.backward(direction(wanted.targets))
+    found.targets.backward(direction(wanted.targets).float())
+    for key, p in exact.params.items():
+        grad = torch.zeros_like(p) if p.grad is None else p.grad
+        own = bank.params[key].grad
+        assert own is not None, key
+        near(own, grad, 2 * ERRORS[products])

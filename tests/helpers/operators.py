@@ -1,0 +1,134 @@
+"""What the compiled operators should give for good arguments, in float64, by the operator's name.
+
+An operator that writes into an argument is held against what that should hold afterwards, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.helpers.assembly import expected, expected_grad, offsets_of
+
+Results = tuple[Tensor, ...]
+
+
+def assemble(total: int | None, **arguments: Any) -> Results:
+    return expected(arguments, total)
+
+
+def assemble_backward(grad: Tensor, packed_offsets: Tensor, prompt_rows: int, **arguments: Any) -> Results:
+    texts = packed_offsets.diff() - arguments["prompt_offsets"].diff()[arguments["slots"]]
+    prompts = grad.new_empty(prompt_rows, grad.shape[1])
+    return (expected_grad(arguments | {"prompts": prompts, "row_offsets": offsets_of(texts.tolist())}, grad),)
+
+
+def packed_attention(qkv: Tensor, offsets: Tensor, bias: Tensor) -> Results:
+    out = torch.zeros(len(qkv), *qkv.shape[2:], dtype=torch.float64)
+    lse = torch.zeros(len(qkv), qkv.shape[2], dtype=torch.float64)
+    for row, scores in _scores(qkv, offsets, bias):
+        out[row] = torch.einsum("hqk,khd->qhd", scores.softmax(2), qkv[row, 2].double())
+        lse[row] = scores.logsumexp(2).T
+    return out, lse
+
+
+def packed_attention_backward(
+    grad_out: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, offsets: Tensor, bias: Tensor
+) -> Results:
+    result = torch.zeros(qkv.shape, dtype=torch.float64)
+    delta = (grad_out.double() * out.double()).sum(2)
+    for row, scores in _scores(qkv, offsets, bias):
+        q, k, v = qkv[row].double().unbind(1)
+        weights = (scores - lse[row].double().T[:, :, None]).exp()
+        slopes = weights * (torch.einsum("qhd,khd->hqk", grad_out[row].double(), v) - delta[row].T[:, :, None])
+        result[row, 0] = torch.einsum("hqk,khd->qhd", slopes, k)
+        result[row, 1] = torch.einsum("hqk,qhd->khd", slopes, q)
+        result[row, 2] = torch.einsum("hqk,qhd->khd", weights, grad_out[row].double())
+    return (result,)
+
+
+def _scores(qkv: Tensor, offsets: Tensor, bias: Tensor) -> list[tuple[slice, Tensor]]:
+    """Each row that is not empty and its scores (heads, queries, keys)."""
+    found = []
+    for row in _rows(offsets):
+        q, k, _ = qkv[row].double().unbind(1)
+        at = torch.arange(len(q))
+        distances = bias.shape[1] // 2 + at[None, :] - at[:, None]
+        found.append((row, torch.einsum("qhd,khd->hqk", q, k) + bias.double()[:, distances]))
+    return [(row, scores) for row, scores in found if scores.numel()]
+
+
+def _rows(offsets: Tensor) -> list[slice]:
+    ends = offsets.tolist()
+    return [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+
+
+def rms_norm(x: Tensor, eps: float) -> Results:
+    r = torch.rsqrt(x.double().square().mean(1, keepdim=True) + eps)
+    return x * r, r
+
+
+def rms_norm_backward(grad_y: Tensor, y: Tensor, r: Tensor, grad: Tensor) -> Results:
+    g, y = grad_y.double(), y.double()
+    return (grad + r * (g - y * (g * y).mean(1, keepdim=True)),)
+
+
+def gated_gelu(uv: Tensor) -> Results:
+    u, v = uv.double().chunk(2, 1)
+    return (F.gelu(u, approximate="tanh") * v,)
+
+
+def gated_gelu_backward(grad: Tensor, uv: Tensor) -> Results:
+    leaf = uv.double().requires_grad_()
+    return torch.autograd.grad(gated_gelu(leaf)[0], leaf, grad.double())
+
+
+def read_states(queries: Tensor, states: Tensor, q_offsets: Tensor, k_offsets: Tensor) -> Results:
+    out = torch.zeros(queries.shape, dtype=torch.float64)
+    lse = torch.zeros(len(queries), dtype=torch.float64)
+    for asking, read in zip(_rows(q_offsets), _rows(k_offsets), strict=True):
+        scores = queries[asking].double() @ states[read].double().T
+        out[asking], lse[asking] = scores.softmax(1) @ states[read].double(), scores.logsumexp(1)
+    return out, lse
+
+
+def read_states_backward(
+    grad_out: Tensor,
+    queries: Tensor,
+    lse: Tensor,
+    states: Tensor,
+    q_offsets: Tensor,
+    k_offsets: Tensor,
+    grad_states: Tensor,
+) -> Results:
+    grad_queries, sums = torch.zeros(queries.shape, dtype=torch.float64), grad_states.double()
+    for asking, read in zip(_rows(q_offsets), _rows(k_offsets), strict=True):
+        q, s, g = queries[asking].double(), states[read].double(), grad_out[asking].double()
+        weights = (q @ s.T - lse[asking].double()[:, None]).exp()
+        of_weights = g @ s.T
+        slopes = weights * (of_weights - (weights * of_weights).sum(1, keepdim=True))
+        grad_queries[asking] = slopes @ s
+        sums[read] += weights.T @ g + slopes.T @ q
+    return grad_queries, sums
+
+
+RESULTS: dict[str, Callable[..., Results]] = {
+    result.__name__: result
+    for result in (
+        assemble,
+        assemble_backward,
+        packed_attention,
+        packed_attention_backward,
+        rms_norm,
+        rms_norm_backward,
+        gated_gelu,
+        gated_gelu_backward,
+        read_states,
+        read_states_backward,
+    )
+}
+"""Of `pack_states` nothing is said but through the two that read; they take the `states` in its place."""
