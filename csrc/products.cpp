@@ -14,14 +14,8 @@ namespace {
 
 using at::Tensor;
 
-void check(const char* name, const Tensor& tensor) {
-  check_floats(name, tensor, 2);
-  CHECK_ARGUMENT(tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16, name,
-                 " must be float32 or bfloat16, got ", tensor.scalar_type());
-}
-
 void check_like_x(const char* name, const Tensor& tensor, const Tensor& x) {
-  check(name, tensor);
+  check_layer_floats(name, tensor, 2);
   CHECK_ARGUMENT(tensor.scalar_type() == x.scalar_type(), name, " must be ", x.scalar_type(), ", as x is, got ",
                  tensor.scalar_type());
   check_device(name, tensor, x.device());
@@ -29,7 +23,7 @@ void check_like_x(const char* name, const Tensor& tensor, const Tensor& x) {
 
 // The two sides; returns the sizes of their product.
 std::array<c10::SymInt, 2> check_sides(const Tensor& x, const Tensor& weight, bool back) {
-  check("x", x);
+  check_layer_floats("x", x, 2);
   check_like_x("weight", weight, x);
   const auto inner = weight.sym_size(back ? 0 : 1);
   CHECK_SIZE(x.sym_size(1).sym_eq(inner), "x must have ", inner, " columns, as many as weight has ",
@@ -45,34 +39,22 @@ void check_result(const char* name, const Tensor& tensor, const Tensor& x, const
              tensor.sym_size(1));
 }
 
-void check_memory(const char* name, const Tensor& tensor) {
-  check_storage(name, tensor);
-  CHECK_ARGUMENT(tensor.is_contiguous(), name, " must be contiguous, got strides ", tensor.strides());
-}
-
-template <typename T>
-void multiply_into(const Tensor& y, const Tensor& x, const Tensor& weight, bool back, After after,
-                   const Tensor* other) {
-  multiply(Product<T>{.x = static_cast<const T*>(x.const_data_ptr()),
-                      .weight = static_cast<const T*>(weight.const_data_ptr()),
-                      .y = static_cast<T*>(y.data_ptr()),
-                      .other = other ? static_cast<const T*>(other->const_data_ptr()) : nullptr,
-                      .rows = x.size(0),
-                      .inner = x.size(1),
-                      .columns = y.size(1),
-                      .back = back,
-                      .after = after});
-}
-
 void multiply_into(const Tensor& y, const Tensor& x, const Tensor& weight, bool back, After after,
                    const Tensor* other = nullptr) {
-  check_memory("x", x);
-  check_memory("weight", weight);
-  if (x.scalar_type() == at::kFloat) {
-    multiply_into<float>(y, x, weight, back, after, other);
-  } else {
-    multiply_into<c10::BFloat16>(y, x, weight, back, after, other);
-  }
+  check_dense("x", x);
+  check_dense("weight", weight);
+  with_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    multiply(Product<T>{.x = static_cast<const T*>(x.const_data_ptr()),
+                        .weight = static_cast<const T*>(weight.const_data_ptr()),
+                        .y = static_cast<T*>(y.data_ptr()),
+                        .other = other ? static_cast<const T*>(other->const_data_ptr()) : nullptr,
+                        .rows = x.size(0),
+                        .inner = x.size(1),
+                        .columns = y.size(1),
+                        .back = back,
+                        .after = after});
+  });
 }
 
 Tensor product_meta(const Tensor& x, const Tensor& weight, bool back, bool /*relu*/) {
@@ -93,20 +75,20 @@ Tensor product_where_meta(const Tensor& x, const Tensor& weight, const Tensor& i
 
 Tensor product_where_cpu(const Tensor& x, const Tensor& weight, const Tensor& inner) {
   const Tensor y = product_where_meta(x, weight, inner);
-  check_memory("inner", inner);
+  check_dense("inner", inner);
   multiply_into(y, x, weight, true, After::kWhere, &inner);
   return y;
 }
 
-void product_add_meta(const Tensor& x, const Tensor& weight, Tensor& sum) {
-  check_result("sum", sum, x, check_sides(x, weight, false));
+void product_add_meta(const Tensor& x, const Tensor& weight, Tensor& total) {
+  check_result("total", total, x, check_sides(x, weight, false));
 }
 
-void product_add_cpu(const Tensor& x, const Tensor& weight, Tensor& sum) {
-  product_add_meta(x, weight, sum);
-  check_memory("sum", sum);
-  CHECK_ARGUMENT(!sum.is_alias_of(x) && !sum.is_alias_of(weight), "sum must not share memory with x or weight");
-  multiply_into(sum, x, weight, false, After::kAdd);
+void product_add_cpu(const Tensor& x, const Tensor& weight, Tensor& total) {
+  product_add_meta(x, weight, total);
+  check_dense("total", total);
+  CHECK_ARGUMENT(!total.is_alias_of(x) && !total.is_alias_of(weight), "total must not share memory with x or weight");
+  multiply_into(total, x, weight, false, After::kAdd);
 }
 
 }  // namespace
@@ -115,7 +97,7 @@ TORCH_LIBRARY_FRAGMENT(compt_fast, library) {
   library.def("has_products(ScalarType dtype) -> bool", has_products);
   library.def("product(Tensor x, Tensor weight, bool back=False, bool relu=False) -> Tensor");
   library.def("product_where(Tensor x, Tensor weight, Tensor inner) -> Tensor");
-  library.def("product_add(Tensor x, Tensor weight, Tensor(a!) sum) -> ()");
+  library.def("product_add(Tensor x, Tensor weight, Tensor(a!) total) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(compt_fast, CPU, library) {

@@ -133,6 +133,8 @@ def calls(seed: int) -> dict[str, dict[str, Any]]:
     x = attention["qkv"].flatten(1)
     y, r = ops.rms_norm(x, 1e-6)
     gated = ops.gated_gelu(x)
+    weight = torch.randn(70, x.shape[1], generator=torch.Generator().manual_seed(seed)).to(x.dtype)
+    inner = ops.product(x, weight, relu=True)
     return {
         "assemble": assembly | {"total": len(packed) + seed % 2},
         "assemble_backward": backward,
@@ -142,10 +144,13 @@ def calls(seed: int) -> dict[str, dict[str, Any]]:
         "rms_norm_backward": {"grad_y": y, "y": y, "r": r, "grad": x.clone()},
         "gated_gelu": {"uv": x},
         "gated_gelu_backward": {"grad": gated, "uv": x},
+        "product": {"x": x, "weight": weight, "back": False, "relu": seed % 3 == 0},
+        "product_where": {"x": x, "weight": weight.T.contiguous(), "inner": inner},
+        "product_add": {"x": x, "weight": weight, "total": inner.clone()},
     } | reading_calls(seed)
 
 
-IN_PLACE = ("grad", "grad_states")
+IN_PLACE = ("grad", "grad_states", "total")
 """Arguments that an operator may write into."""
 
 
@@ -199,7 +204,7 @@ def abuse(seed: int) -> Outcome:
     except REFUSED as error:
         return Outcome(name, str(error))
     found = () if result is None else result if isinstance(result, tuple) else (result,)
-    written = {"rms_norm_backward": "grad", "read_states_backward": "grad_states"}.get(name)
+    written = {"rms_norm_backward": "grad", "read_states_backward": "grad_states", "product_add": "total"}.get(name)
     if written is not None:
         found += (spoilt[written],)
     arguments = spoilt | before

@@ -87,6 +87,19 @@ def gated_gelu_backward(grad: Tensor, uv: Tensor) -> Results:
     return torch.autograd.grad(gated_gelu(leaf)[0], leaf, grad.double())
 
 
+def product(x: Tensor, weight: Tensor, back: bool, relu: bool) -> Results:
+    y = x.double() @ (weight if back else weight.T).double()
+    return (y.relu() if relu else y,)
+
+
+def product_where(x: Tensor, weight: Tensor, inner: Tensor) -> Results:
+    return (torch.ops.aten.threshold_backward.default(x.double() @ weight.double(), inner.double(), 0),)
+
+
+def product_add(x: Tensor, weight: Tensor, total: Tensor) -> Results:
+    return (total + x.double() @ weight.T.double(),)
+
+
 def read_states(queries: Tensor, states: Tensor, q_offsets: Tensor, k_offsets: Tensor) -> Results:
     out = torch.zeros(queries.shape, dtype=torch.float64)
     lse = torch.zeros(len(queries), dtype=torch.float64)
@@ -127,6 +140,9 @@ RESULTS: dict[str, Callable[..., Results]] = {
         rms_norm_backward,
         gated_gelu,
         gated_gelu_backward,
+        product,
+        product_where,
+        product_add,
         read_states,
         read_states_backward,
     )
