@@ -11,20 +11,24 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 pytest.importorskip("triton")
 
 from compt_fast.fleet import trainer as training
 from compt_fast.fleet.cohort import Cohort, Member
 from compt_fast.fleet.data import TrainingRow
+from compt_fast.fleet.fixed_step import FixedStep, Rows
 from compt_fast.fleet.graphs import Graphs, eager
 from compt_fast.fleet.job import Job
 from compt_fast.fleet.plan import Run
 from compt_fast.fleet.report import replaying
 from compt_fast.fleet.trainer import Trainer
+from compt_fast.kernels.launching import Launch, recorded
 from compt_fast.trunk.packed import PackedTrunk
 from tests.helpers import jobs
-from tests.helpers.recording import CpuRecorder, as_on_a_gpu, quick_attention
+from tests.helpers.recording import CpuRecorder, OneDevice, as_on_a_gpu, on_meta, quick_attention
+from tests.helpers.tiny_t5 import make_t5
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +183,42 @@ def test_the_same_runs_at_other_addresses_are_captured_anew(
     assert (graphs.captured, len(captures)) == (1, 2)
     assert torch.equal(old.params["private_tokens"], before)
     assert not torch.equal(cohort.bank.params["private_tokens"], before)
+
+
+@pytest.mark.parametrize("router", ["direct", "relaxed-bernoulli"])
+@pytest.mark.parametrize("family", ["t5", "v1.1"])
+def test_a_step_touches_nothing_but_the_device(
+    family: str, router: str, toys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors without data stand for a GPU's: an operator that took one of the host's, or read one, would fail."""
+    as_on_a_gpu(monkeypatch)
+    job = jobs.opened(jobs.settings(make_t5(tmp_path / "trunk", family), toys))
+    assert isinstance(job.trunk, PackedTrunk)
+    trunk = on_meta(job.trunk)
+    settings = jobs.settings(tmp_path / "trunk", toys, method="spp,scp,pt", router=router, lr_private=0.0)
+    cohorts, batches = [], []
+    for run in jobs.planned(job.trunk, len(toys), settings):
+        member = Member(run, job.data.training(run.config))
+        cohorts.append(Cohort(run.shape, trunk.embedding))
+        cohorts[-1].admit(member)
+        batches.append([member.batch()])
+    rows = Rows.of(cohorts, batches)
+    step = FixedStep(trunk, cohorts, rows.counts, rows.bucket)
+    step.put(rows)
+    with recorded() as launches, OneDevice():
+        step.run()
+    named = {launch.kernel.fn.__name__ for launch in launches}
+    assert {"_forward", "_backward_queries", "_backward_keys", "squares", "update"} <= named
+    assert all(tensor.device.type == "meta" for launch in launches for tensor in tensors_of(launch))
+
+
+def tensors_of(launch: Launch) -> list[Tensor]:
+    return [
+        x
+        for value in launch.arguments.values()
+        for x in (value if isinstance(value, tuple) else [value])
+        if isinstance(x, Tensor)
+    ]
 
 
 def test_without_a_gpu_or_unasked_nothing_is_captured(

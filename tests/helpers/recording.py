@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import fields, is_dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +26,8 @@ from compt_fast.kernels import adamw, launching
 from compt_fast.prompts import fused
 from compt_fast.trunk import attention
 from compt_fast.trunk.attention import attend, attend_backward
+from compt_fast.trunk.linear import Frozen
+from compt_fast.trunk.packed import PackedTrunk
 from compt_fast.trunk.rows import Pairs
 
 Work = Callable[[], None]
@@ -209,3 +213,35 @@ def state_of(cohort: Cohort) -> list[Tensor]:
     """What a step changes of a cohort."""
     assert cohort.bank is not None and cohort.optim is not None
     return [*cohort.bank.params.values(), *cohort.optim.first.values(), *cohort.optim.second.values()]
+
+
+def on_meta(trunk: PackedTrunk) -> PackedTrunk:
+    """The trunk without data, on a device that is not the host's."""
+    away = copy(trunk)
+    away.weights = _moved(trunk.weights)
+    return away
+
+
+def _moved(part: Any) -> Any:
+    if isinstance(part, Tensor):
+        return part.to("meta")
+    if isinstance(part, Frozen):
+        return Frozen(part.dense().to("meta"))
+    if isinstance(part, list):
+        return [_moved(item) for item in part]
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{field.name: _moved(getattr(part, field.name)) for field in fields(part)})
+    return part
+
+
+class OneDevice(TorchDispatchMode):
+    """Inside, no operator takes or makes a tensor of the host's; numbers that Python wraps aside."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        found = func(*args, **kwargs)
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        made = [x for x in tree_leaves(found) if isinstance(x, Tensor)]
+        if any(x.device.type == "cpu" and x.dim() for x in given) or any(x.device.type == "cpu" for x in made):
+            raise Unlawful(f"{func}: a tensor of the host's")
+        return found
