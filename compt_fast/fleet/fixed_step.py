@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compt_fast.fleet.cohort import Cohort
+from compt_fast.fleet.cohort import Cohort, Numbers
 from compt_fast.fleet.data import TrainingRow
 from compt_fast.kernels import adamw, moved
 from compt_fast.prompts.bank import LR_GROUP
@@ -38,11 +38,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Rows:
-    """A step's rows on the host: `counts` of each member, the `batch` of all, its prompts' `offsets` (S+1,)."""
+    """A step's rows on the host: `counts` of each member, the `batch` of all, its prompts' `offsets` (S+1,), and the
+    `bucket` that they make up.
+    """
 
     counts: tuple[int, ...]
     batch: Batch
     offsets: Tensor
+    bucket: Bucket
 
     @classmethod
     def of(cls, cohorts: Sequence[Cohort], batches: Batches) -> Rows:
@@ -56,11 +59,9 @@ class Rows:
         rows = [row for members in batches for own in members for row in own]
         numbers = torch.cat(slots).tolist()
         batch = make_batch([row.source for row in rows], [row.target for row in rows], numbers)
-        return cls(tuple(len(own) for members in batches for own in members), batch, offsets_of(lengths))
-
-    @property
-    def bucket(self) -> Bucket:
-        return Bucket.of(self.offsets.diff(), self.batch)
+        counts = tuple(len(own) for members in batches for own in members)
+        offsets = offsets_of(lengths)
+        return cls(counts, batch, offsets, Bucket.of(offsets.diff(), batch))
 
     @property
     def tokens(self) -> int:
@@ -78,14 +79,18 @@ class FixedStep:
         self._batch = FixedBatch(trunk, bucket)
         device = trunk.device
         self._draws = [_like(cohort.draws(), device) for cohort in cohorts]
-        self._tables = [torch.empty_like(_table(cohort), device=device) for cohort in cohorts]
+        self._tables = [torch.empty_like(_table(cohort, cohort.numbers()), device=device) for cohort in cohorts]
+        self._rates: list[dict[str, Tensor]] = []
         self._found = torch.zeros(3, len(counts), device=device)
 
     def put(self, rows: Rows) -> None:
         """Copy what the next `run` is to compute with: `rows`, and the members' present numbers and draws."""
         self._batch.put(rows.offsets, rows.batch)
+        self._rates = []
         for cohort, draws, table in zip(self.cohorts, self._draws, self._tables, strict=True):
-            table.copy_(moved(_table(cohort), table.device))
+            now = cohort.numbers()
+            self._rates.append(now.rates)
+            table.copy_(moved(_table(cohort, now), table.device))
             for name, drawn in cohort.draws().items():
                 draws[name].copy_(moved(drawn, table.device))
 
@@ -119,10 +124,10 @@ class FixedStep:
         """What the last `run` gave each cohort, for which this waits."""
         sizes = [len(cohort.members) for cohort in self.cohorts]
         found = []
-        for cohort, own in zip(self.cohorts, self._found.cpu().split(sizes, dim=1), strict=True):
+        for own, rates in zip(self._found.cpu().split(sizes, dim=1), self._rates, strict=True):
             losses, norms, updated = own.tolist()
-            rates = {group: rate.tolist() for group, rate in cohort.numbers().rates.items()}
-            found.append(Outcome(losses, norms, [bool(done) for done in updated], rates))
+            rate_of = {group: rate.tolist() for group, rate in rates.items()}
+            found.append(Outcome(losses, norms, [bool(done) for done in updated], rate_of))
         return found
 
 
@@ -135,9 +140,8 @@ def _params(cohort: Cohort) -> dict[str, Tensor]:
     return cohort.bank.params
 
 
-def _table(cohort: Cohort) -> Tensor:
+def _table(cohort: Cohort, now: Numbers) -> Tensor:
     """The update's numbers, as its kernels want them."""
-    now = cohort.numbers()
     rates = [now.rates[LR_GROUP[name]] for name in _params(cohort)]
     return adamw.table_of(rates, now.decay, now.clip, now.taken)
 

@@ -69,6 +69,7 @@ def compare(job: Job, runs: list[Run], folder: Path, **flags: Any) -> Trainer:
     return replayed
 
 
+@pytest.mark.slow
 def test_a_fleet_of_which_runs_leave_and_enter(
     job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path, captures: list[list[str]]
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_routers_draws_are_those_of_the_step(
     assert len(captures) == 1
 
 
+@pytest.mark.slow
 def test_batches_of_several_buckets(
     job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path, captures: list[list[str]]
 ) -> None:
@@ -101,6 +103,7 @@ def test_batches_of_several_buckets(
     assert 2 <= len(captures) < 10
 
 
+@pytest.mark.slow
 def test_what_no_capture_takes_goes_operator_by_operator(
     job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path, captures: list[list[str]]
 ) -> None:
@@ -126,6 +129,7 @@ def test_targets_that_are_read_best_by_projecting_are_not_captured(
     assert graphs.rows([cohort], [[[long] * 4]]) is None
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_finite_is_stopped_and_the_others_go_on(
     job: Job,
     tiny_t5: Path,

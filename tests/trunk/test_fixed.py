@@ -101,6 +101,7 @@ def test_of_a_full_bucket_and_of_one_with_the_longest_tail(trunk: PackedTrunk, g
     assert fixed.bucket.tokens - batch.source_tokens - 4 == tail
 
 
+@pytest.mark.slow
 def test_by_the_kernels_themselves(trunk: PackedTrunk, monkeypatch: pytest.MonkeyPatch) -> None:
     as_on_a_gpu(monkeypatch)
     check(trunk, drawn_prompts([3, 2], trunk), drawn_batch([9, 1, 40], [0, 1, 1]))
@@ -165,6 +166,7 @@ def two_of_a_bucket(trunk: PackedTrunk) -> tuple[TargetPrompts, list[Batch]]:
     return prompts, batches
 
 
+@pytest.mark.slow
 def test_a_record_of_one_batch_repeated_on_another_gives_that_ones_losses(
     trunk: PackedTrunk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
