@@ -72,7 +72,7 @@ class PackedTrunk(BaseTrunk):
             losses: Tensor = _RowLosses.apply(inputs, layout, targets, self.weights)
             return losses
         states = encode(inputs, self.weights, layout.pairs)
-        return _decoded_losses(layout.reading(states, targets, self.weights), targets, None)[0]
+        return _decoded_losses(states, layout, targets, self.weights, None)[0]
 
     @torch.no_grad()
     def generate(self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int) -> list[list[int]]:
@@ -160,6 +160,14 @@ class Targets:
     own: Pairs
     lengths: Tensor
 
+    def summed(self, losses: Tensor) -> Tensor:
+        """Each row's loss (B,) of its tokens' (M,)."""
+        return torch.segment_reduce(losses, "sum", lengths=self.lengths)
+
+    def weighed_(self, slopes: Tensor, grad: Tensor) -> Tensor:
+        """The tokens' `slopes` (M, d) times `grad` (B,), that of their row's loss; in place."""
+        return slopes.mul_(torch.repeat_interleave(grad, self.lengths)[:, None])
+
     @classmethod
     def of(cls, batch: Batch, start_id: int, weights: Weights) -> Targets:
         ids = batch.target_ids.to(weights.embedding.device)
@@ -170,17 +178,9 @@ class Targets:
         own = Pairs(batch.target_offsets, batch.target_offsets, ids.device, weights.inner, bias)
         return cls(ids, inputs, own, batch.target_lengths.to(ids.device))
 
-    def summed(self, losses: Tensor) -> Tensor:
-        """Each row's loss (B,) of its tokens' (M,)."""
-        return torch.segment_reduce(losses, "sum", lengths=self.lengths)
-
-    def weighed_(self, slopes: Tensor, grad: Tensor) -> Tensor:
-        """The tokens' `slopes` (M, d) times `grad` (B,), that of their row's loss; in place."""
-        return slopes.mul_(torch.repeat_interleave(grad, self.lengths)[:, None])
-
 
 @dataclass
-class Way:
+class _Way:
     """The way back from a batch's losses: what the forward kept for it."""
 
     encoder: EncoderTape
@@ -189,31 +189,32 @@ class Way:
     slopes: Tensor
 
 
-def _decoded_losses(reading: Reading, targets: Targets, tape: EncoderTape | None) -> tuple[Tensor, Way | None]:
-    """Each row's loss (B,) fp32, with the encoder's states as `reading` has them; and the way back, if the encoder's
-    `tape` is given.
-    """
+def _decoded_losses(
+    states: Tensor, layout: Layout, targets: Targets, weights: Weights, tape: EncoderTape | None
+) -> tuple[Tensor, _Way | None]:
+    """Each row's loss (B,) fp32 from the encoder's states; and the way back, if its `tape` is given."""
+    reading = layout.reading(states, targets, weights)
     decoder = DecoderTape() if tape is not None else None
 
     def attend(qkv: Tensor, depth: int) -> tuple[Tensor, Tensor | None]:
         return self_attend(qkv, targets.own)
 
     out = decode(targets.inputs, attend, reading, decoder)
-    losses, slopes = token_losses(out, reading.weights.head, targets.ids, graded=tape is not None)
+    losses, slopes = token_losses(out, weights.head, targets.ids, graded=tape is not None)
     way = None
     if tape is not None and decoder is not None and slopes is not None:
-        way = Way(tape, decoder, reading, slopes)
+        way = _Way(tape, decoder, reading, slopes)
     return targets.summed(losses), way
 
 
-def losses_and_way(inputs: Tensor, layout: Layout, targets: Targets, weights: Weights) -> tuple[Tensor, Way | None]:
+def losses_and_way(inputs: Tensor, layout: Layout, targets: Targets, weights: Weights) -> tuple[Tensor, _Way | None]:
     """Packed embeddings (N, d) -> row losses (B,) fp32, and the way back from them to the prompts."""
     tape = EncoderTape()
     states = encode(inputs, weights, layout.pairs, tape)
-    return _decoded_losses(layout.reading(states, targets, weights), targets, tape)
+    return _decoded_losses(states, layout, targets, weights, tape)
 
 
-def prompts_gradient(grad: Tensor, way: Way | None, layout: Layout, targets: Targets, weights: Weights) -> Tensor:
+def prompts_gradient(grad: Tensor, way: _Way | None, layout: Layout, targets: Targets, weights: Weights) -> Tensor:
     """The gradient (n, d) of the embeddings at the prompts' places from that of the row losses (B,).
 
     Uses `way` up. Raises RuntimeError where that has been done.

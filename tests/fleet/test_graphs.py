@@ -198,7 +198,7 @@ def test_a_step_touches_nothing_but_the_device(
     as_on_a_gpu(monkeypatch)
     job = jobs.opened(jobs.settings(make_t5(tmp_path / "trunk", family), toys))
     assert isinstance(job.trunk, PackedTrunk)
-    trunk = on_meta(job.trunk)
+    trunk = on_meta(job.trunk, tmp_path / "trunk")
     settings = jobs.settings(tmp_path / "trunk", toys, method="spp,scp,pt", router=router, lr_private=0.0)
     cohorts, batches = [], []
     for run in jobs.planned(job.trunk, len(toys), settings):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,9 +26,10 @@ from compt_fast.kernels import adamw, launching
 from compt_fast.prompts import fused
 from compt_fast.trunk import attention
 from compt_fast.trunk.attention import attend, attend_backward
-from compt_fast.trunk.linear import Frozen
+from compt_fast.trunk.checkpoint import load_checkpoint
 from compt_fast.trunk.packed import PackedTrunk
 from compt_fast.trunk.rows import Pairs
+from compt_fast.trunk.weights import Weights
 
 Work = Callable[[], None]
 
@@ -215,23 +216,11 @@ def state_of(cohort: Cohort) -> list[Tensor]:
     return [*cohort.bank.params.values(), *cohort.optim.first.values(), *cohort.optim.second.values()]
 
 
-def on_meta(trunk: PackedTrunk) -> PackedTrunk:
-    """The trunk without data, on a device that is not the host's."""
+def on_meta(trunk: PackedTrunk, folder: Path) -> PackedTrunk:
+    """The trunk, whose checkpoint is in `folder`, without data, on a device that is not the host's."""
     away = copy(trunk)
-    away.weights = _moved(trunk.weights)
+    away.weights = Weights.take(load_checkpoint(folder, trunk.dtype)[0].to("meta"))
     return away
-
-
-def _moved(part: Any) -> Any:
-    if isinstance(part, Tensor):
-        return part.to("meta")
-    if isinstance(part, Frozen):
-        return Frozen(part.dense().to("meta"))
-    if isinstance(part, list):
-        return [_moved(item) for item in part]
-    if is_dataclass(part) and not isinstance(part, type):
-        return replace(part, **{field.name: _moved(getattr(part, field.name)) for field in fields(part)})
-    return part
 
 
 class OneDevice(TorchDispatchMode):
