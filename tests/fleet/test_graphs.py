@@ -30,10 +30,13 @@ from tests.helpers import jobs
 from tests.helpers.recording import CpuRecorder, OneDevice, as_on_a_gpu, on_meta, quick_attention
 from tests.helpers.tiny_t5 import make_t5
 
+# On a GPU products round by their batch.
+CLOSE = {"rtol": 1e-2, "atol": 1e-3} if torch.cuda.is_available() else {"rtol": 1e-3, "atol": 1e-4}
+
 
 @pytest.fixture(scope="module")
 def job(tiny_t5: Path, toys: list[Path]) -> Job:
-    return jobs.opened(jobs.settings(tiny_t5, toys))
+    return jobs.opened(jobs.settings(tiny_t5, toys, dtype="fp32"))
 
 
 @pytest.fixture
@@ -58,14 +61,14 @@ def compare(job: Job, runs: list[Run], folder: Path, **flags: Any) -> Trainer:
     jobs.train(job, runs, folder / "eager", cuda_graphs=False, **flags)
     for run in runs:
         found, wanted = (jobs.losses(folder / name, run.id) for name in ("replayed", "eager"))
-        assert found == pytest.approx(wanted, rel=1e-4)
+        assert found == pytest.approx(wanted, rel=CLOSE["rtol"] / 10)
     for found, wanted in zip(*(jobs.metrics(folder / name) for name in ("replayed", "eager")), strict=True):
         assert found["run"] == wanted["run"] and found["learning_rate"] == wanted["learning_rate"]
-        assert found["gradient_norm"] == pytest.approx(wanted["gradient_norm"], rel=1e-3)
+        assert found["gradient_norm"] == pytest.approx(wanted["gradient_norm"], rel=CLOSE["rtol"])
     stored = jobs.prompts(folder / "eager")
     for name, prompts in jobs.prompts(folder / "replayed").items():
         for part, tensor in prompts.items():
-            torch.testing.assert_close(tensor, stored[name][part], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(tensor, stored[name][part], **CLOSE)
     return replayed
 
 
@@ -155,7 +158,7 @@ def test_a_run_that_is_not_finite_is_stopped_and_the_others_go_on(
     assert "not finite at step 1" in trained.results[runs[1].id].reason
     for run in runs[::2]:
         found, alone = (jobs.losses(tmp_path / name, run.id) for name in ("three", "two"))
-        assert len(found) == 4 and found == pytest.approx(alone, rel=1e-4)
+        assert len(found) == 4 and found == pytest.approx(alone, rel=CLOSE["rtol"] / 10)
 
 
 def test_the_same_runs_at_other_addresses_are_captured_anew(
@@ -226,8 +229,9 @@ def tensors_of(launch: Launch) -> list[Tensor]:
 
 
 def test_without_a_gpu_or_unasked_nothing_is_captured(
-    job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_t5: Path, toys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    job = jobs.opened(jobs.settings(tiny_t5, toys, device="cpu"))
     runs = plan(job, tiny_t5, toys, steps=3)
     flagged, plain = (jobs.train(job, runs, tmp_path / str(on), cuda_graphs=on) for on in (True, False))
     jobs.equal(tmp_path / "True", tmp_path / "False")

@@ -50,6 +50,7 @@ def quick_attention(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _pairs(offsets: Tensor, qkv: Tensor, bias: Tensor, longest: int) -> tuple[Pairs, int]:
+    offsets = offsets.cpu()
     pairs = Pairs(offsets, offsets, qkv.device, 64, bias)
     assert pairs.longest <= longest <= bias.shape[1] // 2 + 1
     return pairs, int(offsets[-1])
@@ -62,7 +63,7 @@ def _forward(qkv: Tensor, offsets: Tensor, bias: Tensor, longest: int) -> tuple[
         pairs, end = _pairs(offsets, qkv, bias, longest)
         out = torch.full_like(qkv[:, 0], torch.nan)
         out[:end] = attend(*qkv[:end].unbind(1), pairs)
-        return out, torch.full(out.shape[:2], torch.nan)
+        return out, out.new_full(out.shape[:2], torch.nan, dtype=torch.float32)
 
 
 @torch.library.custom_op("compt_fast_tests::attention_bwd", mutates_args=())
