@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from rich.console import Console
 
@@ -19,6 +20,7 @@ from compt_fast.fleet.job import Job, open_job
 from compt_fast.fleet.monitor import Monitor
 from compt_fast.fleet.trainer import Trainer
 
+RUNS = [1, 3, 9, 27]
 ENDLESS = 1_000_000  # steps: no run ends while it is timed
 
 
@@ -30,22 +32,23 @@ def job() -> Job:
     return open_job(read_flags(given | {"eval_size": "1", "runs_at_once": "27"}, None))
 
 
-def trainer_of(job: Job, runs: slice, folder: Path) -> tuple[Trainer, Monitor]:
+def trainer_of(job: Job, runs: slice, folder: Path, graphs: bool = False) -> tuple[Trainer, Monitor]:
     """Some of the job's runs, admitted and ready for a step."""
-    trainer = Trainer(job.runs[runs], job.trunk, job.trunk_hash, job.data, job.flags, folder)
+    flags = job.flags | {"cuda_graphs": graphs}
+    trainer = Trainer(job.runs[runs], job.trunk, job.trunk_hash, job.data, flags, folder)
     trainer.refill()
     return trainer, Monitor(folder, ENDLESS, Console(quiet=True), tensorboard=False)
 
 
-def losses_of_first_step(job: Job, runs: slice, folder: Path) -> list[float]:
+def losses_of_first_step(job: Job, runs: slice, folder: Path, graphs: bool = False) -> list[float]:
     """Every run's loss in its first step."""
     folder.mkdir()
-    trainer, monitor = trainer_of(job, runs, folder)
+    trainer, monitor = trainer_of(job, runs, folder, graphs)
     with monitor:
         return [record["loss"] for record in trainer.train_step(monitor)]
 
 
-@pytest.mark.parametrize("runs", [1, 3, 9, 27])
+@pytest.mark.parametrize("runs", RUNS)
 def test_step(job: Job, runs: int, tmp_path: Path, benchmark: BenchmarkFixture) -> None:
     """One step of `runs` runs side by side."""
     together = losses_of_first_step(job, slice(runs), tmp_path / "together")
@@ -54,4 +57,18 @@ def test_step(job: Job, runs: int, tmp_path: Path, benchmark: BenchmarkFixture) 
     trainer, monitor = trainer_of(job, slice(runs), tmp_path)
     with monitor:
         benchmark.pedantic(trainer.train_step, (monitor,), rounds=8, warmup_rounds=2)
+    benchmark.extra_info["rows_per_second"] = round(16 * runs / benchmark.stats.stats.median)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("runs", RUNS)
+def test_replayed_step(job: Job, runs: int, tmp_path: Path, benchmark: BenchmarkFixture) -> None:
+    """The same as a CUDA graph: the warm-up is long enough to meet the buckets that are common."""
+    replayed = losses_of_first_step(job, slice(runs), tmp_path / "replayed", graphs=True)
+    assert replayed == pytest.approx(losses_of_first_step(job, slice(runs), tmp_path / "eager"), rel=3e-2)
+    trainer, monitor = trainer_of(job, slice(runs), tmp_path, graphs=True)
+    with monitor:
+        benchmark.pedantic(trainer.train_step, (monitor,), rounds=50, warmup_rounds=100)
+    assert trainer.graphs is not None
+    benchmark.extra_info["graphs"] = trainer.graphs.captured
     benchmark.extra_info["rows_per_second"] = round(16 * runs / benchmark.stats.stats.median)

@@ -173,6 +173,13 @@ JOB_FLAGS: tuple[Flag, ...] = (
         "the trunk's numbers; auto is bf16 on a GPU and fp32 elsewhere",
         ("auto", "bf16", "fp32"),
     ),
+    Flag(
+        "cuda-graphs",
+        str,
+        False,
+        "on a GPU, replay training steps as CUDA graphs (default: no, as nothing of it is measured on a GPU yet)",
+        switch=True,
+    ),
     Flag("runs-at-once", integer, 12, "runs that train side by side; the rest wait (bounds memory)"),
     Flag("eval-size", integer, 300, "evaluation rows a task"),
     Flag("eval-batch-size", integer, 128, "rows a batch in evaluation"),

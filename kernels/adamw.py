@@ -53,8 +53,13 @@ def step(
     if unavailable(device):
         table = torch.stack([*rates, decay, clip, taken], dim=1)
         return by_torch(params, grads, first, second, table, healthy.to(device))
-    table = torch.stack([*rates, decay, clip, 1 - BETA1 ** (taken + 1), 1 - BETA2 ** (taken + 1)], dim=1)
+    table = table_of(rates, decay, clip, taken)
     return by_kernel(params, grads, first, second, moved(table, device), moved(healthy, device))
+
+
+def table_of(rates: Group, decay: Tensor, clip: Tensor, taken: Tensor) -> Tensor:
+    """The numbers of a step as `by_kernel` wants them, from those that `step` takes."""
+    return torch.stack([*rates, decay, clip, 1 - BETA1 ** (taken + 1), 1 - BETA2 ** (taken + 1)], dim=1)
 
 
 def by_kernel(

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compt_fast.config import RunConfig
 from compt_fast.fleet.data import TrainingRow
 from compt_fast.fleet.optim import FleetAdamW, schedule
 from compt_fast.fleet.plan import Run
@@ -19,6 +18,16 @@ from compt_fast.prompts.bank import LR_GROUP, PromptBank
 from compt_fast.prompts.compose import Composition, anneal, compose, compose_rows
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.tasks.sampling import EpochOrder
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a step's update is worked out from, each (R,) float64 on the CPU; `rates` by group of parameters."""
+
+    rates: dict[str, Tensor]
+    decay: Tensor
+    clip: Tensor
+    taken: Tensor
 
 
 @dataclass
@@ -102,14 +111,21 @@ class Cohort:
         self.bank = self.bank.select(indices)
         self.optim.select(chosen)
 
-    def compose(self) -> Composition:
-        """The training composition of all members at their present steps."""
+    def draws(self) -> dict[str, Tensor]:
+        """What a relaxed-bernoulli router draws its weights by at the present steps, on the CPU; else nothing."""
+        if self.shape.router != "relaxed-bernoulli":
+            return {}
+        temperature = anneal(self._steps(), _numbers([m.total for m in self.members]))
+        return {"temperature": temperature, "noise": torch.stack([self._noise(m) for m in self.members])}
+
+    def compose(self, draws: dict[str, Tensor] | None = None) -> Composition:
+        """The training composition of all members at their present steps, with their `draws` if those are on the device
+        already.
+        """
         assert self.bank is not None
-        temperature = noise = None
-        if self.shape.router == "relaxed-bernoulli":
-            temperature = anneal(self._steps(), _numbers([m.total for m in self.members]))
-            temperature = moved(temperature, self.embedding.device)
-            noise = moved(torch.stack([self._noise(m) for m in self.members]), self.embedding.device)
+        if draws is None:
+            draws = {name: moved(drawn, self.embedding.device) for name, drawn in self.draws().items()}
+        temperature, noise = draws.get("temperature"), draws.get("noise")
         return fused.compose(self.bank.params, self.shape, training=True, temperature=temperature, noise=noise)
 
     def targets(
@@ -127,7 +143,11 @@ class Cohort:
             prompts = compose_rows(composition, self.bank.params, self.shape, runs, tasks, means)
             return prompts, torch.arange(len(runs))
         assert composition.targets is not None
-        return composition.targets.flatten(0, 1), runs * self.shape.tasks + tasks
+        return composition.targets.flatten(0, 1), self.slots(runs, tasks)
+
+    def slots(self, runs: Tensor, tasks: Tensor) -> Tensor:
+        """The slots (B,) of rows of these runs and tasks, where a run's tasks have one prompt each."""
+        return runs * self.shape.tasks + tasks
 
     def update(self, healthy: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """One optimizer step from the gradients of the last backward pass.
@@ -136,6 +156,22 @@ class Cohort:
         the CPU.
         """
         assert self.bank is not None and self.optim is not None
+        now = self.numbers()
+        for name, p in self.bank.params.items():
+            if p.grad is not None and (frozen := self.frozen(name)):
+                p.grad[frozen] = 0
+        norm, updated = self.optim.step(
+            self.bank.params,
+            rates={name: now.rates[LR_GROUP[name]] for name in self.bank.params},
+            decay=now.decay,
+            clip=now.clip,
+            taken=now.taken,
+            healthy=healthy,
+        )
+        return norm, updated, now.rates
+
+    def numbers(self) -> Numbers:
+        """Rates, decay, clipping and steps taken of all members at their present steps."""
         configs = [m.run.config for m in self.members]
         taken = self._steps()
         share = schedule(
@@ -147,26 +183,15 @@ class Cohort:
             group: share * _numbers([getattr(c, f"lr_{group}") for c in configs])
             for group in ("source", "private", "router")
         }
-        self._freeze(configs)
-        norm, updated = self.optim.step(
-            self.bank.params,
-            rates={name: rates[LR_GROUP[name]] for name in self.bank.params},
-            decay=_numbers([c.weight_decay for c in configs]),
-            clip=_numbers([c.clip_norm for c in configs]),
-            taken=taken,
-            healthy=healthy,
-        )
-        return norm, updated, rates
+        decay, clip = ([getattr(c, name) for c in configs] for name in ("weight_decay", "clip_norm"))
+        return Numbers(rates, _numbers(decay), _numbers(clip), taken)
 
-    def _freeze(self, configs: list[RunConfig]) -> None:
-        """Forget the gradients of what a run has a rate of 0 for: it keeps its bits, and its
-        gradient does not count when the run's is clipped.
+    def frozen(self, name: str) -> list[int]:
+        """The runs that have a rate of 0 for the parameter `name`: it keeps its bits, and its gradient is forgotten, so
+        that it does not count when the run's is clipped.
         """
-        assert self.bank is not None
-        for name, p in self.bank.params.items():
-            frozen = [i for i, config in enumerate(configs) if getattr(config, f"lr_{LR_GROUP[name]}") == 0]
-            if frozen and p.grad is not None:
-                p.grad[frozen] = 0
+        rate = f"lr_{LR_GROUP[name]}"
+        return [i for i, member in enumerate(self.members) if getattr(member.run.config, rate) == 0]
 
     @torch.no_grad()
     def prompts(self, index: int) -> RunPrompts:

@@ -49,7 +49,9 @@ def estimate(trainer: Trainer) -> Estimate | None:
         return None
     text = trainer.flags["max_source_length"]
     largest = sorted(waiting, key=lambda run: _need(run, text), reverse=True)[:width]
-    probe = Trainer(largest, trainer.trunk, trainer.trunk_hash, trainer.data, trainer.flags, trainer.folder, _zeros)
+    # A few steps are no more than graphs need to be captured: without them the time does not come out too low.
+    flags = trainer.flags | {"cuda_graphs": False}
+    probe = Trainer(largest, trainer.trunk, trainer.trunk_hash, trainer.data, flags, trainer.folder, _zeros)
     try:
         step, scoring = _step_seconds(probe), _scoring_seconds(probe)
     except (RuntimeError, MemoryError) as error:

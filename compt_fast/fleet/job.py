@@ -26,7 +26,17 @@ from compt_fast.trunk.seam import Trunk, open_trunk
 MINI_WEIGHTS = Path(__file__).parents[1] / "mini" / "weights"
 FORMAT = 1
 # A job goes on under others of these: they change no number, or what they changed is done already.
-FREE = {"out", "store", "source_examples", "source_steps", "device", "runs_at_once", "checkpoint_every", "tensorboard"}
+FREE = {
+    "out",
+    "store",
+    "source_examples",
+    "source_steps",
+    "device",
+    "cuda_graphs",
+    "runs_at_once",
+    "checkpoint_every",
+    "tensorboard",
+}
 
 
 @dataclass(frozen=True)

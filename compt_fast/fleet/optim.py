@@ -66,6 +66,17 @@ class FleetAdamW:
             p.grad = None
         return found
 
+    @torch.no_grad()
+    def apply(
+        self, params: dict[str, Tensor], grads: list[Tensor], table: Tensor, healthy: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`step` by its kernels, of `grads` in the parameters' order and numbers that are on the device already:
+        `table` as `adamw.table_of` makes it, and `healthy`.
+        """
+        grads = [grad.contiguous() for grad in grads]
+        first, second = ([moments[name] for name in params] for moments in (self.first, self.second))
+        return adamw.by_kernel(list(params.values()), grads, first, second, table, healthy)
+
     def select(self, indices: Tensor) -> None:
         """Keep the runs `indices` only, in that order."""
         for moments in (self.first, self.second):

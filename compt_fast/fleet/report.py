@@ -6,6 +6,7 @@ from rich.console import Console
 
 from compt_fast.console import for_tables
 from compt_fast.fleet.estimate import Estimate
+from compt_fast.fleet.graphs import eager, refused
 from compt_fast.fleet.results import terminal_table
 from compt_fast.fleet.trainer import Trainer
 from compt_fast.prompts.fused import path
@@ -30,7 +31,7 @@ def print_plan(console: Console, trainer: Trainer, estimate: Estimate | None) ->
         f"trunk {trainer.trunk.name} ({dtype}, {trainer.trunk.device})",
         soft_wrap=True,
     )
-    for note in composing(trainer):
+    for note in [*composing(trainer), *replaying(trainer)]:
         console.print(note, soft_wrap=True)
     console.print(_cost(trainer, estimate), soft_wrap=True)
     console.print(f"run folder: {trainer.folder}", soft_wrap=True)
@@ -63,6 +64,14 @@ def composing(trainer: Trainer) -> list[str]:
     for run in trainer.runs:
         methods.setdefault(path(run.shape, trainer.trunk.device), {})[run.config.method] = None
     return [f"prompts of {', '.join(of)} composed by the {name}: {why}" for (name, why), of in methods.items()]
+
+
+def replaying(trainer: Trainer) -> list[str]:
+    """Which methods' steps are replayed as CUDA graphs where that is asked for, and why others are not."""
+    if not trainer.flags["cuda_graphs"]:
+        return []
+    why = refused(trainer.trunk) or next((why for run in trainer.runs if (why := eager(run.shape))), "")
+    return [f"steps are not replayed as CUDA graphs: {why}" if why else "steps are replayed as CUDA graphs"]
 
 
 def _span(numbers: list[int]) -> str:

@@ -21,12 +21,15 @@ from compt_fast.fleet import checkpoint
 from compt_fast.fleet.cohort import Cohort, Member
 from compt_fast.fleet.data import JobData, ScoredRows, TrainingRow
 from compt_fast.fleet.evaluation import average, evaluate
+from compt_fast.fleet.fixed_step import Outcome
+from compt_fast.fleet.graphs import Graphs, refused
 from compt_fast.fleet.interrupts import Interrupts
 from compt_fast.fleet.monitor import Monitor
 from compt_fast.fleet.plan import Run
 from compt_fast.fleet.results import RunResult, write_results
 from compt_fast.fleet.stored import RunPrompts, save_prompts
 from compt_fast.trunk.batch import TargetPrompts, make_batch
+from compt_fast.trunk.packed import PackedTrunk
 from compt_fast.trunk.seam import Trunk
 
 Start = Callable[[Run], dict[str, Tensor]]
@@ -64,6 +67,9 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._started: float | None = None
+        self.graphs: Graphs | None = None
+        if self.flags["cuda_graphs"] and isinstance(self.trunk, PackedTrunk) and not refused(self.trunk):
+            self.graphs = Graphs(self.trunk)
         self._evaluation = self.data.evaluation()
         self._rows = {run.id: self.data.training(run.config) for run in self.runs}
         if self.flags["select"] == "best":
@@ -172,13 +178,20 @@ class Trainer:
         """
         began = time.perf_counter()
         batches = [[member.batch() for member in cohort.members] for cohort in self.cohorts]
-        losses, tokens = self._forward(batches)
-        # Every loss has only its own run's prompts behind it, so the sum's gradient is each one's
-        # own, and a loss that is not finite spoils no other.
-        losses.sum().backward()
-        with self._change():
-            records = self._update(losses.detach())
-            self.step += 1
+        rows = self.graphs.rows(self.cohorts, batches) if self.graphs is not None else None
+        if self.graphs is not None and rows is not None:
+            tokens = rows.tokens
+            with self._change():
+                records = self._records(self.graphs.step(self.cohorts, rows))
+                self.step += 1
+        else:
+            losses, tokens = self._forward(batches)
+            # Every loss has only its own run's prompts behind it, so the sum's gradient is each one's
+            # own, and a loss that is not finite spoils no other.
+            losses.sum().backward()
+            with self._change():
+                records = self._records(self._update(losses.detach()))
+                self.step += 1
         speed = tokens / (time.perf_counter() - began)
         for record in records:
             record["tokens_per_second"] = round(speed, 1)
@@ -220,14 +233,21 @@ class Trainer:
         tokens = batch.source_tokens + int(batch.target_offsets[-1]) + prompt_tokens
         return torch.stack(losses), tokens
 
-    def _update(self, losses: Tensor) -> list[dict[str, Any]]:
-        """Step every cohort's optimizer; a run that is not finite is stopped and reported."""
-        records = []
+    def _update(self, losses: Tensor) -> list[Outcome]:
+        """Step every cohort's optimizer."""
+        outcomes = []
         parts = losses.split([len(cohort.members) for cohort in self.cohorts])
         for cohort, own in zip(self.cohorts, parts, strict=True):
             norms, updated, rates = cohort.update(own.isfinite())
-            columns = (own.tolist(), norms.tolist(), updated.tolist())
             rate_of = {group: rate.tolist() for group, rate in rates.items()}
+            outcomes.append(Outcome(own.tolist(), norms.tolist(), updated.tolist(), rate_of))
+        return outcomes
+
+    def _records(self, outcomes: list[Outcome]) -> list[dict[str, Any]]:
+        """Note a step's outcomes, of each cohort; a run that is not finite is stopped and reported."""
+        records = []
+        for cohort, outcome in zip(self.cohorts, outcomes, strict=True):
+            columns = (outcome.losses, outcome.norms, outcome.updated)
             for i, (member, loss, norm, healthy) in enumerate(zip(cohort.members, *columns, strict=True)):
                 member.step += 1
                 if not healthy:
@@ -239,7 +259,7 @@ class Trainer:
                         "step": member.step,
                         "loss": loss if math.isfinite(loss) else None,
                         "gradient_norm": norm if math.isfinite(norm) else None,
-                        "learning_rate": {group: rate[i] for group, rate in rate_of.items()},
+                        "learning_rate": {group: rate[i] for group, rate in outcome.rates.items()},
                     }
                 )
         return records
@@ -274,6 +294,8 @@ class Trainer:
 
     def _finish(self, cohort: Cohort, member: Member, monitor: Monitor, interrupts: Interrupts) -> None:
         run, index = member.run, cohort.members.index(member)
+        if self.graphs is not None:
+            self.graphs.drop()  # they are of other runs than will go on, and scoring needs the memory
         if member.stopped:
             self.results[run.id] = RunResult.stopped(run, member.stopped)
         else:

@@ -59,7 +59,7 @@ import torch
 from torch import Tensor
 
 from compt_fast.native import plain
-from compt_fast.native.library import Status, keep_quiet, load, status
+from compt_fast.native.library import Status, has_cuda, keep_quiet, load, status
 
 __all__ = ["Status", "assemble", "keep_quiet", "load", "packed_attention", "status"]
 
@@ -79,7 +79,8 @@ def assemble(
     The gradient of `prompts` is summed in fp32 over the rows that carry a prompt, in their order,
     and cast to the prompts' dtype. Raises ValueError, naming the argument, for what does not fit.
     """
-    how = torch.ops.compt_fast.assemble if load() else plain.assemble
+    compiled = load() and (prompts.device.type != "cuda" or has_cuda())
+    how = torch.ops.compt_fast.assemble if compiled else plain.assemble
     return how(prompts, prompt_offsets, slots, token_ids, row_offsets, embedding, prepend, total)
 
 

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,12 @@ def load() -> bool:
     Where that fails one warning says why, and later calls return False at once.
     """
     return _decide(may_build=True).active
+
+
+@lru_cache
+def has_cuda() -> bool:
+    """Whether the library that `load` loaded was built with its CUDA half, which takes an nvcc."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key("compt_fast::assemble", "CUDA")
 
 
 def status() -> Status:

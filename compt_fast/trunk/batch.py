@@ -35,6 +35,11 @@ def spread(starts: Tensor, lengths: Tensor) -> Tensor:
     return shift + torch.arange(int(offsets[-1]))
 
 
+def longest_first(lengths: Tensor) -> Tensor:
+    """The numbers (B,) of rows of `lengths` (B,), the longest first and of equals the first."""
+    return lengths.argsort(descending=True, stable=True)
+
+
 def _check_offsets(name: str, offsets: Tensor, total: int) -> None:
     if offsets.dtype != torch.int64 or offsets.dim() != 1 or len(offsets) == 0 or offsets.is_cuda:
         raise ValueError(
@@ -119,6 +124,18 @@ class Batch:
     def target_lengths(self) -> Tensor:
         """Tokens of each row's target, its </s> included: (B,) int64 on the CPU."""
         return self.target_offsets.diff()
+
+    def take(self, rows: Tensor) -> Batch:
+        """The rows numbered `rows` (n,), int64 on the CPU, in that order."""
+        parts: dict[str, Tensor] = {"slots": self.slots[rows]}
+        for name, ids, offsets in (
+            ("source", self.source_ids, self.source_offsets),
+            ("target", self.target_ids, self.target_offsets),
+        ):
+            lengths = offsets.diff()[rows]
+            parts[f"{name}_ids"] = ids[spread(offsets[rows], lengths).to(ids.device)]
+            parts[f"{name}_offsets"] = offsets_of(lengths)
+        return Batch(**parts)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its token ids on `device`; offsets and slots stay on the CPU."""

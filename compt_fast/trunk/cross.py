@@ -10,6 +10,7 @@ values of every source token in every layer, which pays only where queries are m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from compt_fast.trunk.attention import attend, attend_backward
 from compt_fast.trunk.batch import offsets_of, spread
 from compt_fast.trunk.keys import CompiledKeys, PaddedKeys
-from compt_fast.trunk.rows import Pairs
+from compt_fast.trunk.rows import Group, Pairs
 from compt_fast.trunk.rowwise import compiled
 from compt_fast.trunk.weights import Weights
 
@@ -64,12 +65,28 @@ class Reading(ABC):
 
 
 class Carried(Reading):
-    """The states themselves are keys and values, of all heads alike: a token asks once for each head."""
+    """The states themselves are keys and values, of all heads alike: a token asks once for each head.
 
-    def __init__(self, states: Tensor, q_offsets: Tensor, k_offsets: Tensor, weights: Weights) -> None:
+    With `groups` of such queries and keys, the rows' and the heads', the offsets are not looked at.
+    """
+
+    def __init__(
+        self,
+        states: Tensor,
+        q_offsets: Tensor,
+        k_offsets: Tensor,
+        weights: Weights,
+        groups: Sequence[Group] | None = None,
+    ) -> None:
         super().__init__(states, q_offsets, k_offsets, weights)
-        kind = CompiledKeys if compiled(states) else PaddedKeys
-        self._keys = kind(states, q_offsets * weights.heads, k_offsets)
+        self._keys: CompiledKeys | PaddedKeys
+        asked = q_offsets * weights.heads
+        if groups is not None:
+            self._keys = PaddedKeys(states, groups)
+        elif compiled(states):
+            self._keys = CompiledKeys(states, asked, k_offsets)
+        else:
+            self._keys = PaddedKeys(states, Pairs(asked, k_offsets, states.device, states.shape[1]).groups)
 
     def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossKept]:
         k, v = self._maps(depth)
@@ -130,12 +147,18 @@ class Projected(Reading):
 def read(states: Tensor, q_offsets: Tensor, k_offsets: Tensor, weights: Weights, times: int = 1) -> Reading:
     """`Carried` or `Projected`, whichever takes fewer products if each query asks `times` times."""
     queries, keys = q_offsets.diff() * times, k_offsets.diff()
-    inner, width = weights.inner, states.shape[1]
     asked, seen = int(queries.sum()), int((queries * keys).sum())
-    carrying = asked * inner * width + seen * weights.heads * width
-    projecting = int(k_offsets[-1]) * inner * width + seen * inner
-    kind = Carried if carrying <= projecting else Projected
+    kind = Carried if carrying_pays(asked, seen, int(k_offsets[-1]), weights) else Projected
     return kind(states, q_offsets, k_offsets, weights)
+
+
+def carrying_pays(asked: int, seen: int, states: int, weights: Weights) -> bool:
+    """Whether `Carried` takes no more products than `Projected`, for `asked` queries that see `seen` keys, all rows'
+    together, of so many `states`.
+    """
+    inner, width = weights.inner, weights.embedding.shape[1]
+    carrying = asked * inner * width + seen * weights.heads * width
+    return carrying <= states * inner * width + seen * inner
 
 
 def _tokens_first(by_head: Tensor) -> Tensor:

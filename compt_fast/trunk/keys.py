@@ -6,11 +6,13 @@ states `k_offsets[b]` to `k_offsets[b+1]`. Each is made once a batch and serves 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from compt_fast.trunk.attention import softmax_backward, weights_of
-from compt_fast.trunk.rows import Pairs
+from compt_fast.trunk.rows import Group
 
 
 class CompiledKeys:
@@ -39,12 +41,12 @@ class CompiledKeys:
 
 
 class PaddedKeys:
-    """In PyTorch, by groups of similar rows whose states are padded once."""
+    """In PyTorch, by `groups` of similar rows whose states are padded once."""
 
-    def __init__(self, states: Tensor, q_offsets: Tensor, k_offsets: Tensor) -> None:
+    def __init__(self, states: Tensor, groups: Sequence[Group]) -> None:
         self._states = states
-        self._pairs = Pairs(q_offsets, k_offsets, states.device, states.shape[1])
-        self._keys = [group.keys.pad(states[:, None]) for group in self._pairs.groups]
+        self._groups = groups
+        self._keys = [group.keys.pad(states[:, None]) for group in groups]
         self._wide_keys = [keys.float() for keys in self._keys]
         self._grads: list[Tensor] = []
 
@@ -52,7 +54,7 @@ class PaddedKeys:
         """See `CompiledKeys.read`."""
         asked = queries[:, None]
         out, kept = torch.empty_like(asked), []
-        for group, keys, wide in zip(self._pairs.groups, self._keys, self._wide_keys, strict=True):
+        for group, keys, wide in zip(self._groups, self._keys, self._wide_keys, strict=True):
             # The scores' products alone are not rounded to the trunk's dtype: the softmax would feel it.
             weights = weights_of(group, group.queries.pad(asked).float(), wide)
             group.queries.store(weights.to(keys.dtype) @ keys, out)
@@ -64,7 +66,7 @@ class PaddedKeys:
         if not self._grads:
             self._grads = [torch.zeros_like(keys[:, 0]) for keys in self._wide_keys]
         asked, asked_grad = queries[:, None], torch.empty_like(queries[:, None])
-        for group, keys, weights, states_grad in zip(self._pairs.groups, self._keys, kept, self._grads, strict=True):
+        for group, keys, weights, states_grad in zip(self._groups, self._keys, kept, self._grads, strict=True):
             out_grad = group.queries.pad(grad[:, None], blank=True)
             score_grad = softmax_backward(weights, out_grad @ keys.transpose(2, 3)).to(keys.dtype)
             group.queries.store(score_grad @ keys, asked_grad)
@@ -77,6 +79,6 @@ class PaddedKeys:
     def grad(self) -> Tensor:
         """See `CompiledKeys.grad`."""
         grad = torch.zeros(self._states.shape, dtype=torch.float32, device=self._states.device)
-        for group, part in zip(self._pairs.groups, self._grads, strict=True):
+        for group, part in zip(self._groups, self._grads, strict=True):
             group.keys.store(part[:, None], grad[:, None])
         return grad

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from compt_fast.native import assemble
 from compt_fast.trunk.attention import self_attend
 from compt_fast.trunk.base import BaseTrunk
-from compt_fast.trunk.batch import Batch, TargetPrompts, offsets_of, spread
+from compt_fast.trunk.batch import Batch, TargetPrompts, longest_first, offsets_of, spread
 from compt_fast.trunk.checkpoint import fingerprint
 from compt_fast.trunk.cross import Reading, read
 from compt_fast.trunk.decoder import DecoderTape, decode, decode_backward
@@ -55,8 +55,20 @@ class PackedTrunk(BaseTrunk):
 
     def row_losses(self, prompts: TargetPrompts, batch: Batch) -> Tensor:
         self._check_targets(batch)
+        return (self._row_losses if self.device.type == "cpu" else self._sorted_losses)(prompts, batch)
+
+    def _sorted_losses(self, prompts: TargetPrompts, batch: Batch) -> Tensor:
+        """`row_losses` by way of sorted rows: on a GPU the programs of the longest ones start first, so that none of
+        them is left to end alone.
+        """
+        self._check_sources(prompts, batch)
+        order = longest_first(batch.source_lengths + prompts.lengths[batch.slots])
+        losses = self._row_losses(prompts, batch.take(order))
+        return losses[order.argsort().to(self.device)]
+
+    def _row_losses(self, prompts: TargetPrompts, batch: Batch) -> Tensor:
         inputs, layout = self._assemble(prompts, batch)
-        targets = _Targets.of(batch, self.start_id, self.weights)
+        targets = Targets.of(batch, self.start_id, self.weights)
         if torch.is_grad_enabled() and inputs.requires_grad:
             losses: Tensor = _RowLosses.apply(inputs, layout, targets, self.weights)
             return losses
@@ -95,7 +107,7 @@ class PackedTrunk(BaseTrunk):
         now = self.weights.digest()
         return self._checkpoint if now == self._taken else now
 
-    def _assemble(self, prompts: TargetPrompts, batch: Batch) -> tuple[Tensor, _Layout]:
+    def _assemble(self, prompts: TargetPrompts, batch: Batch) -> tuple[Tensor, Layout]:
         self._check_sources(prompts, batch)
         prepend = self.prompt_position == "prepend"
         lengths = prompts.lengths[batch.slots]
@@ -111,7 +123,7 @@ class PackedTrunk(BaseTrunk):
         )
         starts = offsets[:-1] if prepend else offsets[1:] - lengths
         bias = self.weights.encoder_bias.by_distance(int(offsets.diff().max()))
-        layout = _Layout(
+        layout = Layout(
             Pairs(offsets, offsets, self.device, self.weights.inner, bias), spread(starts, lengths).to(self.device)
         )
         return inputs, layout
@@ -129,15 +141,19 @@ class PackedTrunk(BaseTrunk):
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """The encoder's packed rows: who attends to whom, and the places (n,) of all prompt tokens."""
 
     pairs: Pairs
     prompts: Tensor
 
+    def reading(self, states: Tensor, targets: Targets, weights: Weights) -> Reading:
+        """How the `targets` read the encoder's `states` (N, d)."""
+        return read(states, targets.own.q_offsets, self.pairs.k_offsets, weights)
+
 
 @dataclass(frozen=True)
-class _Targets:
+class Targets:
     """The packed targets: `ids` (M,), what the decoder reads for them, its attention, the rows' lengths."""
 
     ids: Tensor
@@ -145,8 +161,16 @@ class _Targets:
     own: Pairs
     lengths: Tensor
 
+    def summed(self, losses: Tensor) -> Tensor:
+        """Each row's loss (B,) of its tokens' (M,)."""
+        return torch.segment_reduce(losses, "sum", lengths=self.lengths)
+
+    def weighed_(self, slopes: Tensor, grad: Tensor) -> Tensor:
+        """The tokens' `slopes` (M, d) times `grad` (B,), that of their row's loss; in place."""
+        return slopes.mul_(torch.repeat_interleave(grad, self.lengths)[:, None])
+
     @classmethod
-    def of(cls, batch: Batch, start_id: int, weights: Weights) -> _Targets:
+    def of(cls, batch: Batch, start_id: int, weights: Weights) -> Targets:
         ids = batch.target_ids.to(weights.embedding.device)
         # The decoder reads the start token and then every target token but the last.
         inputs = ids.roll(1)
@@ -184,10 +208,10 @@ class _Way:
 
 
 def _decoded_losses(
-    states: Tensor, layout: _Layout, targets: _Targets, weights: Weights, tape: EncoderTape | None
+    states: Tensor, layout: Layout, targets: Targets, weights: Weights, tape: EncoderTape | None
 ) -> tuple[Tensor, _Way | None]:
     """Each row's loss (B,) fp32 from the encoder's states; and the way back, if its `tape` is given."""
-    reading = read(states, targets.own.q_offsets, layout.pairs.k_offsets, weights)
+    reading = layout.reading(states, targets, weights)
     decoder = DecoderTape() if tape is not None else None
 
     def attend(qkv: Tensor, depth: int) -> tuple[Tensor, Tensor | None]:
@@ -198,32 +222,42 @@ def _decoded_losses(
     way = None
     if tape is not None and decoder is not None and slopes is not None:
         way = _Way(tape, decoder, reading, slopes)
-    return torch.segment_reduce(losses, "sum", lengths=targets.lengths), way
+    return targets.summed(losses), way
+
+
+def losses_and_way(inputs: Tensor, layout: Layout, targets: Targets, weights: Weights) -> tuple[Tensor, _Way | None]:
+    """Packed embeddings (N, d) -> row losses (B,) fp32, and the way back from them to the prompts."""
+    tape = EncoderTape()
+    states = encode(inputs, weights, layout.pairs, tape)
+    return _decoded_losses(states, layout, targets, weights, tape)
+
+
+def prompts_gradient(grad: Tensor, way: _Way | None, layout: Layout, targets: Targets, weights: Weights) -> Tensor:
+    """The gradient (n, d) of the embeddings at the prompts' places from that of the row losses (B,).
+
+    Uses `way` up. Raises RuntimeError where that has been done.
+    """
+    if way is None:
+        raise RuntimeError("the losses' backward frees what it uses and can be called only once")
+    states_grad = decode_backward(targets.weighed_(way.slopes, grad), targets.own, way.reading, way.decoder)
+    del way.decoder, way.slopes, way.reading
+    return encode_backward(states_grad, weights, layout.pairs, way.encoder, layout.prompts)
 
 
 class _RowLosses(torch.autograd.Function):
     """Packed embeddings (N, d) -> row losses (B,) fp32, differentiable where prompts stand."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, layout: _Layout, targets: _Targets, weights: Weights) -> Tensor:
-        tape = EncoderTape()
-        states = encode(inputs, weights, layout.pairs, tape)
-        losses, ctx.way = _decoded_losses(states, layout, targets, weights, tape)
+    def forward(ctx: Any, inputs: Tensor, layout: Layout, targets: Targets, weights: Weights) -> Tensor:
+        losses, ctx.way = losses_and_way(inputs, layout, targets, weights)
         ctx.layout, ctx.targets, ctx.weights = layout, targets, weights
         return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        layout, targets, weights = ctx.layout, ctx.targets, ctx.weights
-        if ctx.way is None:
-            raise RuntimeError("the losses' backward frees what it uses and can be called only once")
-        way, ctx.way = ctx.way, None
-        by_token = torch.repeat_interleave(grad, targets.lengths)[:, None]
-        out_grad = way.slopes.mul_(by_token)
-        states_grad = decode_backward(out_grad, targets.own, way.reading, way.decoder)
-        del way.decoder, way.slopes, way.reading
-        prompts_grad = encode_backward(states_grad, weights, layout.pairs, way.encoder, layout.prompts)
+        layout, way, ctx.way = ctx.layout, ctx.way, None
+        prompts_grad = prompts_gradient(grad, way, layout, ctx.targets, ctx.weights)
         # The text's embeddings are frozen: what would reach them is neither computed nor wanted.
         inputs_grad = prompts_grad.new_zeros(int(layout.pairs.q_offsets[-1]), prompts_grad.shape[1])
         return inputs_grad.index_copy_(0, layout.prompts, prompts_grad), None, None, None

@@ -86,7 +86,8 @@ class Pairs:
 
     `work` is how many products a pair of query and key takes: rows are grouped by it. `bias` (H, 2W - 1)
     fp32 holds the position bias by distance, key minus query, at W - 1 + distance, for W at least the
-    longest row of keys; None: no position bias. Rows must not be empty.
+    longest row of keys; None: no position bias. Rows must not be empty. `longest`: a bound of the keys of
+    a row; with it the offsets stand on `device` already, and `groups` is not to be had.
     """
 
     def __init__(
@@ -96,22 +97,25 @@ class Pairs:
         device: torch.device,
         work: int,
         bias: Tensor | None = None,
+        longest: int | None = None,
     ) -> None:
         self.q_offsets = q_offsets
         self.k_offsets = k_offsets
         self.device = device
         self.bias = bias
         self.work = work
+        self._longest = longest
 
     @cached_property
     def offsets(self) -> Tensor:
         """`k_offsets` on the device."""
-        return self.k_offsets.to(self.device, non_blocking=True)
+        known = self._longest is not None
+        return self.k_offsets if known else self.k_offsets.to(self.device, non_blocking=True)
 
     @cached_property
     def longest(self) -> int:
-        """The most keys of a row."""
-        return int(self.k_offsets.diff().max())
+        """The most keys of a row, or the bound that was given."""
+        return int(self.k_offsets.diff().max()) if self._longest is None else self._longest
 
     @cached_property
     def groups(self) -> list[Group]:

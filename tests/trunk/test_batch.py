@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compt_fast.trunk.batch import Batch, TargetPrompts, make_batch, offsets_of, spread
+from compt_fast.trunk.batch import Batch, TargetPrompts, longest_first, make_batch, offsets_of, spread
 
 lengths = st.lists(st.integers(0, 5), min_size=1, max_size=6)
 
@@ -118,3 +120,20 @@ def test_moving_a_batch_leaves_its_layout_on_the_host() -> None:
 def test_rows_that_do_not_fit_together_are_refused(sources, targets, slots, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_batch(sources, targets, slots)
+
+
+def test_rows_are_taken_in_any_order() -> None:
+    batch = make_batch([[1, 2, 3], [4], [5, 6]], [[7], [8, 9], [10]], [2, 0, 1])
+    for rows in ([2, 0, 1], [1], [0, 1, 2]):
+        found = batch.take(torch.tensor(rows))
+        wanted = make_batch(
+            [[[1, 2, 3], [4], [5, 6]][row] for row in rows],
+            [[[7], [8, 9], [10]][row] for row in rows],
+            [[2, 0, 1][row] for row in rows],
+        )
+        for part in fields(Batch):
+            assert torch.equal(getattr(found, part.name), getattr(wanted, part.name)), part.name
+
+
+def test_the_longest_rows_come_first_and_equal_ones_as_they_were() -> None:
+    assert longest_first(torch.tensor([2, 9, 1, 9, 2])).tolist() == [1, 3, 0, 4, 2]
