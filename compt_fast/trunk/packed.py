@@ -30,7 +30,7 @@ from compt_fast.trunk.weights import Weights
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CACHED_TOKENS = 2048
+CACHED_TOKENS = 2048  # of the rows that a CPU takes through all layers at a time, so that they stay in its caches (ours)
 CARRIED_ELEMENTS = 1 << 26  # bound of the carried queries while ranking (ours): 256 MiB in fp32
 
 
@@ -67,20 +67,25 @@ class PackedTrunk(BaseTrunk):
         return losses[order.argsort().to(self.device)]
 
     def _row_losses(self, prompts: TargetPrompts, batch: Batch) -> Tensor:
-        inputs, layout = self._assemble(prompts, batch)
-        targets = Targets.of(batch, self.start_id, self.weights)
+        inputs, offsets = self._assemble(prompts, batch)
+        pieces = [
+            _Piece(
+                slice(int(offsets[rows[0]]), int(offsets[rows[-1] + 1])),
+                self._layout(offsets_of(offsets.diff()[rows]), prompts.lengths[batch.slots[rows]]),
+                Targets.of(batch.take(rows), self.start_id, self.weights),
+            )
+            for rows in _at_a_time(offsets, self.device)
+        ]
         if torch.is_grad_enabled() and inputs.requires_grad:
-            losses: Tensor = _RowLosses.apply(inputs, layout, targets, self.weights)
+            losses: Tensor = _RowLosses.apply(inputs, pieces, self.weights)
             return losses
-        states = _encoded(inputs, layout.pairs, self.weights)
-        return _decoded_losses(states, layout, targets, self.weights, None)[0]
+        return torch.cat([piece.losses(inputs, self.weights) for piece in pieces])
 
     @torch.no_grad()
     def generate(self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int) -> list[list[int]]:
-        inputs, layout = self._assemble(prompts, batch)
-        states = _encoded(inputs, layout.pairs, self.weights)
+        states, offsets = self._encoded(prompts, batch)
         one_each = equal_offsets(batch.rows, 1)
-        reading = read(states, one_each, layout.pairs.k_offsets, self.weights, times=max_new_tokens)
+        reading = read(states, one_each, offsets, self.weights, times=max_new_tokens)
         return greedy(reading, self.start_id, self.end_id, max_new_tokens)
 
     @torch.no_grad()
@@ -88,8 +93,7 @@ class PackedTrunk(BaseTrunk):
         self, prompts: TargetPrompts, batch: Batch, candidates: Sequence[Sequence[Sequence[int]]]
     ) -> list[Tensor]:
         self._check_candidates(batch, candidates)
-        inputs, layout = self._assemble(prompts, batch)
-        states = _encoded(inputs, layout.pairs, self.weights)
+        states, offsets = self._encoded(prompts, batch)
         known: dict[tuple[tuple[int, ...], ...], Trie] = {}
         tries = []
         for row in candidates:
@@ -98,7 +102,7 @@ class PackedTrunk(BaseTrunk):
                 known[key] = Trie.of(key, self.start_id)
             tries.append(known[key])
         nodes = [len(trie.tokens) for trie in tries]
-        reading = read(states, offsets_of(nodes), layout.pairs.k_offsets, self.weights)
+        reading = read(states, offsets_of(nodes), offsets, self.weights)
         scores = [rank(part, tries[at]) for at, part in self._parts(reading, nodes)]
         return list(torch.cat(scores).split([len(row) for row in candidates]))
 
@@ -107,26 +111,37 @@ class PackedTrunk(BaseTrunk):
         now = self.weights.digest()
         return self._checkpoint if now == self._taken else now
 
-    def _assemble(self, prompts: TargetPrompts, batch: Batch) -> tuple[Tensor, Layout]:
+    def _assemble(self, prompts: TargetPrompts, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The packed embeddings (N, d) and the rows' offsets (B+1,) in them."""
         self._check_sources(prompts, batch)
-        prepend = self.prompt_position == "prepend"
-        lengths = prompts.lengths[batch.slots]
-        inputs, offsets = assemble(
+        return assemble(
             prompts.flat,
             prompts.offsets,
             batch.slots,
             batch.source_ids.to(self.device),
             batch.source_offsets,
             self.embedding,
-            prepend,
-            batch.source_tokens + int(lengths.sum()),
+            self.prompt_position == "prepend",
+            batch.source_tokens + int(prompts.lengths[batch.slots].sum()),
         )
-        starts = offsets[:-1] if prepend else offsets[1:] - lengths
+
+    def _layout(self, offsets: Tensor, lengths: Tensor) -> Layout:
+        """Of rows at `offsets` (B+1,) whose prompts have `lengths` (B,) tokens."""
+        starts = offsets[:-1] if self.prompt_position == "prepend" else offsets[1:] - lengths
+        return Layout(self._pairs(offsets), spread(starts, lengths).to(self.device))
+
+    def _pairs(self, offsets: Tensor) -> Pairs:
         bias = self.weights.encoder_bias.by_distance(int(offsets.diff().max()))
-        layout = Layout(
-            Pairs(offsets, offsets, self.device, self.weights.inner, bias), spread(starts, lengths).to(self.device)
-        )
-        return inputs, layout
+        return Pairs(offsets, offsets, self.device, self.weights.inner, bias)
+
+    def _encoded(self, prompts: TargetPrompts, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The encoder's states (N, d) without a way back, and the rows' offsets (B+1,) in them."""
+        inputs, offsets = self._assemble(prompts, batch)
+        states = torch.empty_like(inputs)
+        for rows in _at_a_time(offsets, self.device):
+            here = slice(int(offsets[rows[0]]), int(offsets[rows[-1] + 1]))
+            states[here] = encode(inputs[here], self.weights, self._pairs(offsets_of(offsets.diff()[rows])))
+        return states, offsets
 
     def _parts(self, reading: Reading, nodes: list[int]) -> Iterator[tuple[slice, Reading]]:
         """Some rows at a time, so that what their nodes carry stays within `CARRIED_ELEMENTS`."""
@@ -180,21 +195,18 @@ class Targets:
         return cls(ids, inputs, own, batch.target_lengths.to(ids.device))
 
 
-def _encoded(inputs: Tensor, pairs: Pairs, weights: Weights) -> Tensor:
-    """`encode` without a way back: on a CPU some rows at a time, whose tokens stay in its caches."""
-    if inputs.device.type != "cpu":
-        return encode(inputs, weights, pairs)
-    states = torch.empty_like(inputs)
-    offsets = pairs.q_offsets
+def _at_a_time(offsets: Tensor, device: torch.device) -> Iterator[Tensor]:
+    """All rows, by their numbers: on a CPU as many at a time as its caches hold."""
+    rows = torch.arange(len(offsets) - 1)
+    if device.type != "cpu":
+        yield rows
+        return
     first = 0
-    while first < len(offsets) - 1:
+    while first < len(rows):
         within = int(torch.searchsorted(offsets, offsets[first] + CACHED_TOKENS, right=True)) - 1
         last = max(first + 1, within)
-        own = offsets[first : last + 1] - offsets[first]
-        here = slice(int(offsets[first]), int(offsets[last]))
-        states[here] = encode(inputs[here], weights, Pairs(own, own, pairs.device, pairs.work, pairs.bias))
+        yield rows[first:last]
         first = last
-    return states
 
 
 @dataclass
@@ -244,20 +256,38 @@ def prompts_gradient(grad: Tensor, way: _Way | None, layout: Layout, targets: Ta
     return encode_backward(states_grad, weights, layout.pairs, way.encoder, layout.prompts)
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Some rows of a batch, which go through all layers together: where their tokens lie, and all else."""
+
+    tokens: slice
+    layout: Layout
+    targets: Targets
+
+    def losses(self, inputs: Tensor, weights: Weights) -> Tensor:
+        """The rows' losses without a way back, from the whole batch's embeddings (N, d)."""
+        states = encode(inputs[self.tokens], weights, self.layout.pairs)
+        return _decoded_losses(states, self.layout, self.targets, weights, None)[0]
+
+
 class _RowLosses(torch.autograd.Function):
     """Packed embeddings (N, d) -> row losses (B,) fp32, differentiable where prompts stand."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, layout: Layout, targets: Targets, weights: Weights) -> Tensor:
-        losses, ctx.way = losses_and_way(inputs, layout, targets, weights)
-        ctx.layout, ctx.targets, ctx.weights = layout, targets, weights
-        return losses
+    def forward(ctx: Any, inputs: Tensor, pieces: list[_Piece], weights: Weights) -> Tensor:
+        found = [losses_and_way(inputs[piece.tokens], piece.layout, piece.targets, weights) for piece in pieces]
+        ctx.ways = [way for _, way in found]
+        ctx.pieces, ctx.weights, ctx.shape = pieces, weights, inputs.shape
+        return torch.cat([losses for losses, _ in found])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        layout, way, ctx.way = ctx.layout, ctx.way, None
-        prompts_grad = prompts_gradient(grad, way, layout, ctx.targets, ctx.weights)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         # The text's embeddings are frozen: what would reach them is neither computed nor wanted.
-        inputs_grad = prompts_grad.new_zeros(int(layout.pairs.q_offsets[-1]), prompts_grad.shape[1])
-        return inputs_grad.index_copy_(0, layout.prompts, prompts_grad), None, None, None
+        inputs_grad = torch.zeros(ctx.shape, dtype=ctx.weights.embedding.dtype, device=grad.device)
+        parts = grad.split([len(piece.targets.lengths) for piece in ctx.pieces])
+        for i, (piece, part) in enumerate(zip(ctx.pieces, parts, strict=True)):
+            way, ctx.ways[i] = ctx.ways[i], None
+            prompts_grad = prompts_gradient(part, way, piece.layout, piece.targets, ctx.weights)
+            inputs_grad[piece.tokens].index_copy_(0, piece.layout.prompts, prompts_grad)
+        return inputs_grad, None, None
