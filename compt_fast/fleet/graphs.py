@@ -33,14 +33,20 @@ class Recorder(Protocol):
     def capture(self, work: Work) -> Work:
         """What repeats `work`, which is not done now."""
 
+    def forget(self) -> None:
+        """Nothing that was captured will be repeated."""
+
 
 class CudaRecorder:
-    """Captures on a stream of its own; all captures of one recorder share their memory, as no two run at a time."""
+    """Captures on a stream of its own; captures share their memory, as no two run at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
+        self.forget()
+
+    def forget(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()  # the memory of the one before is freed with its last graph
 
     def warm_up(self, work: Work) -> None:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -84,10 +90,9 @@ class _Entry:
 class Graphs:
     """The captured steps of the runs that train now."""
 
-    def __init__(self, trunk: PackedTrunk, recorder: Callable[[torch.device], Recorder] = CudaRecorder) -> None:
+    def __init__(self, trunk: PackedTrunk, recorder: Recorder | None = None) -> None:
         self.trunk = trunk
-        self._new_recorder = recorder
-        self._recorder = recorder(trunk.device)
+        self._recorder = recorder or CudaRecorder(trunk.device)
         self._members: tuple[object, ...] = ()
         self._entries: dict[tuple[tuple[int, ...], Bucket], _Entry] = {}
 
@@ -127,10 +132,9 @@ class Graphs:
             self._members = members
 
     def drop(self) -> None:
-        """Forget every step, and give its graph's memory back: the next ones get a pool of their own."""
-        if self._entries:
-            self._entries.clear()
-            self._recorder = self._new_recorder(self.trunk.device)
+        """Forget every step, and give its graph's memory back."""
+        self._entries.clear()
+        self._recorder.forget()
 
 
 def _identity(cohort: Cohort) -> list[object]:

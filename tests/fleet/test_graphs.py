@@ -45,7 +45,7 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
     found: list[list[str]] = []
     as_on_a_gpu(monkeypatch)
     quick_attention(monkeypatch)
-    monkeypatch.setattr(training, "Graphs", lambda trunk: Graphs(trunk, lambda device: CpuRecorder(found)))
+    monkeypatch.setattr(training, "Graphs", lambda trunk: Graphs(trunk, CpuRecorder(found)))
     yield found
 
 
@@ -126,7 +126,7 @@ def test_targets_that_are_read_best_by_projecting_are_not_captured(
     cohort = Cohort(run.shape, job.trunk.embedding)
     cohort.admit(Member(run, job.data.training(run.config)))
     assert isinstance(job.trunk, PackedTrunk)
-    graphs = Graphs(job.trunk, lambda device: CpuRecorder([]))
+    graphs = Graphs(job.trunk, CpuRecorder([]))
     short, long = TrainingRow([5] * 60 + [1], [7, 1], 0), TrainingRow([5, 1], [7] * 60 + [1], 0)
     assert graphs.rows([cohort], [[[short] * 4]]) is not None
     assert graphs.rows([cohort], [[[long] * 4]]) is None
@@ -169,7 +169,7 @@ def test_the_same_runs_at_other_addresses_are_captured_anew(
     member = Member(run, job.data.training(run.config))
     cohort.admit(member)
     assert isinstance(job.trunk, PackedTrunk)
-    graphs = Graphs(job.trunk, lambda device: CpuRecorder(captures))
+    graphs = Graphs(job.trunk, CpuRecorder(captures))
 
     def step() -> None:
         rows = graphs.rows([cohort], [[member.batch()]])

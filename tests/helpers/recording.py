@@ -192,6 +192,10 @@ class CpuRecorder:
 
     def __init__(self, captures: list[list[str]]) -> None:
         self._captures = captures
+        self._current: set[Recording] = set()
+
+    def forget(self) -> None:
+        self._current.clear()
 
     def warm_up(self, work: Work) -> None:
         with lawful():
@@ -208,7 +212,13 @@ class CpuRecorder:
             for tensor, value in zip(changed, before, strict=True):
                 tensor.copy_(value)
         self._captures.append([member.run.id for cohort in step.cohorts for member in cohort.members])
-        return recording.replay
+        self._current.add(recording)
+
+        def replay() -> None:
+            assert recording in self._current, "repeated after it was forgotten"
+            recording.replay()
+
+        return replay
 
 
 def state_of(cohort: Cohort) -> list[Tensor]:
