@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import os
+import shlex
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -317,6 +318,14 @@ def parse(key: str, value: Any, where: str) -> Any:
     if doubled is not None:
         raise InputError(f"{where} names {doubled} twice")
     return parsed
+
+
+def typed(flag: Flag, value: Any) -> str:
+    """A value that `parse` made, as a user types it: 'with --tasks rte,cola', 'without --tasks'."""
+    if flag.switch:
+        return f"with --{'' if value else 'no-'}{flag.name}"
+    values = [str(item) for item in (value if isinstance(value, list) else [value]) if item is not None]
+    return f"with --{flag.name} {shlex.quote(','.join(values))}" if values else f"without --{flag.name}"
 
 
 def _one(flag: Flag, value: Any, where: str) -> Any:

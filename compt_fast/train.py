@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from safetensors import SafetensorError
 
+from compt_fast.commandline import CommandLine
 from compt_fast.errors import InputError, exit_code, out_of_memory
 from compt_fast.flags import Flags, add_flags, read_flags
 from compt_fast.recipes import flags_of
@@ -45,14 +46,13 @@ exit codes: 0 all runs finished; 1 some run was stopped (not finite) or the job 
 input, or out of memory or disk; 130 or 143 interrupted (Ctrl-C, SIGTERM), a checkpoint is left"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandLine:
     """The command line of `train`."""
-    made = argparse.ArgumentParser(
+    made = CommandLine(
         prog="compt-fast train",
         description="Train multi-task soft prompts on a frozen T5: many runs in one pass.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     made.add_argument(
         "--config",

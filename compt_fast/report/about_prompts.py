@@ -18,7 +18,8 @@ from compt_fast.report.contrasts import Point, grouped, labels
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.report.formulas import Anatomy, anatomy
 from compt_fast.report.runs import Entry, Material, short, suite_name
-from compt_fast.report.words import listed, slug
+from compt_fast.report.words import examples, slug
+from compt_fast.words import listed
 
 Values = list[list[float | None]]
 
@@ -204,7 +205,7 @@ def _weighted(suite: str, found: dict[str, dict[int | None, list[float]]]) -> Ex
     levels: dict[str, list[Point | None]] = {}
     for k in shots:
         points = (found[name].get(k) for name in ranked)
-        levels["all examples" if k is None else f"{k} shots"] = [Point(k, tuple(p)) if p else None for p in points]
+        levels[examples(k)] = [Point(k, tuple(p)) if p else None for p in points]
     rows: list[list[Cell]] = []
     for name, of in found.items():
         for k, values in of.items():

@@ -12,7 +12,8 @@ from compt_fast.report import draw
 from compt_fast.report.contrasts import Point, Series, grouped, labels, points, series
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.report.runs import Entry, Material, metric_of, short, suite_name
-from compt_fast.report.words import listed, plural, slug, unused
+from compt_fast.report.words import examples, slug, unused
+from compt_fast.words import listed, plural
 
 SAME = ("model", "trunk", "dtype", "max_source_length", "eval_size", "scoring", "data", "data_root")
 AVERAGE = "average of primary scores, %"
@@ -64,7 +65,7 @@ def _result_table(entries: list[Entry], shots: int | None, folder: str) -> Exhib
     for c in range(2, len(heads)) if len(rows) > 1 else []:
         numbers = [_number(row[c]) for row in rows]
         best |= {(r, c) for r, number in enumerate(numbers) if number == max(numbers)}
-    few = "all examples" if shots is None else f"{shots} shots"
+    few = examples(shots)
     suite = suite_name(entries[0].flags)
     return Exhibit(
         slug(f"results {suite} {few} {folder}"),
@@ -137,7 +138,7 @@ def _compared(suite: str, shots: int | None, entries: list[Entry]) -> Exhibit:
             Point(None, tuple(entry.score(task) for entry in groups[name])) for name in ranked
         ]
     rows: list[list[Cell]] = [[name, *_numbers(averages[name])] for name in averages]
-    few = "all examples" if shots is None else f"{shots} shots"
+    few = examples(shots)
     says = _ranking(entries) + (f" The {left_out} lowest stand in the table alone." if left_out else "")
     return Exhibit(
         slug(f"methods {suite} {few}"),
@@ -169,10 +170,10 @@ def _shots_say(lines: Sequence[Series]) -> str:
     high = max(lines, key=lambda line: line.points[-1].mean)
     gains = {line.label: line.points[-1].mean - line.points[0].mean for line in lines}
     most = max(gains, key=lambda name: gains[name])
-    until = "all examples" if last is None else f"{last} shots"
+    until = examples(last)
     if len(lines) == 1:
-        return f"From {first} shots to {until} {most} moves by {gains[most]:+.1f} points." + _spread(lines)
-    ahead = f"{low.label} is ahead at {first} shots ({low.points[0].mean:.1f} %)"
+        return f"From {examples(first)} to {until} {most} moves by {gains[most]:+.1f} points." + _spread(lines)
+    ahead = f"{low.label} is ahead at {examples(first)} ({low.points[0].mean:.1f} %)"
     ahead += " and" if low is high else f", {high.label}"
     return (
         f"{ahead} at {until} ({high.points[-1].mean:.1f} %); {most} moves most, by {gains[most]:+.1f} points."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from compt_fast.commandline import CommandLine
 from compt_fast.errors import InputError, exit_code
 
 if TYPE_CHECKING:
@@ -31,15 +32,14 @@ EXAMPLES = """examples:
 exit codes: 0 the page is written (it says what was missing); 2 wrong input, or out of memory"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandLine:
     """The command line of `report`."""
-    made = argparse.ArgumentParser(
+    made = CommandLine(
         prog="compt-fast report",
         description="Make the tables and figures of both papers from trained runs: one self-contained page, with every "
         "picture and table beside it.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     made.add_argument(
         "folders",
@@ -165,7 +165,7 @@ def _about(material: Material) -> list[str]:
     """What the report was made from, in a few lines."""
     from compt_fast.report.about_scores import panels
     from compt_fast.report.runs import metric_of, short
-    from compt_fast.report.words import listed, plural
+    from compt_fast.words import listed, plural
 
     lines = []
     if material.folders:

@@ -16,6 +16,7 @@ from compt_fast.fleet.evaluation import average
 from compt_fast.fleet.job import recorded_runs, recorded_trunk
 from compt_fast.fleet.results import RunResult, read_results
 from compt_fast.report.words import told_apart
+from compt_fast.words import plural
 
 # The settings of a job, beside those of a run, that decide what a run scores.
 _JOB_SETTINGS = (
@@ -160,7 +161,7 @@ def _finished(folder: Path, called: str, missing: list[str]) -> list[Entry]:
     if (folder / "results.json").exists():
         results = {result.id: result for result in read_results(folder)}
     else:
-        missing.append(f"{called}: no results.json; none of its {len(configs)} runs has been scored")
+        missing.append(f"{called}: no results.json; of its {plural(len(configs), 'run')} none has been scored")
     entries = []
     open_runs = []
     for name, config in configs.items():
@@ -174,8 +175,10 @@ def _finished(folder: Path, called: str, missing: list[str]) -> list[Entry]:
     if open_runs:
         those = ", ".join(open_runs[:6]) + (", ..." if len(open_runs) > 6 else "")
         resume = f"python -m compt_fast.train --resume {folder}"
+        have = "has" if len(open_runs) == 1 else "have"
         missing.append(
-            f"{called}: {len(open_runs)} of {len(configs)} runs have not finished: {those} (go on with: {resume})"
+            f"{called}: {len(open_runs)} of {plural(len(configs), 'run')} {have} not finished: {those} (go on with: "
+            f"{resume})"
         )
     return _together(entries)
 

@@ -106,7 +106,7 @@ def test_an_unfinished_job_is_reported_as_far_as_it_is(
     assert "1 of 2 runs have not finished" in text and "<h2>Results</h2>" in text
     path.unlink()
     assert report.main([str(folder), "-o", str(tmp_path / "none"), "--no-masking"]) == 0
-    assert "none of its 2 runs has been scored" in (tmp_path / "none" / "index.html").read_text()
+    assert "of its 2 runs none has been scored" in (tmp_path / "none" / "index.html").read_text()
 
 
 def test_only_the_named_runs_are_looked_into(tmp_path: Path) -> None:
