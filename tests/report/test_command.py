@@ -101,9 +101,9 @@ def test_an_unfinished_job_is_reported_as_far_as_it_is(
     content["runs"][1] |= {"status": "unfinished", "tasks": {}, "average": None}
     path.write_text(json.dumps(content))
     assert report.main([str(folder), "-o", str(tmp_path / "out"), "--no-masking"]) == 0
-    assert "1 of 2 runs have not finished: sl-n2-k4-s0" in capsys.readouterr().out
+    assert "1 of 2 runs has not finished: sl-n2-k4-s0" in capsys.readouterr().out
     text = (tmp_path / "out" / "index.html").read_text()
-    assert "1 of 2 runs have not finished" in text and "<h2>Results</h2>" in text
+    assert "1 of 2 runs has not finished" in text and "<h2>Results</h2>" in text
     path.unlink()
     assert report.main([str(folder), "-o", str(tmp_path / "none"), "--no-masking"]) == 0
     assert "of its 2 runs none has been scored" in (tmp_path / "none" / "index.html").read_text()
