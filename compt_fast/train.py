@@ -134,19 +134,19 @@ def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
     store = PromptStore(Path(flags["store"] or folder / "store"))
     starts = Starts(job, store, [run for run in job.runs if run.id not in done])
     lacking = starts.lacking()
-    stage_one = [(own_job, _trainer(own, own_job)) for own, own_job in open_stage_one(folder, job, lacking)]
-    trainer = _trainer(folder, job, starts.of)
-    if saved is not None:
-        trainer.note_results(saved)
+    stage_one = []
+    for own_folder, own_job in open_stage_one(folder, job, lacking):
+        own_saved = _state(own_folder, own_job)
+        stage_one.append((own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
+    trainer = _trainer(folder, job, saved, starts.of)
 
     console = Console(markup=False)  # brackets in names are no markup
-    _announce(console, trainer, [own for _, own in stage_one], store)
+    _announce(console, trainer, [own for _, _, own in stage_one], store)
     command = ["compt-fast", "train", *arguments]
     prepare_folder(folder, job, command)
     if saved is None:
         trainer.write_results()
-    for own_job, own in stage_one:
-        own_saved = _state(own.folder, own_job)
+    for own_job, own_saved, own in stage_one:
         prepare_folder(own.folder, own_job, command)
         code = _work(console, own, own_saved, folder)
         if code >= FIRST_SIGNAL:
@@ -170,10 +170,14 @@ def _state(folder: Path, job: Job) -> Checkpoint | None:
     return load_latest(folder / "checkpoints")
 
 
-def _trainer(folder: Path, job: Job, start: Start | None = None) -> Trainer:
+def _trainer(folder: Path, job: Job, saved: Checkpoint | None, start: Start | None = None) -> Trainer:
+    """The trainer of a job, that knows what was done by a checkpoint."""
     from compt_fast.fleet.trainer import Trainer, from_nothing
 
-    return Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start or from_nothing)
+    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start or from_nothing)
+    if saved is not None:
+        made.note_results(saved)
+    return made
 
 
 def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], store: PromptStore) -> None:

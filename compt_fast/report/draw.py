@@ -120,12 +120,13 @@ def heatmap(
 
 
 def _cell(axes: Axes, x: float, y: float, value: float | None, scale: Scale, decimals: int) -> None:
-    centre: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5}
+    inside: dict[str, Any] = {"in_layout": False}  # of the axes: measuring it takes long and changes nothing
+    centre = {"ha": "center", "va": "center", "fontsize": 7.5} | inside
     if value is None:
         axes.text(x + 0.5, y + 0.52, "–", **centre)
         return
     colour = scale.at(value)
-    axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, facecolor=colour, edgecolor="none", clip_on=False))
+    axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, facecolor=colour, edgecolor="none", clip_on=False, **inside))
     text = f"{value:.{decimals}f}".replace("-0.00", "0.00")
     axes.text(x + 0.5, y + 0.52, text, color="white" if is_dark(colour) else "black", **centre)
 
@@ -232,6 +233,10 @@ def svg(figure: Figure) -> str:
 def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
     out = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
+        layout = figure.get_layout_engine()
+        if layout is not None:  # once for all files; each would draw twice over to do it anew
+            layout.execute(figure)
+            figure.set_layout_engine("none")
         figure.savefig(out, format=kind, **options)
     return out.getvalue()
 
