@@ -134,7 +134,7 @@ def _add_masked(material: Material, masking: bool, progress: Progress) -> None:
 
 
 def _sections(material: Material) -> tuple[list[Section], str]:
-    """The sections that the material allows, and what would give the others."""
+    """The sections that the material allows, and what would give the others; of a store alone there is one."""
     from compt_fast.report import about_choices, about_masks, about_prompts, about_scores
 
     makers: list[tuple[Callable[[Material], Section | None], str]] = [
@@ -154,8 +154,9 @@ def _sections(material: Material) -> tuple[list[Section], str]:
         (about_prompts.tokens, "task similarity (two tasks or more)"),
         (about_masks.masking, "masking (--method spp, and a report without --no-masking)"),
         (about_masks.confusion, "confusion by masking (the same)"),
-        (about_prompts.stored, "stored prompts (a prompt store beside the runs)"),
-    ]
+    ] * bool(material.folders)
+    alone = "two prompts of one width" if material.stores else "a prompt store beside the runs"
+    makers.append((about_prompts.stored, f"stored prompts ({alone})"))
     made = [(maker(material), needs) for maker, needs in makers]
     sections = [section for section, _ in made if section is not None]
     return sections, "; ".join(needs for section, needs in made if section is None)

@@ -15,6 +15,7 @@ from compt_fast.flags import Flags, read_flags
 from compt_fast.fleet.evaluation import average
 from compt_fast.fleet.job import recorded_runs, recorded_trunk
 from compt_fast.fleet.results import RunResult, read_results
+from compt_fast.report.formulas import Anatomy
 from compt_fast.report.words import told_apart
 from compt_fast.words import plural
 
@@ -98,8 +99,8 @@ class Material:
     """What a report is about: finished runs, the folders they lie in, and a line for all that is missing.
 
     `stores` are prompt stores, `names` what tells a reader each folder and store from the others,
-    `portraits` the runs whose prompts are looked into, and `masked` what those score with prompts
-    switched off, by their folder of prompts.
+    `portraits` the runs whose prompts are looked into, `anatomies` what was found in them, and `masked` what
+    they score with prompts switched off, both by a run's folder of prompts.
     """
 
     entries: list[Entry]
@@ -108,6 +109,7 @@ class Material:
     stores: list[Path] = field(default_factory=list)
     names: dict[Path, str] = field(default_factory=dict)
     portraits: list[Entry] = field(default_factory=list)
+    anatomies: dict[Path, Anatomy | None] = field(default_factory=dict)
     masked: dict[Path, Masked] = field(default_factory=dict)
 
 
