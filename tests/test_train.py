@@ -94,6 +94,27 @@ def test_the_embedded_tasks_train(tiny_t5: Path, tmp_path: Path) -> None:
     assert len(names) == 8 and "mini_paws" in names and "mini_mnli" not in names
 
 
+def test_the_embedded_trunk_says_that_it_cannot_read_real_tasks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = make_rows("qqp", 12, "train")
+    for split in ("train", "validation"):
+        write_rows(tmp_path / "hub/nyu-mll/glue/qqp" / f"{split}.jsonl", rows)
+    argv = ["--method=pt", "--shots=2", "--steps=1", "--eval-size=2", "--prompt-length=2"]
+    real = ["--tasks=qqp", f"--data-root={tmp_path / 'hub'}"]
+    assert train.main([*argv, *real, f"--out={tmp_path / 'real'}"]) == 0
+    said = capsys.readouterr().out
+    assert "note: the embedded trunk mini knows" in said and " those of qqp letter by letter" in said
+    assert "--model t5-base" in said
+    assert train.main([*argv, "--tasks=mini_rte", f"--out={tmp_path / 'own'}"]) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_another_trunk_reads_what_it_likes(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(line(tmp_path / "run", method="pt", steps=1)) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
 def test_files_in_a_folder(tiny_t5: Path, tmp_path: Path) -> None:
     (tmp_path / "data" / "rte").mkdir(parents=True)
     rows = [{"sentence1": "a dog", "sentence2": f"a cat {i}", "label": i % 2} for i in range(12)]

@@ -9,7 +9,7 @@ from compt_fast.fleet.estimate import Estimate
 from compt_fast.fleet.results import terminal_table
 from compt_fast.fleet.trainer import Trainer
 from compt_fast.prompts.fused import path
-from compt_fast.words import duration, plural
+from compt_fast.words import duration, listed, plural
 
 
 def print_plan(console: Console, trainer: Trainer, estimate: Estimate | None) -> None:
@@ -34,10 +34,21 @@ def print_plan(console: Console, trainer: Trainer, estimate: Estimate | None) ->
         f"trunk {trainer.trunk.name} ({dtype}, {trainer.trunk.device})",
         soft_wrap=True,
     )
-    for note in composing(trainer):
+    for note in (*foreign_words(trainer), *composing(trainer)):
         console.print(note, soft_wrap=True)
     console.print(_cost(trainer, estimate), soft_wrap=True)
     console.print(f"run folder: {trainer.folder}", soft_wrap=True)
+
+
+def foreign_words(trainer: Trainer) -> list[str]:
+    """A line where the embedded trunk is to read texts that are not of its world."""
+    names = [data.task.name for data in trainer.data.tasks if data.task.source != "mini"]
+    if trainer.trunk.name != "mini" or not names:
+        return []
+    return [
+        f"note: the embedded trunk mini knows the words of the embedded tasks alone, and spells those of {listed(names)} "
+        "letter by letter: scores will mean little; name a T5 that has read more, as --model t5-base does"
+    ]
 
 
 def _runs(trainer: Trainer) -> str:
