@@ -123,12 +123,15 @@ def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
 
     The folder is made, or extended, once everything else is known to be right.
     """
+    from compt_fast import native
     from compt_fast.fleet.job import open_job, prepare_folder, record_stored
     from compt_fast.fleet.stage_one import keep, open_stage_one
     from compt_fast.fleet.starts import Starts
+    from compt_fast.fleet.width import settled
     from compt_fast.prompts.store import PromptStore
 
-    job = open_job(flags, folder=folder)
+    native.keep_quiet()  # of a build that fails the plan tells
+    job = settled(open_job(flags, folder=folder), folder)
     saved = _state(folder, job)
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(flags["store"] or folder / "store"))
@@ -187,7 +190,6 @@ def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], stor
     from compt_fast.fleet.report import print_plan
     from compt_fast.info import missing_line
 
-    native.keep_quiet()  # the line below tells of a build that fails in an estimate
     for own in stage_one:
         console.print(f"Stage one trains source prompts that the store {store.folder} lacks:", soft_wrap=True)
         print_plan(console, own, estimate(own))

@@ -46,8 +46,8 @@ def foreign_words(trainer: Trainer) -> list[str]:
     if trainer.trunk.name != "mini" or not names:
         return []
     return [
-        f"note: the embedded trunk mini knows the words of the embedded tasks alone, and spells those of {listed(names)} "
-        "letter by letter: scores will mean little; name a T5 that has read more, as --model t5-base does"
+        "note: the embedded trunk mini knows the words of the embedded tasks alone, and spells those of "
+        f"{listed(names)} letter by letter: scores will mean little; name a T5 that has read more (--model t5-base)"
     ]
 
 
