@@ -69,7 +69,7 @@ def test_a_build_that_fails_is_said_once(
     monkeypatch.setattr(build, "missing_tool", lambda: None)
     monkeypatch.setattr(build, "facts", lambda sources: {})
     if measured == "time":
-        monkeypatch.setattr(estimate, "WORTH", 0)
+        monkeypatch.setattr(estimate, "WORTH", 1e-3)
     at_once = "auto" if measured == "memory" else "12"
     printed, warned = said_by(line(tmp_path / "run", runs_at_once=at_once), capsys)
     assert len(printed) == bool(measured) and len(warned) == (not measured)
