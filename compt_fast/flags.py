@@ -202,8 +202,8 @@ JOB_FLAGS: tuple[Flag, ...] = (
         auto_count,
         AUTO,
         "runs that train side by side, in one pass over the trunk, while the rest wait: more are quicker and take "
-        "more memory, and what a run learns does not depend on it; auto is as many as half of the free memory holds, "
-        "up to 24",
+        "more memory, and what a run learns does not depend on it (on a CPU in fp32 to the last bit); auto is as many "
+        "as half of the free memory holds, up to 24",
     ),
     Flag("eval-size", integer, 300, "evaluation rows a task"),
     Flag("eval-batch-size", integer, 128, "rows a batch in evaluation"),
