@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from compt_fast.commandline import CommandLine
 from compt_fast.console import for_tables
 from compt_fast.errors import InputError, exit_code
 from compt_fast.files import write_json
@@ -25,16 +25,15 @@ OVERRIDES = ("scoring", "eval_size", "eval_batch_size", "data_root", "data", "de
 MASKS = ("each", "subsets")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandLine:
     """The command line of `evaluate`."""
-    made = argparse.ArgumentParser(
+    made = CommandLine(
         prog="compt-fast evaluate",
         description="Score the stored prompts of a run folder again, without training. With no "
         "flags it repeats the evaluation of the training job and says whether the numbers are the "
         "same.",
         epilog="exit codes: 0 done (with no flags: the same numbers); 1 other numbers than in "
         "results.json; 2 wrong input, or out of memory",
-        allow_abbrev=False,
     )
     made.add_argument("folder", metavar="RUN", type=Path, help="run folder of compt_fast.train")
     made.add_argument("--runs", metavar="ID[,ID]", help="only these runs of it (default: all that have prompts)")

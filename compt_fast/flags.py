@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import os
+import shlex
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ def shot_count(text: str) -> int | str:
     return "full" if text == "full" else int(text)
 
 
+def auto_count(text: str) -> int | str:
+    """A whole number, or `auto`."""
+    return AUTO if text == AUTO else int(text)
+
+
 def place(text: str) -> str:
     """A file or folder, absolute, so that a job can go on from another working directory."""
     return os.path.abspath(os.path.expanduser(text))
@@ -52,6 +58,7 @@ def trunk_name(text: str) -> str:
 
 
 Parser = Callable[[str], Any]
+AUTO = "auto"  # a choice that is the machine's
 CHOSEN_INITS = (RANDOM, STORED, SPOT)
 
 
@@ -180,7 +187,14 @@ JOB_FLAGS: tuple[Flag, ...] = (
         "on a GPU, replay training steps as CUDA graphs (default: no, as nothing of it is measured on a GPU yet)",
         switch=True,
     ),
-    Flag("runs-at-once", integer, 12, "runs that train side by side; the rest wait (bounds memory)"),
+    Flag(
+        "runs-at-once",
+        auto_count,
+        AUTO,
+        "runs that train side by side, in one pass over the trunk, while the rest wait: more are quicker and take "
+        "more memory, and what a run learns does not depend on it (on a CPU in fp32 to the last bit); auto is as many "
+        "as half of the free memory holds, up to 24",
+    ),
     Flag("eval-size", integer, 300, "evaluation rows a task"),
     Flag("eval-batch-size", integer, 128, "rows a batch in evaluation"),
     Flag(
@@ -238,7 +252,7 @@ def add_flag(parser: argparse._ActionsContainer, flag: Flag, help: str) -> None:
 
 
 def _metavar(flag: Flag) -> str:
-    words: dict[Parser, str] = {integer: "N", number: "X", shot_count: "K", place: "PATH"}
+    words: dict[Parser, str] = {integer: "N", auto_count: "N", number: "X", shot_count: "K", place: "PATH"}
     word = words.get(flag.parse, flag.name.split("-")[-1].upper())
     return f"{word}[,{word}]" if flag.many or flag.listed else word
 
@@ -281,7 +295,7 @@ def merge_flags(given: dict[str, Any], settings: dict[str, Any], where: str) -> 
         if value is not None:
             flags[key] = parse(key, value, f"--{FLAGS[key].name}")
     for key in AT_LEAST_ONE:
-        if flags[key] < 1:
+        if flags[key] != AUTO and flags[key] < 1:
             raise InputError(f"--{FLAGS[key].name} must be above 0, not {flags[key]}")
     if flags["source_steps"] is not None and flags["source_steps"] < 1:
         raise InputError(f"--source-steps must be above 0, not {flags['source_steps']}")
@@ -309,6 +323,14 @@ def parse(key: str, value: Any, where: str) -> Any:
     return parsed
 
 
+def typed(flag: Flag, value: Any) -> str:
+    """A value that `parse` made, as a user types it: 'with --tasks rte,cola', 'without --tasks'."""
+    if flag.switch:
+        return f"with --{'' if value else 'no-'}{flag.name}"
+    values = [str(item) for item in (value if isinstance(value, list) else [value]) if item is not None]
+    return f"with --{flag.name} {shlex.quote(','.join(values))}" if values else f"without --{flag.name}"
+
+
 def _one(flag: Flag, value: Any, where: str) -> Any:
     text = str(value).strip()
     if isinstance(value, bool | list | dict) or not text:
@@ -322,6 +344,7 @@ def _one(flag: Flag, value: Any, where: str) -> Any:
             integer: "a whole number",
             number: "a finite number",
             shot_count: "a whole number or 'full'",
+            auto_count: "a whole number or 'auto'",
         }
         raise InputError(f"{where} takes {expected[flag.parse]}, not {text!r}") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import compt_fast
+from compt_fast.commandline import CommandLine
 
 if TYPE_CHECKING:
     from compt_fast.native import Status
@@ -196,9 +196,7 @@ def missing() -> list[Missing]:
     ]
 
 
-def _missing_hardware(
-    has_gpu: bool, cuda: str | None, processor: dict[str, Any]
-) -> Iterator[Missing]:
+def _missing_hardware(has_gpu: bool, cuda: str | None, processor: dict[str, Any]) -> Iterator[Missing]:
     if has_gpu:
         return
     where = f"training runs on the CPU, {processor['cores']} cores"
@@ -314,9 +312,7 @@ def _part_rows(parts: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the report, as text or with `--json` as one JSON object; always 0."""
-    parser = argparse.ArgumentParser(
-        description="Versions, device, engines, and what is missing and what that costs."
-    )
+    parser = CommandLine(description="Versions, device, engines, and what is missing and what that costs.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args(argv)
     facts = report()

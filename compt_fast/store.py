@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from compt_fast.commandline import CommandLine
 from compt_fast.console import for_tables
 from compt_fast.errors import InputError, exit_code
 from compt_fast.flags import FLAGS, add_flag, meaning, parse
+from compt_fast.words import plural
 
 if TYPE_CHECKING:
     from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId
@@ -29,14 +31,13 @@ EXAMPLES = """examples:
 exit codes: 0 done; 1 check found something wrong; 2 wrong input"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandLine:
     """The command line of `store`."""
-    made = argparse.ArgumentParser(
+    made = CommandLine(
         prog="compt-fast store",
         description="Keep trained prompts in a folder, for trainings that start from them.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     texts = {
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "check": "read every prompt and say what is wrong with it",
     }
     for name, text in texts.items():
-        own = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        own = commands.add_parser(name, help=text, description=text)
         own.add_argument("--store", required=True, type=Path, metavar="DIR", help="folder of the store")
         if name in ("show", "remove"):
             own.add_argument("names", nargs="+" if name == "remove" else 1, metavar="NAME")
@@ -147,7 +148,7 @@ def check(store: PromptStore, console: Console, model: str | None, dtype: str | 
                 broken.append(str(error))
     for message in broken:
         console.print(f"wrong: {message}", soft_wrap=True)
-    console.print(f"{len(store.names())} prompts, {len(broken)} with something wrong")
+    console.print(f"{plural(len(store.names()), 'prompt')}, {len(broken)} with something wrong")
     return 1 if broken else 0
 
 

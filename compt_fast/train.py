@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from safetensors import SafetensorError
 
+from compt_fast.commandline import CommandLine
 from compt_fast.errors import InputError, exit_code, out_of_memory
 from compt_fast.flags import Flags, add_flags, read_flags
 from compt_fast.recipes import flags_of
@@ -45,14 +46,13 @@ exit codes: 0 all runs finished; 1 some run was stopped (not finite) or the job 
 input, or out of memory or disk; 130 or 143 interrupted (Ctrl-C, SIGTERM), a checkpoint is left"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandLine:
     """The command line of `train`."""
-    made = argparse.ArgumentParser(
+    made = CommandLine(
         prog="compt-fast train",
         description="Train multi-task soft prompts on a frozen T5: many runs in one pass.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     made.add_argument(
         "--config",
@@ -123,30 +123,33 @@ def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
 
     The folder is made, or extended, once everything else is known to be right.
     """
+    from compt_fast import native
     from compt_fast.fleet.job import open_job, prepare_folder, record_stored
     from compt_fast.fleet.stage_one import keep, open_stage_one
     from compt_fast.fleet.starts import Starts
+    from compt_fast.fleet.width import settled
     from compt_fast.prompts.store import PromptStore
 
-    job = open_job(flags, folder=folder)
+    native.keep_quiet()  # of a build that fails the plan tells
+    job = settled(open_job(flags, folder=folder), folder)
     saved = _state(folder, job)
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(flags["store"] or folder / "store"))
     starts = Starts(job, store, [run for run in job.runs if run.id not in done])
     lacking = starts.lacking()
-    stage_one = [(own_job, _trainer(own, own_job)) for own, own_job in open_stage_one(folder, job, lacking)]
-    trainer = _trainer(folder, job, starts.of)
-    if saved is not None:
-        trainer.note_results(saved)
+    stage_one = []
+    for own_folder, own_job in open_stage_one(folder, job, lacking):
+        own_saved = _state(own_folder, own_job)
+        stage_one.append((own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
+    trainer = _trainer(folder, job, saved, starts.of)
 
     console = Console(markup=False)  # brackets in names are no markup
-    _announce(console, trainer, [own for _, own in stage_one], store)
+    _announce(console, trainer, [own for _, _, own in stage_one], store)
     command = ["compt-fast", "train", *arguments]
     prepare_folder(folder, job, command)
     if saved is None:
         trainer.write_results()
-    for own_job, own in stage_one:
-        own_saved = _state(own.folder, own_job)
+    for own_job, own_saved, own in stage_one:
         prepare_folder(own.folder, own_job, command)
         code = _work(console, own, own_saved, folder)
         if code >= FIRST_SIGNAL:
@@ -170,10 +173,14 @@ def _state(folder: Path, job: Job) -> Checkpoint | None:
     return load_latest(folder / "checkpoints")
 
 
-def _trainer(folder: Path, job: Job, start: Start | None = None) -> Trainer:
+def _trainer(folder: Path, job: Job, saved: Checkpoint | None, start: Start | None = None) -> Trainer:
+    """The trainer of a job, that knows what was done by a checkpoint."""
     from compt_fast.fleet.trainer import Trainer, from_nothing
 
-    return Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start or from_nothing)
+    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start or from_nothing)
+    if saved is not None:
+        made.note_results(saved)
+    return made
 
 
 def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], store: PromptStore) -> None:
@@ -183,7 +190,6 @@ def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], stor
     from compt_fast.fleet.report import print_plan
     from compt_fast.info import missing_line
 
-    native.keep_quiet()  # the line below tells of a build that fails in an estimate
     for own in stage_one:
         console.print(f"Stage one trains source prompts that the store {store.folder} lacks:", soft_wrap=True)
         print_plan(console, own, estimate(own))

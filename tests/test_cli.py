@@ -19,14 +19,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_every_command_is_reached_with_the_rest_of_the_line(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_command_is_reached_with_the_rest_of_the_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     monkeypatch.setattr(sys, "argv", ["x"])
-    monkeypatch.setattr(
-        importlib.import_module(f"compt_fast.{name}"), "main", lambda argv: seen.append(argv) or 3
-    )
+    monkeypatch.setattr(importlib.import_module(f"compt_fast.{name}"), "main", lambda argv: seen.append(argv) or 3)
     assert cli.main([name, "--flag", "value"]) == 3
     assert seen == [["--flag", "value"]]
 

@@ -174,14 +174,14 @@ MANIFEST = f"prompts/{RUN}/manifest.json"
         (lambda f: (f / MANIFEST).write_text("{"), "manifest.json: not a manifest"),
         (edit(MANIFEST, lambda m: m["shape"].update(tasks=5)), "does not go with its tensors"),
         (edit(MANIFEST, lambda m: m.update(trunk_hash="0" * 64)), "whose weights differ"),
-        (edit(MANIFEST, lambda m: m["tasks"].reverse()), "prompts of the tasks ['toy_b', 'toy_a']"),
+        (edit(MANIFEST, lambda m: m["tasks"].reverse()), "prompts of the tasks toy_b, toy_a, but"),
         (
             edit("config.json", lambda c: c["flags"].update(seeds=[5])),
             "the config.json of the run folder plans no such run",
         ),
         (
             edit("config.json", lambda c: c["flags"].update(exclude=["toy_b"])),
-            "the tasks of the run folder's config.json are ['toy_a']",
+            "those of the run folder's config.json are toy_a",
         ),
     ],
 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from compt_fast.errors import InputError
-from compt_fast.flags import FLAGS, add_flags, parse, read_config, read_flags
+from compt_fast.flags import FLAGS, add_flags, parse, read_config, read_flags, typed
 
 
 def parsed(*line: str) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def test_comma_lists_and_switches() -> None:
         (["--lr-source", "0.1,0.10"], "--lr-source names 0.1 twice"),
         (["--steps", "3", "--epochs", "2"], "--steps and --epochs exclude each other"),
         (["--runs-at-once", "0"], "--runs-at-once must be above 0, not 0"),
+        (["--runs-at-once", "all"], "--runs-at-once takes a whole number or 'auto', not 'all'"),
         (["--eval-size", "-1"], "--eval-size must be above 0, not -1"),
         (["--eval-batch-size", "0"], "--eval-batch-size must be above 0"),
         (["--checkpoint-every", "0"], "--checkpoint-every must be above 0"),
@@ -138,3 +140,22 @@ def test_a_configuration_file_that_is_not_there_or_not_utf8(tmp_path: Path) -> N
 @pytest.mark.parametrize("key", [key for key, flag in FLAGS.items() if flag.default is not None])
 def test_every_default_passes_its_own_check(key: str) -> None:
     assert parse(key, FLAGS[key].default, key) == FLAGS[key].default
+
+
+@pytest.mark.parametrize("value", [None, []])
+def test_a_flag_without_a_value_is_said_as_left_out(value: Any) -> None:
+    assert typed(FLAGS["tasks"], value) == "without --tasks"
+
+
+def test_values_are_said_as_they_are_typed() -> None:
+    line = ["--tasks=rte,cola", "--shots=8,full", "--no-prefix", "--eval-size=5", "--data=/a folder"]
+    flags = parsed(*line)
+    said = {key: typed(FLAGS[key], flags[key]) for key in ("tasks", "shots", "prefix", "eval_size", "data")}
+    assert said == {
+        "tasks": "with --tasks rte,cola",
+        "shots": "with --shots 8,full",
+        "prefix": "with --no-prefix",
+        "eval_size": "with --eval-size 5",
+        "data": "with --data '/a folder'",
+    }
+    assert parsed(*(word for text in said.values() for word in shlex.split(text)[1:])) == flags

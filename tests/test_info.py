@@ -32,9 +32,7 @@ def test_versions_of_what_is_not_installed_are_none(monkeypatch: pytest.MonkeyPa
     assert info.versions() == {"torch": torch.__version__, "no-such-package-of-ours": None}
 
 
-def test_cpu_reads_processor_and_memory_of_linux(
-    tmp_path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cpu_reads_processor_and_memory_of_linux(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     proc = {
         "/proc/cpuinfo": "model name\t: Chip 9\nflags\t\t: sse avx512_bf16 amx_bf16\n",
         "/proc/meminfo": "MemTotal:       16777216 kB\nMemAvailable:    8388608 kB\n",
@@ -47,9 +45,7 @@ def test_cpu_reads_processor_and_memory_of_linux(
     assert (found["memory_gib"], found["free_gib"]) == (16.0, 8.0)
 
 
-def test_cpu_without_proc_says_what_it_does_not_know(
-    tmp_path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cpu_without_proc_says_what_it_does_not_know(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(info, "Path", lambda file: tmp_path / "nothing")
     found = info.cpu()
     assert found["memory_gib"] is None and found["bf16"] is None

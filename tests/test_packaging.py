@@ -86,17 +86,11 @@ def environment(tmp_path: Path) -> Path:
 
 
 def files_below(folder: Path, *patterns: str) -> set[str]:
-    return {
-        path.relative_to(folder.parent).as_posix()
-        for pattern in patterns
-        for path in folder.rglob(pattern)
-    }
+    return {path.relative_to(folder.parent).as_posix() for pattern in patterns for path in folder.rglob(pattern)}
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_module_the_weights_and_the_script(
-    wheel: Path, repository: Path
-) -> None:
+def test_the_wheel_holds_every_module_the_weights_and_the_script(wheel: Path, repository: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
         (entry_points,) = (name for name in held if name.endswith(".dist-info/entry_points.txt"))

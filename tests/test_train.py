@@ -29,7 +29,9 @@ def test_a_job_leaves_a_whole_run_folder(line: Line, tmp_path: Path, capsys: pyt
     said = capsys.readouterr().out
     assert "6 runs (spp, pt, mst), 6 side by side" in said and "2 tasks: toy_a, toy_b" in said
     assert "(accuracy)" in said and "±" in said and f"run folder: {out}" in said
-    assert f"results in {out}/results.json" in said
+    assert f"results in {out}/results.json" in said and "earlier" not in said
+    ends = [line for line in said.splitlines() if " runs ended)" in line]
+    assert len(ends) == 6 and ends[0].startswith("spp-n3-k4-s0: average ") and ends[-1].endswith("(6 of 6 runs ended)")
     assert {path.name for path in out.iterdir()} == {
         *("config.json", "results.json", "results.md", "metrics.jsonl"),
         *("prompts", "checkpoints"),
@@ -92,6 +94,27 @@ def test_the_embedded_tasks_train(tiny_t5: Path, tmp_path: Path) -> None:
     assert len(names) == 8 and "mini_paws" in names and "mini_mnli" not in names
 
 
+def test_the_embedded_trunk_says_that_it_cannot_read_real_tasks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = make_rows("qqp", 12, "train")
+    for split in ("train", "validation"):
+        write_rows(tmp_path / "hub/nyu-mll/glue/qqp" / f"{split}.jsonl", rows)
+    argv = ["--method=pt", "--shots=2", "--steps=1", "--eval-size=2", "--prompt-length=2"]
+    real = ["--tasks=qqp", f"--data-root={tmp_path / 'hub'}"]
+    assert train.main([*argv, *real, f"--out={tmp_path / 'real'}"]) == 0
+    said = capsys.readouterr().out
+    assert "note: the embedded trunk mini knows" in said and " those of qqp letter by letter" in said
+    assert "--model t5-base" in said
+    assert train.main([*argv, "--tasks=mini_rte", f"--out={tmp_path / 'own'}"]) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_another_trunk_reads_what_it_likes(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(line(tmp_path / "run", method="pt", steps=1)) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
 def test_files_in_a_folder(tiny_t5: Path, tmp_path: Path) -> None:
     (tmp_path / "data" / "rte").mkdir(parents=True)
     rows = [{"sentence1": "a dog", "sentence2": f"a cat {i}", "label": i % 2} for i in range(12)]
@@ -108,7 +131,7 @@ def test_a_stopped_run_makes_the_exit_code_1(line: Line, tmp_path: Path, capsys:
     assert train.main(line(tmp_path / "run", method="pt", lr_private="0.1,1e30")) == 1
     statuses = [run["status"] for run in jobs.results(tmp_path / "run")["runs"]]
     assert statuses == ["finished", "stopped"]
-    assert "stopped" in capsys.readouterr().out
+    assert "lr-private1e+30: stopped, " in capsys.readouterr().out
 
 
 def test_a_changed_trunk_voids_the_results(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +182,7 @@ def test_a_run_folder_that_exists(line: Line, tmp_path: Path, capsys: pytest.Cap
     said = error_of(capsys, train.main, line(tmp_path / "run", shots=6))
     assert "the job began with the run spp-n3-k4-s0" in said and "name another folder" in said
     assert train.main(line(tmp_path / "run")) == 0
-    assert "1 of them done" in capsys.readouterr().out
+    assert "1 run (spp): done, nothing is left to train\n" in capsys.readouterr().out
     assert jobs.metrics(tmp_path / "run") == before
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from compt_fast import evaluate, train
 from compt_fast.fleet import trainer
+from compt_fast.fleet.checkpoint import load_latest
 from compt_fast.fleet.monitor import Monitor
 from tests.helpers import jobs
 from tests.helpers.jobs import Line, equal, error_of
@@ -88,6 +90,30 @@ def test_an_interrupted_job_goes_on_with_the_same_bits(
     assert "unfinished" in {run["status"] for run in jobs.results(out)["runs"]}
     assert train.main([f"--resume={out}"]) == 0, f"resumed from step {at}"
     equal(out, tmp_path / "whole")
+
+
+def test_a_job_that_goes_on_says_what_is_done_and_what_is_left(
+    line: Line, tmp_path: Path, signals: Callable[[int, int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "cut"
+    signals(signal.SIGTERM, TOTAL + 3)
+    assert train.main(line(out, method="spp,pt,mst", steps=TOTAL, runs_at_once=1)) == 143
+    said = capsys.readouterr().out
+    assert "3 runs (spp, pt, mst), 1 side by side\n" in said and f"\n{3 * TOTAL} steps in all; " in said
+    path = next((out / "checkpoints").iterdir())  # as if the first part had taken long
+    checkpoint = load_latest(path.parent)
+    assert checkpoint is not None
+    state = checkpoint.state | {"wall_seconds": 600.0}
+    tensors = {f"{run}/{name}": t for run, of in checkpoint.tensors.items() for name, t in of.items()}
+    save_file(tensors, path, metadata={"state": json.dumps(state)})
+    assert train.main([f"--resume={out}", "--seeds=0,1"]) == 0
+    said = capsys.readouterr().out
+    assert "6 runs (spp, pt, mst): 1 done, 5 left (1 begun), 1 side by side\n" in said
+    assert f"\n{6 * TOTAL} steps in all, {5 * TOTAL - 3} of them left; " in said
+    assert "10 min" in said and " with the job's earlier parts, 0 min" in said
+    assert train.main([f"--resume={out}"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("6 runs (spp, pt, mst): done, nothing is left to train\n") and "steps" not in said
 
 
 def test_a_signal_while_runs_are_scored(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,8 +140,11 @@ def test_an_interrupted_stage_goes_on_with_the_same_bits(
     assert f"go on with: python -m compt_fast.train --resume {out}\n" in capsys.readouterr().err
     assert {run["status"] for run in jobs.results(out)["runs"]} == {"unfinished"}
     assert (out / "store").exists() == (step > 4)
+    capsys.readouterr()
     assert train.main([f"--resume={out}"]) == 0
-    assert f"at step {step}" and not (out / "sources-m2-2").exists()
+    assert not (out / "sources-m2-2").exists()
+    which = "p" if step == 2 else "silp, sl"
+    assert f"2 runs ({which}): 0 done, 2 left (2 begun), 2 side by side\n" in capsys.readouterr().out
     equal(out, tmp_path / "whole")
     equal(out / "sources-m2", tmp_path / "whole" / "sources-m2")
 
@@ -175,7 +178,7 @@ def test_what_is_finished_is_not_trained_again(
         assert train.main(line(out, method="spp,sip", source_steps=2, **wider)) == 0
     else:
         assert train.main([f"--resume={out}", *(f"--{k.replace('_', '-')}={v}" for k, v in wider.items())]) == 0
-    assert "8 runs (spp, sip), 8 side by side, 2 of them done" in capsys.readouterr().out
+    assert "8 runs (spp, sip): 2 done, 6 left, 6 side by side\n" in capsys.readouterr().out
     new = [
         *("spp-n3-k4-s0-lr-private0.05", "spp-n3-k4-s1", "spp-n3-k4-s1-lr-private0.05"),
         *("sip-n2-k4-s0-lr-private0.05", "sip-n2-k4-s1", "sip-n2-k4-s1-lr-private0.05"),

@@ -42,6 +42,7 @@ class JobData:
         self._max_length = flags["max_source_length"]
         self._eval_size = flags["eval_size"]
         self._encoded: dict[tuple[int, int], list[int]] = {}
+        self._scored: list[ScoredRows] | None = None
 
     def training(self, config: RunConfig) -> list[TrainingRow]:
         """The examples of a run's tasks that it trains on (task by task, as they were drawn)."""
@@ -63,6 +64,11 @@ class JobData:
 
     def evaluation(self) -> list[ScoredRows]:
         """The rows that every run is scored on, the same whatever its seed."""
+        if self._scored is None:
+            self._scored = self._draw_evaluation()
+        return self._scored
+
+    def _draw_evaluation(self) -> list[ScoredRows]:
         sets = []
         for data in self.tasks:
             chosen = evaluation_indices(len(data.evaluation), self._eval_size)

@@ -15,13 +15,14 @@ import torch
 from compt_fast.config import RunConfig, settled
 from compt_fast.errors import InputError
 from compt_fast.files import write_json
-from compt_fast.flags import FLAGS, RUN_FLAGS, Flags
+from compt_fast.flags import FLAGS, RUN_FLAGS, Flags, typed
 from compt_fast.fleet.data import JobData
 from compt_fast.fleet.plan import Run, keep_ids, plan_runs
 from compt_fast.info import environment
 from compt_fast.tasks.sources import load_task
 from compt_fast.tasks.table import SUITES, resolve_tasks
 from compt_fast.trunk.seam import Trunk, open_trunk
+from compt_fast.words import plural
 
 MINI_WEIGHTS = Path(__file__).parents[1] / "mini" / "weights"
 FORMAT = 1
@@ -184,15 +185,15 @@ def check_recorded(folder: Path, job: Job) -> None:
             continue  # no run has been fitted yet
         if flag not in RUN_FLAGS and key not in FREE and began != job.flags[key]:
             raise InputError(
-                f"{folder}: its job began with --{flag.name} {began}, not {job.flags[key]}; only flags of runs may "
-                "take more values, so name another folder"
+                f"{folder}: its job began {typed(flag, began)}, not {typed(flag, job.flags[key])}; only flags of runs "
+                "may take more values, so name another folder"
             )
     planned = {run.id: run.config for run in job.runs}
     for name, config in content["runs"].items():
         if planned.get(name) != config:
             raise InputError(
-                f"{path}: the job began with the run {name}, which is not among the {len(planned)} runs that the flags "
-                "mean now; give its values too, beside further ones, or name another folder"
+                f"{path}: the job began with the run {name}, which is not among the {plural(len(planned), 'run')} that "
+                "the flags mean now; give its values too, beside further ones, or name another folder"
             )
 
 

@@ -1,8 +1,10 @@
-"""What a job tells while it works: `metrics.jsonl`, TensorBoard, and progress on a terminal."""
+"""What a job tells while it works: `metrics.jsonl`, TensorBoard, and progress, as a bar or in plain lines."""
 
 from __future__ import annotations
 
 import json
+import math
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,9 +12,15 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from compt_fast.words import duration, plural
+
+EVERY = 30.0  # seconds from one plain line of progress to the next
+
 
 class Monitor:
-    """Writes one object a step and run to `metrics.jsonl`; shows a bar on a terminal."""
+    """Writes one object a step and run to `metrics.jsonl`; shows a bar on a terminal and elsewhere, as in a log
+    file, prints a line now and then and at each run's end.
+    """
 
     def __init__(self, folder: Path, total_steps: int, console: Console, *, tensorboard: bool) -> None:
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
@@ -24,12 +32,14 @@ class Monitor:
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]:.3f}"),
             TextColumn("{task.fields[speed]:,.0f} tokens/s"),
-            TextColumn("{task.fields[alive]} runs"),
+            TextColumn("{task.fields[alive]}"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._bar = self.progress.add_task("training", total=total_steps, loss=float("nan"), speed=0.0, alive=0)
+        self._bar = self.progress.add_task("training", total=total_steps, loss=float("nan"), speed=0.0, alive="")
+        self._console = console
+        self._began = self._said = time.monotonic()
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -68,11 +78,31 @@ class Monitor:
             self._events(record)
         losses = [record["loss"] for record in records if record["loss"] is not None]
         mean = sum(losses) / len(losses) if losses else float("nan")
-        self.progress.update(self._bar, advance=len(records), loss=mean, speed=speed, alive=len(records))
+        self.progress.update(self._bar, advance=len(records), loss=mean, speed=speed, alive=plural(len(records), "run"))
+        self._say_now_and_then()
 
     def phase(self, text: str) -> None:
-        """What the bar says is going on."""
+        """What is going on from now."""
         self.progress.update(self._bar, description=text)
+        self._say_now_and_then()
+
+    def ended(self, text: str) -> None:
+        """What came of a run."""
+        if not self._console.is_terminal:
+            self._console.print(text, soft_wrap=True)
+
+    def _say_now_and_then(self) -> None:
+        """A line of progress where there is no bar, unless one was said a moment ago."""
+        now = time.monotonic()
+        if self._console.is_terminal or now - self._said < EVERY:
+            return
+        self._said = now
+        task = self.progress.tasks[self._bar]
+        loss, alive = task.fields["loss"], task.fields["alive"]
+        parts = [f"{task.description}: {task.completed:,.0f} of {task.total:,.0f} steps ({task.percentage:.0f} %)"]
+        parts += [f"loss {loss:.3f}"] if math.isfinite(loss) else []
+        parts += [f"{task.fields['speed']:,.0f} tokens/s", f"{alive} side by side"] if alive else []
+        self._console.print(", ".join([*parts, f"{duration(now - self._began)} so far"]), soft_wrap=True)
 
     def _events(self, record: dict[str, Any]) -> None:
         if self._writers is None:

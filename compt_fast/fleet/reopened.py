@@ -46,9 +46,10 @@ class Reopened:
         check_trunk(folder, manifest, self.job.trunk, self.trained_on)
         names = self.job.data.names(self.run(name).config)
         if manifest.get("tasks") != names or prompts.shape.tasks != len(names):
+            found = ", ".join(manifest.get("tasks") or ["(none)"])
             raise InputError(
-                f"{folder}: prompts of the tasks {manifest.get('tasks')}, but the tasks of the run "
-                f"folder's config.json are {names}"
+                f"{folder}: prompts of the tasks {found}, but those of the run folder's config.json are "
+                f"{', '.join(names)}"
             )
         return prompts
 

@@ -10,18 +10,22 @@ from compt_fast.fleet.graphs import eager, refused
 from compt_fast.fleet.results import terminal_table
 from compt_fast.fleet.trainer import Trainer
 from compt_fast.prompts.fused import path
+from compt_fast.words import duration, listed, plural
 
 
 def print_plan(console: Console, trainer: Trainer, estimate: Estimate | None) -> None:
-    """Runs, tasks, steps, sizes and the time that they will take, in a few lines."""
-    runs, flags = trainer.runs, trainer.flags
+    """Runs, tasks, steps, sizes and the time that they will take, in a few lines; of a job that goes on, what is
+    done and what is left.
+    """
+    runs = trainer.runs
+    console.print(_runs(trainer), soft_wrap=True)
+    if len(trainer.results) == len(runs):
+        console.print(f"run folder: {trainer.folder}", soft_wrap=True)
+        return
     counts = [run.parameters for run in runs]
-    methods = ", ".join(dict.fromkeys(run.config.method for run in runs))
     steps = [trainer.steps_of(run) for run in runs]
     names = ", ".join(data.task.name for data in trainer.data.tasks)
-    done = f", {len(trainer.results)} of them done" if trainer.results else ""
-    console.print(f"{len(runs)} runs ({methods}), {min(len(runs), flags['runs_at_once'])} side by side{done}")
-    console.print(f"{len(trainer.data.tasks)} tasks: {names}", soft_wrap=True)
+    console.print(f"{plural(len(trainer.data.tasks), 'task')}: {names}", soft_wrap=True)
     for note in (split.note for data in trainer.data.tasks for split in (data.train, data.evaluation)):
         if note:
             console.print(note, soft_wrap=True)
@@ -31,31 +35,51 @@ def print_plan(console: Console, trainer: Trainer, estimate: Estimate | None) ->
         f"trunk {trainer.trunk.name} ({dtype}, {trainer.trunk.device})",
         soft_wrap=True,
     )
-    for note in [*composing(trainer), *replaying(trainer)]:
+    for note in (*foreign_words(trainer), *composing(trainer), *replaying(trainer)):
         console.print(note, soft_wrap=True)
     console.print(_cost(trainer, estimate), soft_wrap=True)
     console.print(f"run folder: {trainer.folder}", soft_wrap=True)
 
 
+def foreign_words(trainer: Trainer) -> list[str]:
+    """A line where the embedded trunk is to read texts that are not of its world."""
+    names = [data.task.name for data in trainer.data.tasks if data.task.source != "mini"]
+    if trainer.trunk.name != "mini" or not names:
+        return []
+    return [
+        "note: the embedded trunk mini knows the words of the embedded tasks alone, and spells those of "
+        f"{listed(names)} letter by letter: scores will mean little; name a T5 that has read more (--model t5-base)"
+    ]
+
+
+def _runs(trainer: Trainer) -> str:
+    """How many runs there are, how many of them are done, and how many train side by side."""
+    runs, done = trainer.runs, len(trainer.results)
+    text = f"{plural(len(runs), 'run')} ({', '.join(dict.fromkeys(run.config.method for run in runs))})"
+    left = len(runs) - done
+    if not left:
+        return f"{text}: done, nothing is left to train"
+    if done or trainer.begun:
+        begun = f" ({len(trainer.begun)} begun)" if trainer.begun else ""
+        text += f": {done} done, {left} left{begun}"
+    return text + (f", {min(left, trainer.flags['runs_at_once'])} side by side" if len(runs) > 1 else "")
+
+
 def _cost(trainer: Trainer, estimate: Estimate | None) -> str:
     """Steps and memory, and what measured steps say of them."""
-    sizes = sorted((12 * run.parameters for run in trainer.runs), reverse=True)
+    sizes = sorted((12 * run.parameters for run in trainer.waiting), reverse=True)
     parameters = sum(sizes[: trainer.flags["runs_at_once"]]) / 2**20
-    text = (
-        f"{trainer.total_steps:,} steps in all; parameters and moments of the runs side by side {parameters:,.0f} MiB"
-    )
+    left = sum(trainer.steps_left(run) for run in trainer.runs)
+    part = left < trainer.total_steps
+    text = f"{trainer.total_steps:,} steps in all" + (f", {left:,} of them left" if part else "")
+    text += f"; parameters and moments of the runs side by side {parameters:,.0f} MiB"
     if estimate is None:
         return text
     return (
-        f"{text}, memory in all {estimate.memory / 2**30:.1f} GiB; about {duration(estimate.whole)} "
+        f"{text}, memory in all {estimate.memory / 2**30:.1f} GiB; about {duration(estimate.whole)}"
+        f"{' for what is left' if part else ''} "
         f"({estimate.step:.2f} s a step of runs side by side and {estimate.scoring:.1f} s to score a run, as measured)"
     )
-
-
-def duration(seconds: float) -> str:
-    """Minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s"
 
 
 def composing(trainer: Trainer) -> list[str]:
@@ -80,9 +104,10 @@ def _span(numbers: list[int]) -> str:
 
 
 def print_results(console: Console, trainer: Trainer) -> None:
-    """The table of methods and tasks, and where everything lies."""
+    """The table of methods and tasks, how long it took, and where everything lies."""
     for_tables(console).print(terminal_table(trainer.ended))
-    console.print(
-        f"{duration(trainer.wall_seconds)}; results in {trainer.folder}/results.json and results.md",
-        soft_wrap=True,
+    whole, earlier = trainer.wall_seconds, trainer.earlier_seconds
+    took = duration(whole) + (
+        f" with the job's earlier parts, {duration(whole - earlier)} of it now" if earlier else ""
     )
+    console.print(f"{took}; results in {trainer.folder}/results.json and results.md", soft_wrap=True)

@@ -48,6 +48,13 @@ class RunResult:
         """A run whose loss or gradient was not finite."""
         return cls._of(run, "stopped", reason=reason)
 
+    @property
+    def says(self) -> str:
+        """What came of it, in a line."""
+        return f"{self.id}: " + (
+            f"average {self.average:.1f}" if self.average is not None else f"{self.status}, {self.reason}"
+        )
+
     @classmethod
     def _of(cls, run: Run, status: str, **outcome: Any) -> Self:
         config = run.config

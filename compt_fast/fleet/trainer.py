@@ -31,6 +31,7 @@ from compt_fast.fleet.stored import RunPrompts, save_prompts
 from compt_fast.trunk.batch import TargetPrompts, make_batch
 from compt_fast.trunk.packed import PackedTrunk
 from compt_fast.trunk.seam import Trunk
+from compt_fast.words import plural
 
 Start = Callable[[Run], dict[str, Tensor]]
 """A run's parameters that start from stored values, by name and without a run axis."""
@@ -49,7 +50,8 @@ class Trainer:
     """Trains `runs`, `flags["runs_at_once"]` side by side, and scores each as it ends.
 
     `start` gives what a run's prompts start from where that is stored. `results` and the checkpoints
-    hold everything done so far, so a job can stop after any step.
+    hold everything done so far, so a job can stop after any step. Of a job that goes on, `begun` holds the steps
+    of the runs that were midway, and `earlier_seconds` the time that its earlier parts took.
     """
 
     runs: list[Run]
@@ -61,9 +63,10 @@ class Trainer:
     start: Start = from_nothing
     cohorts: list[Cohort] = field(default_factory=list)
     results: dict[str, RunResult] = field(default_factory=dict)
+    begun: dict[str, int] = field(default_factory=dict)
     step: int = 0
     midway: bool = False  # an error left a change of runs or parameters half done: nothing to save
-    _seconds_before: float = 0.0
+    earlier_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self._started: float | None = None
@@ -80,6 +83,10 @@ class Trainer:
     def total_steps(self) -> int:
         """Steps of all runs together."""
         return sum(self.steps_of(run) for run in self.runs)
+
+    def steps_left(self, run: Run) -> int:
+        """Training steps that a run needs beyond those of the checkpoint that `note_results` knows."""
+        return 0 if run.id in self.results else self.steps_of(run) - self.begun.get(run.id, 0)
 
     def steps_of(self, run: Run) -> int:
         """Training steps of a run."""
@@ -98,9 +105,9 @@ class Trainer:
 
     @property
     def wall_seconds(self) -> float:
-        """Seconds of training and scoring, those before a resume included."""
+        """Seconds of training and scoring, `earlier_seconds` included."""
         now = time.perf_counter()
-        return self._seconds_before + (now - self._started if self._started is not None else 0.0)
+        return self.earlier_seconds + (now - self._started if self._started is not None else 0.0)
 
     def _check_development(self, run: Run) -> None:
         for sample in self.data.development(run.config):
@@ -152,15 +159,16 @@ class Trainer:
         except (KeyError, RuntimeError) as error:
             raise InputError(f"{saved.path}: not a checkpoint of this job: {error}") from None
         self.step = state["step"]
-        self._seconds_before = state["wall_seconds"]
+        self.earlier_seconds = state["wall_seconds"]
         self.note_results(saved)
         alive = sum(m.step for c in self.cohorts for m in c.members)
         done = sum(self.steps_of(by_id[run]) for run in self.results)
         monitor.rewind(state["metrics_offset"], alive + done)
 
     def note_results(self, saved: checkpoint.Checkpoint) -> None:
-        """Know of the runs that had ended by a checkpoint."""
+        """Know of the runs that had ended, and the steps of those that had begun, by a checkpoint."""
         self.results = {run: RunResult(**result) for run, result in saved.state["results"].items()}
+        self.begun = {entry["run"]: entry["step"] for entry in itertools.chain.from_iterable(saved.state["members"])}
 
     @contextmanager
     def _change(self) -> Iterator[None]:
@@ -308,6 +316,7 @@ class Trainer:
         with self._change():
             cohort.keep([i for i in range(len(cohort.members)) if i != index])
         self.write_results()
+        monitor.ended(f"{self.results[run.id].says} ({len(self.results)} of {plural(len(self.runs), 'run')} ended)")
 
     def _select(self, cohort: Cohort, monitor: Monitor, interrupts: Interrupts) -> None:
         """Keep the prompts of each run that did best so far on its development sample."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
+from compt_fast.commandline import CommandLine
 from compt_fast.errors import InputError, exit_code
 from compt_fast.mini import tokenizer as vocabulary
 from compt_fast.mini.report import measured
@@ -237,7 +238,7 @@ def begun(out: Path, examples: int | None, minutes: float, learning_rate: float)
 
 def main(argv: list[str] | None = None) -> int:
     """Read the flags and train; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--minutes", type=float, default=75.0)

@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5ForConditionalGeneration
 
+from compt_fast.commandline import CommandLine
 from compt_fast.mini import rows
 from compt_fast.mini.stream import Encoder, collate
 
@@ -110,7 +111,7 @@ def _number(text: str) -> float:
 
 def main() -> None:
     """Read the flags and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trunk")
     parser.add_argument("--shots", default="16,32,256")
     parser.add_argument("--tasks", default=",".join(rows.TASKS))

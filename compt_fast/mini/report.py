@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5ForConditionalGeneration
 
+from compt_fast.commandline import CommandLine
 from compt_fast.errors import InputError, exit_code
 from compt_fast.mini import styles
 from compt_fast.mini.stream import Encoder, collate, pair_example
@@ -73,7 +74,7 @@ def measured(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBa
 
 def main(argv: list[str] | None = None) -> int:
     """Read the flags, measure and print; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trunk", type=Path)
     parser.add_argument("--size", type=int, default=500, help="held-out examples a skill")
     flags = parser.parse_args(argv)

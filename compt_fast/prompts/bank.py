@@ -37,11 +37,7 @@ LR_GROUP = {
     "gates": "router",
     "gates.weight": "router",
     "gates.bias": "router",
-} | {
-    f"{prefix}.{name}": group
-    for prefix, group in _ENCODER_GROUPS.items()
-    for name in ENCODER_PARAMETERS
-}
+} | {f"{prefix}.{name}": group for prefix, group in _ENCODER_GROUPS.items() for name in ENCODER_PARAMETERS}
 
 
 def parameter_shapes(shape: PromptShape) -> dict[str, tuple[int, ...]]:
@@ -132,9 +128,7 @@ class PromptBank:
             raise InputError(f"the initial range is {init_range}; it must be positive and finite")
         table = _vocabulary(embedding, shape) if init == "vocab" else None
         params = {
-            name: torch.stack(
-                [_initial(name, size, seed, shape, init_range, table) for seed in seeds]
-            ).to(device)
+            name: torch.stack([_initial(name, size, seed, shape, init_range, table) for seed in seeds]).to(device)
             for name, size in parameter_shapes(shape).items()
         }
         return cls(shape, params)

@@ -63,9 +63,7 @@ def compose(
     if sources is not None:
         size = (sources.shape[0], shape.tasks, shape.n_weights)
         logits = params["router"] if shape.has_router else sources.new_zeros(size)
-        w = weights(
-            logits, shape, training=training, temperature=temperature, noise=noise, mask=mask
-        )
+        w = weights(logits, shape, training=training, temperature=temperature, noise=noise, mask=mask)
     elif mask:
         mask.candidates(shape)  # for its check: there are no weights to mask
     parts = Composition(None, sources, privates, w, _gates(params, shape))

@@ -38,8 +38,7 @@ class Mask:
         """For each of the shape's weights, whether its prompt is on."""
         if len(self.sources) != shape.sources:
             raise InputError(
-                f"the mask says on or off for {len(self.sources)} source prompts, but there are "
-                f"{shape.sources}"
+                f"the mask says on or off for {len(self.sources)} source prompts, but there are {shape.sources}"
             )
         private_inside = shape.n_weights > shape.sources
         return [*self.sources, self.private] if private_inside else list(self.sources)

@@ -100,10 +100,7 @@ class PromptShape:
     def _check_router_and_gates(self) -> None:
         name = self.composition
         if self.gates != "fixed" and not self.has_gates:
-            raise InputError(
-                f"{name} has no gates: gates must be 'fixed', not {self.gates!r} "
-                "(spp and scp have gates)"
-            )
+            raise InputError(f"{name} has no gates: gates must be 'fixed', not {self.gates!r} (spp and scp have gates)")
         if name in ("pt", "mst") and (self.router, self.normalisation) != ("direct", "auto"):
             raise InputError(
                 f"{name} has no source weights: router {self.router!r} and normalisation "

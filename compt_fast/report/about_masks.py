@@ -14,9 +14,10 @@ from compt_fast.report import draw
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.report.formulas import recalls
 from compt_fast.report.runs import Entry, Masked, Material, short, suite_name
-from compt_fast.report.words import listed, slug
+from compt_fast.report.words import slug
 from compt_fast.tasks.table import TASKS
 from compt_fast.tasks.text import label_texts
+from compt_fast.words import listed
 
 MOST_ANSWERS = 5  # off-label strings that have a row of their own
 WRITTEN = 18  # and how many of their characters stand there, if that tells them apart

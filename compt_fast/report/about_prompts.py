@@ -18,16 +18,23 @@ from compt_fast.report.contrasts import Point, grouped, labels
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.report.formulas import Anatomy, anatomy
 from compt_fast.report.runs import Entry, Material, short, suite_name
-from compt_fast.report.words import examples, listed, slug
+from compt_fast.report.words import examples, slug
+from compt_fast.words import listed
 
 Values = list[list[float | None]]
 
 
-def read_anatomy(entry: Entry) -> Anatomy | None:
-    """The anatomy of a run's stored prompts; None where gates make them a function of the input.
+def anatomy_of(material: Material, entry: Entry) -> Anatomy | None:
+    """The anatomy of a run's stored prompts, read once; None where gates make them a function of the input.
 
     Raises `InputError` for damaged prompts.
     """
+    if entry.prompts not in material.anatomies:
+        material.anatomies[entry.prompts] = _read_anatomy(entry)
+    return material.anatomies[entry.prompts]
+
+
+def _read_anatomy(entry: Entry) -> Anatomy | None:
     prompts, manifest = load_prompts(entry.prompts)
     if "targets" not in prompts.tensors:
         return None
@@ -38,7 +45,7 @@ def _about(material: Material) -> list[tuple[str, str, Anatomy]]:
     """Stem, title and anatomy of every portrait."""
     found = []
     for entry in material.portraits:
-        parts = read_anatomy(entry)
+        parts = anatomy_of(material, entry)
         if parts is not None:
             folder = f" ({material.names[entry.folder]})" if len(material.folders) > 1 else ""
             title = f"{suite_name(entry.flags)}: {entry.id}{folder}"
@@ -166,7 +173,7 @@ def weighted(material: Material) -> Section | None:
     exhibits = []
     stored = [entry for entry in material.entries if (entry.prompts / "manifest.json").is_file()]
     for suite, entries in panels(replace(material, entries=stored)).items():
-        measured = {id(entry): parts for entry in entries if (parts := read_anatomy(entry)) is not None}
+        measured = {id(entry): parts for entry in entries if (parts := anatomy_of(material, entry)) is not None}
         by_key = grouped([entry for entry in entries if id(entry) in measured], "shots")
         found: dict[str, dict[int | None, list[float]]] = {}
         for name, group in zip(labels(list(by_key)), by_key.values(), strict=True):

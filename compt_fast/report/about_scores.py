@@ -12,7 +12,8 @@ from compt_fast.report import draw
 from compt_fast.report.contrasts import Point, Series, grouped, labels, points, series
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.report.runs import Entry, Material, metric_of, short, suite_name
-from compt_fast.report.words import examples, listed, plural, slug, unused
+from compt_fast.report.words import examples, slug, unused
+from compt_fast.words import listed, plural
 
 SAME = ("model", "trunk", "dtype", "max_source_length", "eval_size", "scoring", "data", "data_root")
 AVERAGE = "average of primary scores, %"
@@ -176,8 +177,8 @@ def _shots_say(lines: Sequence[Series]) -> str:
     most = max(gains, key=lambda name: gains[name])
     until = examples(last)
     if len(lines) == 1:
-        return f"From {first} shots to {until} {most} moves by {gains[most]:+.1f} points." + _spread(lines)
-    ahead = f"{low.label} is ahead at {first} shots ({low.points[0].mean:.1f} %)"
+        return f"From {examples(first)} to {until} {most} moves by {gains[most]:+.1f} points." + _spread(lines)
+    ahead = f"{low.label} is ahead at {examples(first)} ({low.points[0].mean:.1f} %)"
     ahead += " and" if low is high else f", {high.label}"
     return (
         f"{ahead} at {until} ({high.points[-1].mean:.1f} %); {most} moves most, by {gains[most]:+.1f} points."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from compt_fast.commandline import CommandLine
 from compt_fast.errors import InputError, exit_code
 
 if TYPE_CHECKING:
@@ -31,15 +32,14 @@ EXAMPLES = """examples:
 exit codes: 0 the page is written (it says what was missing); 2 wrong input, or out of memory"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandLine:
     """The command line of `report`."""
-    made = argparse.ArgumentParser(
+    made = CommandLine(
         prog="compt-fast report",
         description="Make the tables and figures of both papers from trained runs: one self-contained page, with every "
         "picture and table beside it.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     made.add_argument(
         "folders",
@@ -134,7 +134,7 @@ def _add_masked(material: Material, masking: bool, progress: Progress) -> None:
 
 
 def _sections(material: Material) -> tuple[list[Section], str]:
-    """The sections that the material allows, and what would give the others."""
+    """The sections that the material allows, and what would give the others; of a store alone there is one."""
     from compt_fast.report import about_choices, about_masks, about_prompts, about_scores
 
     makers: list[tuple[Callable[[Material], Section | None], str]] = [
@@ -154,8 +154,9 @@ def _sections(material: Material) -> tuple[list[Section], str]:
         (about_prompts.tokens, "task similarity (two tasks or more)"),
         (about_masks.masking, "masking (--method spp, and a report without --no-masking)"),
         (about_masks.confusion, "confusion by masking (the same)"),
-        (about_prompts.stored, "stored prompts (a prompt store beside the runs)"),
-    ]
+    ] * bool(material.folders)
+    alone = "two prompts of one width" if material.stores else "a prompt store beside the runs"
+    makers.append((about_prompts.stored, f"stored prompts ({alone})"))
     made = [(maker(material), needs) for maker, needs in makers]
     sections = [section for section, _ in made if section is not None]
     return sections, "; ".join(needs for section, needs in made if section is None)
@@ -165,7 +166,7 @@ def _about(material: Material) -> list[str]:
     """What the report was made from, in a few lines."""
     from compt_fast.report.about_scores import panels
     from compt_fast.report.runs import metric_of, short
-    from compt_fast.report.words import listed, plural
+    from compt_fast.words import listed, plural
 
     lines = []
     if material.folders:

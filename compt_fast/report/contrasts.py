@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from compt_fast.report.runs import Entry
+from compt_fast.report.words import examples
+from compt_fast.words import plural
 
 Settings = tuple[tuple[str, Any], ...]
 
 # How a setting is named in a label, the telling ones first; the others stand as "name value".
 _WORDS = {
     "sources": "N={}",
-    "shots": "{} shots",
+    "shots": "{}",
     "router": "{} weights",
     "gates": "{} gates",
     "label_mode": "{} labels",
@@ -124,10 +126,10 @@ def _telling(group: Sequence[dict[str, Any]]) -> list[str]:
 def _said(name: str, value: Any) -> str:
     if name == "prefix":
         return "prefix" if value else "no prefix"
-    if name == "shots" and value is None:
-        return "all examples"
+    if name == "shots":
+        return examples(value)
     if name == "tasks":
-        return f"{len(value)} tasks"
+        return plural(len(value), "task")
     if name == "trunk":
         return f"trunk {value[:8]}"  # of a hash
     return _WORDS.get(name, name.replace("_", " ") + " {}").format(value)

@@ -6,6 +6,7 @@ tell lines apart in grey. Widths are those of a phone held upright, so that text
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,9 @@ from typing import Any
 import matplotlib
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
 
 from compt_fast.report.contrasts import Point, Series
 
@@ -47,6 +48,9 @@ _NO_BLOCKS: Mapping[int, str] = {}
 _NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
 
+_colours = functools.cache(colormaps.__getitem__)  # which makes a copy, and a cell asks
+
+
 @dataclass(frozen=True)
 class Scale:
     """How values become colours."""
@@ -58,13 +62,16 @@ class Scale:
     def at(self, value: float) -> tuple[float, float, float]:
         """The colour of a value; beyond the ends, that of the end."""
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low or 1)
-        red, green, blue, _ = colormaps[self.colours](share)
+        red, green, blue, _ = _colours(self.colours)(share)
         return float(red), float(green), float(blue)
 
 
 SHARE = Scale("Blues", 0.0, 1.1)
 SCORE = Scale("YlGnBu", 0.0, 110.0)
 COSINE = Scale("PuOr_r", -1.15, 1.15)
+
+
+Square = tuple[list[tuple[float, float]], tuple[float, float, float]]
 
 
 def around_zero(values: Sequence[Sequence[float | None]]) -> Scale:
@@ -104,9 +111,14 @@ def heatmap(
         wide = max(names + 0.43 * width + 0.35, 0.07 * len(label) + 0.3)
         figure = Figure(figsize=(wide, head + 0.29 * height + 0.35), layout=ConstrainedLayoutEngine(w_pad=0.12))
         axes = figure.add_subplot()
-        for r, row in enumerate(values):
-            for c, value in enumerate(row):
-                _cell(axes, left[c], top[r], value, scale, decimals)
+        squares = [
+            square
+            for r, row in enumerate(values)
+            for c, value in enumerate(row)
+            if (square := _cell(axes, left[c], top[r], value, scale, decimals)) is not None
+        ]
+        corners, colours = zip(*squares, strict=True) if squares else ((), ())
+        axes.add_artist(PolyCollection(corners, facecolors=colours, edgecolors="none", clip_on=False, in_layout=False))
         for row_number, heading in blocks.items():
             axes.text(0, top[row_number] - 0.18, heading, fontstyle="italic", fontsize=8.5)
         axes.set(xlim=(0, width), ylim=(height, 0), ylabel=row_label)
@@ -119,15 +131,18 @@ def heatmap(
     return figure
 
 
-def _cell(axes: Axes, x: float, y: float, value: float | None, scale: Scale, decimals: int) -> None:
-    centre: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5}
+def _cell(axes: Axes, x: float, y: float, value: float | None, scale: Scale, decimals: int) -> Square | None:
+    """Write a value into its cell; returns the corners and the colour of what stands behind it."""
+    # What lies inside the axes is left out of the layout: to measure it takes long and changes nothing.
+    centre: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5, "in_layout": False}
     if value is None:
         axes.text(x + 0.5, y + 0.52, "–", **centre)
-        return
+        return None
     colour = scale.at(value)
-    axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, facecolor=colour, edgecolor="none", clip_on=False))
     text = f"{value:.{decimals}f}".replace("-0.00", "0.00")
     axes.text(x + 0.5, y + 0.52, text, color="white" if is_dark(colour) else "black", **centre)
+    low, high = (x + 0.02, y + 0.02), (x + 0.98, y + 0.98)
+    return [low, (high[0], low[1]), high, (low[0], high[1])], colour
 
 
 def is_dark(colour: tuple[float, float, float]) -> bool:
@@ -231,6 +246,10 @@ def svg(figure: Figure) -> str:
 def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
     out = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
+        layout = figure.get_layout_engine()
+        if layout is not None:  # once for all files; each would draw twice over to do it anew
+            layout.execute(figure)
+            figure.set_layout_engine("none")
         figure.savefig(out, format=kind, **options)
     return out.getvalue()
 

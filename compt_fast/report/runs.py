@@ -15,7 +15,9 @@ from compt_fast.flags import Flags, read_flags
 from compt_fast.fleet.evaluation import average
 from compt_fast.fleet.job import recorded_runs, recorded_trunk
 from compt_fast.fleet.results import RunResult, read_results
+from compt_fast.report.formulas import Anatomy
 from compt_fast.report.words import told_apart
+from compt_fast.words import plural
 
 # The settings of a job, beside those of a run, that decide what a run scores.
 _JOB_SETTINGS = (
@@ -97,8 +99,8 @@ class Material:
     """What a report is about: finished runs, the folders they lie in, and a line for all that is missing.
 
     `stores` are prompt stores, `names` what tells a reader each folder and store from the others,
-    `portraits` the runs whose prompts are looked into, and `masked` what those score with prompts
-    switched off, by their folder of prompts.
+    `portraits` the runs whose prompts are looked into, `anatomies` what was found in them, and `masked` what
+    they score with prompts switched off, both by a run's folder of prompts.
     """
 
     entries: list[Entry]
@@ -107,6 +109,7 @@ class Material:
     stores: list[Path] = field(default_factory=list)
     names: dict[Path, str] = field(default_factory=dict)
     portraits: list[Entry] = field(default_factory=list)
+    anatomies: dict[Path, Anatomy | None] = field(default_factory=dict)
     masked: dict[Path, Masked] = field(default_factory=dict)
 
 
@@ -160,7 +163,7 @@ def _finished(folder: Path, called: str, missing: list[str]) -> list[Entry]:
     if (folder / "results.json").exists():
         results = {result.id: result for result in read_results(folder)}
     else:
-        missing.append(f"{called}: no results.json; none of its {len(configs)} runs has been scored")
+        missing.append(f"{called}: no results.json; of its {plural(len(configs), 'run')} none has been scored")
     entries = []
     open_runs = []
     for name, config in configs.items():
@@ -174,8 +177,10 @@ def _finished(folder: Path, called: str, missing: list[str]) -> list[Entry]:
     if open_runs:
         those = ", ".join(open_runs[:6]) + (", ..." if len(open_runs) > 6 else "")
         resume = f"python -m compt_fast.train --resume {folder}"
+        have = "has" if len(open_runs) == 1 else "have"
         missing.append(
-            f"{called}: {len(open_runs)} of {len(configs)} runs have not finished: {those} (go on with: {resume})"
+            f"{called}: {len(open_runs)} of {plural(len(configs), 'run')} {have} not finished: {those} (go on with: "
+            f"{resume})"
         )
     return _together(entries)
 

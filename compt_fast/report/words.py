@@ -1,4 +1,4 @@
-"""Small things that the sentences of a report are made of."""
+"""How things of a report are named."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ from collections.abc import Container, Sequence
 from itertools import count
 from pathlib import Path
 
-
-def listed(names: Sequence[str]) -> str:
-    """'a', 'a and b', 'a, b and c'."""
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
-
-
-def plural(count: int, noun: str) -> str:
-    """'1 run', '3 runs'."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+from compt_fast.words import plural
 
 
 def examples(shots: int | None) -> str:
-    """'8 shots'; 'all examples' for None."""
-    return "all examples" if shots is None else f"{shots} shots"
+    """'16 shots', or what stands for them where every example is taken."""
+    return "all examples" if shots is None else plural(shots, "shot")
 
 
 def slug(text: str) -> str:

@@ -197,7 +197,7 @@ def resolve_tasks(
         raise unknown("suite", suite or "", SUITES)
     for name in (*names, *include):
         if name not in known:
-            raise unknown("task", name, known)
+            raise InputError(f"{unknown('task', name, known)} A task of your own needs its --task-file.")
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"task {name!r} is named twice; name it once")

@@ -64,8 +64,7 @@ class TargetPrompts:
     def __post_init__(self) -> None:
         if self.flat.dim() != 2 or not self.flat.is_floating_point():
             raise ValueError(
-                f"target prompts must be a float tensor (P, d), got {self.flat.dtype}"
-                f" {tuple(self.flat.shape)}"
+                f"target prompts must be a float tensor (P, d), got {self.flat.dtype} {tuple(self.flat.shape)}"
             )
         _check_offsets("prompt offsets", self.offsets, len(self.flat))
 

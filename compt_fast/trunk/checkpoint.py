@@ -61,14 +61,11 @@ def find_folder(name_or_dir: str) -> Path:
         raise
     except Exception as error:  # unrelated kinds: a bad name, network, rights, a full disk
         raise InputError(
-            f"trunk {name_or_dir!r} is no folder here and cannot be had from the hub:"
-            f" {_brief(error)}"
+            f"trunk {name_or_dir!r} is no folder here and cannot be had from the hub: {_brief(error)}"
         ) from error
 
 
-def load_checkpoint(
-    folder: Path, dtype: torch.dtype
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_checkpoint(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The frozen model on the CPU in evaluation mode, with SDPA attention; and its tokenizer.
 
     Raises InputError, naming file or tensor, for every folder that holds no whole T5-family
@@ -77,9 +74,7 @@ def load_checkpoint(
     config = read_config(folder)
     stored = tensor_names(folder)
     if config.get("tie_word_embeddings") is False and "lm_head.weight" not in stored:
-        raise InputError(
-            f"{folder}: the weights lack lm_head.weight, which config.json does not tie"
-        )
+        raise InputError(f"{folder}: the weights lack lm_head.weight, which config.json does not tie")
     model = load_model(folder, FAMILIES[config["model_type"]], dtype)
     tokenizer = load_tokenizer(folder, config)
     vocabulary = model.get_input_embeddings().weight.shape[0]
@@ -100,9 +95,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     family = config.get("model_type")
     _refuse_own_code(file, config)
     if family not in FAMILIES:
-        raise InputError(
-            f"{file}: model_type {family!r} is not supported; a trunk is a {FAMILY_TEXT}"
-        )
+        raise InputError(f"{file}: model_type {family!r} is not supported; a trunk is a {FAMILY_TEXT}")
     if "quantization_config" in config:
         raise InputError(f"{file}: the checkpoint is quantised; give it in its full precision")
     return config
@@ -179,9 +172,7 @@ def load_tokenizer(folder: Path, config: dict[str, Any]) -> PreTrainedTokenizerB
         _check_sentencepiece(folder / "spiece.model")
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a broken file surfaces as whatever the parser of its format raises
         raise InputError(f"{folder}: the tokenizer cannot be read ({_brief(error)})") from error
     if tokenizer.eos_token_id is None:
@@ -212,8 +203,7 @@ def load_model(folder: Path, class_name: str, dtype: torch.dtype) -> PreTrainedM
     if report["mismatched_keys"]:
         name, found, expected = sorted(report["mismatched_keys"])[0]
         raise InputError(
-            f"{folder}: tensor {name} has shape {tuple(found)}, but config.json asks for"
-            f" {tuple(expected)}"
+            f"{folder}: tensor {name} has shape {tuple(found)}, but config.json asks for {tuple(expected)}"
         )
     for problem, names in (
         ("lack", report["missing_keys"]),

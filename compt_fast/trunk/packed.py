@@ -30,7 +30,7 @@ from compt_fast.trunk.weights import Weights
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CACHED_TOKENS = 2048  # of the rows that a CPU takes through all layers at a time, so that they stay in its caches (ours)
+CACHED_TOKENS = 2048  # of the rows that a CPU takes through all layers at a time, to keep them in its caches (ours)
 CARRIED_ELEMENTS = 1 << 26  # bound of the carried queries while ranking (ours): 256 MiB in fp32
 
 

@@ -81,8 +81,10 @@ def test_a_job_may_grow_in_its_runs_alone(job: Job, tiny_t5: Path, toys: list[Pa
     with pytest.raises(InputError, match=r"the job began with the run pt-k4-s0, which is not among the 2 runs"):
         check_recorded(tmp_path / "run", reopened(method="spp", seeds="0,1"))
     check_recorded(tmp_path / "run", reopened(method="spp,pt,mst", seeds="0,1", fit_length="first"))
-    with pytest.raises(InputError, match="began with --eval-size 6, not 5; only flags of runs"):
+    with pytest.raises(InputError, match="began with --eval-size 6, not with --eval-size 5; only flags of runs"):
         check_recorded(tmp_path / "run", reopened(method="spp,pt,mst", seeds="0,1", eval_size=5))
+    with pytest.raises(InputError, match="began without --tasks, not with --tasks toy_b,toy_a; only flags of runs"):
+        check_recorded(tmp_path / "run", reopened(method="spp,pt,mst", seeds="0,1", tasks="toy_b,toy_a"))
 
 
 def test_a_folder_that_recorded_a_value_without_effect_goes_on(

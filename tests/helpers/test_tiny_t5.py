@@ -54,9 +54,7 @@ def test_the_command_writes_a_checkpoint(tmp_path: Path, monkeypatch, capsys) ->
     tiny_t5.main()
     assert capsys.readouterr().out.strip() == str(folder)
     expected = make_t5(tmp_path / "same", "mt5", seed=3)
-    assert (folder / "model.safetensors").read_bytes() == (
-        expected / "model.safetensors"
-    ).read_bytes()
+    assert (folder / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
 
 
 def test_an_unknown_family_is_refused(tmp_path: Path) -> None:

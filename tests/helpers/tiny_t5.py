@@ -51,10 +51,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     words = [("▁" + word, -4.0) for word in WORDS.split()]
     words += [(word, -5.0) for word in WORDS.split() if len(word) > 1]
-    letters = [
-        (letter, -10.0)
-        for letter in "▁" + string.ascii_letters + string.digits + string.punctuation
-    ]
+    letters = [(letter, -10.0) for letter in "▁" + string.ascii_letters + string.digits + string.punctuation]
     known = {piece for piece, _ in words}
     sentinels = [(f"<extra_id_{i}>", 0.0) for i in range(99, -1, -1)]
     vocabulary = special + words + [item for item in letters if item[0] not in known] + sentinels
@@ -93,9 +90,7 @@ def make_t5(
 
 def _config(family: str, size: str, tokens: int) -> dict[str, object]:
     config: dict[str, object] = {
-        "architectures": [
-            "MT5ForConditionalGeneration" if family == "mt5" else "T5ForConditionalGeneration"
-        ],
+        "architectures": ["MT5ForConditionalGeneration" if family == "mt5" else "T5ForConditionalGeneration"],
         "model_type": "mt5" if family == "mt5" else "t5",
         "vocab_size": -(-tokens // 128) * 128,  # more embeddings than tokens, as published
         "relative_attention_num_buckets": 32,
@@ -138,9 +133,7 @@ def _weights(config: dict[str, object], seed: int) -> dict[str, torch.Tensor]:
             if name.startswith("decoder") and name.endswith((".o.weight", ".wo.weight")):
                 value.mul_(8)
         if config.get("tie_word_embeddings") is False:
-            weights["lm_head.weight"] = (
-                torch.randn_like(weights["shared.weight"]) * config["d_model"] ** -0.5
-            )
+            weights["lm_head.weight"] = torch.randn_like(weights["shared.weight"]) * config["d_model"] ** -0.5
     logging.set_verbosity(verbosity)
     return weights
 
@@ -150,9 +143,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--family", choices=FAMILIES, default="t5")
     parser.add_argument("--size", choices=tuple(SIZES), default="tiny")
-    parser.add_argument(
-        "--tokenizer", type=Path, help="folder of the tokenizer to copy (default: a tiny one)"
-    )
+    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer to copy (default: a tiny one)")
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     print(make_t5(flags.folder, flags.family, flags.size, flags.tokenizer, flags.seed))

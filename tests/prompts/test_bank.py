@@ -10,9 +10,7 @@ from compt_fast.prompts.bank import LR_GROUP, PromptBank, parameter_count, param
 from compt_fast.prompts.shape import ENCODERS, GATES, SHARINGS, PromptShape
 
 T, D = 8, 12
-SPP = PromptShape(
-    "spp", tasks=T, sources=3, private=True, length=5, d_model=D, encoder="mlp", gates="learned"
-)
+SPP = PromptShape("spp", tasks=T, sources=3, private=True, length=5, d_model=D, encoder="mlp", gates="learned")
 SLPN = PromptShape(
     "inside",
     tasks=T,
@@ -102,9 +100,7 @@ def test_parameter_shapes_of_router_and_gates():
     assert parameter_shapes(replace(SPP, router="relaxed-bernoulli"))["router"] == (T, 3)
     found = {
         gates: {
-            name: size
-            for name, size in parameter_shapes(replace(SPP, gates=gates)).items()
-            if name.startswith("gates")
+            name: size for name, size in parameter_shapes(replace(SPP, gates=gates)).items() if name.startswith("gates")
         }
         for gates in GATES
     }

@@ -79,10 +79,7 @@ class Loops:
         prefix = "shared_encoder" if both else f"{role}_encoder"
         weight = self.params[f"{prefix}.out.weight"][self.r, k].tolist()
         bias = self.params[f"{prefix}.out.bias"][self.r, k].tolist()
-        return [
-            [sum(weight[o][i] * token[i] for i in range(D)) + bias[o] for o in range(D)]
-            for token in tokens
-        ]
+        return [[sum(weight[o][i] * token[i] for i in range(D)) + bias[o] for o in range(D)] for token in tokens]
 
     def on(self) -> list[bool]:
         """Which of the weights' prompts are not masked."""
@@ -240,14 +237,10 @@ def test_relaxed_bernoulli_in_training(shape):
     bank = bank_of(shape)
     noise = torch.rand(R, T, shape.n_weights, generator=torch.Generator().manual_seed(2))
     temperature = torch.tensor([3.0, 0.4], dtype=torch.float64)
-    targets = compose(
-        bank.params, shape, training=True, temperature=temperature, noise=noise
-    ).targets
+    targets = compose(bank.params, shape, training=True, temperature=temperature, noise=noise).targets
     assert targets is not None
     for r, t in itertools.product(range(R), range(T)):
-        wanted = Loops(bank, r, t).target(
-            temperature=temperature[r].item(), noise=noise[r, t].tolist()
-        )
+        wanted = Loops(bank, r, t).target(temperature=temperature[r].item(), noise=noise[r, t].tolist())
         torch.testing.assert_close(targets[r, t], wanted, rtol=0, atol=1e-12)
 
 
@@ -291,9 +284,7 @@ def outputs(params: dict[str, Tensor], shape: PromptShape) -> Tensor:
     runs = len(next(iter(params.values())))
     generator = torch.Generator().manual_seed(4)
     noise = torch.rand(shape.tasks, shape.n_weights, generator=generator).expand(runs, -1, -1)
-    composition = compose(
-        params, shape, training=True, temperature=torch.full((runs,), 0.7), noise=noise
-    )
+    composition = compose(params, shape, training=True, temperature=torch.full((runs,), 0.7), noise=noise)
     if composition.targets is not None:
         return composition.targets
     slots = torch.cartesian_prod(torch.arange(runs), torch.arange(shape.tasks))

@@ -101,6 +101,4 @@ def test_the_tokens_may_be_any_view(encoder, sharing):
     tokens = bank.params["source_tokens"]
     strange = tokens.detach().permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
     params = bank.params | {"source_tokens": strange}
-    torch.testing.assert_close(
-        encode(params, bank.shape, "source"), encode(bank.params, bank.shape, "source")
-    )
+    torch.testing.assert_close(encode(params, bank.shape, "source"), encode(bank.params, bank.shape, "source"))

@@ -17,6 +17,7 @@ from compt_fast.fleet import evaluation
 from compt_fast.fleet.masking import read_masked
 from compt_fast.prompts.foreign import read_foreign
 from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId
+from compt_fast.report import about_prompts
 from tests.helpers.foreign import t5_base_prompts
 from tests.helpers.jobs import error_of, results
 from tests.helpers.made_runs import made_run
@@ -101,12 +102,12 @@ def test_an_unfinished_job_is_reported_as_far_as_it_is(
     content["runs"][1] |= {"status": "unfinished", "tasks": {}, "average": None}
     path.write_text(json.dumps(content))
     assert report.main([str(folder), "-o", str(tmp_path / "out"), "--no-masking"]) == 0
-    assert "1 of 2 runs have not finished: sl-n2-k4-s0" in capsys.readouterr().out
+    assert "1 of 2 runs has not finished: sl-n2-k4-s0" in capsys.readouterr().out
     text = (tmp_path / "out" / "index.html").read_text()
-    assert "1 of 2 runs have not finished" in text and "<h2>Results</h2>" in text
+    assert "1 of 2 runs has not finished" in text and "<h2>Results</h2>" in text
     path.unlink()
     assert report.main([str(folder), "-o", str(tmp_path / "none"), "--no-masking"]) == 0
-    assert "none of its 2 runs has been scored" in (tmp_path / "none" / "index.html").read_text()
+    assert "of its 2 runs none has been scored" in (tmp_path / "none" / "index.html").read_text()
 
 
 def test_only_the_named_runs_are_looked_into(tmp_path: Path) -> None:
@@ -137,12 +138,33 @@ def test_folders_and_stores_of_one_name_are_reported_side_by_side(tmp_path: Path
     assert "Prompt store: B/store." in text
 
 
-def test_a_store_of_imported_prompts_is_drawn_by_their_likeness(tmp_path: Path) -> None:
+def test_a_store_of_one_prompt_says_what_its_section_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = PromptStore(tmp_path / "store")
+    made.add(StoredPrompt("a", "mini_rte", TrunkId("mini"), torch.randn(2, 8)))
+    assert report.main([str(made.folder), "-o", str(tmp_path / "out")]) == 0
+    assert "not in the report: stored prompts (two prompts of one width)\n" in capsys.readouterr().out
+
+
+def test_stored_prompts_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, runs = made_run(tmp_path / "run", method="spp,sl", tasks="mini_rte,mini_cola")
+    read: list[str] = []
+    load = about_prompts.load_prompts
+    monkeypatch.setattr(about_prompts, "load_prompts", lambda path: read.append(path.name) or load(path))
+    assert report.main([str(folder), "-o", str(tmp_path / "out"), "--no-masking"]) == 0
+    assert sorted(read) == sorted(run.id for run in runs)
+
+
+def test_a_store_of_imported_prompts_is_drawn_by_their_likeness(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, out = tmp_path / "prompts", tmp_path / "out"
     paths = t5_base_prompts(tmp_path)
     for task, path in paths.items():
         assert store.main(["add", str(path), f"--task={task}", "--model=t5-base", f"--store={folder}"]) == 0
+    capsys.readouterr()
     assert report.main([str(folder), "-o", str(out)]) == 0
+    assert "not in the report" not in capsys.readouterr().out, "nothing else could be there"
+    assert "do not hold what" not in (out / "index.html").read_text()
     assert "<h2>Stored prompts</h2>" in (out / "index.html").read_text() and (out / "stored-prompts-768.png").exists()
     heads, *rows = csv.reader((out / "stored-prompts-768.csv").open(encoding="utf-8"))
     names = [f"{task}-m100" for task in paths]

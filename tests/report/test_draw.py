@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from compt_fast.report import draw
 from compt_fast.report.contrasts import Point, Series
@@ -84,3 +85,25 @@ def test_an_inlined_picture_brings_nothing_that_belongs_to_the_page() -> None:
     referred = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', own)
     assert {name for pair in referred for name in pair if name} == set(ids)
     assert draw.INK not in own and "currentColor" in own
+
+
+def test_a_picture_is_laid_out_once_for_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = []
+    execute = ConstrainedLayoutEngine.execute
+    monkeypatch.setattr(
+        ConstrainedLayoutEngine, "execute", lambda self, figure: times.append(1) or execute(self, figure)
+    )
+    figure = draw.heatmap([[0.5, None]], ["rte"], ["S1", "S2"], scale=draw.SHARE, label="weight")
+    first = draw.svg(figure)
+    assert draw.png(figure) and draw.svg(figure) == first and len(times) == 1
+    assert draw.heatmap([[None]], ["rte"], ["S1"], scale=draw.SHARE, label="weight"), "nothing to colour"
+
+
+def test_names_stay_within_the_picture() -> None:
+    """The layout makes room for what stands outside of the cells."""
+    figure = draw.heatmap([[0.5]], ["a row of a long name"], ["a column of a long name"], scale=draw.SHARE, label="x")
+    draw.svg(figure)
+    (axes,) = figure.axes
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        box = label.get_window_extent()
+        assert box.x0 >= 0 and box.y1 <= figure.bbox.height and box.x1 <= figure.bbox.width

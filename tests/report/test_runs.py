@@ -67,7 +67,7 @@ def test_what_has_not_finished_is_named(folder: Path) -> None:
 def test_a_job_before_its_first_result(folder: Path) -> None:
     (folder / "results.json").unlink()
     material = read_runs([folder])
-    assert material.entries == [] and "none of its 12 runs has been scored" in material.missing[0]
+    assert material.entries == [] and "of its 12 runs none has been scored" in material.missing[0]
 
 
 def test_a_run_in_two_folders_counts_once(made: Path, folder: Path) -> None:

@@ -120,6 +120,7 @@ def test_letters_do_not_run_out(tmp_path: Path) -> None:
     [
         ({"suite": "gleu"}, "unknown suite 'gleu'.*Did you mean 'glue'"),
         ({"tasks": ["rtte"]}, "unknown task 'rtte'.*Did you mean 'rte'"),
+        ({"tasks": ["tickets"]}, "unknown task 'tickets'.*needs its --task-file"),
         ({"include": ["mnly"]}, "unknown task 'mnly'.*Did you mean 'mnli'"),
         ({"exclude": ["rte"]}, "unknown task to exclude 'rte'.*Did you mean 'mini_rte'"),
         ({"suite": "glue", "tasks": ["rte"]}, "a suite and a list of tasks"),

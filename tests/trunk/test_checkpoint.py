@@ -124,9 +124,7 @@ def test_a_name_that_the_hub_cannot_serve(monkeypatch) -> None:
         raise ConnectionError("no route\nto the hub")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(
-        InputError, match="'t5-bse' is no folder.*ConnectionError: no route to the hub$"
-    ):
+    with pytest.raises(InputError, match="'t5-bse' is no folder.*ConnectionError: no route to the hub$"):
         find_folder("t5-bse")
 
 
@@ -188,9 +186,7 @@ def test_pickled_weights_on_the_hub_are_left_there_beside_safetensors(
     assert "pytorch_model.bin" not in hub.fetched
 
 
-def test_of_another_model_on_the_hub_only_the_configuration_is_fetched(
-    monkeypatch, folder: Path
-) -> None:
+def test_of_another_model_on_the_hub_only_the_configuration_is_fetched(monkeypatch, folder: Path) -> None:
     edit_json(folder / "config.json", model_type="llama")
     asked = []
     monkeypatch.setattr(

@@ -200,9 +200,7 @@ def test_a_broken_sentencepiece_model(folder: Path) -> None:
 
 def test_a_tokenizer_of_another_trunk(folder: Path) -> None:
     edit_json(folder / "config.json", vocab_size=200)
-    edit_weights(
-        folder, lambda weights: weights.update({"shared.weight": weights["shared.weight"][:200]})
-    )
+    edit_weights(folder, lambda weights: weights.update({"shared.weight": weights["shared.weight"][:200]}))
     assert "has 355 tokens, but the trunk embeds only 200" in refused(folder)
 
 
