@@ -3,8 +3,9 @@
     pytest benchmarks/bench_trunk.py --benchmark-only --benchmark-json=trunk.json
     python -m benchmarks.table trunk.json
 
-`spp` at the shapes of the embedded trunk, t5-small and t5-base, 16 mixed rows a run; one run on a CPU, 1 to 27
-on a GPU. Losses, gradients and answers are compared before anything is timed. Every round times each engine once, in
+`spp` at the shapes of the embedded trunk, t5-small and t5-base, 16 mixed rows a run, whose padding is the median
+of many batches'; one run on a CPU, 1 to 27 on a GPU. Losses and gradients are compared before anything is timed,
+answers are those of the timed rounds. Every round times each engine once, in
 turn, so that what else the machine does meets all of them; ratios are of medians. transformers computes
 on padded rows with SDPA, and is measured as it is, under torch.compile, and as PEFT's prompt tuning, which
 trains one prompt for all rows. In `extra_info`: medians in seconds, real tokens, the products' share of the
@@ -180,11 +181,15 @@ def note(benchmark: BenchmarkFixture, one: Engine, seconds: dict[str, float], pe
     )
 
 
+def compared(size: str, runs: int) -> tuple[str, ...]:
+    """The engines of a step: torch.compile, which is long in compiling, at two sizes and for one run."""
+    return ENGINES if runs > 1 or size == "t5-small" else (*ENGINES, COMPILED)
+
+
 @pytest.mark.parametrize("runs", RUNS)
 def test_trunk_step(size: str, runs: int, folder: Path, benchmark: BenchmarkFixture) -> None:
     """Forward and backward from embeddings to prompts."""
-    names = ENGINES if runs > 1 or size == "t5-small" else (*ENGINES, COMPILED)
-    found = engines(names, size, folder, runs)
+    found = engines(compared(size, runs), size, folder, runs)
     check_steps(found)
     works: dict[str, Work] = {name: one.trunk_step for name, one in found.items()}
     if HAS_PEFT and runs == 1:
@@ -208,19 +213,32 @@ def checked_peft(size: str, folder: Path) -> Work:
 @pytest.mark.parametrize("runs", RUNS)
 def test_training_step(size: str, runs: int, folder: Path, benchmark: BenchmarkFixture) -> None:
     """Composition, trunk, update: what `compt_fast.train` repeats."""
-    found = engines(ENGINES, size, folder, runs)
+    found = engines(compared(size, runs), size, folder, runs)
+    for one in found.values():
+        one.settle()
     with ExitStack() as stack:
         works: dict[str, Work] = {name: stack.enter_context(one.training()) for name, one in found.items()}
         assert works["fast fp32"]() == pytest.approx(works[EXACT](), rel=1e-4)
         timed(benchmark, works, ROUNDS[size])
 
 
-def test_evaluation(size: str, folder: Path, benchmark: BenchmarkFixture) -> None:
-    """300 rows with greedy decoding and scoring."""
+@pytest.mark.parametrize("order", ["sorted", "drawn"])
+def test_evaluation(size: str, order: str, folder: Path, benchmark: BenchmarkFixture) -> None:
+    """300 rows with greedy decoding: sorted by length, many at a time, and scored, as a job evaluates; or 16 mixed
+    rows at a time as they come, as they are trained on.
+    """
     found = engines(ENGINES, size, folder)
-    wanted = found[EXACT].evaluation()
-    assert found["fast fp32"].evaluation() == wanted
-    timed(benchmark, {name: one.evaluation for name, one in found.items()}, 3 if size == "mini" else 2, warm=False)
+    answers: dict[str, Any] = {}
+
+    def work(name: str, one: Engine) -> Work:
+        def answer() -> None:
+            answers[name] = one.evaluation() if order == "sorted" else one.answers()
+
+        return answer
+
+    works = {name: work(name, one) for name, one in found.items()}
+    timed(benchmark, works, {"mini": 5, "t5-small": 2, "t5-base": 1}[size], warm=size == "mini")
+    assert answers["fast fp32"] == answers[EXACT]
 
 
 def test_ladder(folder: Path, benchmark: BenchmarkFixture) -> None:

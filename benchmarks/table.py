@@ -20,6 +20,7 @@ THEIRS = "transformers bf16"
 EXACT = "transformers fp32"
 ENGINES = (OURS, WIDE, THEIRS, EXACT)
 OTHERS = ("torch.compile bf16", "PEFT bf16")
+ORDERS = {"sorted": ", sorted", "drawn": ", 16 mixed at a time"}
 WORKS = {"trunk_step": "trunk step", "training_step": "training step", "evaluation": "evaluation of 300 rows"}
 Row = list[str]
 
@@ -59,8 +60,8 @@ def _parameters(name: str) -> tuple[str, list[str]]:
 
 def _shape(parameters: list[str]) -> str:
     """What was timed: a size and, of several, the number of runs."""
-    size, *runs = parameters
-    return size + (f", {runs[0]} runs" if runs not in ([], ["1"]) else "")
+    size, *others = parameters
+    return size + "".join(f", {runs} runs" for runs in others if runs.isdigit() and runs != "1")
 
 
 def steps(benchmarks: dict[str, Any]) -> Iterator[Row]:
@@ -82,7 +83,8 @@ def steps(benchmarks: dict[str, Any]) -> Iterator[Row]:
         seconds = info["seconds"]
         times = [_time(seconds[engine]) for engine in ENGINES]
         ratios = [f"**{seconds[engine] / seconds[OURS]:.2f}**" for engine in (THEIRS, EXACT)]
-        yield [WORKS[test], _shape(parameters), *times, *ratios]
+        order = [ORDERS[word] for word in parameters if word in ORDERS]
+        yield ["".join([WORKS[test], *order]), _shape(parameters), *times, *ratios]
 
 
 def trunk(benchmarks: dict[str, Any]) -> Iterator[Row]:
