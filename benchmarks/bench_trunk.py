@@ -45,6 +45,7 @@ OURS = "fast bf16"
 EXACT = "transformers fp32"
 ENGINES = (OURS, "fast fp32", "transformers bf16", EXACT)
 COMPILED = "torch.compile bf16"
+REPLAYED = "replayed bf16"
 PEFT = "PEFT bf16"
 ROUNDS = {"mini": 15, "t5-small": 7, "t5-base": 5}
 RUNS = (1, 3, 9, 27) if DEVICE == "cuda" else (1,)
@@ -212,8 +213,9 @@ def checked_peft(size: str, folder: Path) -> Work:
 
 @pytest.mark.parametrize("runs", RUNS)
 def test_training_step(size: str, runs: int, folder: Path, benchmark: BenchmarkFixture) -> None:
-    """Composition, trunk, update: what `compt_fast.train` repeats."""
-    found = engines(compared(size, runs), size, folder, runs)
+    """Composition, trunk, update: what `compt_fast.train` repeats; on a GPU also as a CUDA graph."""
+    replayed = (REPLAYED,) if DEVICE == "cuda" else ()
+    found = engines((*compared(size, runs), *replayed), size, folder, runs)
     for one in found.values():
         one.settle()
     with ExitStack() as stack:

@@ -132,9 +132,12 @@ class Engine:
 
 
 def opened(name: str, size: str, folder: Path, runs: int = 1) -> Engine:
-    """The engine `NAME DTYPE`, as in "fast bf16", "transformers fp32" or "torch.compile bf16"."""
+    """The engine `NAME DTYPE`, as in "fast bf16", "replayed bf16", "transformers fp32" or "torch.compile bf16"."""
     kind, dtype = name.rsplit(" ", 1)
-    engine = Engine(name, job(size, "fast" if kind == "fast" else "reference", dtype, folder, runs), folder)
+    own = kind in ("fast", "replayed")
+    opened_job = job(size, "fast" if own else "reference", dtype, folder, runs)
+    flags = opened_job.flags | {"cuda_graphs": kind == "replayed"}
+    engine = Engine(name, replace(opened_job, flags=flags), folder)
     if kind == "torch.compile":
         model = engine.job.trunk.model  # type: ignore[attr-defined]
         for part in (model.encoder, model.decoder):

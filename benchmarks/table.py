@@ -15,6 +15,7 @@ from typing import Any
 from compt_fast.files import write_json
 
 OURS = "fast bf16"
+REPLAYED = "replayed bf16"
 WIDE = "fast fp32"
 THEIRS = "transformers bf16"
 EXACT = "transformers fp32"
@@ -85,6 +86,9 @@ def steps(benchmarks: dict[str, Any]) -> Iterator[Row]:
         ratios = [f"**{seconds[engine] / seconds[OURS]:.2f}**" for engine in (THEIRS, EXACT)]
         order = [ORDERS[word] for word in parameters if word in ORDERS]
         yield ["".join([WORKS[test], *order]), _shape(parameters), *times, *ratios]
+        if REPLAYED in seconds:
+            ratios = [f"**{seconds[engine] / seconds[REPLAYED]:.2f}**" for engine in (THEIRS, EXACT)]
+            yield [WORKS[test] + ", replayed", _shape(parameters), _time(seconds[REPLAYED]), *times[1:], *ratios]
 
 
 def trunk(benchmarks: dict[str, Any]) -> Iterator[Row]:
@@ -100,6 +104,18 @@ def trunk(benchmarks: dict[str, Any]) -> Iterator[Row]:
         speed = f"{info['tokens'] / seconds[OURS]:,.0f}"
         share = f"{info['share_of_peak']:.0%} of {info['peak_gflop_per_second']:.0f} GFLOP/s"
         yield [_shape(parameters), speed, f"{info['slots_per_token']:.2f}", share, *others]
+
+
+def fleet(benchmarks: dict[str, Any]) -> Iterator[Row]:
+    """Training steps of several runs in one against transformers' of one run after the other."""
+    yield ["training step", "fast, bf16", "transformers, bf16, one run", "times as many rows a second"]
+    for name, info in benchmarks.items():
+        test, parameters = _parameters(name)
+        if test != "training_step" or parameters[1:] in ([], ["1"]):
+            continue
+        alone = benchmarks[f"training_step[{parameters[0]}-1]"]["seconds"][THEIRS]
+        mine = info["seconds"].get(REPLAYED, info["seconds"][OURS])
+        yield [_shape(parameters), _time(mine), _time(alone), f"**{int(parameters[1]) * alone / mine:.1f}**"]
 
 
 def memory(benchmarks: dict[str, Any]) -> Iterator[Row]:
@@ -130,11 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     found = read(given.file)
     benchmarks = found["benchmarks"]
-    tables = [steps(benchmarks), trunk(benchmarks), memory(benchmarks)]
+    tables = [list(table(benchmarks)) for table in (steps, trunk, fleet, memory)]
     if "ladder" in benchmarks and "trunk_step[t5-base-1]" in benchmarks:
-        tables.append(ladder(benchmarks))
+        tables.append(list(ladder(benchmarks)))
     print(f"{found['processor']}, {found['date']}\n")
-    print("\n\n".join(markdown(list(rows)) for rows in tables))
+    print("\n\n".join(markdown(rows) for rows in tables if len(rows) > 1))
     if given.out is not None:
         write_json(given.out, found)
     return 0

@@ -41,6 +41,11 @@ For the inside of a frozen layer's own backward there are besides, on the CPU, u
 inside, and all but the first refuse what requires a gradient:
 
     packed_attention_backward(grad_out, qkv, out, lse, offsets, bias) -> grad_qkv
+    product(x (N, k), weight, back=False, relu=False) -> (N, m)  x weight^T, weight (m, k), or with `back` x weight,
+                                                                weight (k, m); with `relu` what is above 0 of it
+    product_where(x (N, k), weight (k, m), inner (N, m))        x weight where inner is above 0, else 0
+    product_add(x (N, k), weight (m, k), total (N, m))          total += x weight^T, in place, rounded once
+    has_products(dtype) -> bool                                 whether these are quick on this processor
     rms_norm(x (N, d), eps) -> y (N, d), r (N, 1) fp32          r = rsqrt(mean(x^2) + eps), y = x r
     rms_norm_backward(grad_y, y, r, grad)                       grad += r (grad_y - y mean(grad_y y)), in place
     gated_gelu(uv (N, 2f)) -> (N, f)                            gelu(u) v, the tanh form of the gelu

@@ -44,6 +44,14 @@ def t5(folders: dict[str, Path]) -> Pair:
     return load(folders["t5"])
 
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def anywhere(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Pair:
+    return load(folders["t5"], device=request.param)
+
+
 def check_losses_and_gradients(pair: Pair, prompts: Sequence[Tensor], batch: Batch) -> None:
     losses, wanted = (trunk.row_losses(TargetPrompts.from_stacks(prompts), batch) for trunk in pair)
     torch.testing.assert_close(losses, wanted, rtol=1e-5, atol=1e-5)
@@ -64,7 +72,7 @@ def made_batch(trunk: Trunk, lengths: Sequence[int], slots: int, seed: int = 0) 
         [text(length) for length in lengths],
         [text(rng.randint(1, 4)) for _ in lengths],
         [rng.randrange(slots) for _ in lengths],
-    )
+    ).to(trunk.device)
 
 
 def test_losses_and_gradients_are_those_of_transformers(pair: Pair) -> None:
@@ -97,8 +105,22 @@ def test_without_the_extension_all_is_the_same(pair: Pair, monkeypatch: pytest.M
     ],
     ids=["one token", "single tokens", "primes", "equal", "extreme", "200 rows"],
 )
-def test_rows_of_any_lengths(t5: Pair, lengths: list[int]) -> None:
-    check_losses_and_gradients(t5, some_prompts(t5[0]), made_batch(t5[0], lengths, slots=4))
+def test_rows_of_any_lengths(anywhere: Pair, lengths: list[int]) -> None:
+    check_losses_and_gradients(anywhere, some_prompts(anywhere[0]), made_batch(anywhere[0], lengths, slots=4))
+
+
+def test_how_many_rows_a_cpu_takes_at_a_time_changes_no_bit(t5: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk = t5[0]
+    prompts, lengths = some_prompts(trunk), [random.Random(6).randint(1, 60) for _ in range(40)]
+    batch, found = made_batch(trunk, lengths, slots=4), []
+    for tokens in (10**9, 100, 1):
+        monkeypatch.setattr(packed, "CACHED_TOKENS", tokens)
+        losses = trunk.row_losses(TargetPrompts.from_stacks(prompts), batch)
+        answers = trunk.generate(TargetPrompts.from_stacks(prompts), batch, 4)
+        found.append((losses, gradients(losses, prompts), answers))
+    for losses, grads, answers in found[1:]:
+        assert torch.equal(losses, found[0][0]) and answers == found[0][2]
+        assert all(map(torch.equal, grads, found[0][1]))
 
 
 def test_slots_without_prompt_tokens_read_the_text_alone(t5: Pair) -> None:
@@ -112,9 +134,10 @@ def test_slots_without_prompt_tokens_read_the_text_alone(t5: Pair) -> None:
     losses.sum().backward()  # nothing to differentiate is no error
 
 
-def test_a_batch_of_27_runs(t5: Pair) -> None:
+def test_a_batch_of_27_runs(anywhere: Pair) -> None:
+    t5, device = anywhere, anywhere[0].device
     runs, tasks = 27, 3
-    stack = torch.randn(runs, tasks, 5, 32, generator=torch.Generator().manual_seed(1))
+    stack = torch.randn(runs, tasks, 5, 32, generator=torch.Generator().manual_seed(1)).to(device)
     stack.requires_grad_()
     prompts = list(stack.flatten(0, 1))
     rng = random.Random(2)
@@ -131,7 +154,7 @@ def test_a_batch_of_27_runs(t5: Pair) -> None:
             [sources[b].tolist() for b in one_run],
             [targets[b].tolist() for b in one_run],
             batch.slots[one_run].tolist(),
-        ),
+        ).to(device),
     )
     torch.testing.assert_close(whole[one_run], alone, rtol=1e-5, atol=1e-5)
 
@@ -160,15 +183,20 @@ def test_a_neighbour_that_is_not_finite_spoils_no_other_row(t5: Pair) -> None:
     torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("rows", [None, 200])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bf16_strays_from_fp32_no_more_than_twice_what_transformers_does(folders: dict[str, Path], family: str) -> None:
+def test_bf16_strays_from_fp32_no_more_than_twice_what_transformers_does(
+    folders: dict[str, Path], family: str, rows: int | None, device: str
+) -> None:
     """Over several prompts together: a single one's error hangs on which relus happen to flip."""
-    _, exact = load(folders[family])
-    rounded = load(folders[family], torch.bfloat16)
+    _, exact = load(folders[family], device=device)
+    rounded = load(folders[family], torch.bfloat16, device)
     errors = {name: [0.0, 0.0] for name in ("losses", "gradients")}
+    lengths = [random.Random(5).randint(1, 60) for _ in range(rows or 0)]
     for seed in range(4):
         prompts = some_prompts(exact, seed=seed)
-        batch = some_batch(exact)
+        batch = made_batch(exact, lengths, slots=4, seed=seed) if rows else some_batch(exact)
         wanted = exact.row_losses(TargetPrompts.from_stacks(prompts), batch)
         wanted_grads = gradients(wanted, prompts)
         for i, trunk in enumerate(rounded):
