@@ -41,11 +41,6 @@ def shot_count(text: str) -> int | str:
     return "full" if text == "full" else int(text)
 
 
-def auto_count(text: str) -> int | str:
-    """A whole number, or `auto`."""
-    return AUTO if text == AUTO else int(text)
-
-
 def place(text: str) -> str:
     """A file or folder, absolute, so that a job can go on from another working directory."""
     return os.path.abspath(os.path.expanduser(text))
@@ -58,7 +53,6 @@ def trunk_name(text: str) -> str:
 
 
 Parser = Callable[[str], Any]
-AUTO = "auto"  # a choice that is the machine's
 CHOSEN_INITS = (RANDOM, STORED, SPOT)
 
 
@@ -189,11 +183,10 @@ JOB_FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "runs-at-once",
-        auto_count,
-        AUTO,
-        "runs that train side by side, in one pass over the trunk, while the rest wait: more are quicker and take "
-        "more memory, and what a run learns does not depend on it (on a CPU in fp32 to the last bit); auto is as many "
-        "as half of the free memory holds, up to 24",
+        integer,
+        12,
+        "runs that train side by side, in one pass over the trunk, while the rest wait: more take more memory, and "
+        "fill a larger device; what a run learns does not depend on it (on a CPU in fp32 to the last bit)",
     ),
     Flag("eval-size", integer, 300, "evaluation rows a task"),
     Flag("eval-batch-size", integer, 128, "rows a batch in evaluation"),
@@ -252,7 +245,7 @@ def add_flag(parser: argparse._ActionsContainer, flag: Flag, help: str) -> None:
 
 
 def _metavar(flag: Flag) -> str:
-    words: dict[Parser, str] = {integer: "N", auto_count: "N", number: "X", shot_count: "K", place: "PATH"}
+    words: dict[Parser, str] = {integer: "N", number: "X", shot_count: "K", place: "PATH"}
     word = words.get(flag.parse, flag.name.split("-")[-1].upper())
     return f"{word}[,{word}]" if flag.many or flag.listed else word
 
@@ -295,7 +288,7 @@ def merge_flags(given: dict[str, Any], settings: dict[str, Any], where: str) -> 
         if value is not None:
             flags[key] = parse(key, value, f"--{FLAGS[key].name}")
     for key in AT_LEAST_ONE:
-        if flags[key] != AUTO and flags[key] < 1:
+        if flags[key] < 1:
             raise InputError(f"--{FLAGS[key].name} must be above 0, not {flags[key]}")
     if flags["source_steps"] is not None and flags["source_steps"] < 1:
         raise InputError(f"--source-steps must be above 0, not {flags['source_steps']}")
@@ -344,7 +337,6 @@ def _one(flag: Flag, value: Any, where: str) -> Any:
             integer: "a whole number",
             number: "a finite number",
             shot_count: "a whole number or 'full'",
-            auto_count: "a whole number or 'auto'",
         }
         raise InputError(f"{where} takes {expected[flag.parse]}, not {text!r}") from None
 

@@ -127,11 +127,10 @@ def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
     from compt_fast.fleet.job import open_job, prepare_folder, record_stored
     from compt_fast.fleet.stage_one import keep, open_stage_one
     from compt_fast.fleet.starts import Starts
-    from compt_fast.fleet.width import settled
     from compt_fast.prompts.store import PromptStore
 
     native.keep_quiet()  # of a build that fails the plan tells
-    job = settled(open_job(flags, folder=folder), folder)
+    job = open_job(flags, folder=folder)
     saved = _state(folder, job)
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(flags["store"] or folder / "store"))

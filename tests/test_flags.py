@@ -49,7 +49,6 @@ def test_comma_lists_and_switches() -> None:
         (["--lr-source", "0.1,0.10"], "--lr-source names 0.1 twice"),
         (["--steps", "3", "--epochs", "2"], "--steps and --epochs exclude each other"),
         (["--runs-at-once", "0"], "--runs-at-once must be above 0, not 0"),
-        (["--runs-at-once", "all"], "--runs-at-once takes a whole number or 'auto', not 'all'"),
         (["--eval-size", "-1"], "--eval-size must be above 0, not -1"),
         (["--eval-batch-size", "0"], "--eval-batch-size must be above 0"),
         (["--checkpoint-every", "0"], "--checkpoint-every must be above 0"),

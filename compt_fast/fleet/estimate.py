@@ -62,8 +62,8 @@ def estimate(trainer: Trainer) -> Estimate | None:
     if not left:
         return None
     text = trainer.flags["max_source_length"]
-    largest = sorted(left, key=lambda run: need(run, text), reverse=True)[:width]
-    alike = len({need(run, text) for run in left}) == 1
+    largest = sorted(left, key=lambda run: _need(run, text), reverse=True)[:width]
+    alike = len({_need(run, text) for run in left}) == 1
     most = 1 if alike else min(PARTS, -(-len(left) // width))
     bearable = _work(trainer, left) / WORTH
     count = next((n for n in range(most, 0, -1) if _cost(trainer, largest, n) <= bearable), 0)
@@ -90,7 +90,7 @@ def estimate(trainer: Trainer) -> Estimate | None:
     return Estimate(training / max(1.0, steps), scoring / len(left), training + scoring, memory)
 
 
-def need(run: Run, text: int) -> tuple[int, int]:
+def _need(run: Run, text: int) -> tuple[int, int]:
     """Orders runs by what their steps take: tokens of the encoder's input at most, then parameters."""
     return run.config.batch_size * (run.shape.target_length + text), run.parameters
 
@@ -129,7 +129,7 @@ def scored_rows(trainer: Trainer, run: Run) -> int:
     return rows
 
 
-def zeros(run: Run) -> dict[str, Tensor]:
+def _zeros(run: Run) -> dict[str, Tensor]:
     """Stand-ins for stored prompts, which need not be there yet: the time does not depend on them."""
     sizes = parameter_shapes(run.shape)
     return {name: torch.zeros(sizes[name]) for name in sizes if name.endswith("_tokens")}
@@ -139,7 +139,7 @@ def _seconds(trainer: Trainer, runs: Sequence[Run], steps: int) -> tuple[float, 
     """Seconds of a step of `runs` side by side, as `steps` after a first one take on average, and of scoring a row."""
     # A few steps are no more than graphs need to be captured: without them the time does not come out too low.
     flags = trainer.flags | {"cuda_graphs": False}
-    probe = Trainer(list(runs), trainer.trunk, trainer.trunk_hash, trainer.data, flags, trainer.folder, zeros)
+    probe = Trainer(list(runs), trainer.trunk, trainer.trunk_hash, trainer.data, flags, trainer.folder, _zeros)
     return _step_seconds(probe, steps), _row_seconds(probe)
 
 
@@ -153,16 +153,10 @@ def _silent(probe: Trainer) -> Iterator[Monitor]:
         yield monitor
 
 
-def first_step(probe: Trainer) -> None:
-    """Take the first step of all runs of a trainer that is thrown away."""
+def _step_seconds(probe: Trainer, steps: int) -> float:
     with _silent(probe) as monitor:
         probe.refill()
         probe.train_step(monitor)
-
-
-def _step_seconds(probe: Trainer, steps: int) -> float:
-    first_step(probe)
-    with _silent(probe) as monitor:
         began = time.perf_counter()
         for _ in range(steps):
             probe.train_step(monitor)  # its reading of the losses waits for a GPU

@@ -60,7 +60,6 @@ def settings(trunk: Path, task_files: list[Path], **changes: Any) -> dict[str, s
         "max_source_length": 32,
         "eval_size": 6,
         "scoring": "rank",
-        "runs_at_once": 12,  # not a matter of the machine's memory, and without a step to measure it
     }
     return {k: str(v) for k, v in (chosen | changes).items() if v is not None}
 
