@@ -47,7 +47,7 @@ ENGINES = (OURS, "fast fp32", "transformers bf16", EXACT)
 COMPILED = "torch.compile bf16"
 REPLAYED = "replayed bf16"
 PEFT = "PEFT bf16"
-ROUNDS = {"mini": 15, "t5-small": 5, "t5-base": 4}
+ROUNDS = {"mini": 15, "t5-small": 5, "t5-base": 3}
 RUNS = (1, 3, 9, 27) if DEVICE == "cuda" else (1,)
 ROOT = Path(__file__).parents[1]
 Work = Callable[[], Any]
