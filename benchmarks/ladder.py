@@ -1,6 +1,7 @@
 """The fast engine with its techniques switched off: a rung has those of the rungs above it in `RUNGS`.
 
-On a CPU and on a GPU they differ. Replayed steps are whole training steps: `bench_fleet` times them.
+On a CPU and on a GPU they differ. Replayed steps are whole training steps: `bench_trunk` and `bench_fleet`
+time them.
 """
 
 from __future__ import annotations

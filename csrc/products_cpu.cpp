@@ -12,11 +12,11 @@ namespace compt_fast {
 namespace {
 
 constexpr int64_t kPanel = kTileColumns * kLanes;  // columns that are packed at a time
-constexpr int64_t kDeep = 1536;                    // units of the inner dimension that are: 384 KiB of cache
+constexpr int64_t kDeep = 1536;                    // units of the inner dimension that are: 384 KiB of cache at most
 constexpr int64_t kSum = 384;                      // units that are summed up before they join the others: it rounds less
 constexpr int64_t kBlock = 2 * kTileRows;          // rows that meet a panel at a time
 constexpr int64_t kLine = 64;                      // bytes of a cache line
-constexpr int64_t kChunk = 1024;                   // rows of a task at most
+constexpr int64_t kChunk = 86 * kBlock;            // rows of a task at most
 constexpr int64_t kTasks = 8;                      // that a thread has at least, where there are rows for them
 
 int64_t parts(int64_t n, int64_t of) {
@@ -159,10 +159,13 @@ void multiply_panel(const Product<T>& job, int64_t panel, int64_t first, int64_t
 
 template <typename T>
 void multiply(const Product<T>& job) {
+  if (job.rows == 0 || job.columns == 0) {
+    return;
+  }
   const int64_t panels = parts(job.columns, kPanel);
-  const int64_t wanted = parts(kTasks * at::get_num_threads(), std::max<int64_t>(1, panels));
-  const int64_t chunks = std::max(parts(job.rows, kChunk), std::min(wanted, parts(job.rows, kBlock)));
-  const int64_t chunk = round_up(parts(job.rows, std::max<int64_t>(1, chunks)), kTileRows);
+  const int64_t wanted = parts(kTasks * at::get_num_threads(), panels);
+  const int64_t chunk = std::min(kChunk, round_up(parts(job.rows, wanted), kBlock));
+  const int64_t chunks = parts(job.rows, chunk);  // the last one may be shorter, and none is empty
   at::parallel_for(0, panels * chunks, 1, [&](int64_t begin, int64_t end) {
     int64_t packed = -1;
     for (int64_t task = begin; task < end; ++task) {

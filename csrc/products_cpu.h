@@ -10,7 +10,7 @@ namespace compt_fast {
 enum class After {
   kNothing,
   kRelu,   // what is below 0 becomes 0
-  kWhere,  // it becomes 0 where `other` is not above 0: the way back through a relu
+  kWhere,  // it becomes 0 where `other` is 0 or below: the way back through a relu
   kAdd,    // `y` is added to it
 };
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from compt_fast import train
+from compt_fast.fleet import estimate
 from compt_fast.native import build, library
 from tests.helpers.jobs import Line
 
@@ -56,16 +57,19 @@ def test_what_is_known_before_is_one_line(
     assert printed.startswith("Not on this machine: ") and reason in printed and not warned
 
 
+@pytest.mark.parametrize("measured", [True, False])
 @pytest.mark.usefixtures("unbuilt")
 def test_a_build_that_fails_is_said_once(
-    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    measured: bool, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the plan: the trunk has tried it for its weights."""
+    """In the line where the estimate has tried it; else training tries it, and a warning says so."""
     broken = tmp_path / "build.py"
     broken.write_text("print('undeclared identifier'); raise SystemExit(1)", encoding="utf-8")
     monkeypatch.setattr(build, "__file__", str(broken))
     monkeypatch.setattr(build, "missing_tool", lambda: None)
     monkeypatch.setattr(build, "facts", lambda sources: {})
+    if measured:
+        monkeypatch.setattr(estimate, "WORTH", 1e-3)
     printed, warned = said_by(line(tmp_path / "run"), capsys)
-    assert len(printed) == 1 and not warned
+    assert len(printed) == measured and len(warned) == (not measured)
     assert "building failed, see " in "".join(printed + warned)

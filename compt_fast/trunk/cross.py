@@ -24,6 +24,8 @@ from compt_fast.trunk.rows import Group, Pairs
 from compt_fast.trunk.rowwise import compiled
 from compt_fast.trunk.weights import Weights
 
+FEW = 8  # tokens
+
 CrossKept = tuple[Tensor, list[Tensor]]
 """The queries as they attended; and, when carried, what their reading wants kept."""
 
@@ -90,16 +92,14 @@ class Carried(Reading):
 
     def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossKept]:
         k, v = self._maps(depth)
-        carried = _tokens_first(q.transpose(0, 1) @ k)
+        carried = _by_head(q, k).flatten(0, 1)
         attended, kept = self._keys.read(carried)
-        out = attended.view(len(q), len(k), -1).transpose(0, 1) @ v.transpose(1, 2)
-        return out.transpose(0, 1), (carried, kept)
+        return _by_head(attended.view(len(q), len(k), -1), v.transpose(1, 2)), (carried, kept)
 
     def backward(self, grad: Tensor, kept: CrossKept, depth: int) -> Tensor:
         k, v = self._maps(depth)
-        carried_grad = self._keys.read_backward(_tokens_first(grad.transpose(0, 1) @ v), *kept)
-        by_head = carried_grad.view(len(grad), len(k), -1).transpose(0, 1)
-        return (by_head @ k.transpose(1, 2)).transpose(0, 1)
+        carried_grad = self._keys.read_backward(_by_head(grad, v).flatten(0, 1), *kept)
+        return _by_head(carried_grad.view(len(grad), len(k), -1), k.transpose(1, 2))
 
     def states_grad(self) -> Tensor:
         return self._keys.grad()
@@ -161,6 +161,12 @@ def carrying_pays(asked: int, seen: int, states: int, weights: Weights) -> bool:
     return carrying <= states * inner * width + seen * inner
 
 
-def _tokens_first(by_head: Tensor) -> Tensor:
-    """(H, M, d) as (M H, d)."""
-    return by_head.transpose(0, 1).reshape(-1, by_head.shape[2])
+def _by_head(x: Tensor, maps: Tensor) -> Tensor:
+    """Each token's (M, H, a) products with the heads' matrices (H, a, b): (M, H, b).
+
+    A few tokens are filled up: torch multiplies fewer than four in another order, and what a row gives must not depend
+    on how many there are.
+    """
+    few = max(0, FEW - len(x))
+    wide = F.pad(x, (0, 0, 0, 0, 0, few)) if few and x.device.type == "cpu" else x
+    return (wide.transpose(0, 1) @ maps).transpose(0, 1)[: len(x)]

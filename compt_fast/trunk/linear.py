@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,27 +20,36 @@ class Frozen:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.contiguous()
-        self._own = compiled(weight) and torch.ops.compt_fast.has_products(weight.dtype)
 
     def __call__(self, x: Tensor, relu: bool = False) -> Tensor:
         """`x W^T`, (n, in) -> (n, out), and of that, with `relu`, what is above 0."""
-        if self._own:
+        if _own(x):
             return torch.ops.compt_fast.product(x, self.weight, False, relu)
         y = F.linear(x, self.weight)
         return y.relu_() if relu else y
 
     def add_(self, x: Tensor, total: Tensor) -> None:
         """`total += x W^T`, (n, in) to (n, out)."""
-        if self._own:
+        if _own(x):
             torch.ops.compt_fast.product_add(x, self.weight, total)
         else:
             total += F.linear(x, self.weight)
 
     def back(self, grad: Tensor, inner: Tensor | None = None) -> Tensor:
         """`grad W`, (n, out) -> (n, in); with `inner` (n, in), what a relu gave, only where that is above 0."""
-        if self._own and inner is not None:
-            return torch.ops.compt_fast.product_where(grad, self.weight, inner)
-        if self._own:
+        if not _own(grad):
+            y = grad @ self.weight
+            return y if inner is None else torch.ops.aten.threshold_backward.default(y, inner, 0)
+        if inner is None:
             return torch.ops.compt_fast.product(grad, self.weight, True)
-        y = grad @ self.weight
-        return y if inner is None else torch.ops.aten.threshold_backward.default(y, inner, 0)
+        return torch.ops.compt_fast.product_where(grad, self.weight, inner)
+
+
+def _own(x: Tensor) -> bool:
+    return compiled(x) and _has_products(x.dtype)
+
+
+@lru_cache
+def _has_products(dtype: torch.dtype) -> bool:
+    found: bool = torch.ops.compt_fast.has_products(dtype)
+    return found

@@ -72,7 +72,7 @@ class PackedTrunk(BaseTrunk):
             _Piece(
                 slice(int(offsets[rows[0]]), int(offsets[rows[-1] + 1])),
                 self._layout(offsets_of(offsets.diff()[rows]), prompts.lengths[batch.slots[rows]]),
-                Targets.of(batch.take(rows), self.start_id, self.weights),
+                Targets.of(batch.take(rows) if len(rows) < batch.rows else batch, self.start_id, self.weights),
             )
             for rows in _at_a_time(offsets, self.device)
         ]

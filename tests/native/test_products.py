@@ -103,14 +103,20 @@ def test_what_is_not_finite_stays_so_and_in_its_row(dtype: torch.dtype) -> None:
     assert torch.ops.compt_fast.product_where(x, weight.T.contiguous(), inner)[4].isnan().all()
 
 
-def test_threads_give_the_same_bits() -> None:
-    x, weight, _ = sides((301, 96, 200), torch.float32, back=False)
-    y = torch.ops.compt_fast.product(x, weight)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("inner", [96, 2000, 4000])
+def test_threads_give_the_same_bits(inner: int, back: bool, dtype: torch.dtype) -> None:
     before = torch.get_num_threads()
     try:
-        for threads in (1, 3, 5):
-            torch.set_num_threads(threads)
-            assert torch.equal(torch.ops.compt_fast.product(x, weight), y)
+        for rows in (1, 49, 53, 75, 100, 301):
+            x, weight, right = sides((rows, inner, 130), dtype, back)
+            found = []
+            for threads in (1, 3, 8, 16):
+                torch.set_num_threads(threads)
+                found.append(torch.ops.compt_fast.product(x, weight, back))
+            close(found[0], right, inner)
+            assert all(torch.equal(y, found[0]) for y in found[1:])
     finally:
         torch.set_num_threads(before)
 

@@ -109,9 +109,13 @@ def test_rows_of_any_lengths(anywhere: Pair, lengths: list[int]) -> None:
     check_losses_and_gradients(anywhere, some_prompts(anywhere[0]), made_batch(anywhere[0], lengths, slots=4))
 
 
-def test_how_many_rows_a_cpu_takes_at_a_time_changes_no_bit(t5: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    trunk = t5[0]
-    prompts, lengths = some_prompts(trunk), [random.Random(6).randint(1, 60) for _ in range(40)]
+@pytest.mark.parametrize("name", ["t5", "mini"])
+def test_how_many_rows_a_cpu_takes_at_a_time_changes_no_bit(
+    name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = PackedTrunk.load(str(folders.get(name, name)), dtype=torch.float32, device="cpu", prompt_position="prepend")
+    rng = random.Random(6)
+    prompts, lengths = some_prompts(trunk), [rng.randint(10, 60) for _ in range(40)]
     batch, found = made_batch(trunk, lengths, slots=4), []
     for tokens in (10**9, 100, 1):
         monkeypatch.setattr(packed, "CACHED_TOKENS", tokens)
