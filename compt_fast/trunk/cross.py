@@ -92,13 +92,13 @@ class Carried(Reading):
 
     def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossKept]:
         k, v = self._maps(depth)
-        carried = _by_head(q, k).flatten(0, 1)
+        carried = _by_head(q, k).flatten(0, 1).contiguous()
         attended, kept = self._keys.read(carried)
         return _by_head(attended.view(len(q), len(k), -1), v.transpose(1, 2)), (carried, kept)
 
     def backward(self, grad: Tensor, kept: CrossKept, depth: int) -> Tensor:
         k, v = self._maps(depth)
-        carried_grad = self._keys.read_backward(_by_head(grad, v).flatten(0, 1), *kept)
+        carried_grad = self._keys.read_backward(_by_head(grad, v).flatten(0, 1).contiguous(), *kept)
         return _by_head(carried_grad.view(len(grad), len(k), -1), k.transpose(1, 2))
 
     def states_grad(self) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compt_fast import native
 from compt_fast.errors import InputError
+from compt_fast.fleet.job import MINI_WEIGHTS
 from compt_fast.trunk import packed
 from compt_fast.trunk.batch import Batch, TargetPrompts, make_batch
 from compt_fast.trunk.packed import PackedTrunk
@@ -113,7 +114,8 @@ def test_rows_of_any_lengths(anywhere: Pair, lengths: list[int]) -> None:
 def test_how_many_rows_a_cpu_takes_at_a_time_changes_no_bit(
     name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trunk = PackedTrunk.load(str(folders.get(name, name)), dtype=torch.float32, device="cpu", prompt_position="prepend")
+    folder = folders.get(name, MINI_WEIGHTS)
+    trunk = PackedTrunk.load(str(folder), dtype=torch.float32, device="cpu", prompt_position="prepend")
     rng = random.Random(6)
     prompts, lengths = some_prompts(trunk), [rng.randint(10, 60) for _ in range(40)]
     batch, found = made_batch(trunk, lengths, slots=4), []
