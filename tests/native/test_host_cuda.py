@@ -24,7 +24,6 @@ pytestmark = [
 
 INDICES = ("prompt_offsets", "slots", "row_offsets", "token_ids")
 WILD = (-(2**63), 2**63 - 1, -(2**62), 2**62, -1, 1, 3, 99)
-NO_BARRIERS = ("    __syncthreads();", "")
 OFFSETS_PAST_ONE_SLICE = ([3, 0, 1], [row % 3 for row in range(1100)])
 """Lengths of prompts and rows; a block adds up 1,024 rows at a time."""
 
@@ -177,9 +176,9 @@ def test_fewer_blocks_than_rows(folder: Path) -> None:
 RACING = [job(*OFFSETS_PAST_ONE_SLICE, width=8), job(width=520), job(slack=30)]
 
 
-def run_for_races(program: Path) -> None:
+def run_or_skip(program: Path, jobs: Sequence[Case]) -> None:
     try:
-        check(program, RACING)
+        check(program, jobs)
     except Failure as error:
         if "unexpected memory mapping" in str(error):
             pytest.skip("this kernel places programs where ThreadSanitizer cannot run them")
@@ -187,13 +186,22 @@ def run_for_races(program: Path) -> None:
 
 
 def test_no_two_threads_race(folder: Path) -> None:
-    run_for_races(build(folder / "races", RACES))
+    run_or_skip(build(folder / "races", RACES), RACING)
 
 
-@pytest.mark.parametrize("barrier", ["first", "second"])
-def test_a_missing_barrier_is_found(folder: Path, barrier: str) -> None:
-    """What holds the kernels to the test above: it sees the one bug that it is there for."""
-    places = {"first": "    __syncthreads();\n", "second": "    __syncthreads();  // before"}
-    without = changed(folder, (places[barrier], "    // before"))
-    with pytest.raises(Failure, match="data race"):
-        run_for_races(build(folder / f"without_{barrier}", RACES, without))
+PLANTED = {
+    "no barrier after the sums of warps are written": ("__syncthreads();\n", "\n", RACES, "data race"),
+    "no barrier before they are written again": ("__syncthreads();  //", "//", (), "depend on the order of threads"),
+    "a row's end is one element late": ("i = whole + lane; i < width;", "i = whole + lane; i <= width;", ADDRESSES, "overflow"),
+    "pieces where rows are not aligned": (" % 16 == 0;", " % 1 == 0;", ADDRESSES, "misaligned"),
+}
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_is_found(folder: Path, bug: str) -> None:
+    """What holds the tests above to what they promise."""
+    old, new, sanitizer, report = PLANTED[bug]
+    kernels = changed(folder, (old, new))
+    jobs = [*RACING, job(shifts={"prompts": 4, "embedding": 2})]
+    with pytest.raises(Failure, match=report):
+        run_or_skip(build(folder / kernels.stem, sanitizer, kernels), jobs)
