@@ -23,6 +23,7 @@ from compt_fast.fleet.data import JobData, ScoredRows, TrainingRow
 from compt_fast.fleet.evaluation import average, evaluate
 from compt_fast.fleet.fixed_step import Outcome
 from compt_fast.fleet.graphs import Graphs, refused
+from compt_fast.fleet.identity import Identity
 from compt_fast.fleet.interrupts import Interrupts
 from compt_fast.fleet.monitor import Monitor
 from compt_fast.fleet.plan import Run
@@ -78,6 +79,11 @@ class Trainer:
         if self.flags["select"] == "best":
             for run in self.runs:
                 self._check_development(run)
+
+    @property
+    def identity(self) -> Identity:
+        """What tells the job's files from another's."""
+        return Identity(self.trunk_hash, self.flags, {run.id: run.config for run in self.runs})
 
     @property
     def total_steps(self) -> int:
@@ -137,7 +143,9 @@ class Trainer:
 
     def save(self, monitor: Monitor) -> None:
         """Write a checkpoint of the present state."""
+        members = [member.run.id for cohort in self.cohorts for member in cohort.members]
         state = {
+            "job": self.identity.hash([*self.results, *members]),
             "step": self.step,
             "wall_seconds": self.wall_seconds,
             "metrics_offset": monitor.offset,
@@ -354,7 +362,7 @@ class Trainer:
     def write_results(self) -> None:
         """Write `results.json` with every run's state as of now."""
         results = [self.results.get(run.id) or RunResult.waiting(run) for run in self.runs]
-        write_results(self.folder, results, self.wall_seconds)
+        write_results(self.folder, results, self.wall_seconds, self.identity.hash(run.id for run in self.runs))
 
     def _source_tasks(self, run: Run) -> list[str] | None:
         """The task of each source prompt, where they started from stored ones."""
