@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,26 +147,25 @@ def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
     store = PromptStore(Path(flags["store"] or folder / "store"))
     starts = Starts(job, store, [run for run in job.runs if run.id not in done])
     take_in(starts, folder)
-    with ExitStack() as claims:
-        stage_one = []
-        for own_folder, own_job in open_stage_one(folder, job, starts.lacking()):
-            claims.enter_context(claimed(own_folder))
-            own_saved = _state(own_folder, own_job)
-            stage_one.append((own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
-        trainer = _trainer(folder, job, saved, starts.of)
+    stage_one = []
+    for own_folder, own_job in open_stage_one(folder, job, starts.lacking()):
+        own_saved = _state(own_folder, own_job)
+        stage_one.append((own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
+    trainer = _trainer(folder, job, saved, starts.of)
 
-        console = Console(markup=False)  # brackets in names are no markup
-        _announce(console, trainer, [own for _, _, own in stage_one], store)
-        command = ["compt-fast", "train", *arguments]
-        prepare_folder(folder, job, command)
-        if saved is None:
-            trainer.write_results()
-        for own_job, own_saved, own in stage_one:
+    console = Console(markup=False)  # brackets in names are no markup
+    _announce(console, trainer, [own for _, _, own in stage_one], store)
+    command = ["compt-fast", "train", *arguments]
+    prepare_folder(folder, job, command)
+    if saved is None:
+        trainer.write_results()
+    for own_job, own_saved, own in stage_one:
+        with nullcontext() if own.folder.exists() else claimed(own.folder):  # with the job's folder the old ones are
             prepare_folder(own.folder, own_job, command)
             code = _work(console, own, own_saved, folder)
-            if code >= FIRST_SIGNAL:
-                return code
-            keep(store, own.folder, own.ended)
+        if code >= FIRST_SIGNAL:
+            return code
+        keep(store, own.folder, own.ended)
     starts.refresh()
     record_stored(folder, starts.used())
     return _work(console, trainer, saved, folder)

@@ -76,7 +76,8 @@ def _made_anew(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process, made where it is not there, and gone again where it stays empty.
+    """Hold a run folder, with those of its stage one, for this process; made where it is not there, and gone again
+    where it stays empty.
 
     What a process that died left half written is removed. Raises `InputError` where another process holds it,
     where it cannot be written, and where a part of it is a link that leads elsewhere.
@@ -90,6 +91,8 @@ def claimed(folder: Path) -> Iterator[None]:
             clean(folder, WRITTEN.__contains__)
             for part in ("prompts", "checkpoints"):
                 clean(folder / part, is_name)
+            for stage in sorted(path for path in folder.glob("sources-*") if path.is_dir()):
+                held.enter_context(claimed(stage))
         except OSError as error:
             raise InputError(f"--out {folder}: cannot be written ({error.strerror})") from None
         yield
