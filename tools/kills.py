@@ -225,7 +225,7 @@ def anywhere(victim: Victim, chance: random.Random) -> Iterator[list[Fault]]:
 
 
 def prepare() -> None:
-    """Train once, so that what jobs import, draw and open is there; with one thread, as forks survive no pool of them."""
+    """Train once, so that what jobs import and open is there; with one thread, as forks survive no pool of them."""
     os.environ |= {"TOKENIZERS_PARALLELISM": "false"}
     import torch
 

@@ -154,6 +154,8 @@ def build(sources: Path, out: Path) -> None:
         compile_into(Path(scratch), sources, wanted["cuda"])
         described = Path(scratch, FACTS)
         described.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        for made in (Path(scratch, LIBRARY), described):
+            made.chmod(0o755)  # whatever the umask: what others can write to is not loaded
         (out / FACTS).unlink(missing_ok=True)  # never the old facts beside the new library
         os.replace(Path(scratch, LIBRARY), out / LIBRARY)
         os.replace(described, out / FACTS)
