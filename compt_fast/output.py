@@ -89,6 +89,7 @@ def flush() -> None:
 def _silence(stream: TextIO) -> None:
     """Let what a stream still holds, and what comes, go nowhere."""
     with contextlib.suppress(OSError):  # a stream without a file
+        number = stream.fileno()
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
+        os.dup2(null, number)
         os.close(null)

@@ -21,16 +21,16 @@ from tests.helpers.jobs import Line, equal
 
 
 class Failing(io.StringIO):
-    """A stream that takes so many pieces of text, and then fails with the error `number`."""
+    """A stream that fails with the error `number` from a piece of text on that holds `last`."""
 
-    def __init__(self, number: int, left: int) -> None:
+    def __init__(self, number: int, last: str = "") -> None:
         super().__init__()
-        self.number, self.left = number, left
+        self.number, self.last = number, last
 
     def write(self, text: str) -> int:
-        if self.left == 0:
+        if self.last in text:
+            self.last = ""
             raise OSError(self.number, os.strerror(self.number))
-        self.left -= 1
         return super().write(text)
 
 
@@ -38,9 +38,9 @@ class Failing(io.StringIO):
     ("number", "code", "says"),
     [(errno.EPIPE, 141, ""), (errno.ENOSPC, 2, "error: standard output cannot be written (No space left on device)\n")],
 )
-@pytest.mark.parametrize("left", [0, 8, 9])
+@pytest.mark.parametrize("last", ["2 runs (pt, spp)", "(1 of 2 runs ended)", "(2 of 2 runs ended)"])
 def test_a_job_whose_output_fails_goes_on_with_the_same_bits(
-    left: int,
+    last: str,
     number: int,
     code: int,
     says: str,
@@ -49,15 +49,15 @@ def test_a_job_whose_output_fails_goes_on_with_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Before its plan; at the first of two runs that end; and at the second."""
+    """At its plan, at the first of two runs that end, and at the second."""
     flags = {"method": "pt,spp", "runs_at_once": 1, "steps": 3}
     assert train.main(line(tmp_path / "whole", **flags)) == 0
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", Failing(number, left))
+        patch.setattr(sys, "stdout", Failing(number, last))
         assert train.main(line(tmp_path / "cut", **flags)) == code
     said = capsys.readouterr().err
-    if left:
+    if "ended" in last:
         assert f"go on with: python -m compt_fast.train --resume {tmp_path / 'cut'}\n" in said
         assert list((tmp_path / "cut" / "checkpoints").iterdir())
         assert train.main([f"--resume={tmp_path / 'cut'}"]) == 0
@@ -93,7 +93,7 @@ def test_a_closed_terminal_ends_a_job_with_a_checkpoint(
 
 
 def test_only_the_first_failure_is_told_and_in_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", Failing(errno.EIO, 0))
+    monkeypatch.setattr(sys, "stdout", Failing(errno.EIO))
     with guarded():
         bar = threading.Thread(target=lambda: print("from a bar's thread"))
         bar.start()
@@ -113,7 +113,7 @@ def test_ctrl_c_ends_any_command_with_130(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_a_dead_standard_error_is_no_second_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", Failing(errno.EIO, 0))
+    monkeypatch.setattr(sys, "stderr", Failing(errno.EIO))
     output.complain("nobody reads this")
 
     def wrong() -> int:
@@ -125,7 +125,7 @@ def test_a_dead_standard_error_is_no_second_error(monkeypatch: pytest.MonkeyPatc
 HELP = [sys.executable, "-m", "compt_fast", "train", "--help"]
 
 
-@pytest.mark.parametrize("shell", ["{} | true", "{} > /dev/full", "{} >&-"])
+@pytest.mark.parametrize("shell", ["{} | true", "{} > /dev/full"])
 def test_the_process_ends_without_a_word_of_python(shell: str, repository: Path) -> None:
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", shell.format(" ".join(HELP))], cwd=repository, capture_output=True, text=True

@@ -13,9 +13,10 @@ import torch
 
 from compt_fast import evaluate, store, train
 from compt_fast.config import PRESETS
+from compt_fast.errors import InputError
 from compt_fast.fleet.monitor import Monitor
 from compt_fast.fleet.trainer import Trainer
-from compt_fast.prompts.store import PromptStore
+from compt_fast.prompts.store import PromptStore, StoredPrompt
 from tests.helpers import jobs
 from tests.helpers.jobs import Line, equal, error_of
 
@@ -147,6 +148,28 @@ def test_an_interrupted_stage_goes_on_with_the_same_bits(
     assert f"2 runs ({which}): 0 done, 2 left (2 begun), 2 side by side\n" in capsys.readouterr().out
     equal(out, tmp_path / "whole")
     equal(out / "sources-m2", tmp_path / "whole" / "sources-m2")
+
+
+def test_a_stage_one_that_is_done_is_not_trained_again_where_the_store_lacks_a_part_of_it(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    chosen = {"method": "sil", "source_steps": 2}
+    assert train.main(line(tmp_path / "whole", **chosen)) == 0
+    out, keep = tmp_path / "cut", PromptStore.keep
+
+    def once(self: PromptStore, prompt: StoredPrompt) -> None:
+        if self.names():
+            raise InputError("as if the process had died here")
+        keep(self, prompt)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PromptStore, "keep", once)
+        assert "had died here" in error_of(capsys, train.main, line(out, **chosen))
+    assert PromptStore(out / "store").names() == ["toy_a-m2"]
+    taken = count_steps(monkeypatch)
+    assert train.main([f"--resume={out}"]) == 0
+    assert set(taken) == {"sil-n2-k4-s0"} and not (out / "sources-m2-2").exists()
+    equal(out, tmp_path / "whole")
 
 
 # Sweeps that grow

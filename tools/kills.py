@@ -233,7 +233,7 @@ def prepare() -> None:
     from compt_fast.fleet import job
 
     torch.set_num_threads(1)
-    job.open_trunk = lru_cache(job.open_trunk)
+    job.open_trunk = lru_cache(job.open_trunk)  # of which every fork has a copy
     with (
         tempfile.TemporaryDirectory(prefix="kills-") as work,
         open(os.devnull, "w") as nothing,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 
 from compt_fast.errors import InputError
 from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId, fit_length
+from tools.kills import Fault, Interposed
 
 TRUNK = TrunkId("t5-base", "ab" * 32, "fp32")
 
@@ -65,6 +68,48 @@ def test_entries_are_listed_replaced_and_removed(store: PromptStore) -> None:
     for action in (store.remove, store.load):
         with pytest.raises(InputError, match=r"unknown prompt in the store .* 'rte-m4'\. Did you mean 'rte-m3'\?"):
             action("rte-m4")
+
+
+def test_a_killed_replacement_leaves_the_old_entry_or_the_new(store: PromptStore) -> None:
+    """At every operation on files."""
+    old, new = entry(), entry(length=5)
+    for at in itertools.count(1):
+        store.add(old, replace=True)
+        child = os.fork()
+        if child == 0:
+            Interposed(store.folder, Fault("operation", at)).install()
+            store.add(new, replace=True)
+            os._exit(0)
+        died = os.waitpid(child, 0)[1] != 0
+        found = store.load("rte-m3")
+        assert found.sha256 in (old.sha256, new.sha256), at
+        if not died:
+            break
+    assert at > 15 and found.sha256 == new.sha256
+    assert [path.name for path in store.folder.iterdir()] == ["rte-m3"], "what was left is cleaned up"
+
+
+def test_two_jobs_that_keep_the_same_prompt(store: PromptStore) -> None:
+    given = entry(training={"run": "p-full-s0-rte", "label_mode": "natural"})
+    store.keep(given)
+    store.keep(given)
+    rounded = replace(given, values=given.values * (1 + 1e-6))
+    store.keep(rounded)  # trained in other company
+    assert torch.equal(store.load("rte-m3").values, given.values)
+    with pytest.raises(InputError, match="has another prompt 'rte-m3' now, which was trained otherwise; remove it"):
+        store.keep(replace(rounded, training={"run": "mine"}))
+
+
+def test_removing_follows_no_link_and_no_folder(store: PromptStore, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").touch()
+    store.add(entry("sst2"))
+    (store.folder / "link").symlink_to(tmp_path / "victim")
+    store.remove("link")
+    (store.folder / "sst2" / "deep").mkdir()
+    with pytest.raises(InputError, match="holds a folder, as no entry of a store does: remove it yourself"):
+        store.remove("sst2")
+    assert (tmp_path / "victim" / "file").exists() and store.load("sst2").length == 3
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "-x"])
