@@ -103,8 +103,15 @@ RUN_FLAGS: tuple[Flag, ...] = (
         "most similar source task",
         *CHOSEN_INITS,
     ),
-    _run("lr-source", number, None, "peak learning rate of the sources; 0 freezes them"),
-    _run("lr-private", number, None, "peak learning rate of the private prompts; 0 freezes them"),
+    _run("lr-source", number, None, "peak learning rate of the sources; 0 freezes them and their encoders"),
+    _run("lr-private", number, None, "peak learning rate of the private prompts; 0 freezes them and their encoders"),
+    _run(
+        "lr-encoder",
+        number,
+        None,
+        "peak learning rate of the prompt encoders; 0 freezes them (default: that of the prompts they encode; of one "
+        "that sources and private prompts share, the sources')",
+    ),
     _run("lr-router", number, None, "peak learning rate of router and gates; 0 freezes them"),
     _run("weight-decay", number, [0.01], "AdamW's decoupled weight decay"),
     _run("clip-norm", number, [1.0], "gradient norm of a run is clipped to this"),
@@ -139,7 +146,15 @@ JOB_FLAGS: tuple[Flag, ...] = (
     Flag("prefix", str, True, "begin each text with '<task>:' (default: yes)", switch=True),
     Flag("prompt-position", str, "prepend", "the prompt's place", PROMPT_POSITIONS),
     Flag("max-source-length", integer, 256, "tokens of a text, the prompt not counted"),
-    Flag("apart", str, False, "a run for each task alone, instead of one for all tasks", switch=True),
+    Flag(
+        "apart",
+        str,
+        None,
+        "a run for each task alone, or one for all tasks (default: as the papers train the method: "
+        + ", ".join(name for name, preset in PRESETS.items() if preset.apart)
+        + " each task alone, the others all together)",
+        switch=True,
+    ),
     Flag("store", place, None, "folder of stored prompts (default: store/ in the run folder)"),
     Flag(
         "source-tasks",
@@ -318,7 +333,7 @@ def parse(key: str, value: Any, where: str) -> Any:
 
 def typed(flag: Flag, value: Any) -> str:
     """A value that `parse` made, as a user types it: 'with --tasks rte,cola', 'without --tasks'."""
-    if flag.switch:
+    if flag.switch and value is not None:
         return f"with --{'' if value else 'no-'}{flag.name}"
     values = [str(item) for item in (value if isinstance(value, list) else [value]) if item is not None]
     return f"with --{flag.name} {shlex.quote(','.join(values))}" if values else f"without --{flag.name}"

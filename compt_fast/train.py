@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from compt_fast.fleet.checkpoint import Checkpoint
     from compt_fast.fleet.job import Job
     from compt_fast.fleet.monitor import Monitor
-    from compt_fast.fleet.trainer import Start, Trainer
+    from compt_fast.fleet.starts import Starts
+    from compt_fast.fleet.trainer import Trainer
     from compt_fast.prompts.store import PromptStore
 
 FIRST_SIGNAL = 128  # a command that signal N ended exits with 128 + N
@@ -140,7 +141,7 @@ def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
     for own_folder, own_job in open_stage_one(folder, job, lacking):
         own_saved = _state(own_folder, own_job)
         stage_one.append((own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
-    trainer = _trainer(folder, job, saved, starts.of)
+    trainer = _trainer(folder, job, saved, starts)
 
     console = Console(markup=False)  # brackets in names are no markup
     _announce(console, trainer, [own for _, _, own in stage_one], store)
@@ -172,11 +173,12 @@ def _state(folder: Path, job: Job) -> Checkpoint | None:
     return load_latest(folder / "checkpoints")
 
 
-def _trainer(folder: Path, job: Job, saved: Checkpoint | None, start: Start | None = None) -> Trainer:
+def _trainer(folder: Path, job: Job, saved: Checkpoint | None, starts: Starts | None = None) -> Trainer:
     """The trainer of a job, that knows what was done by a checkpoint."""
-    from compt_fast.fleet.trainer import Trainer, from_nothing
+    from compt_fast.fleet.trainer import Trainer
 
-    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start or from_nothing)
+    stored = {} if starts is None else {"start": starts.of, "seen": starts.seen}
+    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, **stored)
     if saved is not None:
         made.note_results(saved)
     return made

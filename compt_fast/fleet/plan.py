@@ -46,12 +46,11 @@ def plan_runs(flags: Flags, *, tasks: int, d_model: int, names: Sequence[str] = 
     """Every run that the comma lists of `flags` multiply into, in the order of the lists.
 
     A flag that a preset ignores (`--sources` for pt), or that another makes void (`--max-train` with
-    a number of shots), makes no second run of it. With the flag
-    `apart`, `names` are those of the tasks, and each run becomes one a task.
+    a number of shots), makes no second run of it. `names` are those of the tasks: of a preset that is trained apart,
+    or with the flag `apart`, each run becomes one a task.
 
     Raises `InputError` for values that do not go together.
     """
-    own_tasks = 1 if flags["apart"] else tasks
     source_tasks = len(flags["source_tasks"] or []) or tasks
     keys = [flag.key for flag in RUN_FLAGS]
     varied = [key for key in keys if key not in _IN_ID and len(flags[key] or []) > 1]
@@ -59,8 +58,10 @@ def plan_runs(flags: Flags, *, tasks: int, d_model: int, names: Sequence[str] = 
     for values in itertools.product(*(flags[key] or [None] for key in keys)):
         choice = {_FIELD.get(key, key): value for key, value in zip(keys, values, strict=True)}
         choice["shots"] = None if choice["shots"] == "full" else choice["shots"]
+        apart = PRESETS[choice["method"]].apart if flags["apart"] is None else flags["apart"]
+        own_tasks = 1 if apart else tasks
         whole = resolve(choice, tasks=own_tasks, d_model=d_model, source_tasks=source_tasks)
-        for config in [replace(whole, task=name) for name in names] if flags["apart"] else [whole]:
+        for config in [replace(whole, task=name) for name in names] if apart else [whole]:
             runs.setdefault(config, Run(_run_id(config, varied), config, _shape(config, own_tasks, d_model)))
     _check_used(flags)
     return list(runs.values())

@@ -18,12 +18,14 @@ from torch import Tensor
 from compt_fast.choices import RETRAIN
 from compt_fast.config import RANDOM, SPOT, STORED
 from compt_fast.errors import InputError
+from compt_fast.flags import FLAGS, Flags
 from compt_fast.fleet.job import Job, trunk_hash
 from compt_fast.fleet.plan import Run
 from compt_fast.fleet.results import read_results
 from compt_fast.fleet.stored import load_prompts
 from compt_fast.prompts.similarity import mean_cosine
 from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId, fit_length
+from compt_fast.tasks.sampling import Draw
 
 # What a prompt was trained to answer and where it stood: of two settings, two prompts.
 Setting = dict[str, Any]
@@ -36,6 +38,11 @@ class Need:
     task: str
     length: int
     label_mode: str
+
+
+def stage_one_draw(flags: Flags) -> Draw:
+    """Which rows of a task stage one trains on: all up to `source_examples`, with the defaults of the rest."""
+    return Draw(None, FLAGS["seeds"].default[0], FLAGS["sampling"].default[0], flags["source_examples"])
 
 
 def entry_name(need: Need, setting: Setting) -> str:
@@ -108,6 +115,25 @@ class Starts:
                 nearest = select_sources(start["private_tokens"], stack(self._sources), targets, self._sources)
                 start["private_tokens"] = stack(nearest)
         return start
+
+    def seen(self, run: Run) -> dict[str, list[Draw]]:
+        """By task of the run: the draws of its training rows that the stored prompts which the run starts from were,
+        or will be, trained on. Of a prompt that was trained elsewhere nothing is known.
+        """
+        draws: dict[str, list[Draw]] = {task: [] for task in self.job.data.names(run.config)}
+        for need in self._needs(run):
+            entry = self._find(need)
+            config = entry.training.get("config") if entry is not None else None
+            if entry is None:
+                own, draw = need.task, stage_one_draw(self.job.flags)
+            elif isinstance(config, dict):
+                own, draw = config["task"], Draw(*(config[key] for key in ("shots", "seed", "sampling", "max_train")))
+            else:
+                continue
+            for task in draws:
+                if own in (None, task):  # a run of all its tasks has seen the rows of each
+                    draws[task].append(draw)
+        return draws
 
     @property
     def _sources(self) -> list[str]:
