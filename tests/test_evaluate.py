@@ -30,7 +30,7 @@ def trained(tiny_t5: Path, toys: list[Path], tmp_path_factory: pytest.TempPathFa
     chosen = jobs.settings(
         tiny_t5,
         toys,
-        method="spp,pt",
+        method="spp,pt-joint",
         gates="input",
         lr_private="0.05,1e30",
         select="best",
@@ -48,7 +48,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 
 
 RUN = "spp-n3-k4-s0-lr-private0.05"
-OTHER = "pt-k4-s0-lr-private0.05"
+OTHER = "pt-joint-k4-s0-lr-private0.05"
 
 
 def test_it_repeats_the_numbers(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

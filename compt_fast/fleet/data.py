@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,6 @@ from compt_fast.tasks.sampling import Draw, draw_development, draw_training, eva
 from compt_fast.tasks.sources import TaskData
 from compt_fast.tasks.table import Task
 from compt_fast.tasks.text import encode_source, encode_target, label_text, label_texts
-
 
 Seen = Mapping[str, Sequence[Draw]]
 """By task: what was drawn of its training rows for the stored prompts that a run starts from."""
@@ -48,10 +48,8 @@ def _known(data: TaskData, draws: Sequence[Draw]) -> np.ndarray:
     """The training rows of a task, by index, that are among the `draws`."""
     known = np.zeros(len(data.train.labels), dtype=bool)
     for draw in draws:
-        try:
+        with suppress(InputError):  # where there are too few rows for it, it was drawn from others
             known[draw_training(data.train.labels, data.task, draw, development=False)] = True
-        except InputError:
-            pass  # there are too few rows for it, so that it was drawn from others
     return np.flatnonzero(known)
 
 

@@ -70,8 +70,7 @@ def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = 
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
     flags = flags | {"dtype": _dtype(flags), "source_tasks": _source_tasks(flags)}
     trunk = trunk or named_trunk(flags)
-    names = [task.name for task in tasks]
-    runs = plan_runs(flags, tasks=len(tasks), d_model=trunk.d_model, names=names)
+    runs = plan_runs(flags, tasks=[task.name for task in tasks], d_model=trunk.d_model)
     if folder is not None and (folder / "config.json").is_file():
         runs = keep_ids(runs, recorded_runs(folder))
     _check_lengths(flags, trunk, runs)

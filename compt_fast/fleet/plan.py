@@ -42,16 +42,16 @@ class Run:
         return self.config.epochs * math.ceil(rows / self.config.batch_size)
 
 
-def plan_runs(flags: Flags, *, tasks: int, d_model: int, names: Sequence[str] = ()) -> list[Run]:
-    """Every run that the comma lists of `flags` multiply into, in the order of the lists.
+def plan_runs(flags: Flags, *, tasks: Sequence[str], d_model: int) -> list[Run]:
+    """Every run that the comma lists of `flags` multiply into for the `tasks`, by name, in the order of the lists.
 
     A flag that a preset ignores (`--sources` for pt), or that another makes void (`--max-train` with
-    a number of shots), makes no second run of it. `names` are those of the tasks: of a preset that is trained apart,
-    or with the flag `apart`, each run becomes one a task.
+    a number of shots), makes no second run of it. Of a preset that is trained apart, or with the flag `apart`, each
+    run becomes one a task.
 
     Raises `InputError` for values that do not go together.
     """
-    source_tasks = len(flags["source_tasks"] or []) or tasks
+    source_tasks = len(flags["source_tasks"] or tasks)
     keys = [flag.key for flag in RUN_FLAGS]
     varied = [key for key in keys if key not in _IN_ID and len(flags[key] or []) > 1]
     runs: dict[RunConfig, Run] = {}
@@ -59,9 +59,9 @@ def plan_runs(flags: Flags, *, tasks: int, d_model: int, names: Sequence[str] = 
         choice = {_FIELD.get(key, key): value for key, value in zip(keys, values, strict=True)}
         choice["shots"] = None if choice["shots"] == "full" else choice["shots"]
         apart = PRESETS[choice["method"]].apart if flags["apart"] is None else flags["apart"]
-        own_tasks = 1 if apart else tasks
+        own_tasks = 1 if apart else len(tasks)
         whole = resolve(choice, tasks=own_tasks, d_model=d_model, source_tasks=source_tasks)
-        for config in [replace(whole, task=name) for name in names] if apart else [whole]:
+        for config in [replace(whole, task=name) for name in tasks] if apart else [whole]:
             runs.setdefault(config, Run(_run_id(config, varied), config, _shape(config, own_tasks, d_model)))
     _check_used(flags)
     return list(runs.values())

@@ -8,7 +8,7 @@ from stored values.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from compt_fast.fleet.stored import load_prompts
 from compt_fast.prompts.similarity import mean_cosine
 from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId, fit_length
 from compt_fast.tasks.sampling import Draw
+
+_DRAWN = {field.name for field in fields(Draw)}
 
 # What a prompt was trained to answer and where it stood: of two settings, two prompts.
 Setting = dict[str, Any]
@@ -121,13 +123,14 @@ class Starts:
         or will be, trained on. Of a prompt that was trained elsewhere nothing is known.
         """
         draws: dict[str, list[Draw]] = {task: [] for task in self.job.data.names(run.config)}
+        own: str | None
         for need in self._needs(run):
             entry = self._find(need)
             config = entry.training.get("config") if entry is not None else None
             if entry is None:
                 own, draw = need.task, stage_one_draw(self.job.flags)
-            elif isinstance(config, dict):
-                own, draw = config["task"], Draw(*(config[key] for key in ("shots", "seed", "sampling", "max_train")))
+            elif isinstance(config, dict) and config.keys() >= _DRAWN:
+                own, draw = config.get("task"), Draw(**{key: config[key] for key in _DRAWN})
             else:
                 continue
             for task in draws:
@@ -173,7 +176,7 @@ class Starts:
             )
         how = self.job.flags["fit_length"]
         if how is None:  # stage one's own prompts of other lengths stand in no sweep's way
-            alike = [entry for entry in alike if not _of_one_task(entry)]
+            alike = [entry for entry in alike if not _by_stage_one(entry)]
         if exact or not alike or how == RETRAIN:
             return exact[0] if exact else None
         longest = max(alike, key=lambda entry: entry.length)
@@ -194,10 +197,11 @@ class Starts:
         return fit_length(entry, need.length, self.job.flags["fit_length"])
 
 
-def _of_one_task(entry: StoredPrompt) -> bool:
-    """Whether a run of its task alone made the prompt, as those of stage one are."""
+def _by_stage_one(entry: StoredPrompt) -> bool:
+    """Whether a run like those of stage one made the prompt: `p` of its task alone, on all examples."""
     config = entry.training.get("config")
-    return isinstance(config, dict) and config.get("task") == entry.task
+    made = {"method": "p", "task": entry.task, "shots": None}
+    return isinstance(config, dict) and made == {key: config.get(key) for key in made}
 
 
 def select_sources(own: Tensor, stored: Tensor, targets: Sequence[str], sources: Sequence[str]) -> list[str]:

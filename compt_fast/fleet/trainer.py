@@ -47,13 +47,19 @@ def from_nothing(run: Run) -> dict[str, Tensor]:
     return {}
 
 
+def seen_nothing(run: Run) -> Seen:
+    """The rows that a run which starts from no stored prompts has seen before."""
+    return {}
+
+
 @dataclass
 class Trainer:
     """Trains `runs`, `flags["runs_at_once"]` side by side, and scores each as it ends.
 
-    `start` gives what a run's prompts start from where that is stored, `seen` the rows that it was trained on. `results` and the checkpoints
-    hold everything done so far, so a job can stop after any step. Of a job that goes on, `begun` holds the steps
-    of the runs that were midway, and `earlier_seconds` the time that its earlier parts took.
+    `start` gives what a run's prompts start from where that is stored, `seen` the rows that it was
+    trained on. `results` and the checkpoints hold everything done so far, so a job can stop after any
+    step. Of a job that goes on, `begun` holds the steps of the runs that were midway, and
+    `earlier_seconds` the time that its earlier parts took.
     """
 
     runs: list[Run]
@@ -63,7 +69,7 @@ class Trainer:
     flags: Flags
     folder: Path
     start: Start = from_nothing
-    seen: SeenBy = lambda run: {}
+    seen: SeenBy = seen_nothing
     cohorts: list[Cohort] = field(default_factory=list)
     results: dict[str, RunResult] = field(default_factory=dict)
     begun: dict[str, int] = field(default_factory=dict)
@@ -116,9 +122,9 @@ class Trainer:
         for sample in self.development_of(run):
             if not sample.sources:
                 raise InputError(
-                    f"{run.id}: --select best needs training rows of {sample.task.name} beyond the shots and those that "
-                    "its stored prompts were trained on, and there are none; lower --shots or --source-examples, or use "
-                    "--select last"
+                    f"{run.id}: --select best needs training rows of {sample.task.name} beyond the shots and those "
+                    "that its stored prompts were trained on, and there are none; lower --shots or --source-examples, "
+                    "or use --select last"
                 )
 
     def train(self, monitor: Monitor, interrupts: Interrupts) -> None:

@@ -33,7 +33,7 @@ def measured(entry: Entry) -> Masked | None:
 
 def mask_count(entry: Entry) -> int:
     """How many maskings a run's prompts allow; 1 is none but the whole."""
-    return len(named_masks(load_prompts(entry.prompts)[0].shape))
+    return len(named_masks(load_prompts(entry.stored[0])[0].shape))
 
 
 def measure(entries: Sequence[Entry], after_each: Callable[[], None]) -> None:

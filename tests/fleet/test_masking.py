@@ -64,7 +64,7 @@ def test_every_subset() -> None:
 @pytest.fixture(scope="module")
 def trained(tiny_t5: Path, toys: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("masked") / "run"
-    chosen = jobs.settings(tiny_t5, toys, method="spp,slp,pt", sources=2, scoring="generate", steps=3)
+    chosen = jobs.settings(tiny_t5, toys, method="spp,slp,pt-joint", sources=2, scoring="generate", steps=3)
     assert train.main(jobs.arguments(chosen, out)) == 0
     return out
 
