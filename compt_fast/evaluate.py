@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from argparse import ArgumentParser
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from compt_fast.choices import MASKED_TOKENS, MASKINGS
 from compt_fast.commandline import CommandLine
 from compt_fast.console import for_tables
 from compt_fast.errors import InputError, exit_code
@@ -49,22 +52,45 @@ def parser() -> CommandLine:
         help="score with some prompts switched off, into the run folder's masked.json: each source alone, all sources, "
         "the private prompt alone and the whole; or every subset of the sources, with the private prompt and without",
     )
+    add_way(made)
     for key in OVERRIDES:
         add_flag(made, FLAGS[key], f"{meaning(FLAGS[key])} (default: as in the run folder)")
     return made
+
+
+def add_way(made: ArgumentParser) -> None:
+    """Add the flags that say what masking does; `report` has them too."""
+    made.add_argument(
+        "--mask-how",
+        choices=MASKINGS,
+        help="whether masked sources leave the set before the router normalises, so that the weights of the rest grow "
+        "(a source alone gets weight 1 of a softmax), or have weight 0 after it, the rest keeping theirs (default: "
+        "before)",
+    )
+    made.add_argument(
+        "--mask-tokens",
+        choices=MASKED_TOKENS,
+        help="of an scp prompt with a half masked, whether that half stays as tokens of zeros, which take attention, "
+        "or is removed (default: zero)",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     given = vars(parser().parse_args(argv))
     folder, runs, out, masks = (given.pop(key) for key in ("folder", "runs", "out", "masks"))
+    way = {key: given.pop(f"mask_{key}") for key in ("how", "tokens")}
     console = Console(markup=False)  # brackets in names are no markup
     only = runs.split(",") if runs else None
 
     def work() -> int:
         if masks is None:
+            if any(way.values()):
+                raise InputError(
+                    "--mask-how and --mask-tokens say how to mask: say what too, by --masks each or subsets"
+                )
             return repeat(folder, only, given, out, console)
-        return mask(folder, only, given, out, masks, console)
+        return mask(folder, only, given, out, masks, way, console)
 
     return exit_code(work, out_of_memory_hint=": lower --eval-batch-size, or take --device cpu")
 
@@ -75,7 +101,8 @@ def repeat(folder: Path, only: list[str] | None, given: dict[str, Any], out: Pat
 
     began = time.perf_counter()
     reopened, names = _open(folder, only, given)
-    recorded = {result.id: result for result in read_results(folder)}
+    # the development scores, by which a run's prompts were chosen, are the training's alone
+    recorded = {result.id: replace(result, development=None) for result in read_results(folder)}
     results = [
         _score(reopened, name) for name in track(names, "scoring", console=console, disable=not console.is_terminal)
     ]
@@ -96,27 +123,34 @@ def repeat(folder: Path, only: list[str] | None, given: dict[str, Any], out: Pat
 
 
 def mask(
-    folder: Path, only: list[str] | None, given: dict[str, Any], out: Path | None, which: str, console: Console
+    folder: Path,
+    only: list[str] | None,
+    given: dict[str, Any],
+    out: Path | None,
+    which: str,
+    how: dict[str, str | None],
+    console: Console,
 ) -> int:
     """Score under masks, write `masked.json` and print its averages."""
-    from compt_fast.fleet.masking import masked_scores, write_masked
+    from compt_fast.fleet.masking import Way, masked_scores, write_masked
 
     changed = [key for key in ("scoring", "eval_size", "data_root", "data", "dtype") if given[key] is not None]
     if changed or out is not None:
         name = FLAGS[changed[0]].name if changed else "out"
         raise InputError(f"--masks scores as the training did, into {folder}/masked.json: leave out --{name}")
+    way = Way(**{key: value for key, value in how.items() if value is not None})
     reopened, names = _open(folder, only, given)
     table = Table("run", "prompts that are on", "average", caption="percent")
     for name in track(names, "scoring", console=console, disable=not console.is_terminal):
-        content = masked_scores(reopened, [name], which)
+        masked = masked_scores(reopened, [name], which, way)
         try:
-            write_masked(folder, content)
+            write_masked(folder, way, masked)
         except OSError as error:
             raise InputError(f"{folder}/masked.json: cannot be written ({error.strerror})") from None
-        for mask_name, scores in content["runs"][name].items():
+        for mask_name, scores in masked[name].items():
             table.add_row(name, mask_name, f"{scores['average']:.1f}")
     console.print(table)
-    console.print(f"scores of each task in {folder}/masked.json", soft_wrap=True)
+    console.print(f"{way.says}\nscores of each task in {folder}/masked.json", soft_wrap=True)
     return 0
 
 

@@ -66,6 +66,8 @@ def test_it_repeats_them_as_a_process_of_its_own(trained: Path, tmp_path: Path) 
     assert "the same numbers" in done.stdout
     again = json.loads((tmp_path / "again.json").read_text())
     finished = [run for run in jobs.results(trained)["runs"] if run["status"] == "finished"]
+    for run in finished:
+        assert run.pop("development")["step"] in (1, 2, 3, 4), "which is of the training alone"
     assert again["runs"] == finished and len(finished) == 2
     assert list(again) == ["format", "environment", "wall_seconds", "runs"]
 
@@ -121,14 +123,28 @@ def test_masks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "source-3" in said and f"scores of each task in {folder}/masked.json" in said
     content = json.loads((folder / "masked.json").read_text())
-    assert list(content["runs"]) == [RUN] and content["how"] == "before"
-    masks = content["runs"][RUN]
+    (before,) = content["ways"]
+    assert list(before["runs"]) == [RUN] and before["how"] == "before"
+    masks = before["runs"][RUN]
     assert list(masks) == ["source-1", "source-2", "source-3", "sources", "private", "total"]
     (trained,) = (run for run in jobs.results(folder)["runs"] if run["id"] == RUN)
     assert masks["total"] == {"tasks": trained["tasks"], "average": trained["average"]}
     assert evaluate.main([str(folder), "--masks=subsets", f"--runs={OTHER}"]) == 0
     content = json.loads((folder / "masked.json").read_text())
-    assert list(content["runs"]) == [RUN, OTHER] and list(content["runs"][OTHER]) == ["total"]
+    (before,) = content["ways"]
+    assert list(before["runs"]) == [RUN, OTHER] and list(before["runs"][OTHER]) == ["total"]
+
+
+def test_masks_after_normalisation_stand_apart(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for how in ([], ["--mask-how=after"]):
+        assert evaluate.main([str(folder), "--masks=each", f"--runs={RUN}", *how]) == 0
+    assert "masked sources have weight 0 after the router normalised" in capsys.readouterr().out
+    before, after = json.loads((folder / "masked.json").read_text())["ways"]
+    assert (before["how"], after["how"]) == ("before", "after")
+    assert before["runs"][RUN]["total"] == after["runs"][RUN]["total"]
+    assert before["runs"][RUN]["source-1"] != after["runs"][RUN]["source-1"]
+    said = error_of(capsys, evaluate.main, [str(folder), "--mask-how=after"])
+    assert "say what too, by --masks each or subsets" in said
 
 
 @pytest.mark.parametrize("flag", ["--eval-size=5", "--scoring=rank", "--dtype=bf16", "--out=x.json"])

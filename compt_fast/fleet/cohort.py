@@ -41,7 +41,7 @@ class Member:
     stopped: str = ""  # why, once loss or gradient were not finite
     selected: int = 0  # the step of the last development score
     best: RunPrompts | None = None
-    best_score: float = float("-inf")
+    development: dict[str, Any] | None = None  # the development scores of `best`, as in results.json
     total: int = field(init=False)
     order: EpochOrder = field(init=False)
 
@@ -57,8 +57,13 @@ class Member:
             "step": self.step,
             "stopped": self.stopped,
             "selected": self.selected,
-            "best_score": self.best_score if self.best else None,
+            "development": self.development,
         }
+
+    @property
+    def best_score(self) -> float:
+        """The average development score of `best`."""
+        return float("-inf") if self.development is None else float(self.development["average"])
 
     @property
     def finished(self) -> bool:
@@ -229,7 +234,7 @@ class Cohort:
         member.step, member.stopped = state["step"], state["stopped"]
         member.selected = state["selected"]
         if best:
-            member.best, member.best_score = RunPrompts(self.shape, best), state["best_score"]
+            member.best, member.development = RunPrompts(self.shape, best), state["development"]
 
 
 def _numbers(values: list[float]) -> Tensor:

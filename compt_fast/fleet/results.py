@@ -21,7 +21,11 @@ FORMAT = 1
 
 @dataclass
 class RunResult:
-    """A run's entry in `results.json`; scores are percentages."""
+    """A run's entry in `results.json`; scores are percentages.
+
+    `development` is what the reported prompts scored on the development sample, where they were
+    chosen by it: `average`, `step` (after how many steps) and `tasks`, each task's scores.
+    """
 
     id: str
     method: str
@@ -32,6 +36,7 @@ class RunResult:
     tasks: dict[str, Any] = field(default_factory=dict)
     average: float | None = None
     reason: str = ""
+    development: dict[str, Any] | None = None
 
     @classmethod
     def waiting(cls, run: Run) -> Self:
@@ -39,9 +44,11 @@ class RunResult:
         return cls._of(run, "unfinished")
 
     @classmethod
-    def finished(cls, run: Run, tasks: dict[str, Any], average: float) -> Self:
+    def finished(
+        cls, run: Run, tasks: dict[str, Any], average: float, development: dict[str, Any] | None = None
+    ) -> Self:
         """A run trained and scored."""
-        return cls._of(run, "finished", tasks=tasks, average=average)
+        return cls._of(run, "finished", tasks=tasks, average=average, development=development)
 
     @classmethod
     def stopped(cls, run: Run, reason: str) -> Self:
@@ -65,6 +72,8 @@ class RunResult:
         entry = asdict(self)
         if not self.reason:
             del entry["reason"]
+        if self.development is None:
+            del entry["development"]
         return entry
 
     @property

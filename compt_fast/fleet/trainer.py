@@ -321,7 +321,7 @@ class Trainer:
             prompts = member.best or cohort.prompts(index)
             tasks = self._score(prompts, run, self.evaluation_of(run), interrupts)
             save_prompts(self.folder / "prompts" / run.id, prompts, self._about(run))
-            self.results[run.id] = RunResult.finished(run, tasks, average(tasks))
+            self.results[run.id] = RunResult.finished(run, tasks, average(tasks), member.development)
             monitor.phase("training")
         with self._change():
             cohort.keep([i for i in range(len(cohort.members)) if i != index])
@@ -337,10 +337,12 @@ class Trainer:
             monitor.phase(f"selecting {member.run.id}")
             prompts = cohort.prompts(index)
             sample = self.development_of(member.run)
-            reached = average(self._score(prompts, member.run, sample, interrupts))
+            tasks = self._score(prompts, member.run, sample, interrupts)
             member.selected = member.step
-            if reached > member.best_score:
-                member.best, member.best_score = prompts, reached
+            if average(tasks) > member.best_score:
+                member.best = prompts
+                scores = {name: task["scores"] for name, task in tasks.items()}
+                member.development = {"average": average(tasks), "step": member.step, "tasks": scores}
             monitor.phase("training")
 
     def development_of(self, run: Run) -> list[ScoredRows]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from compt_fast.choices import RANKINGS
 from compt_fast.commandline import CommandLine
 from compt_fast.errors import InputError, exit_code
+from compt_fast.evaluate import add_way
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -62,6 +65,14 @@ def parser() -> CommandLine:
         help="do not score masked prompts that a run folder's masked.json lacks (it needs the trunk and the rows, and "
         "takes one evaluation a mask)",
     )
+    add_way(made)
+    made.add_argument(
+        "--rank-by",
+        choices=RANKINGS,
+        default="test",
+        help="which scores say what leads and what is best: those of the test rows, which are then no fair estimate of "
+        "what was chosen, or those of the development sample, which --select best of train measures (default: test)",
+    )
     return made
 
 
@@ -70,29 +81,31 @@ def main(argv: list[str] | None = None) -> int:
     given = parser().parse_args(argv)
     console = Console(markup=False)  # brackets in names are no markup
     return exit_code(
-        lambda: report(given.folders, given.out, given.runs.split(",") if given.runs else None, given.masking, console),
+        lambda: report(given, console),
         out_of_memory_hint=": leave the masked evaluations out with --no-masking",
     )
 
 
-def report(named: Sequence[Path], out: Path, only: Sequence[str] | None, masking: bool, console: Console) -> int:
-    """Read, measure what is lacking, draw and write."""
+def report(given: argparse.Namespace, console: Console) -> int:
+    """Read, measure what is lacking, draw and write, by the flags of `parser`."""
     lacking = [name for name in _PACKAGES if find_spec(name) is None]
     if lacking:
         raise InputError(f"a report needs {' and '.join(lacking)}: pip install {' '.join(lacking)}")
     from rich.progress import Progress
 
+    from compt_fast.fleet.masking import Way
     from compt_fast.report.page import write_report
-    from compt_fast.report.runs import portraits, read_runs
+    from compt_fast.report.runs import portraits, ranked_by, read_runs
 
-    material = read_runs(named)
-    material.portraits.extend(portraits(material.entries, only))
+    way = Way(given.mask_how or "before", given.mask_tokens or "zero")
+    material = replace(ranked_by(read_runs(given.folders), given.rank_by), way=way)
+    material.portraits.extend(portraits(material.entries, given.runs.split(",") if given.runs else None))
     with Progress(console=console, disable=not console.is_terminal) as progress:
-        _add_masked(material, masking, progress)
+        _add_masked(material, given.masking, progress)
         sections, absent = _sections(material)
         drawing = progress.add_task("drawing", total=sum(len(section.all()) for section in sections))
         page = write_report(
-            out,
+            given.out,
             sections,
             title="Composed prompts: what the runs say",
             about=_about(material),
@@ -114,7 +127,7 @@ def _add_masked(material: Material, masking: bool, progress: Progress) -> None:
 
     counts = {entry.prompts: mask_count(entry) for entry in material.portraits}
     wanted = [entry for entry in material.portraits if counts[entry.prompts] > 1]
-    lacking = [entry for entry in wanted if measured(entry) is None]
+    lacking = [entry for entry in wanted if measured(entry, material.way) is None]
     if masking and lacking:
         task = progress.add_task("scoring masked prompts", total=sum(counts[entry.prompts] for entry in lacking))
         by_folder: dict[Path, list[Entry]] = {}
@@ -122,15 +135,16 @@ def _add_masked(material: Material, masking: bool, progress: Progress) -> None:
             by_folder.setdefault(entry.folder, []).append(entry)
         for folder, entries in by_folder.items():
             try:
-                measure(entries, lambda: progress.advance(task))
+                measure(entries, material.way, lambda: progress.advance(task))
             except InputError as error:
                 material.missing.append(f"{material.names[folder]}: masked scores: {error}")
     for entry in wanted:
-        masks = measured(entry)
+        masks = measured(entry, material.way)
         if masks is not None:
             material.masked[entry.prompts] = masks
     if lacking and not masking:
-        material.missing.append("masked scores of " + ", ".join(entry.id for entry in lacking) + " (--no-masking)")
+        those = ", ".join(entry.id for entry in lacking)
+        material.missing.append(f"scores {material.way.name} of {those} (--no-masking)")
 
 
 def _sections(material: Material) -> tuple[list[Section], str]:
@@ -178,5 +192,7 @@ def _about(material: Material) -> list[str]:
     for suite, entries in panels(material).items():
         metrics = metric_of(entries[0])
         lines.append(f"Tasks of {suite}: {', '.join(short(entries[0].tasks))}. Scores are percentages: {metrics}.")
+    if material.entries:
+        lines.append(f"What leads and what is best is said by {material.entries[0].by} scores.")
     lines += [f"Prompt store: {material.names[store]}." for store in material.stores]
     return lines

@@ -74,7 +74,7 @@ def test_a_restored_run_goes_on_with_the_same_bits(changes: dict[str, str]) -> N
     cohort = cohort_of(runs)
     learn(cohort, 2)
     cohort.members[1].best = cohort.prompts(1)
-    cohort.members[1].best_score = 12.5
+    cohort.members[1].development = {"average": 12.5, "step": 2, "tasks": {}}
     cohort.members[1].selected = 2
     kept = [(m.state(), {n: t.clone() for n, t in cohort.run_tensors(i).items()}) for i, m in enumerate(cohort.members)]
     learn(cohort, 2)

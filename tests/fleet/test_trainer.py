@@ -328,6 +328,8 @@ def test_the_best_prompts_on_the_development_sample_are_kept(
     jobs.train(job, [run], tmp_path / "run", select="best")
     assert len(seen) == 5
     assert torch.equal(jobs.prompts(tmp_path / "run")[run.id]["targets"], seen[2])
+    (entry,) = jobs.results(tmp_path / "run")["runs"]
+    assert entry["development"] == {"average": 9.0, "step": 3, "tasks": {"toy_a": {"accuracy": 9.0}}}
 
 
 @pytest.mark.gpu

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from compt_fast.errors import InputError
+from compt_fast.fleet.masking import Way
 from compt_fast.report import about_choices, about_masks, about_prompts, about_scores, draw
 from compt_fast.report.exhibits import Exhibit, Section
-from compt_fast.report.runs import Entry, Material, portraits, read_runs
+from compt_fast.report.runs import Entry, Material, portraits, ranked_by, read_runs
 from tests.helpers.made_runs import made_run
 
 
@@ -21,7 +23,7 @@ def material(every_kind: list[Path]) -> Material:
     found = read_runs(every_kind)
     found.portraits.extend(portraits(found.entries, None))
     for entry in found.portraits:
-        masks = about_masks.measured(entry)
+        masks = about_masks.measured(entry, Way())
         assert masks is not None
         found.masked[entry.prompts] = masks
     return found
@@ -65,7 +67,7 @@ def test_the_leader_is_named_with_its_gap_and_the_doubt(material: Material) -> N
     ranked = sorted(groups, key=lambda name: -mean(groups[name]))
     gap = mean(groups[ranked[0]]) - mean(groups[ranked[1]])
     spread = max(statistics.stdev(e.average for e in groups[name]) for name in ranked[:2])
-    assert exhibit.says.startswith(f"{ranked[0]} leads with {mean(groups[ranked[0]]):.1f} %")
+    assert exhibit.says.startswith(f"By test scores {ranked[0]} leads with {mean(groups[ranked[0]]):.1f} %")
     assert f"{gap:.1f} points above {ranked[1]}" in exhibit.says
     assert ("less than the seeds' spread" in exhibit.says) == (gap < spread)
     assert exhibit.says.endswith(f"{ranked[-1]} is last with {mean(groups[ranked[-1]]):.1f} %.")
@@ -130,7 +132,8 @@ def test_one_varied_rate_is_a_curve(tmp_path: Path) -> None:
     given = {"method": "spp", "lr_source": "0.05", "lr_private": "0.01,0.02", "tasks": "mini_rte"}
     folder, _ = made_run(tmp_path / "run", masked=False, **given)
     exhibit = one(about_choices.rates(read_runs([folder])), "rates-private")
-    assert [row[1] for row in exhibit.table.rows] == [0.01, 0.02]
+    assert [exhibit.table.text(r, 1) for r in range(2)] == ["0.01", "0.02"], "a reader sees them unrounded"
+    assert [line.split(",")[1] for line in exhibit.table.csv().splitlines()[1:]] == ["0.01", "0.02"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +154,7 @@ def test_a_choice_compares_runs_that_differ_in_it_alone(
     assert [row[0] for row in rows] == ["spp", "spp"]
     assert {row[1]: row[2] for row in rows} == pytest.approx(dict(zip(levels, means, strict=True)))
     ahead = levels[means.index(max(means))]
-    assert section.exhibits[0].says.startswith(f"Ahead in the one comparison: {ahead}, on average")
+    assert section.exhibits[0].says.startswith(f"Ahead by test scores in the one comparison: {ahead}, on average")
     assert f"{abs(means[0] - means[1]):+.1f} points against" in section.exhibits[0].says
 
 
@@ -172,6 +175,69 @@ def test_a_task_more_is_judged_on_the_tasks_that_both_have(material: Material) -
     rte = statistics.fmean(entry.score("mini_rte") for entry in more)
     assert with_it[3] == pytest.approx(rte) and with_it[1] == "with" and without[1] == "without"
     assert without[2] == pytest.approx(mean(chosen(material, "base", method="spp", sources=2, shots=16)))
+
+
+def test_sources_that_are_as_many_as_the_tasks_grow_with_them(tmp_path: Path) -> None:
+    given = {"method": "sln,slpn", "tasks": "mini_rte,mini_mnli", "prompt_length": "2"}
+    small, _ = made_run(tmp_path / "small", masked=False, **given)
+    large, _ = made_run(tmp_path / "large", masked=False, include="mini_sst2", **given)
+    exhibit = one(about_choices.inclusion(read_runs([small, large])), "including-sst2")
+    assert [row[:2] for row in exhibit.table.rows] == [
+        [name, said] for name in ("sln", "slpn") for said in ("with", "without")
+    ]
+    # sources that a flag counts are the same number in both, and 2 against 3 would be another difference
+    named, _ = made_run(tmp_path / "named", masked=False, include="mini_sst2", sources="3", **given)
+    assert about_choices.inclusion(read_runs([small, named])) is None
+
+
+def test_a_normalisation_that_a_task_more_turns_is_said(tmp_path: Path) -> None:
+    given = {"method": "spp,mst", "tasks": "mini_rte,mini_mnli,mini_qnli", "sources": "2", "prompt_length": "2"}
+    small, _ = made_run(tmp_path / "small", masked=False, **given)
+    large, _ = made_run(tmp_path / "large", masked=False, include="mini_sst2", **given)
+    says = one(about_choices.inclusion(read_runs([small, large])), "including-sst2").says
+    assert "the router normalises by softmax with sst2 and sparsemax without, in spp." in says
+    fixed = [
+        made_run(tmp_path / f"{more}fixed", masked=False, normalisation="softmax", include=more or None, **given)[0]
+        for more in ("", "mini_sst2")
+    ]
+    assert "normalises" not in one(about_choices.inclusion(read_runs(fixed)), "including-sst2").says
+
+
+def test_no_part_carries_a_task_on_which_all_score_nothing_or_alike(material: Material) -> None:
+    carrier = about_masks._carrier
+    assert carrier(60.0, 50.0, 61.0) == "sources" and carrier(50.0, 60.0, 61.0) == "private"
+    assert carrier(50.0, 50.0, 56.0) == "both"
+    assert carrier(0.0, 0.0, 0.0) == carrier(50.0, 50.0, 50.0) == carrier(50.0, 50.0, 54.0) == "neither"
+    assert carrier(-3.0, -10.0, 0.0) == "neither", "correlations below 0"
+    entry = next(entry for entry in material.portraits if entry.id == "spp-n2-k16-s0")
+    level = {"tasks": {task: {"primary": "accuracy", "scores": {"accuracy": 50.0}} for task in entry.tasks}}
+    masks = {name: level | {"average": 50.0} for name in ("source-1", "sources", "private", "total")}
+    says = about_masks._masking_say(entry, masks, ["rte", "mnli", "stsb"])
+    assert says.startswith("Neither part carries rte, mnli and stsb")
+
+
+def test_development_scores_decide_where_they_are_asked_for(tmp_path: Path) -> None:
+    """They stand in the order opposite to that of the test."""
+    given = {"method": "pt", "tasks": "mini_rte,mini_cola", "shots": "16", "lr_private": "0.01,0.07", "select": "best"}
+    folder, _ = made_run(
+        tmp_path / "run", lambda config, task: 0.95 if config.lr_private == 0.01 else 0.3, masked=False, **given
+    )
+    material = read_runs([folder])
+    says = one(about_choices.rates(material), "rates-private").says
+    assert says.startswith("Best by test scores is pt at 0.01 (")
+    chosen = ranked_by(material, "development")
+    best = next(entry for entry in material.entries if entry.config.lr_private == 0.07)
+    says = one(about_choices.rates(chosen), "rates-private").says
+    assert says.startswith(
+        f"Best by development scores is pt at 0.07 ({100 - best.average:.1f} % in development, {best.average:.1f} % in"
+    )
+    ranking = one(about_scores.results(chosen), "results").says
+    assert ranking.startswith("By development scores pt, private rate 0.07 leads")
+    without = read_runs([made_run(tmp_path / "last", masked=False, method="pt", tasks="mini_rte")[0]])
+    with pytest.raises(
+        InputError, match="last: pt-k16-s0 has no development score to rank by; train with --select best"
+    ):
+        ranked_by(without, "development")
 
 
 def test_the_last_column_of_a_masking_table_is_the_evaluation(material: Material) -> None:
@@ -212,7 +278,7 @@ def test_off_label_answers_that_begin_alike_are_counted_each(tmp_path: Path) -> 
     found = read_runs([folder])
     (entry,) = found.entries
     found.portraits.append(entry)
-    masks = found.masked[entry.prompts] = about_masks.measured(entry) or {}
+    masks = found.masked[entry.prompts] = about_masks.measured(entry, Way()) or {}
     said = {"a long answer of the model, one": 3, "a long answer of the model, two": 4, "a long ans": 5}
     for mask in masks.values():
         predictions = mask["tasks"]["mini_rte"]["predictions"]

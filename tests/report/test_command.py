@@ -14,7 +14,7 @@ import torch
 
 from compt_fast import evaluate, report, store, train
 from compt_fast.fleet import evaluation
-from compt_fast.fleet.masking import read_masked
+from compt_fast.fleet.masking import Way, read_masked, write_masked
 from compt_fast.prompts.foreign import read_foreign
 from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId
 from compt_fast.report import about_prompts
@@ -46,10 +46,10 @@ def test_masked_scores_are_measured_once_and_kept(
     assert report.main([str(folder), "-o", str(out)]) == 0
     said = capsys.readouterr().out
     assert "index.html" in said and "missing:" not in said and "number of sources (--sources 1,2,3)" in said
-    content = read_masked(folder)
-    assert content is not None and list(content["runs"][RUN]) == ["source-1", "source-2", "sources", "private", "total"]
+    (masked,) = read_masked(folder).values()
+    assert list(masked[RUN]) == ["source-1", "source-2", "sources", "private", "total"]
     recorded = {run["id"]: run["tasks"] for run in results(folder)["runs"]}
-    assert {name: masks["total"]["tasks"] for name, masks in content["runs"].items()} == recorded
+    assert {name: masks["total"]["tasks"] for name, masks in masked.items()} == recorded
     table = (out / f"masking-{_slug(RUN)}.csv").read_text().splitlines()
     assert table[0] == "task,S1,S2,all sources,private,total"
     shown = [float(row.split(",")[-1]) for row in table[1:]]
@@ -72,13 +72,22 @@ def _slug(run: str) -> str:
 
 def test_masked_scores_of_other_results_are_measured_again(folder: Path, tmp_path: Path) -> None:
     assert evaluate.main([str(folder), "--masks=each"]) == 0
-    content = read_masked(folder)
-    assert content is not None
-    content["runs"][RUN]["total"]["tasks"]["toy_a"]["n"] = 999
-    (folder / "masked.json").write_text(json.dumps(content))
+    masked = read_masked(folder)[Way()]
+    masked[RUN]["total"]["tasks"]["toy_a"]["n"] = 999
+    write_masked(folder, Way(), masked)
     assert report.main([str(folder), "-o", str(tmp_path / "out")]) == 0
-    again = read_masked(folder)
-    assert again is not None and again["runs"][RUN]["total"]["tasks"]["toy_a"]["n"] == 6
+    assert read_masked(folder)[Way()][RUN]["total"]["tasks"]["toy_a"]["n"] == 6
+
+
+def test_the_report_says_which_way_its_tables_are_masked(folder: Path, tmp_path: Path) -> None:
+    for flags, says in (([], Way().says), (["--mask-how=after", "--mask-tokens=remove"], Way("after", "remove").says)):
+        out = tmp_path / f"out-{len(flags)}"
+        assert report.main([str(folder), "-o", str(out), f"--runs={RUN}", *flags]) == 0
+        assert f"Scores with prompts switched off: {says}." in (out / "index.html").read_text()
+        assert (
+            "masked after normalisation, masked halves" in (out / f"masking-{_slug(RUN)}.md").read_text() or not flags
+        )
+    assert list(read_masked(folder)) == [Way(), Way("after", "remove")]
 
 
 def test_without_the_trunk_the_rest_is_reported(

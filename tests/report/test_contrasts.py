@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -49,7 +50,18 @@ def test_runs_of_all_seeds_make_one_point_in_the_order_of_the_setting(entries: l
 def test_doubled_epochs_of_few_shots_are_no_second_difference(entries: list[Entry]) -> None:
     assert {entry.config.epochs for entry in entries} == {30, 60}
     assert len(grouped(entries, "shots", "sources")) == 2
-    assert "epochs" in dict(settings(entries[0])) and "epochs" not in dict(settings(entries[0], "shots"))
+    assert dict(settings(entries[0]))["epochs"] == 30
+    assert {dict(settings(entry, "shots"))["epochs"] for entry in entries} == {"of the preset"}
+
+
+def test_runs_of_other_epochs_are_no_further_seeds(tmp_path: Path) -> None:
+    """Of the preset's epochs few shots make twice as many; epochs that a flag names are another setting."""
+    given = {"method": "pt", "shots": "8,16", "tasks": TASKS}
+    preset, _ = made_run(tmp_path / "preset", masked=False, **given)
+    named, _ = made_run(tmp_path / "named", masked=False, epochs="10,20", **given)
+    lines = series(read_runs([preset, named]).entries, "shots")
+    assert [line.label for line in lines] == [f"pt, epochs {epochs}" for epochs in ("of the preset", 10, 20)]
+    assert all(len(point.scores) == 1 for line in lines for point in line.points)
 
 
 def test_a_setting_that_does_not_vary_makes_no_series(entries: list[Entry]) -> None:
