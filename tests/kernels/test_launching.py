@@ -1,0 +1,34 @@
+"""Triton's own launcher takes every launch, with the versions of Triton that are supported; a GPU stands in."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+from tests.helpers.tritons import OLDEST, python
+
+IN_A_STEP = {"prepare", "encode", "spread", "layer", "squares", "update"}
+IN_A_STEP |= {"_forward", "_backward_queries", "_backward_keys"}
+TAKEN = {"params", "options", "grid", "warmup", "stream", "device", "backend", "specialize_impl", "num_warps"}
+"""Names that Triton's launcher has for something else."""
+
+
+@pytest.mark.parametrize("triton", ["installed", OLDEST])
+def test_every_launch_is_taken(triton: str, tmp_path: Path) -> None:
+    """Of a whole captured step, with the arguments it really has, and of every setting of a composition."""
+    done = python(triton, "-m", "tests.helpers.bound", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    bound = {owner: set(re.findall(rf"\d+ (\w+) of {owner}", done.stdout)) for owner in ("a step", "its own")}
+    assert bound == {"a step": IN_A_STEP, "its own": IN_A_STEP | {"gather", "logits"}}
+    if triton != "installed":
+        assert done.stdout.startswith(f"triton {triton}.")
+
+
+def test_a_name_that_the_launcher_has_for_something_else_is_refused(tmp_path: Path) -> None:
+    done = python("installed", "-m", "tests.helpers.bound", str(tmp_path), *TAKEN, "parameters")
+    refused = set(re.findall(r"^refused: kernel, (\w+):", done.stdout, re.MULTILINE))
+    assert done.returncode == 1 and refused == TAKEN, done.stdout + done.stderr
