@@ -6,6 +6,7 @@ cannot go on says why in its last line and ends with `UNABLE`.
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import json
 import os
@@ -30,19 +31,7 @@ OUT = Path(os.environ.get("OUT", ROOT / ".gpu" / "out"))
 SCRATCH = Path(os.environ.get("SCRATCH", ROOT / ".gpu" / "scratch"))
 BASE = "t5-base"
 ALONE = ("fast bf16", "replayed bf16", "transformers bf16")
-PACKAGES = (
-    "torch",
-    "triton",
-    "transformers",
-    "pytest",
-    "pytest-benchmark",
-    "pytest-xdist",
-    "pyarrow",
-    "datasets",
-    "peft",
-)
-
-
+PACKAGES = "torch triton transformers pytest pytest-benchmark pytest-xdist pyarrow datasets peft".split()
 failed: list[str] = []
 """The parts that did."""
 
@@ -88,21 +77,17 @@ def device() -> str:
 
 def versions() -> None:
     """Versions, processor, memory, and the GPU."""
-    found = {}
+    found = {"python": platform.python_version(), "nvcc": shutil.which("nvcc") or ""}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = ""
-    note(
-        python=platform.python_version(), cores=len(os.sched_getaffinity(0)), disk=shutil.disk_usage(ROOT).free, **found
-    )
+    note(commit=_output("git", "log", "-1", "--format=%h"), **found)
     memory = Path("/proc/meminfo").read_text().splitlines()[:3]
-    note(memory=memory, nvcc=shutil.which("nvcc") or "", commit=_output("git", "log", "-1", "--format=%h"))
-    note(
-        gpu=device(),
-        smi=_output("nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.used", "--format=csv"),
-    )
+    note(memory=memory, cores=len(os.sched_getaffinity(0)), disk=shutil.disk_usage(ROOT).free)
+    asked = "--query-gpu=name,driver_version,memory.total,memory.used"
+    note(gpu=device(), smi=_output("nvidia-smi", asked, "--format=csv"))
     print(device())
 
 
@@ -134,7 +119,7 @@ def smoke() -> None:
     with part("update") as facts:
         facts["apart"] = update_error()
         check(facts["apart"] < 1e-5, "more than 1e-5 apart")
-    for dtype, most in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
+    for dtype, most in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
         with part(f"attention {dtype}") as facts:
             facts["apart"] = attention_error(dtype)
             check(max(facts["apart"].values()) < most, f"more than {most} apart")
@@ -169,9 +154,8 @@ def _tests(*arguments: str, workers: int) -> None:
     device()
     report = SCRATCH / f"{sys.argv[1]}.xml"
     side_by_side = ["-n", str(workers)] if find_spec("xdist") else []
-    # A deprecation in a version that the tests have never met is no failure of what they test.
-    command = [sys.executable, "-m", "pytest", *arguments, *side_by_side, "-q", "--benchmark-disable", "-W", "default"]
-    done = subprocess.run([*command, "-p", "no:cacheprovider", f"--junitxml={report}"], cwd=ROOT, check=False)
+    command = [sys.executable, "-m", "pytest", *arguments, *side_by_side, "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run([*command, f"--junitxml={report}"], cwd=ROOT, check=False)
     check(report.exists(), f"pytest ended with {done.returncode} and no report")
     (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
     for case in suite.iter("testcase"):
@@ -238,6 +222,7 @@ def _steps(runs: int, names: Sequence[str]) -> None:
             facts |= {"rows": batch.rows, "padding": engine.padding(batch), "peak": torch.cuda.max_memory_allocated()}
             print(name, facts)
         engine = None
+        gc.collect()
         torch.cuda.empty_cache()
 
 

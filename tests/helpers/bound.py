@@ -4,14 +4,20 @@ here.
 Beside a captured training step these are the launches of all settings of a composition. What the launcher refuses is
 listed, and the exit code is then 1. In a process of its own, because the interpreter, in which tests run kernels, binds
 arguments by itself. With names behind FOLDER, what is bound instead are kernels whose argument has one of them.
+
+With `--start` a step's kernels are compiled and started, too, by Triton's own driver on `no_cuda.c`.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 import runpy
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +26,8 @@ import torch
 import triton
 from torch import Tensor
 from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.driver import CudaDriver
 
 from compt_fast.fleet.cohort import Cohort, Member
 from compt_fast.fleet.fixed_step import FixedStep, Rows
@@ -59,6 +67,7 @@ def _direct(tensors: list[Tensor], plan: str, dtype: torch.dtype, save: bool) ->
 
 def step_launches(trunk_folder: Path, toys: list[Path], **changes: Any) -> list[Launch]:
     """What a captured training step of one run of each method starts, on tensors without data."""
+    changes["device"] = "cpu"
     with pytest.MonkeyPatch.context() as patch:
         as_on_a_gpu(patch)
         patch.setattr(compose, "compose", _direct)
@@ -129,12 +138,49 @@ def refusal(launch: Launch) -> str:
     return "" if compiled else "the launcher came to no kernel"
 
 
+class WithoutCuda(CudaDriver):
+    """Triton's own driver, which asks torch where it runs: here torch knows no GPU, and `no_cuda.c` is the driver's."""
+
+    def __init__(self, folder: Path) -> None:
+        knobs.nvidia.libcuda_path = str(folder)
+        library = folder / "libcuda.so.1"
+        headers = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
+        source = Path(__file__).with_name("no_cuda.c")
+        flags = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", f"-I{headers}", "-o", str(library)]
+        subprocess.run([os.environ.get("CC", "cc"), str(source), *flags], check=True)
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)  # whoever looks for libcuda.so.1 finds this one
+        super().__init__()
+        self.get_current_device = lambda: 0
+        self.get_current_stream = lambda device: 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+def start(folder: Path) -> int:
+    """Starts a step's kernels, once each; the numbers that `no_cuda.c` prints are those of the launch."""
+    toys = [jobs.toy_task(folder, name) for name in ("toy_a", "toy_b")]
+    found = step_launches(make_t5(folder / "trunk"), toys, method="spp,scp", dtype="bf16")
+    triton.runtime.driver.set_active(WithoutCuda(folder))
+    for launch in {launch.kernel: launch for launch in found}.values():
+        # The first argument gets memory, so that one can see it arrive.
+        name, first = next((name, x) for name, x in launch.arguments.items() if isinstance(x, Tensor | tuple))
+        given = [torch.empty(4, dtype=torch.float32 if isinstance(first, tuple) else first.dtype) for _ in range(2)]
+        value = (*given, *first[2:]) if isinstance(first, tuple) else given[0]
+        places = [x.data_ptr() for x in (given if isinstance(first, tuple) else given[:1])]
+        print("asked", launch.kernel.fn.__name__, launch.programs, 32 * launch.warps, *places, flush=True)
+        launching._start(replace(launch, arguments=launch.arguments | {name: value}))
+    return 0
+
+
 def main() -> int:
     """Prints how often each kernel was bound, and each refusal."""
     assert not knobs.runtime.interpret, "the interpreter binds arguments by itself"
     bound: Counter[str] = Counter()
     refused = set()
     folder, names = Path(sys.argv[1]), sys.argv[2:]
+    if names == ["--start"]:
+        return start(folder)
     for owner, launch in launches_named(folder, names) if names else all_launches(folder):
         name = launch.kernel.fn.__name__
         if why := refusal(launch):

@@ -28,6 +28,19 @@ def test_every_launch_is_taken(triton: str, tmp_path: Path) -> None:
         assert done.stdout.startswith(f"triton {triton}.")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("triton", ["installed", OLDEST])
+def test_a_steps_kernels_are_started_with_what_they_are_given(triton: str, tmp_path: Path) -> None:
+    """Compiled and loaded, down to the call of CUDA's driver, in whose place stands one that only prints."""
+    done = python(triton, "-m", "tests.helpers.bound", str(tmp_path), "--start")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert {words[1] for words in lines} == IN_A_STEP
+    for asked, started in zip(lines[::2], lines[1::2], strict=True):
+        assert (asked[0], started[0]) == ("asked", "started")
+        assert started[1 : len(asked)] == asked[1:]
+
+
 def test_a_name_that_the_launcher_has_for_something_else_is_refused(tmp_path: Path) -> None:
     done = python("installed", "-m", "tests.helpers.bound", str(tmp_path), *TAKEN, "parameters")
     refused = set(re.findall(r"^refused: kernel, (\w+):", done.stdout, re.MULTILINE))
