@@ -38,11 +38,11 @@ def test_a_rehearsal_leaves_a_line_a_step(repository: Path, tmp_path: Path) -> N
 
 
 def test_a_step_that_cannot_go_on_says_why(repository: Path, tmp_path: Path) -> None:
-    done = script(repository, "ceilings", OUT=str(tmp_path), CUDA_VISIBLE_DEVICES="")
+    done = script(repository, "kernel_tests", OUT=str(tmp_path), CUDA_VISIBLE_DEVICES="")
     (line,) = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
     assert done.returncode == 0 and (line["status"], line["said"]) == ("cannot go on", "no CUDA device")
-    done = script(repository, "ceiling", OUT=str(tmp_path))
-    assert done.returncode == 2 and "no step ceiling; there are versions, install" in done.stderr
+    done = script(repository, "kernel_test", OUT=str(tmp_path))
+    assert done.returncode == 2 and "no step kernel_test; there are versions, install" in done.stderr
 
 
 def test_what_travels_with_the_checkout_is_prepared(repository: Path, tmp_path: Path) -> None:

@@ -15,9 +15,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OLD = os.environ.get("COMPT_FAST_OLD_TRITON")
-OLDEST = pytest.param(
-    "3.6", marks=pytest.mark.skipif(not OLD, reason="COMPT_FAST_OLD_TRITON names no folder with triton 3.6")
-)
+OLD_TRITON = pytest.mark.skipif(not OLD, reason="COMPT_FAST_OLD_TRITON names no folder with triton 3.6")
+BOTH = ["installed", pytest.param("3.6", marks=OLD_TRITON)]
 
 
 def python(triton: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -56,6 +56,8 @@ def test_a_kernel_refuses_a_word_that_none_of_its_branches_knows(setting, monkey
     """What is let in by mistake must not take another one's meaning."""
     plan = Plan.parsed(plan_text(replace(SPP, gates="learned"), None, "fp32"))
     inputs = empty_inputs(plan, 1, DEVICE)
+    for tensor in inputs.listed():
+        tensor.zero_()
     monkeypatch.setitem(COMPUTED, setting, (*COMPUTED[setting], "made-up"))
     with pytest.raises(Exception, match=f"unknown {setting}"):
         compose_forward(inputs, replace(plan, **{setting: "made-up"}), torch.float32, save=True)
