@@ -6,6 +6,7 @@ On a CPU a recording of all operators and launches stands in for the capture; ev
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from compt_fast.fleet.plan import Run
 from compt_fast.fleet.report import replaying
 from compt_fast.fleet.trainer import Trainer
 from compt_fast.kernels.launching import Launch, recorded
+from compt_fast.prompts import shape as shapes
+from compt_fast.prompts.shape import PromptShape
 from compt_fast.trunk.packed import PackedTrunk
 from tests.helpers import jobs
 from tests.helpers.recording import CpuRecorder, OneDevice, as_on_a_gpu, on_meta, quick_attention
@@ -117,6 +120,12 @@ def test_what_no_capture_takes_goes_operator_by_operator(
     (lstm,) = plan(job, tiny_t5, toys, encoder="lstm", steps=3)
     compare(job, [lstm], tmp_path / "lstm")
     assert len(captures) == 1 and "lstm" in eager(lstm.shape)
+
+
+def test_gates_that_nobody_vouches_for_are_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "GATES", (*shapes.GATES, "made-up"))
+    shape = PromptShape("spp", tasks=2, sources=2, private=True, length=2, d_model=4)
+    assert eager(shape) == "" and "gates 'made-up'" in eager(replace(shape, gates="made-up"))
 
 
 def test_targets_that_are_read_best_by_projecting_are_not_captured(
