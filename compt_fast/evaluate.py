@@ -88,7 +88,7 @@ def repeat(
     folder: Path, only: list[str] | None, given: dict[str, Any], out: Path | None, file: Path | None, console: Console
 ) -> int:
     """Score, print the table, write what is asked for, and compare with `results.json` when nothing was changed."""
-    from compt_fast.fleet.predictions import Record, check_format, write_predictions
+    from compt_fast.fleet.predictions import check_format, write_predictions
     from compt_fast.fleet.results import read_results, results_json, terminal_table
 
     began = time.perf_counter()

@@ -293,6 +293,12 @@ def merge_flags(given: dict[str, Any], settings: dict[str, Any], where: str) -> 
     for key in AT_LEAST_ONE:
         if flags[key] < 1:
             raise InputError(f"--{FLAGS[key].name} must be above 0, not {flags[key]}")
+    for count in flags["sources"] or ():
+        if count < 0:
+            raise InputError(
+                f"--sources must be a number of source prompts, not {count}; without it the preset decides: sln and "
+                "slpn take one a task, sil, sip and silp one a source task"
+            )
     if flags["source_steps"] is not None and flags["source_steps"] < 1:
         raise InputError(f"--source-steps must be above 0, not {flags['source_steps']}")
     if flags["steps"] is not None and flags["epochs"] is not None:

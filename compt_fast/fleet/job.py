@@ -60,7 +60,8 @@ def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = 
     """Load and check data, trunk and plan.
 
     Runs that are recorded in the run folder `folder` keep their ids. `trunk` is what `flags` name,
-    where it is open already. `load` gives the tasks other rows than those that `flags` name. Raises `InputError` for whatever is wrong with them.
+    where it is open already. `load` gives the tasks other rows than those that `flags` name. Raises
+    `InputError` for whatever is wrong with them.
     """
     tasks = resolve_tasks(
         flags["suite"],

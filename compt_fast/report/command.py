@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _PACKAGES = ("matplotlib", "jinja2")
 
 EXAMPLES = """examples:
-  python -m compt_fast.report runs/mini-20260101-120000 -o report
-      every table and figure that the runs of this folder allow; open report/index.html
+  python -m compt_fast.report runs/mini-20260101-120000
+      every table and figure that the runs of this folder allow; open its report/index.html
   python -m compt_fast.report runs/with-prefix runs/without-prefix -o report --no-masking
       two jobs side by side, without the masked evaluations (which need the trunk)
   python -m compt_fast.report store -o report
@@ -48,7 +48,9 @@ def parser() -> CommandLine:
         nargs="+",
         help="run folders of compt_fast.train, folders of run folders, or prompt stores",
     )
-    made.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="where the report goes")
+    made.add_argument(
+        "-o", "--out", metavar="DIR", type=Path, help="where the report goes (default, of one run folder: RUN/report)"
+    )
     made.add_argument(
         "--runs",
         metavar="ID[,ID]",
@@ -69,10 +71,18 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     given = parser().parse_args(argv)
     console = Console(markup=False)  # brackets in names are no markup
+    only = given.runs.split(",") if given.runs else None
     return exit_code(
-        lambda: report(given.folders, given.out, given.runs.split(",") if given.runs else None, given.masking, console),
+        lambda: report(given.folders, given.out or _beside(given.folders), only, given.masking, console),
         out_of_memory_hint=": leave the masked evaluations out with --no-masking",
     )
+
+
+def _beside(folders: Sequence[Path]) -> Path:
+    """Where the report of one run folder goes; `InputError` for other material."""
+    if len(folders) == 1 and (folders[0] / "config.json").is_file():
+        return folders[0] / "report"
+    raise InputError("say where the report goes, with -o DIR; of one run folder alone it goes into its report/")
 
 
 def report(named: Sequence[Path], out: Path, only: Sequence[str] | None, masking: bool, console: Console) -> int:

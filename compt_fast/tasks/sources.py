@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from compt_fast.errors import InputError
+from compt_fast.hub import asked
 from compt_fast.tasks.formats import FORMATS, Columns, arrow_columns, find_split, read_columns
 from compt_fast.tasks.sampling import fixed_order
 from compt_fast.tasks.splits import Split
@@ -154,14 +155,16 @@ def _hub_split(task: Task, split: str) -> Split:
             f"{task.name}: reading {task.dataset} from the hub needs `datasets` (pip install "
             "datasets); or give a local folder with --data-root or --data"
         ) from None
-    try:
-        rows = datasets.load_dataset(task.dataset, task.config, split=split)
-        table = rows.with_format("arrow")[:]
-    except Exception as error:  # network, hub and cache each raise their own kinds
-        raise InputError(
-            f"{task.name}: cannot read {origin} from the hub: {error}; "
-            "without a network, give a local folder with --data-root or --data"
-        ) from error
+    with asked() as unreachable:
+        try:
+            rows = datasets.load_dataset(task.dataset, task.config, split=split)
+            table = rows.with_format("arrow")[:]
+        except Exception as error:  # network, hub and cache each raise their own kinds
+            why = f"{unreachable}, and no copy is cached" if unreachable else str(error)
+            raise InputError(
+                f"{task.name}: cannot read {origin} from the hub: {why}; "
+                "without a network, give a local folder with --data-root or --data"
+            ) from error
     return Split(task, arrow_columns(table, lambda row: f"{origin}:{row + 1}", origin), skip_empty=True)
 
 
@@ -183,7 +186,9 @@ def _evaluation_files(task: Task, folder: Path) -> list[Path]:
 
 
 def _no_file(task: Task, folder: Path, name: str) -> NoReturn:
-    raise InputError(f"{folder}: no file {name}.{{{','.join(FORMATS)}}} for {task.name}")
+    near = next((path.name for path in sorted(folder.glob("*.json")) if path.stem in name), None)
+    hint = f"; {near} is not read: one JSON object a line makes it {near}l" if near else ""
+    raise InputError(f"{folder}: no file {name}.{{{','.join(FORMATS)}}} for {task.name}{hint}")
 
 
 def _checked(task: Task, columns: Columns, skip_empty: bool) -> Split:

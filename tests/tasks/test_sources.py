@@ -275,6 +275,9 @@ def test_bad_local_folders(tmp_path: Path) -> None:
     write_rows(tmp_path / "rte" / "train.csv", rows)
     with pytest.raises(InputError, match=r"no file validation \(or test\).{jsonl,csv,tsv,parquet}"):
         load_task(TASKS["rte"], data=tmp_path)
+    (tmp_path / "rte" / "test.json").write_text("[]")
+    with pytest.raises(InputError, match="for rte; test.json is not read: one JSON object a line makes it test.jsonl"):
+        load_task(TASKS["rte"], data=tmp_path)
     write_rows(tmp_path / "rte" / "test.csv", [{**rows[0], "sentence2": ""}])
     with pytest.raises(InputError, match=r"test.csv:2: column 'sentence2' is empty"):
         load_task(TASKS["rte"], data=tmp_path)
