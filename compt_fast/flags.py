@@ -143,6 +143,13 @@ JOB_FLAGS: tuple[Flag, ...] = (
     Flag("task-file", place, [], "your own tasks: TOML or YAML files", listed=True),
     Flag("data-root", place, None, "local folder in the hub's layout (DIR/nyu-mll/glue/...)"),
     Flag("data", place, None, "local folder DIR/<task>/{train,validation}.{jsonl,csv,tsv,parquet}"),
+    Flag(
+        "skip-empty",
+        str,
+        False,
+        "leave out rows of --data and task files that lack a text or label (default: refuse them)",
+        switch=True,
+    ),
     Flag("prefix", str, True, "begin each text with '<task>:' (default: yes)", switch=True),
     Flag("prompt-position", str, "prepend", "the prompt's place", PROMPT_POSITIONS),
     Flag("max-source-length", integer, 256, "tokens of a text, the prompt not counted"),
@@ -243,20 +250,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     for title, flags in titles:
         group = parser.add_argument_group(title)
         for flag in flags:
-            if flag.switch:
-                group.add_argument(
-                    f"--{flag.name}",
-                    action=argparse.BooleanOptionalAction,
-                    default=None,
-                    help=_help(flag),
-                )
-            else:
-                add_flag(group, flag, _help(flag))
+            add_flag(group, flag, _help(flag))
 
 
 def add_flag(parser: argparse._ActionsContainer, flag: Flag, help: str) -> None:
-    """Add one flag that is no switch, its value kept as the user's text (or None)."""
-    parser.add_argument(f"--{flag.name}", default=None, metavar=_metavar(flag), help=help)
+    """Add one flag, its value kept as the user's text (of a switch as true or false), or None."""
+    name = f"--{flag.name}"
+    if flag.switch:
+        parser.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=help)
+    else:
+        parser.add_argument(name, default=None, metavar=_metavar(flag), help=help)
 
 
 def _metavar(flag: Flag) -> str:
@@ -305,6 +308,12 @@ def merge_flags(given: dict[str, Any], settings: dict[str, Any], where: str) -> 
     for key in AT_LEAST_ONE:
         if flags[key] < 1:
             raise InputError(f"--{FLAGS[key].name} must be above 0, not {flags[key]}")
+    for count in flags["sources"] or ():
+        if count < 0:
+            raise InputError(
+                f"--sources must be a number of source prompts, not {count}; without it the preset decides: sln and "
+                "slpn take one a task, sil, sip and silp one a source task"
+            )
     if flags["source_steps"] is not None and flags["source_steps"] < 1:
         raise InputError(f"--source-steps must be above 0, not {flags['source_steps']}")
     if flags["steps"] is not None and flags["epochs"] is not None:

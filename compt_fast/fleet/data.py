@@ -59,7 +59,7 @@ class JobData:
     def __init__(self, tasks: list[TaskData], flags: Flags, tokenizer: Any) -> None:
         self.tasks = tasks
         self.tokenizer = tokenizer
-        self._prefix = flags["prefix"]
+        self.prefix = flags["prefix"]
         self._max_length = flags["max_source_length"]
         self._eval_size = flags["eval_size"]
         self._selects = flags["select"] == "best"
@@ -93,11 +93,14 @@ class JobData:
             self._scored = self._draw_evaluation()
         return self._scored
 
+    def scored_indices(self, data: TaskData) -> list[int]:
+        """Which rows of a task's evaluation split, from 0, are scored, in the order of `evaluation`."""
+        return [int(i) for i in evaluation_indices(len(data.evaluation), self._eval_size)]
+
     def _draw_evaluation(self) -> list[ScoredRows]:
         sets = []
         for data in self.tasks:
-            chosen = evaluation_indices(len(data.evaluation), self._eval_size)
-            rows = [data.evaluation[int(i)] for i in chosen]
+            rows = [data.evaluation[i] for i in self.scored_indices(data)]
             sources = [self._encode(data.task, row.texts) for row in rows]
             sets.append(ScoredRows(data.task, sources, [row.label for row in rows]))
         return sets
@@ -139,4 +142,4 @@ class JobData:
         return self._encoded[t, index]
 
     def _encode(self, task: Task, texts: tuple[str, ...]) -> list[int]:
-        return encode_source(task, texts, self.tokenizer, prefix=self._prefix, max_length=self._max_length)
+        return encode_source(task, texts, self.tokenizer, prefix=self.prefix, max_length=self._max_length)

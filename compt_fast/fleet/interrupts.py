@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 from typing import Self
 
@@ -16,14 +17,18 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """While entered, notes SIGINT and SIGTERM; a second signal of the same kind acts as usual."""
+    """While entered, notes SIGINT and SIGTERM; a second signal of the same kind acts as usual.
+
+    In another thread than the main one, which is the only one that signals reach, it notes nothing.
+    """
 
     def __init__(self) -> None:
         self._pending: int | None = None
         self._previous: dict[int, signal.Handlers | None] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        heard = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGINT, signal.SIGTERM) if heard else ():
             self._previous[number] = signal.signal(number, self._note)  # type: ignore[assignment]
         return self
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ from compt_fast.flags import FLAGS, RUN_FLAGS, Flags, typed
 from compt_fast.fleet.data import JobData
 from compt_fast.fleet.plan import Run, keep_ids, plan_runs
 from compt_fast.info import environment
-from compt_fast.tasks.sources import load_task
-from compt_fast.tasks.table import SUITES, resolve_tasks
+from compt_fast.tasks.sources import TaskData, check_read, load_task
+from compt_fast.tasks.table import SUITES, Task, resolve_tasks
 from compt_fast.trunk.seam import Trunk, open_trunk
 from compt_fast.words import plural
 
@@ -51,11 +53,15 @@ class Job:
     runs: list[Run]
 
 
-def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = None) -> Job:
+Load = Callable[[Sequence[Task]], list[TaskData]]
+
+
+def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = None, load: Load | None = None) -> Job:
     """Load and check data, trunk and plan.
 
     Runs that are recorded in the run folder `folder` keep their ids. `trunk` is what `flags` name,
-    where it is open already. Raises `InputError` for whatever is wrong with them.
+    where it is open already. `load` gives the tasks other rows than those that `flags` name. Raises
+    `InputError` for whatever is wrong with them.
     """
     tasks = resolve_tasks(
         flags["suite"],
@@ -64,8 +70,7 @@ def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = 
         flags["exclude"],
         [Path(name) for name in flags["task_file"]],
     )
-    root, data = (Path(flags[key]) if flags[key] else None for key in ("data_root", "data"))
-    loaded = [load_task(task, data_root=root, data=data) for task in tasks]
+    loaded = (load or partial(_named_rows, flags))(tasks)
     if flags["tensorboard"] and find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
     flags = flags | {"dtype": _dtype(flags), "source_tasks": _source_tasks(flags)}
@@ -78,6 +83,13 @@ def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = 
     for mode in dict.fromkeys(run.config.label_mode for run in runs):
         rows.check_labels(mode)
     return Job(flags, trunk, trunk.fingerprint(), rows, runs)
+
+
+def _named_rows(flags: Flags, tasks: Sequence[Task]) -> list[TaskData]:
+    """The rows of `tasks` that `flags` name."""
+    root, data = (Path(flags[key]) if flags[key] else None for key in ("data_root", "data"))
+    check_read(tasks, data_root=root, data=data)
+    return [load_task(task, data_root=root, data=data, skip_empty=flags["skip_empty"]) for task in tasks]
 
 
 def _source_tasks(flags: Flags) -> list[str] | None:

@@ -254,24 +254,9 @@ def _together(entries: list[Entry]) -> list[Entry]:
             merged[config, entry.apart] = replace(entry, config=config)
             continue
         tasks = before.result.tasks | entry.result.tasks
-        whole = replace(
-            before.result,
-            id=before.result.group,
-            tasks=tasks,
-            average=average(tasks),
-            development=_development([*before.parts, entry.result]),
-        )
+        whole = replace(before.result, id=before.result.group, tasks=tasks, average=average(tasks))
         merged[config, entry.apart] = replace(before, result=whole, parts=(*before.parts, entry.result))
     return list(merged.values())
-
-
-def _development(parts: Sequence[RunResult]) -> dict[str, Any] | None:
-    """The development scores of tasks that were trained apart, taken together; None where some has none."""
-    scored = [part.development for part in parts if part.development is not None]
-    if len(scored) < len(parts):
-        return None
-    tasks = {name: scores for own in scored for name, scores in own["tasks"].items()}
-    return {"average": statistics.fmean(own["average"] for own in scored), "step": None, "tasks": tasks}
 
 
 def portraits(entries: Sequence[Entry], only: Sequence[str] | None) -> list[Entry]:

@@ -80,7 +80,8 @@ def test_a_job_may_grow_in_its_runs_alone(job: Job, tiny_t5: Path, toys: list[Pa
     assert recorded_runs(tmp_path / "run") == {run.id: run.config for run in wider.runs}
     with pytest.raises(InputError, match=r"the job began with the run pt-joint-k4-s0, which is not among the 2 runs"):
         check_recorded(tmp_path / "run", reopened(method="spp", seeds="0,1"))
-    check_recorded(tmp_path / "run", reopened(method="spp,pt-joint,mst", seeds="0,1", fit_length="first"))
+    fitted = reopened(method="spp,pt-joint,mst,pi", seeds="0,1", fit_length="first")
+    check_recorded(tmp_path / "run", fitted)
     with pytest.raises(InputError, match="began with --eval-size 6, not with --eval-size 5; only flags of runs"):
         check_recorded(tmp_path / "run", reopened(method="spp,pt-joint,mst", seeds="0,1", eval_size=5))
     with pytest.raises(InputError, match="began without --tasks, not with --tasks toy_b,toy_a; only flags of runs"):
@@ -117,7 +118,8 @@ def test_stored_prompts_that_change_are_noticed(job: Job, tmp_path: Path) -> Non
 
 def test_source_tasks_are_named_or_are_those_of_a_suite(tiny_t5: Path, toys: list[Path]) -> None:
     def source_tasks(names: str | None) -> list[str] | None:
-        named: list[str] | None = jobs.opened(jobs.settings(tiny_t5, toys, source_tasks=names)).flags["source_tasks"]
+        chosen = jobs.settings(tiny_t5, toys, method="sil", source_tasks=names)
+        named: list[str] | None = jobs.opened(chosen).flags["source_tasks"]
         return named
 
     assert source_tasks(None) is None

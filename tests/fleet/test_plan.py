@@ -209,11 +209,21 @@ def test_every_presets_parameters_are_counted() -> None:
         ({"method": "spp", "sources": "3", "source_init": "stored"}, "--sources has no meaning with --source-init"),
         ({"method": "sip", "lr_source": "0.1"}, "--lr-source has no meaning"),
         ({"method": "sl", "private_init": "stored"}, "--private-init has no meaning"),
+        ({"method": "p", "source_tasks": "a"}, r"--source-tasks has no meaning: none of the methods trained \(p\)"),
+        ({"method": "pi", "source_tasks": "a"}, "--source-tasks has no meaning: .* starts from stored sources"),
+        ({"method": "spp,pt", "source_steps": "3"}, "--source-steps has no meaning: .* starts from stored prompts"),
+        ({"method": "slp", "fit_length": "first"}, "--fit-length has no meaning"),
     ],
 )
 def test_values_that_do_not_go_together(given: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         plan(**given)
+
+
+def test_flags_of_stored_prompts_are_used_where_one_run_starts_from_one() -> None:
+    assert len(plan(method="p,sil", source_tasks="a,b", source_steps="3", fit_length="first")) == 2
+    assert plan(method="pt", private_init="spot", source_tasks="a,b")
+    assert plan(method="pi", source_steps="3", fit_length="train")
 
 
 def test_an_odd_trunk_has_no_lstm() -> None:

@@ -39,6 +39,15 @@ def folder(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
+def test_the_report_of_one_run_folder_goes_into_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report.main([str(folder), "--no-masking"]) == 0
+    assert (folder / "report" / "index.html").is_file()
+    for line in ([str(folder), str(folder)], [str(tmp_path)]):
+        assert "say where the report goes, with -o DIR" in error_of(capsys, report.main, line)
+
+
 def test_masked_scores_are_measured_once_and_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,7 +68,7 @@ def test_masked_scores_are_measured_once_and_kept(
     def never(*rest: Any, **named: Any) -> Any:
         raise AssertionError("scored a second time")
 
-    monkeypatch.setattr("compt_fast.fleet.reopened.evaluate", never)
+    monkeypatch.setattr("compt_fast.fleet.reopened.predict", never)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert report.main([str(folder), "-o", str(out)]) == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
