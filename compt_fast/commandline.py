@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from itertools import takewhile
 from typing import Any, NoReturn
 
+from compt_fast.output import flush
+
 OTHER_NAMES = {
     "--learning-rate": "--lr",
     "--output-dir": "--out",
@@ -44,6 +46,11 @@ class CommandLine(argparse.ArgumentParser):
         if left:
             self._refuse(left[0], self._listed_before(left[0], given))
         return found, left
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End the process; an output that is closed behind the help, as by `| head`, is no error."""
+        flush()
+        super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the line, and end the process with 2."""

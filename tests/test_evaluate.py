@@ -198,7 +198,7 @@ MANIFEST = f"prompts/{RUN}/manifest.json"
         ),
         (
             edit("config.json", lambda c: c["flags"].update(exclude=["toy_b"])),
-            "those of the run folder's config.json are toy_a",
+            "results.json: the results of another job",
         ),
     ],
 )

@@ -37,7 +37,7 @@ def test_a_job_leaves_a_whole_run_folder(line: Line, tmp_path: Path, capsys: pyt
         *("prompts", "checkpoints"),
     }
     content = jobs.results(out)
-    assert list(content) == ["format", "environment", "wall_seconds", "runs"]
+    assert list(content) == ["format", "job", "environment", "wall_seconds", "runs"]
     for run in content["runs"]:
         keys = ["id", "method", "sources", "shots", "seed", "status", "tasks", "average"]
         assert list(run) == keys and run["status"] == "finished"

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a job at the next safe point, where a checkpoint can be written."""
+"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP) end a job at the next safe point, where it can be saved."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import signal
 import threading
 from types import FrameType
 from typing import Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
@@ -17,9 +19,10 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """While entered, notes SIGINT and SIGTERM; a second signal of the same kind acts as usual.
+    """While entered, notes `SIGNALS`; a second one of the same kind acts as usual.
 
-    In another thread than the main one, which is the only one that signals reach, it notes nothing.
+    A SIGHUP that was ignored before, as under `nohup`, stays so. In another thread than the main one, which is the
+    only one that signals reach, it notes nothing.
     """
 
     def __init__(self) -> None:
@@ -28,8 +31,9 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         heard = threading.current_thread() is threading.main_thread()
-        for number in (signal.SIGINT, signal.SIGTERM) if heard else ():
-            self._previous[number] = signal.signal(number, self._note)  # type: ignore[assignment]
+        for number in SIGNALS if heard else ():
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)  # type: ignore[assignment]
         return self
 
     def __exit__(self, *_: object) -> None:

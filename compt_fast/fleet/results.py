@@ -13,8 +13,10 @@ from rich.table import Table
 
 from compt_fast.errors import InputError
 from compt_fast.files import write_json, write_text
+from compt_fast.fleet.job import recorded_identity
 from compt_fast.fleet.plan import Run
 from compt_fast.info import environment
+from compt_fast.names import check_name
 
 FORMAT = 1
 
@@ -85,29 +87,47 @@ class RunResult:
         return name.removesuffix(f"-{next(iter(self.tasks))}") if len(self.tasks) == 1 else name
 
 
-def results_json(results: list[RunResult], wall_seconds: float) -> dict[str, Any]:
-    """The content of `results.json`."""
+def results_json(results: list[RunResult], wall_seconds: float, job: str | None = None) -> dict[str, Any]:
+    """The content of `results.json`; `job` is the hash of the job whose runs these are."""
     return {
         "format": FORMAT,
+        **({} if job is None else {"job": job}),
         "environment": environment(),
         "wall_seconds": round(wall_seconds, 1),
         "runs": [result.to_json() for result in results],
     }
 
 
-def write_results(folder: Path, results: list[RunResult], wall_seconds: float) -> None:
+def write_results(folder: Path, results: list[RunResult], wall_seconds: float, job: str | None = None) -> None:
     """Write `results.json` and, beside it, the table as `results.md`."""
-    write_json(folder / "results.json", results_json(results, wall_seconds))
+    write_json(folder / "results.json", results_json(results, wall_seconds, job))
     write_text(folder / "results.md", markdown(results))
 
 
 def read_results(folder: Path) -> list[RunResult]:
-    """The runs of a folder's `results.json`; `InputError` when it is missing or damaged."""
+    """The runs of a folder's `results.json`.
+
+    Raises `InputError` when it is missing, damaged, or of another job than the `config.json` beside it.
+    """
     path = folder / "results.json"
     try:
-        return [RunResult(**run) for run in json.loads(path.read_text(encoding="utf-8"))["runs"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        results = [RunResult(**run) for run in content["runs"]]
+        job = content.get("job")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: no results of a run folder: {error}") from None
+    names = [check_name(result.id, f"a run, in {path}") for result in results]
+    if job is not None and (folder / "config.json").is_file():
+        try:
+            own = recorded_identity(folder).hash(names)
+        except KeyError:
+            own = None
+        if own != job:
+            raise InputError(
+                f"{path}: the results of another job, or of runs with other settings, than {folder / 'config.json'} "
+                f"says; put back its own, or let --resume {folder} write them anew"
+            )
+    return results
 
 
 def glue_score(scores: dict[str, float]) -> float:

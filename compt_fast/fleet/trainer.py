@@ -23,6 +23,7 @@ from compt_fast.fleet.data import JobData, ScoredRows, Seen, TrainingRow
 from compt_fast.fleet.evaluation import average, evaluate
 from compt_fast.fleet.fixed_step import Outcome
 from compt_fast.fleet.graphs import Graphs, refused
+from compt_fast.fleet.identity import Identity
 from compt_fast.fleet.interrupts import Interrupts
 from compt_fast.fleet.monitor import Monitor
 from compt_fast.fleet.plan import Run
@@ -89,6 +90,11 @@ class Trainer:
                 self._check_development(run)
 
     @property
+    def identity(self) -> Identity:
+        """What tells the job's files from another's."""
+        return Identity(self.trunk_hash, self.flags, {run.id: run.config for run in self.runs})
+
+    @property
     def total_steps(self) -> int:
         """Steps of all runs together."""
         return sum(self.steps_of(run) for run in self.runs)
@@ -147,7 +153,9 @@ class Trainer:
 
     def save(self, monitor: Monitor) -> None:
         """Write a checkpoint of the present state."""
+        members = [member.run.id for cohort in self.cohorts for member in cohort.members]
         state = {
+            "job": self.identity.hash([*self.results, *members]),
             "step": self.step,
             "wall_seconds": self.wall_seconds,
             "metrics_offset": monitor.offset,
@@ -370,7 +378,7 @@ class Trainer:
     def write_results(self) -> None:
         """Write `results.json` with every run's state as of now."""
         results = [self.results.get(run.id) or RunResult.waiting(run) for run in self.runs]
-        write_results(self.folder, results, self.wall_seconds)
+        write_results(self.folder, results, self.wall_seconds, self.identity.hash(run.id for run in self.runs))
 
     def _source_tasks(self, run: Run) -> list[str] | None:
         """The task of each source prompt, where they started from stored ones."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property

@@ -16,7 +16,6 @@ classes; `score` gives their range), and for a data set of the hub `config`, `tr
 from __future__ import annotations
 
 import math
-import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import yaml
 
 from compt_fast.errors import InputError, unknown
+from compt_fast.names import check_name
 from compt_fast.tasks.table import METRICS, SCORE_METRICS, TASKS, Task
 
 _HUB_KEYS = ("config", "train_split", "eval_split")
@@ -43,8 +43,10 @@ def load_task_file(path: Path) -> Task:
             raise InputError(f"{path}: {unknown('key', str(key), _KEYS)}")
     reader = _Reader(path, entries)
     name = reader.text("name", required=True)
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise reader.error("name", f"{name!r} must be of letters, digits, '_', '-' and '.'")
+    try:
+        check_name(name, "a task")
+    except InputError as error:
+        raise reader.error("name", str(error)) from None
     if name in TASKS:
         raise reader.error("name", f"{name!r} is a built-in task; choose another")
     labels = reader.labels()

@@ -22,7 +22,6 @@ from compt_fast.fleet.job import (
     prepare_folder,
     record_stored,
     recorded_runs,
-    run_folder,
     trunk_hash,
 )
 from tests.helpers import jobs
@@ -179,25 +178,6 @@ def test_fingerprints_tell_trunks_apart(job: Job, tmp_path: Path) -> None:
     assert trunk_hash(job.flags | {"model": str(other)}) != job.trunk_hash
 
 
-def folder_of(out: Path | None, **changes: str) -> Path:
-    return run_folder(read_flags(changes | ({"out": str(out)} if out else {}), None))
-
-
-def test_where_a_job_goes(tmp_path: Path) -> None:
-    assert folder_of(tmp_path / "new") == tmp_path / "new"
-    assert folder_of(tmp_path) == tmp_path, "an empty folder will do"
-    assert folder_of(None, suite="mini2").parts[0] == "runs"
-    assert folder_of(None, suite="mini2").name.startswith("mini2-")
-    assert folder_of(None, tasks="rte").name.startswith("tasks-")
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file is a file; name a folder"):
-        folder_of(tmp_path / "file")
-    with pytest.raises(InputError, match="holds other files; name a new or an empty folder"):
-        folder_of(tmp_path)
-    (tmp_path / "config.json").touch()
-    assert folder_of(tmp_path) == tmp_path, "a job to extend"
-
-
 def test_a_folder_that_cannot_be_made(job: Job, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"--out .*: cannot be written \(Not a directory\)"):
@@ -221,7 +201,7 @@ def test_a_disk_without_room(job: Job, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_need_of_disk_is_what_is_written(job: Job, tmp_path: Path) -> None:
-    """Two checkpoints with every run in training, and all prompts, but for the files' headers."""
+    """Three checkpoints with every run in training, and all prompts, but for the files' headers."""
     chosen = job.flags | {"checkpoint_every": 4, "max_source_length": 32}
     largest = 0
     save = checkpoint.save
@@ -236,4 +216,4 @@ def test_the_need_of_disk_is_what_is_written(job: Job, tmp_path: Path) -> None:
         jobs.train(job, job.runs, tmp_path / "run", **chosen)
     prompts = sum(path.stat().st_size for path in tmp_path.rglob("prompts.safetensors"))
     headers = 40_000
-    assert 2 * largest + prompts - headers < disk_need(job) < 2 * largest + 4 * prompts
+    assert 3 * largest + prompts - headers < disk_need(job) < 3 * largest + 4 * prompts

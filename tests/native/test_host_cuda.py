@@ -97,7 +97,9 @@ def check(program: Path, jobs: Sequence[Case]) -> None:
 
 def test_every_pair_of_types(program: Path) -> None:
     pairs = [(prompt, trunk, prepend) for prompt in FLOATS for trunk in FLOATS for prepend in (True, False)]
-    check(program, [job(prompt_type=p, trunk_type=t, prepend=prepend, width=19 + 5 * prepend) for p, t, prepend in pairs])
+    check(
+        program, [job(prompt_type=p, trunk_type=t, prepend=prepend, width=19 + 5 * prepend) for p, t, prepend in pairs]
+    )
 
 
 def test_widths_lengths_and_slack(program: Path) -> None:
@@ -112,7 +114,9 @@ def test_widths_lengths_and_slack(program: Path) -> None:
 
 def test_numbers_of_rows(program: Path) -> None:
     slots = 27
-    check(program, [job((1,) * slots, [row % 3 for row in range(rows)], width=8) for rows in (1, 31, 32, 33, 432, 1024)])
+    check(
+        program, [job((1,) * slots, [row % 3 for row in range(rows)], width=8) for rows in (1, 31, 32, 33, 432, 1024)]
+    )
     check(program, [job(*OFFSETS_PAST_ONE_SLICE, width=8), job((2,), (1,) * 200, width=8, vocabulary=1)])
 
 
