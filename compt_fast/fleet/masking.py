@@ -11,15 +11,16 @@ normalises, so that the weights of the others grow.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from compt_fast.errors import InputError
+from compt_fast.errors import InputError, shown
 from compt_fast.files import write_json
 from compt_fast.fleet.evaluation import average
 from compt_fast.fleet.reopened import Reopened
+from compt_fast.fleet.results import check_scores
+from compt_fast.inputs import check_type, read_object
 from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import PromptShape
 
@@ -76,10 +77,15 @@ def read_masked(folder: Path) -> dict[str, Any] | None:
     path = folder / "masked.json"
     if not path.is_file():
         return None
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] == FORMAT and isinstance(content["runs"], dict):
-            return content
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no masked scores of a run folder: {error!r}") from None
-    raise InputError(f"{path}: masked scores of format {content['format']}, not {FORMAT}")
+    content = read_object(path, "the masked scores of a run folder")
+    if content.get("format") != FORMAT:
+        raise InputError(f"{path}: masked scores of format {shown(content.get('format'))}, not {FORMAT}")
+    check_type(content.get("runs"), dict, f"{path}: runs")
+    for run, masks in content["runs"].items():
+        check_type(masks, dict, f"{path}: {run}")
+        for mask, scored in masks.items():
+            where = f"{path}: {run}: {mask}"
+            check_type(scored, dict, where)
+            check_scores(scored.get("tasks"), where)
+            check_type(scored.get("average"), float, f"{where}: average")
+    return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from compt_fast.errors import InputError
 from compt_fast.files import write_json, write_text
 from compt_fast.fleet.plan import Run
 from compt_fast.info import environment
+from compt_fast.inputs import check_type, dataclass_from, read_object
 
 FORMAT = 1
 
@@ -95,10 +95,32 @@ def write_results(folder: Path, results: list[RunResult], wall_seconds: float) -
 def read_results(folder: Path) -> list[RunResult]:
     """The runs of a folder's `results.json`; `InputError` when it is missing or damaged."""
     path = folder / "results.json"
-    try:
-        return [RunResult(**run) for run in json.loads(path.read_text(encoding="utf-8"))["runs"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no results of a run folder: {error}") from None
+    content = read_object(path, "the results of a run folder")
+    check_type(content.get("runs"), list, f"{path}: runs")
+    results = []
+    for number, entry in enumerate(content["runs"], start=1):
+        result = dataclass_from(RunResult, entry, f"{path}: run {number}")
+        check_scores(result.tasks, f"{path}: {result.id}")
+        if result.status == "finished" and (result.average is None or not result.tasks):
+            raise InputError(f"{path}: {result.id}: a finished run has tasks and their average")
+        results.append(result)
+    return results
+
+
+def check_scores(tasks: Any, where: str) -> None:
+    """Raise `InputError` that begins with `where` unless `tasks` are such as `evaluate` returns."""
+    check_type(tasks, dict, f"{where}: tasks")
+    for name, task in tasks.items():
+        own = f"{where}: {name}"
+        check_type(task, dict, own)
+        for key, kind in {"primary": str, "scores": dict, "n": int, "predictions": dict}.items():
+            check_type(task.get(key), kind, f"{own}: {key}")
+        for metric in (task["primary"], *task["scores"]):
+            check_type(task["scores"].get(metric), float, f"{own}: scores: {metric}")
+        for gold, counts in task["predictions"].items():
+            check_type(counts, dict, f"{own}: predictions: {gold}")
+            for text, count in counts.items():
+                check_type(count, int, f"{own}: predictions: {gold}: {text}")
 
 
 def glue_score(scores: dict[str, float]) -> float:

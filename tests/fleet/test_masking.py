@@ -98,9 +98,9 @@ def test_scores_are_added_to_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no masked scores of a run folder"),
-        ("[]", "no masked scores"),
-        ("{}", "no masked scores"),
+        ("{", "not well-formed json"),
+        ("[]", "not the masked scores of a run folder"),
+        ("{}", "masked scores of format None, not 1"),
         (json.dumps({"format": 2, "runs": {}}), "of format 2, not 1"),
     ],
 )
