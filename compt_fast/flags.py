@@ -297,7 +297,7 @@ def parse(key: str, value: Any, where: str) -> Any:
         return value
     if not (flag.many or flag.listed):
         return _one(flag, value, where)
-    items = value if isinstance(value, list) else str(value).split(",")
+    items = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
     parsed = [_one(flag, item, where) for item in items]
     if not parsed and flag.many:
         raise InputError(f"{where} is empty: give at least one value")

@@ -112,6 +112,8 @@ def load_prompts(folder: Path) -> tuple[RunPrompts, dict[str, Any]]:
     manifest = read_object(path, "a manifest of stored prompts")
     for key, kind in _MANIFEST.items():
         check_type(manifest.get(key), kind, f"{path}: not a manifest of stored prompts: {key}")
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{path}: stored prompts of format {shown(manifest.get('format'))}, not {FORMAT}")
     for name in manifest.get("tasks") or ():
         check_type(name, str, f"{path}: tasks: a name")
     shape = dataclass_from(PromptShape, manifest["shape"], f"{path}: shape")

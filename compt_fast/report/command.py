@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from compt_fast.commandline import CommandLine
+from compt_fast.commandline import CommandLine, file_path
 from compt_fast.errors import InputError, exit_code
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ def parser() -> CommandLine:
     made.add_argument(
         "folders",
         metavar="RUN",
-        type=Path,
+        type=file_path,
         nargs="+",
         help="run folders of compt_fast.train, folders of run folders, or prompt stores",
     )
-    made.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="where the report goes")
+    made.add_argument("-o", "--out", metavar="DIR", type=file_path, required=True, help="where the report goes")
     made.add_argument(
         "--runs",
         metavar="ID[,ID]",

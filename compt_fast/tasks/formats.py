@@ -143,10 +143,12 @@ def _read_parquet(paths: Sequence[Path]) -> Columns:
     for path in paths:
         check_file(path, LARGEST)
         try:
+            _check_header(path, parquet.read_schema(path).names)
             tables.append(parquet.read_table(path))
+        except InputError:
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{path}: {_why_not_parquet(path, error)}") from None
-        _check_header(path, tables[-1].column_names)
     for path, table in zip(paths, tables, strict=True):
         if table.schema != tables[0].schema:
             raise InputError(f"{path}: its columns differ from those of {paths[0].name}")
@@ -166,7 +168,8 @@ def _why_not_parquet(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         if file.read(24).startswith(b"version https://git-lfs"):
             return "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
-    return f"not a whole Parquet file ({error}); it may be truncated: fetch it again"
+    said = " ".join(str(error).split())[:300]
+    return f"not a whole Parquet file ({said}); it may be truncated: fetch it again"
 
 
 def _read_lines(path: Path) -> Columns:

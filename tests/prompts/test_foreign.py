@@ -150,7 +150,5 @@ def test_damaged_adapters(tmp_path: Path) -> None:
         read_foreign(folder)
     for content in ("{", "[]", "{}"):
         (folder / "adapter_config.json").write_text(content)
-        with pytest.raises(
-            InputError, match="adapter_config.json: not (well-formed json|the config)"
-        ):
+        with pytest.raises(InputError, match="adapter_config.json: not (well-formed json|the config)"):
             read_foreign(folder)
