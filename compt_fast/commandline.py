@@ -7,8 +7,11 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, NoReturn
 
+from compt_fast.errors import InputError
+from compt_fast.inputs import check_path
 from compt_fast.output import flush
 
 OTHER_NAMES = {
@@ -22,6 +25,15 @@ OTHER_NAMES = {
 }
 """What transformers and PEFT call a setting: a flag of ours, or the beginning of several."""
 UNSUPPORTED = "compt_fast runs on Linux and macOS; on Windows take the Windows Subsystem for Linux (WSL)"
+
+
+def file_path(text: str) -> Path:
+    """A path of the command line, the `type` of an argument; what no file can be called is refused."""
+    try:
+        check_path(text, "path")
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
 
 
 class CommandLine(argparse.ArgumentParser):

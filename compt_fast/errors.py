@@ -8,9 +8,17 @@ from collections.abc import Callable, Iterable
 
 from compt_fast.output import OutputError, complain, guarded
 
+_COMPARED = 100  # characters of a word that is sought among known ones, which takes their number squared
+
 
 class InputError(ValueError):
     """Something given by the user is wrong; the message names it and says what would be right."""
+
+
+def shown(value: object, most: int = 100) -> str:
+    """`value` as a message quotes it: its `repr`, its middle left out where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]} ({len(text):,} characters)"
 
 
 def unknown(kind: str, value: str, choices: Iterable[str]) -> InputError:
@@ -19,9 +27,9 @@ def unknown(kind: str, value: str, choices: Iterable[str]) -> InputError:
     `kind` says what the value should have been, in words that fit before the value ("task").
     """
     known = list(choices)
-    near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(value[:_COMPARED], known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return InputError(f"unknown {kind} {value!r}.{hint} Known: {', '.join(known)}.")
+    return InputError(f"unknown {kind} {shown(value)}.{hint} Known: {', '.join(known)}.")
 
 
 def out_of_memory(error: BaseException) -> bool:

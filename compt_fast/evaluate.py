@@ -14,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from compt_fast.choices import MASKED_TOKENS, MASKINGS
-from compt_fast.commandline import CommandLine
+from compt_fast.commandline import CommandLine, file_path
 from compt_fast.console import for_tables
 from compt_fast.errors import InputError, exit_code
 from compt_fast.files import write_json
@@ -43,12 +43,12 @@ def parser() -> CommandLine:
         epilog="exit codes: 0 done (with no flags: the same numbers); 1 other numbers than in "
         "results.json; 2 wrong input, or out of memory",
     )
-    made.add_argument("folder", metavar="RUN", type=Path, help="run folder of compt_fast.train")
+    made.add_argument("folder", metavar="RUN", type=file_path, help="run folder of compt_fast.train")
     made.add_argument("--runs", metavar="ID[,ID]", help="only these runs of it (default: all that have prompts)")
     made.add_argument(
         "--out",
         metavar="FILE",
-        type=Path,
+        type=file_path,
         help="write the scores there, in the format of results.json",
     )
     made.add_argument(

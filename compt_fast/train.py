@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from safetensors import SafetensorError
 
-from compt_fast.commandline import CommandLine
+from compt_fast.commandline import CommandLine, file_path
 from compt_fast.errors import InputError, exit_code, out_of_memory
 from compt_fast.flags import Flags, add_flags, read_flags
 from compt_fast.output import OutputError, complain
@@ -71,6 +71,7 @@ def parser() -> CommandLine:
     made.add_argument(
         "--resume",
         metavar="DIR",
+        type=file_path,
         help="go on with the run folder DIR; flags of runs given with it replace its own and must hold more values",
     )
     add_flags(made)
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, value in (("config", config), ("mini", mini or None), ("out", given["out"])):
             if value is not None:
                 raise InputError(f"--resume takes every other setting from the run folder: leave out --{name}")
-        return go_on(Path(resume), given, arguments)
+        return go_on(resume, given, arguments)
 
     return exit_code(work, out_of_memory_hint=" outside of training: take a smaller --model, or --device cpu")
 

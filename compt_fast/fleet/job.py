@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from compt_fast.fleet.data import JobData
 from compt_fast.fleet.identity import FREE, Identity
 from compt_fast.fleet.plan import Run, keep_ids, plan_runs
 from compt_fast.info import environment
+from compt_fast.inputs import check_type, dataclass_from, read_object
 from compt_fast.names import check_name
 from compt_fast.tasks.sources import TaskData, check_read, load_task
 from compt_fast.tasks.table import SUITES, Task, resolve_tasks
@@ -147,18 +147,18 @@ def _check_lengths(flags: Flags, trunk: Trunk, runs: list[Run]) -> None:
 def _recorded(folder: Path) -> dict[str, Any]:
     """The content of a run folder's `config.json`; `InputError` where it is none."""
     path = folder / "config.json"
+    content = read_object(path, "the config.json of a run folder")
+    for key in ("trunk", "flags", "runs"):
+        check_type(content.get(key), dict, f"{path}: not the config.json of a run folder: {key}")
+    check_type(content["trunk"].get("sha256"), str, f"{path}: trunk: sha256")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content["trunk"]["sha256"], str) and isinstance(content["flags"], dict):
-            content["runs"] = {
-                check_name(name, "a run"): settled(RunConfig(**config)) for name, config in content["runs"].items()
-            }
-            return content
-        raise ValueError("no trunk or no flags")
+        names = [check_name(name, "a run") for name in content["runs"]]
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not the config.json of a run folder: {error!r}") from None
+    content["runs"] = {
+        name: settled(dataclass_from(RunConfig, content["runs"][name], f"{path}: runs: {name}")) for name in names
+    }
+    return content
 
 
 def recorded_runs(folder: Path) -> dict[str, RunConfig]:
@@ -238,8 +238,9 @@ def record_stored(folder: Path, stored: dict[str, str]) -> None:
     Raises `InputError` where one that was noted before has other values now.
     """
     path = folder / "config.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_object(path, "the config.json of a run folder")
     before = content.get("stored", {})
+    check_type(before, dict, f"{path}: stored")
     for name, digest in before.items():
         if stored.get(name, digest) != digest:
             raise InputError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from compt_fast.choices import RANKINGS
-from compt_fast.commandline import CommandLine
+from compt_fast.commandline import CommandLine, file_path
 from compt_fast.errors import InputError, exit_code
 from compt_fast.evaluate import add_way
 
@@ -47,12 +47,16 @@ def parser() -> CommandLine:
     made.add_argument(
         "folders",
         metavar="RUN",
-        type=Path,
+        type=file_path,
         nargs="+",
         help="run folders of compt_fast.train, folders of run folders, or prompt stores",
     )
     made.add_argument(
-        "-o", "--out", metavar="DIR", type=Path, help="where the report goes (default, of one run folder: RUN/report)"
+        "-o",
+        "--out",
+        metavar="DIR",
+        type=file_path,
+        help="where the report goes (default, of one run folder: RUN/report)",
     )
     made.add_argument(
         "--runs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from compt_fast.errors import InputError, unknown
+from compt_fast.errors import InputError, shown, unknown
+from compt_fast.numbers import number
 from compt_fast.tasks.formats import Columns
 from compt_fast.tasks.table import Task
 
@@ -86,6 +88,8 @@ def _text(value: Any, name: str, where: str | Callable[[], str]) -> str:
         problem = f"holds {_shown(value)} where a text belongs"
     elif not value.strip():
         problem = "is empty"
+    elif "\0" in value:
+        problem = "holds a NUL character, which no text has"
     elif not _encodable(value):
         problem = "holds half of a surrogate pair, which is no character"
     if problem:
@@ -126,7 +130,8 @@ def read_labels(task: Task, raw: list[Any], where: Callable[[int], str]) -> np.n
             raise _unknown_label(task, value, where(index))
         if (value in words) != (raw[0] in words):
             raise InputError(
-                f"{where(index)}: label {value!r}, but {where(0)} has {raw[0]!r}; write words or ids, not both"
+                f"{where(index)}: label {shown(value)}, but {where(0)} has {shown(raw[0])}; "
+                "write words or ids, not both"
             )
     return np.array([ids[value] for value in raw], dtype=np.int64)
 
@@ -165,7 +170,7 @@ def _class_id(task: Task, value: int | float | str) -> int | None:
 
 
 def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
+    return re.fullmatch("0|[1-9][0-9]{0,8}", text) is not None
 
 
 def _no_label(task: Task, where: str) -> InputError:
@@ -194,12 +199,12 @@ def _read_scores(task: Task, raw: list[Any], where: Callable[[int], str]) -> np.
     scores = np.empty(len(raw), dtype=np.float64)
     for index, value in enumerate(raw):
         try:
-            scores[index] = float(value)
+            scores[index] = number(value.strip()) if isinstance(value, str) else float(value)
         except ValueError:
             if not str(value).strip():
                 raise _no_label(task, where(index)) from None
-            raise InputError(f"{where(index)}: score {value!r} of {task.name} is not a number") from None
+            raise InputError(f"{where(index)}: score {shown(value)} of {task.name} is not a number") from None
     for index in np.flatnonzero(~((scores >= low) & (scores <= high)))[:1]:
         problem = "is not a number" if math.isnan(scores[index]) else f"is outside {low:g} to {high:g}"
-        raise InputError(f"{where(int(index))}: score {raw[index]} of {task.name} {problem}")
+        raise InputError(f"{where(int(index))}: score {shown(raw[index])} of {task.name} {problem}")
     return scores

@@ -131,12 +131,18 @@ def test_source_tasks_are_named_or_are_those_of_a_suite(tiny_t5: Path, toys: lis
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["{", "[]", "{}", '{"trunk": {}}', '{"trunk": {"sha256": "a"}, "flags": {}, "runs": {"r": {"m": 1}}}'],
+    ("text", "message"),
+    [
+        ("{", "not well-formed json"),
+        ("[]", "not the config.json of a run folder: a JSON list"),
+        ("{}", "not the config.json of a run folder: trunk must be an object"),
+        ('{"trunk": {}}', "not the config.json of a run folder: flags must be an object"),
+        ('{"trunk": {"sha256": "a"}, "flags": {}, "runs": {"r": {"m": 1}}}', "runs: r: 'm'"),
+    ],
 )
-def test_a_damaged_config_json(text: str, job: Job, tmp_path: Path) -> None:
+def test_a_damaged_config_json(text: str, message: str, job: Job, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(InputError, match=r"config\.json: not the config\.json of a run folder"):
+    with pytest.raises(InputError, match=rf"config\.json: {message}"):
         check_recorded(tmp_path, job)
 
 

@@ -160,8 +160,16 @@ def test_markdown_and_terminal_name_the_runs_without_scores() -> None:
     assert markdown([RunResult.waiting(spp)]).endswith("- spp-n3-k16-s0: unfinished\n")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"runs": [{"id": 3}]}'])
-def test_damaged_results_are_named(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not well-formed json"),
+        ("{}", "runs must be a list"),
+        ("[]", "not the results of a run folder: a JSON list"),
+        ('{"runs": [{"id": 3}]}', "run 1: id must be a text, not 3"),
+    ],
+)
+def test_damaged_results_are_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(InputError, match=r"results\.json: no results of a run folder"):
+    with pytest.raises(InputError, match=rf"results\.json: {message}"):
         read_results(tmp_path)

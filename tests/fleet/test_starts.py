@@ -79,7 +79,7 @@ def test_runs_that_need_nothing_read_nothing(plain: Job, tiny_t5: Path, toys: li
     (tmp_path / "toy_a-m2" / "manifest.json").write_text("{")
     assert Starts(plain, store, plain.runs).needs == []
     job = reopened(plain, tiny_t5, toys, method="pi")
-    with pytest.raises(InputError, match=r"toy_a-m2.manifest\.json: not a manifest"):
+    with pytest.raises(InputError, match=r"toy_a-m2.manifest\.json: not well-formed json"):
         Starts(job, store, job.runs)
 
 

@@ -144,8 +144,8 @@ def test_portraits_are_the_first_seed_at_the_most_shots(made: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("config.json", "{", "config.json: not the config.json of a run folder"),
-        ("results.json", "{", "results.json: no results of a run folder"),
+        ("config.json", "{", "config.json: not well-formed json"),
+        ("results.json", "{", "results.json: not well-formed json"),
     ],
 )
 def test_damaged_files_are_named(name: str, text: str, message: str, folder: Path) -> None:
