@@ -21,7 +21,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PREPARED = ROOT / ".gpu" / "shared"
-INSTALL = "-m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .".split()
 EXTENSION = ["compt_fast/native/build.py", "csrc", "compt_fast/native"]
 UNABLE = 3
 """The exit code of a step that cannot go on here; it has said why."""
@@ -48,7 +47,7 @@ class Step:
 
 STEPS = (
     Step("versions", 12),
-    Step("install", 15, INSTALL, WITHOUT),
+    Step("install", 15, variables=WITHOUT),
     Step("extension", 0, EXTENSION, beside=True),
     Step("checkpoint", 0, variables=WITHOUT, beside=True),
     Step("smoke", 45, variables=WITHOUT),
