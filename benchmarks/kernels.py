@@ -20,7 +20,8 @@ from compt_fast.trunk.rows import Pairs
 
 def apart(found: Tensor, wanted: Tensor) -> float:
     """The length of the difference in parts of the wanted one's."""
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+    found, wanted = found.detach().double(), wanted.detach().double()
+    return float((found - wanted).norm() / wanted.norm())
 
 
 def milliseconds(work: Callable[[], Any], rounds: int = 15) -> float:
