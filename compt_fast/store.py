@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from compt_fast.commandline import CommandLine
+from compt_fast.commandline import CommandLine, file_path
 from compt_fast.console import for_tables
 from compt_fast.errors import InputError, exit_code
 from compt_fast.flags import FLAGS, add_flag, meaning, parse
@@ -49,11 +49,11 @@ def parser() -> CommandLine:
     }
     for name, text in texts.items():
         own = commands.add_parser(name, help=text, description=text)
-        own.add_argument("--store", required=True, type=Path, metavar="DIR", help="folder of the store")
+        own.add_argument("--store", required=True, type=file_path, metavar="DIR", help="folder of the store")
         if name in ("show", "remove"):
             own.add_argument("names", nargs="+" if name == "remove" else 1, metavar="NAME")
         if name == "add":
-            own.add_argument("path", type=Path, metavar="PATH", help="file, adapter or RUN/prompts/<run-id>")
+            own.add_argument("path", type=file_path, metavar="PATH", help="file, adapter or RUN/prompts/<run-id>")
             own.add_argument("--task", help="task that the prompt was trained for (of a run: only this task's)")
             own.add_argument("--name", help="name of the entry (default: <task>-m<tokens>)")
             own.add_argument("--replace", action="store_true", help="take the place of an entry of that name")

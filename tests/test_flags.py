@@ -48,6 +48,8 @@ def test_comma_lists_and_switches() -> None:
         (["--seeds", "1,2,1"], "--seeds names 1 twice"),
         (["--lr-source", "0.1,0.10"], "--lr-source names 0.1 twice"),
         (["--steps", "3", "--epochs", "2"], "--steps and --epochs exclude each other"),
+        (["--sources", "-1"], "--sources must be a number of source prompts, not -1; .* sln and slpn take one a task"),
+        (["--sources=3,-2"], "--sources must be a number of source prompts, not -2"),
         (["--runs-at-once", "0"], "--runs-at-once must be above 0, not 0"),
         (["--eval-size", "-1"], "--eval-size must be above 0, not -1"),
         (["--eval-batch-size", "0"], "--eval-batch-size must be above 0"),
@@ -118,7 +120,7 @@ def test_a_run_folders_config_gives_its_flags_back(tmp_path: Path) -> None:
         ("a.yaml", "seeds: []", "a.yaml: seeds is empty"),
         ("a.yaml", "seeds: [[1]]", "a.yaml: seeds: .* is no value"),
         ("a.yaml", "prefix: 3", "a.yaml: prefix must be true or false, not 3"),
-        ("a.txt", "seeds = 1", "ends in .toml, .yaml or .json"),
+        ("a.txt", "seeds = 1", "must end in .toml, .yaml, .yml or .json"),
     ],
 )
 def test_wrong_configuration_files(name: str, text: str, message: str, tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_a_configuration_file_that_is_not_there_or_not_utf8(tmp_path: Path) -> N
     with pytest.raises(InputError, match="cannot be read"):
         read_config(tmp_path / "none.toml")
     (tmp_path / "latin.yaml").write_bytes("out: caf\xe9".encode("latin-1"))
-    with pytest.raises(InputError, match="not well-formed yaml"):
+    with pytest.raises(InputError, match="latin.yaml:1: not UTF-8"):
         read_config(tmp_path / "latin.yaml")
 
 
