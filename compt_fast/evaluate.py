@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from compt_fast.choices import MASKED_TOKENS, MASKINGS
 from compt_fast.commandline import CommandLine
-from compt_fast.console import for_tables
+from compt_fast.console import print_table
 from compt_fast.errors import InputError, exit_code
 from compt_fast.files import write_json
 from compt_fast.flags import FLAGS, add_flag, meaning
@@ -97,7 +96,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def repeat(folder: Path, only: list[str] | None, given: dict[str, Any], out: Path | None, console: Console) -> int:
     """Score, print the table, and compare with `results.json` when nothing was changed."""
-    from compt_fast.fleet.results import read_results, results_json, terminal_table
+    from compt_fast.fleet.answers import off_label_notes
+    from compt_fast.fleet.results import print_scores, read_results, results_json
 
     began = time.perf_counter()
     reopened, names = _open(folder, only, given)
@@ -106,7 +106,9 @@ def repeat(folder: Path, only: list[str] | None, given: dict[str, Any], out: Pat
     results = [
         _score(reopened, name) for name in track(names, "scoring", console=console, disable=not console.is_terminal)
     ]
-    for_tables(console).print(terminal_table(results))
+    print_scores(console, results)
+    for note in off_label_notes(results, reopened.job.runs, [data.task for data in reopened.job.data.tasks]):
+        console.print(note, soft_wrap=True)
     if out is not None:
         try:
             write_json(out, results_json(results, time.perf_counter() - began))
@@ -140,7 +142,7 @@ def mask(
         raise InputError(f"--masks scores as the training did, into {folder}/masked.json: leave out --{name}")
     way = Way(**{key: value for key, value in how.items() if value is not None})
     reopened, names = _open(folder, only, given)
-    table = Table("run", "prompts that are on", "average", caption="percent")
+    rows = []
     for name in track(names, "scoring", console=console, disable=not console.is_terminal):
         masked = masked_scores(reopened, [name], which, way)
         try:
@@ -148,8 +150,8 @@ def mask(
         except OSError as error:
             raise InputError(f"{folder}/masked.json: cannot be written ({error.strerror})") from None
         for mask_name, scores in masked[name].items():
-            table.add_row(name, mask_name, f"{scores['average']:.1f}")
-    console.print(table)
+            rows.append([name, mask_name, f"{scores['average']:.1f}"])
+    print_table(console, ["run", "prompts that are on", "average"], rows, caption="percent", turn=False)
     console.print(f"{way.says}\nscores of each task in {folder}/masked.json", soft_wrap=True)
     return 0
 
