@@ -7,45 +7,49 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.helpers.skips import ALLOWED
 
-HEAD = "import pytest\n\ndef test_runs(): pass\n\n"
+FORCED = f"""
+import pytest
+@pytest.mark.skip(reason={ALLOWED[0]!r})
+def test_a(): pass
+@pytest.mark.xfail
+def test_b(): assert False
+def test_c(): pass
+"""
+LAZY = """
+import pytest
+@pytest.mark.skip(reason='no browser here (x)')
+def test_a(): pass
+def test_b(): pytest.skip('too lazy')
+"""
+LACKING = "import pytest\npytest.importorskip('no_such_module')\n"
 
 
-def run(folder: Path, test: str, ci: str) -> subprocess.CompletedProcess[str]:
-    (folder / "test_it.py").write_text(HEAD + test)
+def run(folder: Path, ci: str, **files: str) -> subprocess.CompletedProcess[str]:
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
     repository = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.helpers.skips", "-p", "no:cacheprovider", "."]
+    settings = {"CI": ci, "PYTHONPATH": str(repository), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(
-        command,
-        cwd=folder,
-        env=os.environ | {"CI": ci, "PYTHONPATH": str(repository)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
+        command, cwd=folder, env=os.environ | settings, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
 
 
-@pytest.mark.parametrize(
-    ("test", "refused"),
-    [
-        (f"@pytest.mark.skip(reason={ALLOWED[0]!r})\ndef test_a(): pass\n", ""),
-        ("@pytest.mark.xfail\ndef test_a(): assert False\n", ""),
-        (
-            "@pytest.mark.skip(reason='no browser here (x)')\ndef test_a(): pass\n",
-            "test_it.py::test_a: no browser here",
-        ),
-        ("def test_a(): pytest.skip('too lazy')\n", "test_it.py::test_a: too lazy"),
-        ("pytest.importorskip('no_such_module')\n", "test_it.py: could not import 'no_such_module'"),
-    ],
-)
-def test_a_skip_that_ci_does_not_allow_fails_the_run(test: str, refused: str, tmp_path: Path) -> None:
-    done = run(tmp_path, test, "true")
-    assert done.returncode == (1 if refused else 0), done.stdout
-    assert ("skips that CI does not allow" in done.stdout) == bool(refused) and refused in done.stdout
+def test_a_skip_that_ci_does_not_allow_fails_the_run(tmp_path: Path) -> None:
+    done = run(tmp_path, "true", test_forced=FORCED, test_lazy=LAZY, test_lacking=LACKING)
+    assert done.returncode == 1
+    _, _, named = done.stdout.partition("skips that CI does not allow")
+    refused = [line.split(": ")[0] for line in named.splitlines() if line.startswith("test_")]
+    assert sorted(refused) == ["test_lacking.py", "test_lazy.py::test_a", "test_lazy.py::test_b"], done.stdout
+    assert "test_lazy.py::test_b: too lazy" in named
+
+
+def test_a_skip_that_the_machine_forces_passes(tmp_path: Path) -> None:
+    done = run(tmp_path, "true", test_forced=FORCED)
+    assert done.returncode == 0 and "1 skipped" in done.stdout and "does not allow" not in done.stdout
 
 
 def test_elsewhere_any_skip_passes(tmp_path: Path) -> None:
-    assert run(tmp_path, "def test_a(): pytest.skip('too lazy')\n", "").returncode == 0
+    assert run(tmp_path, "", test_lazy=LAZY).returncode == 0
