@@ -153,12 +153,38 @@ def compile_into(folder: Path, sources: Path, cuda: str | None, flags: tuple[str
     )
 
 
+def cache_folder(wanted: dict[str, Any]) -> Path:
+    """Where the library for the facts `wanted` is kept for this user, there or not."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+    return root / "compt_fast" / "native" / key[:20]
+
+
+def built_for(folder: Path) -> Any:
+    """What the library in `folder` was built for; None where there is no whole one."""
+    if not (folder / LIBRARY).is_file():
+        return None
+    try:
+        return json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def build(sources: Path, out: Path) -> None:
-    """Compile `sources` and place library and facts in `out`, each whole or not at all."""
+    """Place library and facts of `sources` in `out`, each whole or not at all: what is there, beside this file or in
+    the user's cache and was built for the same, or what is compiled now.
+    """
     wanted = facts(sources)
+    there = (out, Path(__file__).parent, cache_folder(wanted))
+    found = next((folder.resolve() for folder in there if built_for(folder) == wanted), None)
+    if found == out.resolve():
+        return
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as scratch:
-        compile_into(Path(scratch), sources, wanted["cuda"])
+        if found is None:
+            compile_into(Path(scratch), sources, wanted["cuda"])
+        else:
+            shutil.copy2(found / LIBRARY, scratch)
         described = Path(scratch, FACTS)
         described.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
         (out / FACTS).unlink(missing_ok=True)  # never the old facts beside the new library

@@ -8,7 +8,6 @@ the sources. COMPT_FAST_NATIVE=0 turns all of it off; DEBUG=1 builds without opt
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import subprocess
@@ -100,20 +99,10 @@ def sources() -> Path:
     return installed if installed.is_dir() else HERE.parent.parent / "csrc"
 
 
-def cache_folder(wanted: dict[str, Any]) -> Path:
-    """Where the library for the facts `wanted` is kept, there or not."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-    return root / "compt_fast" / "native" / key[:20]
-
-
 def misfit(folder: Path, wanted: dict[str, Any]) -> str | None:
     """Why the library in `folder` cannot be used where `wanted` is; None when it can."""
-    try:
-        built = json.loads((folder / build.FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "there is no library"
-    if not isinstance(built, dict) or set(built) != set(wanted) or not (folder / build.LIBRARY).is_file():
+    built = build.built_for(folder)
+    if not isinstance(built, dict) or set(built) != set(wanted):
         return "there is no whole library"
     for name in ("torch", "cxx11_abi", "sources", "debug"):
         if built[name] != wanted[name]:
@@ -131,7 +120,7 @@ def _find(may_build: bool) -> Status:
     if _already_here():
         return Status(True, "loaded in this process by other means")
     wanted = build.facts(sources())
-    kept = cache_folder(wanted)
+    kept = build.cache_folder(wanted)
     for folder in (HERE, kept):
         if misfit(folder, wanted) is None:
             return _load_from(folder)

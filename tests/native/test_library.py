@@ -79,8 +79,8 @@ def test_a_broken_description_counts_as_no_library(tmp_path: Path, text: str) ->
 
 def test_the_cache_differs_with_every_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folders = {library.cache_folder(WANTED | {name: "another"}) for name in WANTED}
-    assert len(folders | {library.cache_folder(WANTED)}) == len(WANTED) + 1
+    folders = {build.cache_folder(WANTED | {name: "another"}) for name in WANTED}
+    assert len(folders | {build.cache_folder(WANTED)}) == len(WANTED) + 1
     assert all(folder.is_relative_to(tmp_path) for folder in folders)
 
 
@@ -162,6 +162,33 @@ def test_a_cache_that_cannot_be_written_is_told(alone: Path, monkeypatch: pytest
         assert not library.load()
 
 
+def test_a_library_built_for_the_same_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the sources of an editable installation, in the cache, or where it is to go."""
+    compiled: list[Path] = []
+
+    def compile_into(folder: Path, sources: Path, cuda: str | None) -> None:
+        compiled.append(folder)
+        (folder / build.LIBRARY).write_text("compiled")
+
+    monkeypatch.setattr(build, "facts", lambda sources: WANTED)
+    monkeypatch.setattr(build, "compile_into", compile_into)
+    monkeypatch.setattr(build, "__file__", str(tmp_path / "beside" / "build.py"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept = build.cache_folder(WANTED)
+    for number, folder in enumerate((tmp_path / "beside", kept, tmp_path / "out-2")):
+        put(folder)
+        (folder / build.LIBRARY).write_text(folder.name)
+        out = tmp_path / f"out-{number}"
+        build.build(tmp_path, out)
+        assert not compiled and (out / build.LIBRARY).read_text() == folder.name
+        assert library.misfit(out, WANTED) is None
+        put(folder, sources="older")
+    build.build(tmp_path, tmp_path / "out-3")
+    assert len(compiled) == 1 and (tmp_path / "out-3" / build.LIBRARY).read_text() == "compiled"
+    assert library.misfit(tmp_path / "out-3", WANTED) is None
+    assert sorted(path.name for path in (tmp_path / "out-3").iterdir()) == [build.FACTS, build.LIBRARY]
+
+
 BUILD_STUB = """
 import sys, time
 from pathlib import Path
@@ -187,7 +214,7 @@ def test_two_processes_build_once_and_the_third_finds_it(tmp_path: Path, reposit
         f"facts = json.loads(Path({str(folder.parent / build.FACTS)!r}).read_text())\n"
         f"build.facts = lambda sources: facts; library.HERE = Path({str(tmp_path)!r})\n"
         f"library.sources = lambda: Path({str(folder.parent)!r}); build.__file__ = {str(stub)!r}\n"
-        f"library.cache_folder = lambda wanted: Path({str(tmp_path / 'cache')!r})\n"
+        f"build.cache_folder = lambda wanted: Path({str(tmp_path / 'cache')!r})\n"
         "assert library.load(), library.status().why\n"
         "print(library.status().path)"
     )
