@@ -68,11 +68,11 @@ def main(argv: list[str] | None = None) -> int:
 def check(flags: Flags, console: Console) -> int:
     """Look at one job and print what there is to see; 1 where there is something to warn of."""
     from compt_fast.fleet.estimate import estimate
-    from compt_fast.fleet.job import run_folder
+    from compt_fast.fleet.folder import named_folder
     from compt_fast.fleet.report import foreign_words, print_plan
     from compt_fast.fleet.survey import problems, survey
 
-    made = prepare(run_folder(flags), flags)
+    made = prepare(named_folder(flags), flags, writing=False)
     data = made.job.data
     seen = [(survey(data, t, train=True), survey(data, t, train=False)) for t in range(len(data.tasks))]
     _print_rows(console, [of for pair in seen for of in pair])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,14 +147,12 @@ class Prepared:
     trainer: Trainer
 
 
-def prepare(folder: Path, flags: Flags, claims: ExitStack | None = None) -> Prepared:
+def prepare(folder: Path, flags: Flags, *, writing: bool) -> Prepared:
     """Open the job of `folder`, new or to go on with; raises `InputError` for whatever is wrong with it.
 
-    With `claims`, folders of stage one are claimed, until it is closed, and what a stage one before had finished goes
-    into the store; without, nothing is written.
+    With `writing`, what a stage one before had finished goes into the store; else nothing is written.
     """
     from compt_fast import native
-    from compt_fast.fleet.folder import claimed
     from compt_fast.fleet.job import open_job
     from compt_fast.fleet.stage_one import open_stage_one, take_in
     from compt_fast.fleet.starts import Starts
@@ -166,12 +164,10 @@ def prepare(folder: Path, flags: Flags, claims: ExitStack | None = None) -> Prep
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(flags["store"] or folder / "store"))
     starts = Starts(job, store, [run for run in job.runs if run.id not in done])
-    if claims is not None:
+    if writing:
         take_in(starts, folder)
     stage_one = []
     for own_folder, own_job in open_stage_one(folder, job, starts.lacking()):
-        if claims is not None:
-            claims.enter_context(claimed(own_folder))
         own_saved = _state(own_folder, own_job)
         stage_one.append((own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
     return Prepared(job, saved, store, starts, stage_one, _trainer(folder, job, saved, starts))
@@ -183,24 +179,25 @@ def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
 
     The folder is made, or extended, once everything else is known to be right.
     """
+    from compt_fast.fleet.folder import claimed
     from compt_fast.fleet.job import prepare_folder, record_stored
     from compt_fast.fleet.stage_one import keep
 
-    with ExitStack() as claims:
-        made = prepare(folder, flags, claims)
-        job, saved, store, starts, trainer = made.job, made.saved, made.store, made.starts, made.trainer
-        console = Console(markup=False)  # brackets in names are no markup
-        _announce(console, trainer, [own for _, _, own in made.stage_one], store)
-        command = ["compt-fast", "train", *arguments]
-        prepare_folder(folder, job, command)
-        if saved is None:
-            trainer.write_results()
-        for own_job, own_saved, own in made.stage_one:
+    made = prepare(folder, flags, writing=True)
+    job, saved, store, starts, trainer = made.job, made.saved, made.store, made.starts, made.trainer
+    console = Console(markup=False)  # brackets in names are no markup
+    _announce(console, trainer, [own for _, _, own in made.stage_one], store)
+    command = ["compt-fast", "train", *arguments]
+    prepare_folder(folder, job, command)
+    if saved is None:
+        trainer.write_results()
+    for own_job, own_saved, own in made.stage_one:
+        with nullcontext() if own.folder.exists() else claimed(own.folder):  # with the job's folder the old ones are
             prepare_folder(own.folder, own_job, command)
             code = _work(console, own, own_saved, folder)
-            if code >= FIRST_SIGNAL:
-                return code
-            keep(store, own.folder, own.ended)
+        if code >= FIRST_SIGNAL:
+            return code
+        keep(store, own.folder, own.ended)
     starts.refresh()
     record_stored(folder, starts.used())
     return _work(console, trainer, saved, folder)
