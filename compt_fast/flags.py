@@ -205,6 +205,10 @@ AT_LEAST_ONE = (
     "source_examples",
 )
 
+# The other sizes of runs whose ends no other check knows: what a run takes grows with them, and -1 sources
+# would be one a task.
+MOST = {"sources": 10_000, "encoder_hidden": 100_000, "prompt_length": 100_000, "batch_size": 1_000_000}
+
 Flags = dict[str, Any]
 """Every flag by key; run flags hold a list of values, or None where the preset decides."""
 
@@ -277,6 +281,10 @@ def merge_flags(given: dict[str, Any], settings: dict[str, Any], where: str) -> 
     for key in AT_LEAST_ONE:
         if flags[key] < 1:
             raise InputError(f"--{FLAGS[key].name} must be above 0, not {flags[key]}")
+    for key, most in MOST.items():
+        for value in flags[key] or []:
+            if not 0 <= value <= most:
+                raise InputError(f"--{FLAGS[key].name} is a number from 0 to {most:,}, not {value:,}")
     if flags["source_steps"] is not None and flags["source_steps"] < 1:
         raise InputError(f"--source-steps must be above 0, not {flags['source_steps']}")
     if flags["steps"] is not None and flags["epochs"] is not None:

@@ -68,12 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write every verdict there")
     given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        verdicts = list(_verdicts(Path(folder), given.count, given.seed, given.only, not given.no_sound))
-    for verdict in verdicts:
-        if verdict.fault:
-            print(
-                f"{verdict.fault:10} {verdict.seconds:5.1f} s  {verdict.name}\n           {verdict.said.strip()[-600:]}"
-            )
+        verdicts = []
+        for verdict in _verdicts(Path(folder), given.count, given.seed, given.only, not given.no_sound):
+            verdicts.append(verdict)
+            if verdict.fault:
+                print(
+                    f"{verdict.fault:10} {verdict.seconds:5.1f} s  {verdict.name}\n    {verdict.said[-600:]}",
+                    flush=True,
+                )
     faults = collections.Counter(verdict.fault or "refused or sound as it should be" for verdict in verdicts)
     longest = max(verdicts, key=lambda verdict: verdict.seconds)
     print(", ".join(f"{count:,} {fault}" for fault, count in faults.most_common()), f"of {len(verdicts):,}")
