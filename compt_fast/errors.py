@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import signal
-import sys
 from collections.abc import Callable, Iterable
+
+from compt_fast.output import OutputError, complain, guarded
 
 _COMPARED = 100  # characters of a word that is sought among known ones, which takes their number squared
 
@@ -40,21 +41,28 @@ def out_of_memory(error: BaseException) -> bool:
     return named or "can't allocate memory" in str(error)
 
 
-def exit_code(work: Callable[[], int], *, out_of_memory_hint: str) -> int:
+def exit_code(work: Callable[[], int], *, out_of_memory_hint: str = "") -> int:
     """What a command exits with: the result of `work`, or what its error means to the user.
 
-    `InputError` and running out of memory become one line and 2, Ctrl-C 130; any other error is a
-    bug and passes. `out_of_memory_hint` says what the user can do about memory.
+    `InputError` and running out of memory become one line and 2, Ctrl-C 130, an output that nobody reads any more
+    141 and one that cannot be written 2; any other error is a bug and passes. `out_of_memory_hint` says what the
+    user can do about memory.
     """
     try:
-        return work()
+        with guarded():
+            return work()
+    except OutputError as error:
+        if error.closed:
+            return 128 + signal.SIGPIPE
+        complain(f"error: standard output cannot be written ({error})")
+        return 2
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        print(f"error: out of memory{out_of_memory_hint}", file=sys.stderr)
+        complain(f"error: out of memory{out_of_memory_hint}")
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -89,8 +89,15 @@ RUN_FLAGS: tuple[Flag, ...] = (
         "most similar source task",
         *CHOSEN_INITS,
     ),
-    _run("lr-source", number, None, "peak learning rate of the sources; 0 freezes them"),
-    _run("lr-private", number, None, "peak learning rate of the private prompts; 0 freezes them"),
+    _run("lr-source", number, None, "peak learning rate of the sources; 0 freezes them and their encoders"),
+    _run("lr-private", number, None, "peak learning rate of the private prompts; 0 freezes them and their encoders"),
+    _run(
+        "lr-encoder",
+        number,
+        None,
+        "peak learning rate of the prompt encoders; 0 freezes them (default: that of the prompts they encode; of one "
+        "that sources and private prompts share, the sources')",
+    ),
     _run("lr-router", number, None, "peak learning rate of router and gates; 0 freezes them"),
     _run("weight-decay", number, [0.01], "AdamW's decoupled weight decay"),
     _run("clip-norm", number, [1.0], "gradient norm of a run is clipped to this"),
@@ -122,10 +129,25 @@ JOB_FLAGS: tuple[Flag, ...] = (
     Flag("task-file", place, [], "your own tasks: TOML or YAML files", listed=True),
     Flag("data-root", place, None, "local folder in the hub's layout (DIR/nyu-mll/glue/...)"),
     Flag("data", place, None, "local folder DIR/<task>/{train,validation}.{jsonl,csv,tsv,parquet}"),
+    Flag(
+        "skip-empty",
+        str,
+        False,
+        "leave out rows of --data and task files that lack a text or label (default: refuse them)",
+        switch=True,
+    ),
     Flag("prefix", str, True, "begin each text with '<task>:' (default: yes)", switch=True),
     Flag("prompt-position", str, "prepend", "the prompt's place", PROMPT_POSITIONS),
     Flag("max-source-length", integer, 256, "tokens of a text, the prompt not counted"),
-    Flag("apart", str, False, "a run for each task alone, instead of one for all tasks", switch=True),
+    Flag(
+        "apart",
+        str,
+        None,
+        "a run for each task alone, or one for all tasks (default: as the papers train the method: "
+        + ", ".join(name for name, preset in PRESETS.items() if preset.apart)
+        + " each task alone, the others all together)",
+        switch=True,
+    ),
     Flag("store", place, None, "folder of stored prompts (default: store/ in the run folder)"),
     Flag(
         "source-tasks",
@@ -205,8 +227,7 @@ AT_LEAST_ONE = (
     "source_examples",
 )
 
-# The other sizes of runs whose ends no other check knows: what a run takes grows with them, and -1 sources
-# would be one a task.
+# Sizes of runs whose upper ends no other check knows: what a run takes grows with them.
 MOST = {"sources": 10_000, "encoder_hidden": 100_000, "prompt_length": 100_000, "batch_size": 1_000_000}
 
 Flags = dict[str, Any]
@@ -219,20 +240,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     for title, flags in titles:
         group = parser.add_argument_group(title)
         for flag in flags:
-            if flag.switch:
-                group.add_argument(
-                    f"--{flag.name}",
-                    action=argparse.BooleanOptionalAction,
-                    default=None,
-                    help=_help(flag),
-                )
-            else:
-                add_flag(group, flag, _help(flag))
+            add_flag(group, flag, _help(flag))
 
 
 def add_flag(parser: argparse._ActionsContainer, flag: Flag, help: str) -> None:
-    """Add one flag that is no switch, its value kept as the user's text (or None)."""
-    parser.add_argument(f"--{flag.name}", default=None, metavar=_metavar(flag), help=help)
+    """Add one flag, its value kept as the user's text (of a switch as true or false), or None."""
+    name = f"--{flag.name}"
+    if flag.switch:
+        parser.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=help)
+    else:
+        parser.add_argument(name, default=None, metavar=_metavar(flag), help=help)
 
 
 def _metavar(flag: Flag) -> str:
@@ -281,6 +298,12 @@ def merge_flags(given: dict[str, Any], settings: dict[str, Any], where: str) -> 
     for key in AT_LEAST_ONE:
         if flags[key] < 1:
             raise InputError(f"--{FLAGS[key].name} must be above 0, not {flags[key]}")
+    for count in flags["sources"] or ():
+        if count < 0:
+            raise InputError(
+                f"--sources must be a number of source prompts, not {count}; without it the preset decides: sln and "
+                "slpn take one a task, sil, sip and silp one a source task"
+            )
     for key, most in MOST.items():
         for value in flags[key] or []:
             if not 0 <= value <= most:
@@ -319,7 +342,7 @@ def parse(key: str, value: Any, where: str) -> Any:
 
 def typed(flag: Flag, value: Any) -> str:
     """A value that `parse` made, as a user types it: 'with --tasks rte,cola', 'without --tasks'."""
-    if flag.switch:
+    if flag.switch and value is not None:
         return f"with --{'' if value else 'no-'}{flag.name}"
     values = [str(item) for item in (value if isinstance(value, list) else [value]) if item is not None]
     return f"with --{flag.name} {shlex.quote(','.join(values))}" if values else f"without --{flag.name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,15 @@ from safetensors import SafetensorError
 from compt_fast.commandline import CommandLine, file_path
 from compt_fast.errors import InputError, exit_code, out_of_memory
 from compt_fast.flags import Flags, add_flags, read_flags
+from compt_fast.output import OutputError, complain
 from compt_fast.recipes import flags_of
 
 if TYPE_CHECKING:
     from compt_fast.fleet.checkpoint import Checkpoint
     from compt_fast.fleet.job import Job
     from compt_fast.fleet.monitor import Monitor
-    from compt_fast.fleet.trainer import Start, Trainer
+    from compt_fast.fleet.starts import Starts
+    from compt_fast.fleet.trainer import Trainer
     from compt_fast.prompts.store import PromptStore
 
 FIRST_SIGNAL = 128  # a command that signal N ended exits with 128 + N
@@ -43,7 +46,8 @@ EXAMPLES = """examples:
       extends a finished sweep: only the runs that it has not are trained
 
 exit codes: 0 all runs finished; 1 some run was stopped (not finite) or the job failed; 2 wrong
-input, or out of memory or disk; 130 or 143 interrupted (Ctrl-C, SIGTERM), a checkpoint is left"""
+input, or out of memory or disk; 129, 130 or 143 interrupted (closed terminal, Ctrl-C, SIGTERM), 141 where nobody
+reads the output any more (| head): a checkpoint is left"""
 
 
 def parser() -> CommandLine:
@@ -105,17 +109,24 @@ def start_all(jobs: dict[str, Flags], arguments: list[str]) -> int:
 
 def start(flags: Flags, arguments: list[str]) -> int:
     """A new job, or further runs of one that is there, in the folder that `flags` name."""
-    from compt_fast.fleet.job import run_folder
+    from compt_fast.fleet.folder import own_folder
 
-    return conduct(run_folder(flags), flags, arguments)
+    with own_folder(flags) as folder:
+        return conduct(folder, flags, arguments)
 
 
 def go_on(folder: Path, given: dict[str, Any], arguments: list[str]) -> int:
     """The job of an existing run folder, with what `given` adds to its runs."""
+    from compt_fast.fleet.folder import claimed, is_unbegun
+
     path = folder / "config.json"
     if not path.is_file():
-        raise InputError(f"--resume {folder}: no run folder (it has no config.json)")
-    return conduct(folder, read_flags(given, str(path)), arguments)
+        hint = f"; a job ended here before it had begun: give its flags again, with --out {shlex.quote(str(folder))}"
+        raise InputError(
+            f"--resume {folder}: no run folder (it has no config.json)" + (hint if is_unbegun(folder) else "")
+        )
+    with claimed(folder):
+        return conduct(folder, read_flags(given, str(path)), arguments)
 
 
 def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
@@ -125,8 +136,9 @@ def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
     The folder is made, or extended, once everything else is known to be right.
     """
     from compt_fast import native
+    from compt_fast.fleet.folder import claimed
     from compt_fast.fleet.job import open_job, prepare_folder, record_stored
-    from compt_fast.fleet.stage_one import keep, open_stage_one
+    from compt_fast.fleet.stage_one import keep, open_stage_one, take_in
     from compt_fast.fleet.starts import Starts
     from compt_fast.prompts.store import PromptStore
 
@@ -136,33 +148,35 @@ def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(flags["store"] or folder / "store"))
     starts = Starts(job, store, [run for run in job.runs if run.id not in done])
-    lacking = starts.lacking()
-    stage_one = []
-    for own_folder, own_job in open_stage_one(folder, job, lacking):
-        own_saved = _state(own_folder, own_job)
-        stage_one.append((own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
-    trainer = _trainer(folder, job, saved, starts.of)
+    take_in(starts, folder)
+    with ExitStack() as claims:
+        stage_one = []
+        for own_folder, own_job in open_stage_one(folder, job, starts.lacking()):
+            claims.enter_context(claimed(own_folder))
+            own_saved = _state(own_folder, own_job)
+            stage_one.append((own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
+        trainer = _trainer(folder, job, saved, starts)
 
-    console = Console(markup=False)  # brackets in names are no markup
-    _announce(console, trainer, [own for _, _, own in stage_one], store)
-    command = ["compt-fast", "train", *arguments]
-    prepare_folder(folder, job, command)
-    if saved is None:
-        trainer.write_results()
-    for own_job, own_saved, own in stage_one:
-        prepare_folder(own.folder, own_job, command)
-        code = _work(console, own, own_saved, folder)
-        if code >= FIRST_SIGNAL:
-            return code
-        keep(store, own.folder, own.ended)
+        console = Console(markup=False)  # brackets in names are no markup
+        _announce(console, trainer, [own for _, _, own in stage_one], store)
+        command = ["compt-fast", "train", *arguments]
+        prepare_folder(folder, job, command)
+        if saved is None:
+            trainer.write_results()
+        for own_job, own_saved, own in stage_one:
+            prepare_folder(own.folder, own_job, command)
+            code = _work(console, own, own_saved, folder)
+            if code >= FIRST_SIGNAL:
+                return code
+            keep(store, own.folder, own.ended)
     starts.refresh()
     record_stored(folder, starts.used())
     return _work(console, trainer, saved, folder)
 
 
 def _state(folder: Path, job: Job) -> Checkpoint | None:
-    """The latest checkpoint of a job in its folder, None before the first; `InputError` where the
-    folder is another job's.
+    """The latest whole checkpoint of a job in its folder, None before the first; `InputError` where the
+    folder is another job's, or prompts of a run that had ended are gone.
     """
     from compt_fast.fleet.checkpoint import load_latest
     from compt_fast.fleet.job import check_recorded
@@ -170,14 +184,26 @@ def _state(folder: Path, job: Job) -> Checkpoint | None:
     if not (folder / "config.json").is_file():
         return None
     check_recorded(folder, job)
-    return load_latest(folder / "checkpoints")
+    saved = load_latest(folder / "checkpoints", job.identity)
+    if saved is not None and saved.damaged:
+        complain(f"note: {saved.damaged}; going on from {saved.path.name}, the one before it")
+    for name, result in saved.state["results"].items() if saved else ():
+        parts = [folder / "prompts" / name / part for part in ("manifest.json", "prompts.safetensors")]
+        gone = [part for part in parts if not part.is_file()] if result["status"] == "finished" else []
+        if gone:
+            raise InputError(
+                f"{gone[0]}: not there, though its run has ended, and no checkpoint holds it any more: put back a "
+                f"copy, or remove {folder / 'checkpoints'} and the job trains all its runs again"
+            )
+    return saved
 
 
-def _trainer(folder: Path, job: Job, saved: Checkpoint | None, start: Start | None = None) -> Trainer:
+def _trainer(folder: Path, job: Job, saved: Checkpoint | None, starts: Starts | None = None) -> Trainer:
     """The trainer of a job, that knows what was done by a checkpoint."""
-    from compt_fast.fleet.trainer import Trainer, from_nothing
+    from compt_fast.fleet.trainer import Trainer, from_nothing, seen_nothing
 
-    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start or from_nothing)
+    start, seen = (from_nothing, seen_nothing) if starts is None else (starts.of, starts.seen)
+    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start, seen)
     if saved is not None:
         made.note_results(saved)
     return made
@@ -210,6 +236,7 @@ def _work(console: Console, trainer: Trainer, saved: Checkpoint | None, job_fold
     from compt_fast.fleet.monitor import Monitor
     from compt_fast.fleet.report import print_results
 
+    resume = f"python -m compt_fast.train --resume {shlex.quote(str(job_folder))}"
     try:
         with Monitor(
             trainer.folder,
@@ -223,11 +250,13 @@ def _work(console: Console, trainer: Trainer, saved: Checkpoint | None, job_fold
                 monitor.rewind(0, 0)
             trainer.write_results()
             interrupted = _train(trainer, monitor)
+    except OutputError:
+        complain(f"the output cannot be written any more; at step {trainer.step}, go on with: {resume}")
+        raise
     except (OSError, SafetensorError) as error:
         raise InputError(f"{trainer.folder}: writing failed at step {trainer.step}: {error}") from None
     if interrupted:
-        resume = f"python -m compt_fast.train --resume {shlex.quote(str(job_folder))}"
-        print(f"interrupted at step {trainer.step}; go on with: {resume}", file=sys.stderr)
+        complain(f"interrupted at step {trainer.step}; go on with: {resume}")
         return FIRST_SIGNAL + interrupted
     if trainer.trunk.fingerprint() != trainer.trunk_hash:
         raise RuntimeError("a weight of the frozen trunk has changed during training: its results are void")
@@ -246,6 +275,11 @@ def _train(trainer: Trainer, monitor: Monitor) -> int:
         trainer.save(monitor)
         trainer.write_results()
         return interrupted.signal
+    except OutputError:
+        if not trainer.midway:
+            trainer.save(monitor)
+            trainer.write_results()
+        raise
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

@@ -224,6 +224,18 @@ __global__ void __launch_bounds__(kWarp* kWarpsABlock, kBlocksAtLeast) reduce_ke
   }
 }
 
+// The runtime's function and not its triple brackets: a plain C++ compiler takes it too, and so the
+// tests run these kernels on the host.
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t stream,
+                   const Arguments&... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
 template <typename F>
 cudaError_t with_type(Float type, F&& f) {
   switch (type) {
@@ -253,24 +265,19 @@ unsigned blocks_for(int64_t work) {
 cudaError_t packed_offsets_cuda(const int64_t* prompt_offsets, int64_t slot_count, const int64_t* slots,
                                 const int64_t* row_offsets, int64_t rows, int64_t* packed_offsets,
                                 cudaStream_t stream) {
-  packed_offsets_kernel<<<1, kScanThreads, 0, stream>>>(prompt_offsets, slot_count, slots, row_offsets, rows,
-                                                        packed_offsets);
-  return cudaGetLastError();
+  return launch(packed_offsets_kernel, 1, kScanThreads, stream, prompt_offsets, slot_count, slots, row_offsets, rows,
+                packed_offsets);
 }
 
 cudaError_t assemble_cuda(const Assembly& job, cudaStream_t stream) {
   const unsigned blocks = blocks_for((job.layout.total + kWarpsABlock - 1) / kWarpsABlock);
-  const dim3 threads(kWarp * kWarpsABlock);
   return with_type(job.prompts.type, [&](auto p) {
     return with_type(job.packed.type, [&](auto e) {
       using P = decltype(p);
       using E = decltype(e);
-      if (aligned<P>(job.prompts) && aligned<E>(job.embedding) && aligned<E>(job.packed)) {
-        assemble_kernel<P, E, kPiece<P, E>><<<blocks, threads, 0, stream>>>(job);
-      } else {
-        assemble_kernel<P, E, 1><<<blocks, threads, 0, stream>>>(job);
-      }
-      return cudaGetLastError();
+      const bool wide = aligned<P>(job.prompts) && aligned<E>(job.embedding) && aligned<E>(job.packed);
+      const auto kernel = wide ? assemble_kernel<P, E, kPiece<P, E>> : assemble_kernel<P, E, 1>;
+      return launch(kernel, blocks, kWarp * kWarpsABlock, stream, job);
     });
   });
 }
@@ -284,12 +291,8 @@ cudaError_t reduce_cuda(const Reduction& job, cudaStream_t stream) {
     const int64_t most = kWarp * kWarpsABlock;
     const int64_t threads = pieces < most ? (pieces + kWarp - 1) / kWarp * kWarp : most;
     const dim3 grid(blocks_for(job.prompt_rows), static_cast<unsigned>((pieces + threads - 1) / threads));
-    if (wide) {
-      reduce_kernel<E, kWide><<<grid, static_cast<unsigned>(threads), 0, stream>>>(job);
-    } else {
-      reduce_kernel<E, 1><<<grid, static_cast<unsigned>(threads), 0, stream>>>(job);
-    }
-    return cudaGetLastError();
+    const auto kernel = wide ? reduce_kernel<E, kWide> : reduce_kernel<E, 1>;
+    return launch(kernel, grid, static_cast<unsigned>(threads), stream, job);
   });
 }
 

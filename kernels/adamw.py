@@ -84,7 +84,7 @@ def by_kernel(
     norm = table.new_empty(runs, dtype=torch.float32)
     updated = torch.empty_like(healthy, dtype=torch.int8)
     values: dict[str, Any] = {
-        "params": tuple(params),
+        "parameters": tuple(params),
         "grads": tuple(grads),
         "first": tuple(first),
         "second": tuple(second),

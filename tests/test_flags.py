@@ -48,6 +48,8 @@ def test_comma_lists_and_switches() -> None:
         (["--seeds", "1,2,1"], "--seeds names 1 twice"),
         (["--lr-source", "0.1,0.10"], "--lr-source names 0.1 twice"),
         (["--steps", "3", "--epochs", "2"], "--steps and --epochs exclude each other"),
+        (["--sources", "-1"], "--sources must be a number of source prompts, not -1; .* sln and slpn take one a task"),
+        (["--sources=3,-2"], "--sources must be a number of source prompts, not -2"),
         (["--runs-at-once", "0"], "--runs-at-once must be above 0, not 0"),
         (["--eval-size", "-1"], "--eval-size must be above 0, not -1"),
         (["--eval-batch-size", "0"], "--eval-batch-size must be above 0"),

@@ -12,16 +12,22 @@ from rich.table import Table
 
 from compt_fast.errors import InputError
 from compt_fast.files import write_json, write_text
+from compt_fast.fleet.job import recorded_identity
 from compt_fast.fleet.plan import Run
 from compt_fast.info import environment
 from compt_fast.inputs import check_type, dataclass_from, read_object
+from compt_fast.names import check_name
 
 FORMAT = 1
 
 
 @dataclass
 class RunResult:
-    """A run's entry in `results.json`; scores are percentages."""
+    """A run's entry in `results.json`; scores are percentages.
+
+    `development` is what the reported prompts scored on the development sample, where they were
+    chosen by it: `average`, `step` (after how many steps) and `tasks`, each task's scores.
+    """
 
     id: str
     method: str
@@ -32,6 +38,7 @@ class RunResult:
     tasks: dict[str, Any] = field(default_factory=dict)
     average: float | None = None
     reason: str = ""
+    development: dict[str, Any] | None = None
 
     @classmethod
     def waiting(cls, run: Run) -> Self:
@@ -39,9 +46,11 @@ class RunResult:
         return cls._of(run, "unfinished")
 
     @classmethod
-    def finished(cls, run: Run, tasks: dict[str, Any], average: float) -> Self:
+    def finished(
+        cls, run: Run, tasks: dict[str, Any], average: float, development: dict[str, Any] | None = None
+    ) -> Self:
         """A run trained and scored."""
-        return cls._of(run, "finished", tasks=tasks, average=average)
+        return cls._of(run, "finished", tasks=tasks, average=average, development=development)
 
     @classmethod
     def stopped(cls, run: Run, reason: str) -> Self:
@@ -65,6 +74,8 @@ class RunResult:
         entry = asdict(self)
         if not self.reason:
             del entry["reason"]
+        if self.development is None:
+            del entry["development"]
         return entry
 
     @property
@@ -76,24 +87,28 @@ class RunResult:
         return name.removesuffix(f"-{next(iter(self.tasks))}") if len(self.tasks) == 1 else name
 
 
-def results_json(results: list[RunResult], wall_seconds: float) -> dict[str, Any]:
-    """The content of `results.json`."""
+def results_json(results: list[RunResult], wall_seconds: float, job: str | None = None) -> dict[str, Any]:
+    """The content of `results.json`; `job` is the hash of the job whose runs these are."""
     return {
         "format": FORMAT,
+        **({} if job is None else {"job": job}),
         "environment": environment(),
         "wall_seconds": round(wall_seconds, 1),
         "runs": [result.to_json() for result in results],
     }
 
 
-def write_results(folder: Path, results: list[RunResult], wall_seconds: float) -> None:
+def write_results(folder: Path, results: list[RunResult], wall_seconds: float, job: str | None = None) -> None:
     """Write `results.json` and, beside it, the table as `results.md`."""
-    write_json(folder / "results.json", results_json(results, wall_seconds))
+    write_json(folder / "results.json", results_json(results, wall_seconds, job))
     write_text(folder / "results.md", markdown(results))
 
 
 def read_results(folder: Path) -> list[RunResult]:
-    """The runs of a folder's `results.json`; `InputError` when it is missing or damaged."""
+    """The runs of a folder's `results.json`.
+
+    Raises `InputError` when it is missing, damaged, or of another job than the `config.json` beside it.
+    """
     path = folder / "results.json"
     content = read_object(path, "the results of a run folder")
     check_type(content.get("runs"), list, f"{path}: runs")
@@ -104,7 +119,23 @@ def read_results(folder: Path) -> list[RunResult]:
         if result.status == "finished" and (result.average is None or not result.tasks):
             raise InputError(f"{path}: {result.id}: a finished run has tasks and their average")
         results.append(result)
+    _check_job(path, content.get("job"), [check_name(result.id, f"a run, in {path}") for result in results])
     return results
+
+
+def _check_job(path: Path, job: Any, names: list[str]) -> None:
+    """Raise `InputError` unless results of the runs `names` are those of the job whose `config.json` is beside them."""
+    if job is None or not (path.parent / "config.json").is_file():
+        return
+    try:
+        own = recorded_identity(path.parent).hash(names)
+    except KeyError:
+        own = None
+    if own != job:
+        raise InputError(
+            f"{path}: the results of another job, or of runs with other settings, than {path.parent / 'config.json'} "
+            f"says; put back its own, or let --resume {path.parent} write them anew"
+        )
 
 
 def check_scores(tasks: Any, where: str) -> None:

@@ -107,11 +107,18 @@ def missing_tool() -> str | None:
     return None
 
 
+MEMINFO = Path("/proc/meminfo")
+
+
 def jobs() -> int:
-    """Compilers to run side by side: no more than cores, nor than memory allows."""
+    """Compilers to run side by side: no more than cores, nor than memory allows, where the system tells."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2**30
-    return max(1, min(cores, int(memory / GIB_A_JOB)))
+    try:
+        # Free pages alone would be few on any machine that has read files for a while.
+        available = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        available = None
+    return max(1, min(cores, int(available[1]) // 2**20 // GIB_A_JOB)) if available else cores
 
 
 def compile_into(folder: Path, sources: Path, cuda: str | None, flags: tuple[str, ...] = ()) -> None:

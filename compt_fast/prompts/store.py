@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import re
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +25,15 @@ from torch.nn.functional import adaptive_avg_pool1d
 
 from compt_fast.choices import FITS
 from compt_fast.errors import InputError, shown, unknown
-from compt_fast.files import new_folder, write_json
+from compt_fast.files import clean, new_folder, remove_folder, write_json
 from compt_fast.inputs import check_file, check_type, dataclass_from, read_object
+from compt_fast.locks import locked
+from compt_fast.names import check_name, is_name
 
 FORMAT = 1
+LOCK = ".lock"
 LARGEST = 2**30  # bytes of a file of prompts
 MOST_VALUES = 2**26  # of a prompt: as many as 65,536 tokens of width 1024
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class PromptStore:
         """The entries, damaged ones too, in alphabetical order."""
         if not self.folder.is_dir():
             return []
-        return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and is_name(p.name))
 
     def load(self, name: str) -> StoredPrompt:
         """An entry, read and checked.
@@ -140,11 +142,45 @@ class PromptStore:
         Raises `InputError` for a name that is taken or no file name, for values that are no prompt
         or not finite, and where the folder cannot be written.
         """
-        if not _NAME.fullmatch(prompt.name):
-            raise InputError(f"{prompt.name!r} is no name of a stored prompt: letters, digits and any of _ . + -")
-        if prompt.name in self.names() and not replace:
-            raise InputError(f"the store {self.folder} has a prompt {prompt.name!r}; remove it first, or name another")
+        check_name(prompt.name, "a stored prompt")
         prompt = dataclasses.replace(prompt, values=as_prompt(prompt.values, f"stored prompt {prompt.name}"))
+        with self._alone():
+            if prompt.name in self.names() and not replace:
+                raise InputError(
+                    f"the store {self.folder} has a prompt {prompt.name!r}; remove it first, or name another"
+                )
+            self._write(prompt)
+
+    def keep(self, prompt: StoredPrompt) -> None:
+        """Write an entry, unless the store has it: the same values, or those that another job has trained with the
+        same settings meanwhile. Raises `InputError` as of `add`, and where the name is another prompt's.
+        """
+        check_name(prompt.name, "a stored prompt")
+        with self._alone():
+            if prompt.name not in self.names():
+                self._write(prompt)
+                return
+            there = self.load(prompt.name)
+        alike = there.training == prompt.training and there.trunk == prompt.trunk
+        if there.task != prompt.task or not (there.sha256 == prompt.sha256 or alike):
+            raise InputError(
+                f"the store {self.folder} has another prompt {prompt.name!r} now, which was trained otherwise; "
+                "remove it from there and go on with this job, or begin one with another --store"
+            )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While entered no other process writes to the store, which is made if it is not there, and cleaned up."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with locked(self.folder / LOCK, wait=True):
+                clean(self.folder, is_name)
+                yield
+        except (OSError, SafetensorError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"--store {self.folder}: cannot be written ({why})") from None
+
+    def _write(self, prompt: StoredPrompt) -> None:
         manifest = {
             "format": FORMAT,
             "name": prompt.name,
@@ -158,18 +194,21 @@ class PromptStore:
             "training": prompt.training,
             "created": prompt.created or datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        try:
-            with new_folder(self.folder / prompt.name) as temporary:
-                save_file({"prompt": prompt.values}, temporary / "prompt.safetensors")
-                write_json(temporary / "manifest.json", manifest)
-        except OSError as error:
-            raise InputError(f"--store {self.folder}: cannot be written ({error.strerror})") from None
+        with new_folder(self.folder / prompt.name) as temporary:
+            save_file({"prompt": prompt.values}, temporary / "prompt.safetensors")
+            write_json(temporary / "manifest.json", manifest)
 
     def remove(self, name: str) -> None:
-        """Delete an entry, damaged or not; `InputError` if there is none of that name."""
+        """Delete an entry, damaged or not; of a link the link alone. `InputError` if there is none of that name, or
+        it holds a folder, which no entry does.
+        """
         if name not in self.names():
             raise unknown(f"prompt in the store {self.folder}", name, self.names())
-        shutil.rmtree(self.folder / name)
+        entry = self.folder / name
+        if not entry.is_symlink() and any(part.is_dir() and not part.is_symlink() for part in entry.iterdir()):
+            raise InputError(f"{entry}: holds a folder, as no entry of a store does: remove it yourself")
+        with self._alone():
+            remove_folder(entry)
 
 
 def as_prompt(values: Tensor, what: str) -> Tensor:

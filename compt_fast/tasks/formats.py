@@ -90,7 +90,8 @@ def read_columns(paths: Sequence[Path]) -> Columns:
     """The rows of one file, or of Parquet shards one after another. Raises `InputError` naming file
     and row."""
     if paths[0].suffix[1:] not in FORMATS:
-        raise InputError(f"{paths[0]}: rows are read from files of {', '.join(FORMATS)}")
+        hint = f"; one JSON object a line makes it {paths[0].stem}.jsonl" if paths[0].suffix == ".json" else ""
+        raise InputError(f"{paths[0]}: rows are read from files of {', '.join(FORMATS)}{hint}")
     columns = _read_parquet(paths) if paths[0].suffix == ".parquet" else _read_lines(paths[0])
     if not columns.size:
         raise InputError(f"{columns.origin}: no rows")
@@ -211,6 +212,20 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     return row
 
 
+def _check_separator(path: Path, header: list[str]) -> None:
+    """Raise `InputError` for one column whose name holds what separates columns elsewhere."""
+    marks = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
+    found = next((mark for mark in marks if len(header) == 1 and mark in header[0]), None)
+    if found is None:
+        return
+    own, right = ("tabs", ".csv") if path.suffix == ".tsv" else ("commas", ".tsv")
+    rename = f", or rename it to {path.stem}{right}" if (found, right) in ((",", ".csv"), ("\t", ".tsv")) else ""
+    raise InputError(
+        f"{path}:1: one column, {header[0]!r}: its cells are separated by {marks[found]} ({found!r}), and those of a "
+        f"{path.suffix} file by {own}; save it with {own}{rename}"
+    )
+
+
 def _read_table(path: Path, text: str) -> tuple[dict[str, list[Any]], list[int]]:
     """Rows of a CSV or TSV file with a header; every cell is a string."""
     rows, lines = [], []
@@ -231,6 +246,7 @@ def _read_table(path: Path, text: str) -> tuple[dict[str, list[Any]], list[int]]
         raise InputError(f"{path}: empty; the first line must name the columns")
     header = rows.pop(0)
     lines.pop(0)
+    _check_separator(path, header)
     _check_header(f"{path}:1", header)
     for cells, line in zip(rows, lines, strict=True):
         if len(cells) != len(header):

@@ -53,6 +53,12 @@ def encode_target(text: str, tokenizer: Any) -> list[int]:
     return [*_tokens([text], tokenizer)[0], tokenizer.eos_token_id]
 
 
+def source_text(task: Task, row_texts: Sequence[str], *, prefix: bool) -> str:
+    """`<task>: <field>: <text> <field>: <text>`, as the trunk reads it where nothing is cut."""
+    parts = zip(_names(task, prefix), row_texts, strict=True)
+    return "".join(f"{name} {text.strip()}" for name, text in parts)
+
+
 def encode_source(task: Task, row_texts: Sequence[str], tokenizer: Any, *, prefix: bool, max_length: int) -> list[int]:
     """Token ids of `<task>: <field>: <text> <field>: <text>`, at most `max_length` with `</s>`.
 

@@ -16,13 +16,13 @@ classes; `score` gives their range), and for a data set of the hub `config`, `tr
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from compt_fast.errors import InputError, shown, unknown
 from compt_fast.inputs import check_path, read_document
+from compt_fast.names import check_name
 from compt_fast.tasks.table import METRICS, SCORE_METRICS, TASKS, Task
 
 _HUB_KEYS = ("config", "train_split", "eval_split")
@@ -44,8 +44,10 @@ def load_task_file(path: Path) -> Task:
             raise InputError(f"{path}: {unknown('key', str(key), _KEYS)}")
     reader = _Reader(path, entries)
     name = reader.text("name", required=True)
-    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
-        raise reader.error("name", f"{shown(name)} must be up to 100 letters, digits, '_', '-' and '.'")
+    try:
+        check_name(name, "a task")
+    except InputError as error:
+        raise reader.error("name", str(error)) from None
     if name in TASKS:
         raise reader.error("name", f"{name!r} is a built-in task; choose another")
     labels = reader.labels()

@@ -20,6 +20,7 @@ from zipfile import is_zipfile
 import torch
 
 from compt_fast.errors import InputError, shown
+from compt_fast.hub import asked
 from compt_fast.inputs import check_file, check_path, read_document
 from compt_fast.trunk.config_keys import check_settings, check_sizes
 
@@ -52,20 +53,28 @@ def find_folder(name_or_dir: str) -> Path:
         raise InputError(f"trunk {name_or_dir!r} is a file; give the checkpoint's folder")
     if name_or_dir.startswith(PATH_STARTS) or name_or_dir.count("/") > 1:
         raise InputError(f"trunk {name_or_dir!r}: there is no such folder")
+    with asked() as unreachable:
+        return _snapshot(name_or_dir, unreachable)
+
+
+def _snapshot(name: str, unreachable: str) -> Path:
+    """The hub's snapshot of `name`, from the cache where it is there; `InputError` where it is not to be had."""
     from huggingface_hub import snapshot_download
 
     try:
         # The configuration first: what is no T5 is refused before gigabytes of it are fetched.
-        read_config(Path(snapshot_download(name_or_dir, allow_patterns=["config.json"])))
-        folder = Path(snapshot_download(name_or_dir, allow_patterns=HUB_FILES))
+        read_config(Path(snapshot_download(name, allow_patterns=["config.json"])))
+        folder = Path(snapshot_download(name, allow_patterns=HUB_FILES))
         if any((folder / name).is_file() for name in SAFETENSORS):
             return folder
-        return Path(snapshot_download(name_or_dir, allow_patterns=PICKLED_HUB_FILES))
+        return Path(snapshot_download(name, allow_patterns=PICKLED_HUB_FILES))
     except InputError:
         raise
     except Exception as error:  # unrelated kinds: a bad name, network, rights, a full disk
+        why = f"{unreachable}, and no copy is cached" if unreachable else _brief(error)
         raise InputError(
-            f"trunk {name_or_dir!r} is no folder here and cannot be had from the hub: {_brief(error)}"
+            f"trunk {name!r} is no folder here and cannot be had from the hub: {why}; without a network, name a "
+            "checkpoint's folder"
         ) from error
 
 

@@ -30,7 +30,7 @@ STSB = {"spearman": 50.0, "pearson": 70.0}
 
 
 def plan(**given: str) -> list[Run]:
-    return plan_runs(read_flags(given, None), tasks=2, d_model=8)
+    return plan_runs(read_flags(given, None), tasks=["cola", "stsb"], d_model=8)
 
 
 def finished(run: Run, cola: dict[str, float] = COLA, stsb: dict[str, float] = STSB) -> RunResult:
@@ -77,7 +77,7 @@ def test_the_file_has_the_documented_keys_and_no_other(tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_says_why() -> None:
-    (run,) = plan(method="pt")
+    (run,) = plan(method="pt-joint")
     entry = RunResult.stopped(run, "loss not finite at step 3").to_json()
     assert (entry["status"], entry["reason"]) == ("stopped", "loss not finite at step 3")
     assert entry["sources"] == 0
@@ -85,7 +85,7 @@ def test_a_stopped_run_says_why() -> None:
 
 def test_the_table_has_mean_and_deviation_over_seeds_and_two_averages() -> None:
     a, b, c = plan(method="spp", seeds="0,1,2")
-    (single,) = plan(method="pt")
+    (single,) = plan(method="pt-joint")
     scores = [(10.0, -20.0), (40.0, 0.0), (70.0, 50.0)]
     members = [
         finished(run, {"accuracy": acc, "matthews": mat}) for run, (acc, mat) in zip((a, b, c), scores, strict=True)
@@ -99,7 +99,7 @@ def test_the_table_has_mean_and_deviation_over_seeds_and_two_averages() -> None:
         "average (paper)",
         "average (GLUE)",
     ]
-    assert rows[1] == ["pt-k16", "1", "60.0", "50.0", "55.0", "40.0"]
+    assert rows[1] == ["pt-joint-k16", "1", "60.0", "50.0", "55.0", "40.0"]
     # GLUE: Matthews for cola, the mean of both correlations (60) for stsb.
     glue = [statistics.fmean((matthews, 60.0)) for _, matthews in scores]
     assert rows[0][:4] == ["spp-n3-k16", "3", "40.0 ± 30.0", "50.0 ± 0.0"]
@@ -120,7 +120,7 @@ def test_other_settings_are_other_rows() -> None:
 
 def test_runs_apart_share_a_row() -> None:
     flags = read_flags({"method": "p", "seeds": "0,1"}, None) | {"apart": True}
-    runs = plan_runs(flags, tasks=2, d_model=8, names=["cola", "stsb"])
+    runs = plan_runs(flags, tasks=["cola", "stsb"], d_model=8)
     results = []
     for run, acc in zip(runs, (10.0, 20.0, 30.0, 40.0), strict=True):
         whole = finished(run, {"accuracy": acc, "matthews": acc}, {"spearman": acc, "pearson": acc})
@@ -132,7 +132,7 @@ def test_runs_apart_share_a_row() -> None:
     # The second seed's stsb has not ended: its average is not known.
     _, rows = table_rows([*results[:3], RunResult.waiting(runs[3])])
     assert rows == [["p-k16", "2", "20.0 ± 14.1", "20.0", "15.0", "15.0"]]
-    _, rows = table_rows([results[0], results[1]][:1] + [finished(plan(method="pt")[0])])
+    _, rows = table_rows([results[0], results[1]][:1] + [finished(plan(method="pt-joint")[0])])
     assert rows[0] == ["p-k16", "1", "10.0", "-", "-", "-"]
 
 

@@ -199,9 +199,12 @@ def test_two_processes_build_once_and_the_third_finds_it(tmp_path: Path, reposit
     assert (tmp_path / "cache" / "count").read_text() == "x"
 
 
-def test_jobs_are_bounded_by_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build.os, "sched_getaffinity", lambda pid: set(range(64)))
-    monkeypatch.setattr(build.os, "sysconf", lambda name: 2**30 if name == "SC_PAGE_SIZE" else 8)
+def test_jobs_are_bounded_by_cores_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the memory that a process may have, the pages of cached files included."""
+    monkeypatch.setattr(build.os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    monkeypatch.setattr(build, "MEMINFO", tmp_path / "meminfo")
+    assert build.jobs() == 64  # a system that does not tell
+    (tmp_path / "meminfo").write_text(f"MemFree: 1 kB\nMemAvailable: {8 * 2**20} kB\n", encoding="utf-8")
     assert build.jobs() == 8 // build.GIB_A_JOB
     monkeypatch.setattr(build.os, "sched_getaffinity", lambda pid: {0})
     assert build.jobs() == 1

@@ -166,3 +166,24 @@ def test_parquet_with_a_damaged_middle(tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone.csv: cannot be read \(No such file"):
         read_columns([tmp_path / "gone.csv"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "a.csv",
+            "text;label\na, b;0\n",
+            r"a.csv:1: one column, 'text;label': .* by semicolons \(';'\), and .* by commas",
+        ),
+        ("a.csv", "text\tlabel\na\t0\n", "separated by tabs .* save it with commas, or rename it to a.tsv"),
+        ("a.csv", "text|label\na|0\n", "separated by bars"),
+        ("a.tsv", "text,label\na,0\n", "separated by commas .* save it with tabs, or rename it to a.csv"),
+        ("a.tsv", "text;label\na;0\n", "separated by semicolons .* save it with tabs$"),
+        ("a.json", "[]", "a.json: rows are read from files of .*; one JSON object a line makes it a.jsonl"),
+    ],
+)
+def test_what_separates_cells_is_named(name: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_columns([tmp_path / name])

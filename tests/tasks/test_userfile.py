@@ -95,7 +95,7 @@ def replaced(old: str, new: str) -> str:
         (replaced('name = "boolq"', ""), "name: missing"),
         (replaced('"boolq"', '""'), "name: '' must be a text that is not empty"),
         (replaced('"boolq"', "7"), "name: 7 must be a text"),
-        (replaced('"boolq"', '"a/b"'), "name: 'a/b' must be up to 100 letters"),
+        (replaced('"boolq"', '"a/b"'), "name: 'a/b' is no name of a task: letters"),
         (replaced('"boolq"', '"rte"'), "name: 'rte' is a built-in task"),
         (replaced("fields", "field"), "unknown key 'field'. Did you mean 'fields'"),
         (replaced('fields = ["question", "passage"]', ""), "fields: missing"),

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import T5ForConditionalGeneration
 
+from compt_fast import hub
 from compt_fast.errors import InputError
 from compt_fast.trunk import checkpoint
 from compt_fast.trunk.checkpoint import find_folder, load_checkpoint, tensor_shapes
@@ -124,7 +125,10 @@ def test_a_name_that_the_hub_cannot_serve(monkeypatch) -> None:
         raise ConnectionError("no route\nto the hub")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(InputError, match="'t5-bse' is no folder.*ConnectionError: no route to the hub$"):
+    with pytest.raises(InputError, match="'t5-bse' is no folder.*HF_HUB_OFFLINE is set, and no copy is cached; "):
+        find_folder("t5-bse")
+    monkeypatch.setattr(hub, "unreachable", lambda: "")
+    with pytest.raises(InputError, match="'t5-bse' is no folder.*ConnectionError: no route to the hub; without a"):
         find_folder("t5-bse")
 
 
