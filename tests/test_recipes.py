@@ -72,8 +72,11 @@ def test_recipes_mean_what_the_papers_say() -> None:
         ("spp", 10, None, 5000),
         ("scp", 3, None, 5000),
     ]
-    grid = runs_of("crosspt-figure-11")[""]
-    assert len({(run.config.lr_source, run.config.lr_private) for run in grid}) == 16
+    grids = runs_of("crosspt-figure-11")
+    for job, of_encoders in (("encoder-as-sources", {0.05, 0.1, 0.15, 0.2}), ("encoder-fixed", {0.1})):
+        grid = [run.config for run in grids[job]]
+        assert len({(config.lr_source, config.lr_private) for config in grid}) == 16
+        assert {config.rate("shared_encoder") for config in grid} == of_encoders
     assert {run.config.method for run in runs_of("crosspt-figure-2")["group2"]} == NINE
     labels = runs_of("crosspt-figure-6")[""]
     assert {run.config.label_mode for run in labels} == {"natural", "synthetic", "numeric"}
