@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             verdicts.append(verdict)
             if verdict.fault:
                 print(
-                    f"{verdict.fault:10} {verdict.seconds:5.1f} s  {verdict.name}\n    {verdict.said[-600:]}",
+                    f"{verdict.fault:10} {verdict.seconds:5.1f} s  {verdict.name}\n    {verdict.said[-400:]}",
                     flush=True,
                 )
     faults = collections.Counter(verdict.fault or "refused or sound as it should be" for verdict in verdicts)
@@ -110,6 +110,8 @@ def _warm(folder: Path) -> Materials:
         ):
             if _command(command[0])(command[1:]):
                 raise RuntimeError(f"sound input was refused: {command}")
+    for name in ("about_scores", "about_choices", "about_prompts", "about_masks", "page"):
+        importlib.import_module(f"compt_fast.report.{name}")
     for name in ("info", "report.command"):
         _command(name)
     return Materials(model, work / "out", work / "store")
