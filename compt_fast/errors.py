@@ -44,9 +44,9 @@ def out_of_memory(error: BaseException) -> bool:
 def exit_code(work: Callable[[], int], *, out_of_memory_hint: str = "") -> int:
     """What a command exits with: the result of `work`, or what its error means to the user.
 
-    `InputError` and running out of memory become one line and 2, Ctrl-C 130, an output that nobody reads any more
-    141 and one that cannot be written 2; any other error is a bug and passes. `out_of_memory_hint` says what the
-    user can do about memory.
+    `InputError`, running out of memory and an `OSError` that names its file become one line and 2, Ctrl-C 130, an
+    output that nobody reads any more 141 and one that cannot be written 2; any other error is a bug and passes.
+    `out_of_memory_hint` says what the user can do about memory.
     """
     try:
         with guarded():
@@ -58,6 +58,11 @@ def exit_code(work: Callable[[], int], *, out_of_memory_hint: str = "") -> int:
         return 2
     except InputError as error:
         complain(f"error: {error}")
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        complain(f"error: {error.filename}: {error.strerror}")  # a disk, or rights, that no check foresaw
         return 2
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

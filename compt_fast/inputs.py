@@ -128,11 +128,28 @@ def _check_bounds(content: Any, where: str) -> None:
     while level:
         if depth > DEEPEST:
             raise InputError(f"{where}: nests more than {DEEPEST} deep")
+        inner: list[Any] = []
         for value in level:
-            if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-                raise InputError(f"{where}: a whole number has {value.bit_length()} bits; they go up to {_MOST_BITS}")
-        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
-        level, depth = [value for values in inner for value in values], depth + 1
+            kind = type(value)
+            if kind is dict:
+                inner.extend(value.values())
+            elif kind in (list, set, tuple):
+                inner.extend(value)
+            elif kind is int and value.bit_length() > _MOST_BITS:
+                place = ": ".join([where, *_keys(content, value)])
+                raise InputError(f"{place}: a whole number has {value.bit_length()} bits; they go up to {_MOST_BITS}")
+        level, depth = inner, depth + 1
+
+
+def _keys(content: Any, value: int) -> list[str]:
+    """The keys under which a value stands in a content of bounded depth."""
+    inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, own in inner:
+        if own is value:
+            return [str(key)]
+        if below := _keys(own, value):
+            return [str(key), *below]
+    return []
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def _from_run(
         entries = [entry for entry in entries if entry.task == task]
     if name is not None and len(entries) > 1:
         raise InputError(f"--name names one prompt, and {path} holds {len(entries)}: give --task too")
-    return [replace(entry, name=name or entry.name) for entry in entries]
+    return entries if name is None else [replace(entry, name=name) for entry in entries]
 
 
 def _from_file(path: Path, task: str | None, name: str | None, model: str | None, dtype: str | None) -> StoredPrompt:
@@ -192,14 +192,16 @@ def _from_file(path: Path, task: str | None, name: str | None, model: str | None
     from compt_fast.prompts.foreign import read_foreign
     from compt_fast.prompts.store import StoredPrompt
 
-    if task is None:
+    if not task:
         raise InputError(f"{path}: which task was it trained for? Say --task")
     foreign = read_foreign(path)
     model = model or foreign.model
     if model is None:
         raise InputError(f"{path}: which trunk was it trained with? Say --model")
     trunk, d_model = _trunk_id(model, dtype)
-    entry = StoredPrompt(name or f"{task}-m{len(foreign.values)}", task, trunk, foreign.values, training=foreign.notes)
+    entry = StoredPrompt(
+        f"{task}-m{len(foreign.values)}" if name is None else name, task, trunk, foreign.values, training=foreign.notes
+    )
     entry.check(trunk, d_model or entry.d_model)
     return entry
 

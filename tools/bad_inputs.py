@@ -68,12 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write every verdict there")
     given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        verdicts = list(_verdicts(Path(folder), given.count, given.seed, given.only, not given.no_sound))
-    for verdict in verdicts:
-        if verdict.fault:
-            print(
-                f"{verdict.fault:10} {verdict.seconds:5.1f} s  {verdict.name}\n           {verdict.said.strip()[-600:]}"
-            )
+        verdicts = []
+        for verdict in _verdicts(Path(folder), given.count, given.seed, given.only, not given.no_sound):
+            verdicts.append(verdict)
+            if verdict.fault:
+                print(
+                    f"{verdict.fault:10} {verdict.seconds:5.1f} s  {verdict.name}\n    {verdict.said[-400:]}",
+                    flush=True,
+                )
     faults = collections.Counter(verdict.fault or "refused or sound as it should be" for verdict in verdicts)
     longest = max(verdicts, key=lambda verdict: verdict.seconds)
     print(", ".join(f"{count:,} {fault}" for fault, count in faults.most_common()), f"of {len(verdicts):,}")
@@ -108,6 +110,8 @@ def _warm(folder: Path) -> Materials:
         ):
             if _command(command[0])(command[1:]):
                 raise RuntimeError(f"sound input was refused: {command}")
+    for name in ("about_scores", "about_choices", "about_prompts", "about_masks", "page"):
+        importlib.import_module(f"compt_fast.report.{name}")
     for name in ("info", "report.command"):
         _command(name)
     return Materials(model, work / "out", work / "store")

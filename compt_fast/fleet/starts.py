@@ -15,14 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compt_fast.choices import RETRAIN
+from compt_fast.choices import LABEL_MODES, RETRAIN
 from compt_fast.config import RANDOM, SPOT, STORED
-from compt_fast.errors import InputError
+from compt_fast.errors import InputError, unknown
 from compt_fast.flags import FLAGS, Flags
 from compt_fast.fleet.job import Job, trunk_hash
 from compt_fast.fleet.plan import Run
 from compt_fast.fleet.results import read_results
 from compt_fast.fleet.stored import load_prompts
+from compt_fast.inputs import check_type
+from compt_fast.names import check_name
 from compt_fast.prompts.similarity import mean_cosine
 from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId, fit_length
 from compt_fast.tasks.sampling import Draw
@@ -227,7 +229,8 @@ def entries_of(folder: Path) -> list[StoredPrompt]:
     prompts, manifest = load_prompts(folder)
     if "targets" not in prompts.tensors:
         raise InputError(f"{folder}: with gates 'input' every row has a prompt of its own, and the task has none")
-    config = manifest.get("config", {})
+    config = manifest.get("config") or {}
+    _check_entries(folder / "manifest.json", manifest, prompts.shape.tasks, config.get("label_mode", "natural"))
     kept = ("run", "prefix", "prompt_position", "config")
     training: dict[str, Any] = {key: manifest[key] for key in kept if key in manifest}
     training["label_mode"] = config.get("label_mode", "natural")
@@ -246,6 +249,18 @@ def entries_of(folder: Path) -> list[StoredPrompt]:
         )
         for task, values in zip(manifest["tasks"], prompts.tensors["targets"], strict=True)
     ]
+
+
+def _check_entries(path: Path, manifest: dict[str, Any], tasks: int, label_mode: Any) -> None:
+    """Raise `InputError` unless a manifest says all that entries of a store do."""
+    for key, kind in {"tasks": list, "trunk": str, "trunk_hash": str}.items():
+        check_type(manifest.get(key), kind, f"{path}: {key}")
+    for name in manifest["tasks"]:
+        check_name(name, f"a task, in {path}: tasks")
+    if len(manifest["tasks"]) != tasks:
+        raise InputError(f"{path}: tasks are {len(manifest['tasks'])}, but its shape has {tasks}")
+    if label_mode not in LABEL_MODES:
+        raise unknown(f"label_mode in {path}: config:", str(label_mode), LABEL_MODES)
 
 
 def _scores(folder: Path) -> dict[str, dict[str, Any]]:

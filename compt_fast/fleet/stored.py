@@ -27,8 +27,9 @@ from compt_fast.trunk.seam import Trunk
 _PARTS = ("targets", "sources", "privates", "weights", "gates")
 FORMAT = 1
 LARGEST = 2**36  # bytes of the prompts of a run
-# What a manifest holds beside the numbers of its format; all but the first two are missing in early ones.
+# What a manifest holds beside the numbers of its format; all after the first three are missing in early ones.
 _MANIFEST: dict[str, Any] = {
+    "format": int,
     "shape": dict,
     "tensors": dict,
     "tasks": list | None,
@@ -112,8 +113,8 @@ def load_prompts(folder: Path) -> tuple[RunPrompts, dict[str, Any]]:
     manifest = read_object(path, "a manifest of stored prompts")
     for key, kind in _MANIFEST.items():
         check_type(manifest.get(key), kind, f"{path}: not a manifest of stored prompts: {key}")
-    if manifest.get("format") != FORMAT:
-        raise InputError(f"{path}: stored prompts of format {shown(manifest.get('format'))}, not {FORMAT}")
+    if manifest["format"] != FORMAT:
+        raise InputError(f"{path}: stored prompts of format {manifest['format']}, not {FORMAT}")
     for name in manifest.get("tasks") or ():
         check_type(name, str, f"{path}: tasks: a name")
     shape = dataclass_from(PromptShape, manifest["shape"], f"{path}: shape")

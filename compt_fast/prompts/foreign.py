@@ -98,7 +98,7 @@ def _peft(folder: Path) -> ForeignPrompt:
         raise InputError(f"{weights}: holds {shown(sorted(tensors), 400)}, not {PEFT_TENSOR!r} alone")
     values = as_prompt(tensors[PEFT_TENSOR], str(weights))
     times = config.get("num_transformer_submodules") or 1
-    if tokens < 1 or len(values) not in (tokens, tokens * times):
+    if tokens < 1 or times < 1 or len(values) not in (tokens, tokens * times):
         raise InputError(
             f"{weights}: {len(values)} rows, but adapter_config.json says {tokens} virtual tokens, {times} submodules"
         )

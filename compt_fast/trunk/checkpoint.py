@@ -35,6 +35,7 @@ PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 HUB_FILES = ["*.json", "model*.safetensors", "spiece.model"]
 PICKLED_HUB_FILES = [*HUB_FILES, "pytorch_model*.bin"]
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors says
 LARGEST = 2**40  # bytes of a file of weights
 PATH_STARTS = (".", "/", "~")
 
@@ -110,7 +111,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(family, str) or family not in FAMILIES:
         raise InputError(f"{file}: model_type {shown(family)} is not supported; a trunk is a {FAMILY_TEXT}")
     if "quantization_config" in config:
-        raise InputError(f"{file}: the checkpoint is quantised; give it in its full precision")
+        raise InputError(f"{file}: the checkpoint is quantised (quantization_config); give it in its full precision")
     check_settings(file, config)
     return config
 
@@ -153,9 +154,19 @@ def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
     try:
         with safe_open(file, framework="pt") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+            parts = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  (no mapping)
+            found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: not a whole safetensors file ({_brief(error)})") from error
+    for name, (dtype, _) in found.items():
+        _of_floats(file, name, dtype in FLOATS, dtype)
+    return {name: shape for name, (_, shape) in found.items()}
+
+
+def _of_floats(file: Path, name: str, right: bool, dtype: object) -> None:
+    """Raise `InputError` for a tensor that transformers would turn into floats, whatever its values mean."""
+    if not right:
+        raise InputError(f"{file}: tensor {name} holds values of {dtype}; weights are fp32, bf16 or fp16")
 
 
 def _pickled_shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -169,8 +180,14 @@ def _pickled_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         ) from error
     except Exception as error:  # broken files surface as whatever the parser of their format raises
         raise InputError(f"{file}: not a whole file of tensors ({_brief(error)})") from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+    if (
+        not isinstance(tensors, dict)
+        or not tensors
+        or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
+    ):
         raise InputError(f"{file}: holds other things than named tensors; give the trunk's state dict")
+    for name, tensor in tensors.items():
+        _of_floats(file, name, tensor.is_floating_point() and tensor.layout is torch.strided, tensor.dtype)
     return {str(name): tuple(tensor.shape) for name, tensor in tensors.items()}
 
 

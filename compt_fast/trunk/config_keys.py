@@ -56,6 +56,16 @@ def check_settings(file: Path, config: Mapping[str, Any]) -> None:
             fits = type(value) in kinds and (kinds[0] is not int or 0 <= value <= 1)
             if value is not None and not fits:
                 raise InputError(f"{file}: {key} must be {what}, not {shown(value)}")
+    _check_activation(file, config.get("feed_forward_proj", "relu"))
+
+
+def _check_activation(file: Path, value: str) -> None:
+    from transformers.activations import ACT2FN  # slow to import
+
+    gate, _, name = value.rpartition("-")
+    if gate not in ("", "gated") or name not in ACT2FN:
+        known = "relu, gelu, gated-gelu, gated-silu"
+        raise InputError(f"{file}: feed_forward_proj {shown(value)} is no activation; T5 families have {known}")
 
 
 def check_sizes(file: Path, config: Mapping[str, Any], shapes: Shapes) -> None:

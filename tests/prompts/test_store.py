@@ -80,6 +80,10 @@ def test_names_that_are_no_folder(name: str, store: PromptStore) -> None:
         (torch.zeros(0, 4), r"of shape \(0, 4\)"),
         (torch.zeros(3, 4, dtype=torch.int64), "not torch.int64"),
         (torch.tensor([[1.0, torch.nan]]), "holds values that are not finite"),
+        (torch.eye(3).to_sparse(), "a torch.sparse_coo tensor on cpu; a prompt is a dense one with values"),
+        (torch.empty(3, 4, device="meta"), "a torch.strided tensor on meta; a prompt is a dense one with values"),
+        (torch.ones(1, 1).expand(10**6, 10**6), "1,000,000,000,000 values"),
+        (torch.zeros(3, 4, dtype=torch.complex64), "not torch.complex64"),
         (torch.tensor([[1e300]], dtype=torch.float64), "holds values that are not finite"),
     ],
 )

@@ -196,7 +196,6 @@ _PROMPTS: dict[str, Any] = {
     "no keys": lambda: {},
     "code": lambda: {"a": _Code()},
     "another width": lambda: torch.ones(4, 8),
-    "float8": lambda: torch.ones(4, 8).to(torch.float8_e4m3fn) * float("nan"),
 }
 
 
