@@ -8,9 +8,17 @@ from collections.abc import Callable, Iterable
 
 from compt_fast.output import OutputError, complain, guarded
 
+_COMPARED = 100  # characters of a word that is sought among known ones, which takes their number squared
+
 
 class InputError(ValueError):
     """Something given by the user is wrong; the message names it and says what would be right."""
+
+
+def shown(value: object, most: int = 100) -> str:
+    """`value` as a message quotes it: its `repr`, its middle left out where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]} ({len(text):,} characters)"
 
 
 def unknown(kind: str, value: str, choices: Iterable[str]) -> InputError:
@@ -19,9 +27,9 @@ def unknown(kind: str, value: str, choices: Iterable[str]) -> InputError:
     `kind` says what the value should have been, in words that fit before the value ("task").
     """
     known = list(choices)
-    near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(value[:_COMPARED], known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return InputError(f"unknown {kind} {value!r}.{hint} Known: {', '.join(known)}.")
+    return InputError(f"unknown {kind} {shown(value)}.{hint} Known: {', '.join(known)}.")
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -36,9 +44,9 @@ def out_of_memory(error: BaseException) -> bool:
 def exit_code(work: Callable[[], int], *, out_of_memory_hint: str = "") -> int:
     """What a command exits with: the result of `work`, or what its error means to the user.
 
-    `InputError` and running out of memory become one line and 2, Ctrl-C 130, an output that nobody reads any more
-    141 and one that cannot be written 2; any other error is a bug and passes. `out_of_memory_hint` says what the
-    user can do about memory.
+    `InputError`, running out of memory and an `OSError` that names its file become one line and 2, Ctrl-C 130, an
+    output that nobody reads any more 141 and one that cannot be written 2; any other error is a bug and passes.
+    `out_of_memory_hint` says what the user can do about memory.
     """
     try:
         with guarded():
@@ -50,6 +58,11 @@ def exit_code(work: Callable[[], int], *, out_of_memory_hint: str = "") -> int:
         return 2
     except InputError as error:
         complain(f"error: {error}")
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        complain(f"error: {error.filename}: {error.strerror}")  # a disk, or rights, that no check foresaw
         return 2
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

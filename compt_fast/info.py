@@ -313,7 +313,10 @@ def _part_rows(parts: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the report, as text or with `--json` as one JSON object; returns the exit code."""
-    parser = CommandLine(description="Versions, device, engines, and what is missing and what that costs.")
+    parser = CommandLine(
+        prog="compt-fast info",
+        description="Versions, device, engines, and what is missing and what that costs.",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args(argv)
 

@@ -6,13 +6,14 @@ import argparse
 import shlex
 import sys
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from safetensors import SafetensorError
 
-from compt_fast.commandline import CommandLine
+from compt_fast.commandline import CommandLine, file_path
 from compt_fast.errors import InputError, exit_code, out_of_memory
 from compt_fast.flags import Flags, add_flags, read_flags
 from compt_fast.output import OutputError, complain
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from compt_fast.fleet.checkpoint import Checkpoint
     from compt_fast.fleet.job import Job
     from compt_fast.fleet.monitor import Monitor
-    from compt_fast.fleet.trainer import Start, Trainer
+    from compt_fast.fleet.starts import Starts
+    from compt_fast.fleet.trainer import Trainer
     from compt_fast.prompts.store import PromptStore
 
 FIRST_SIGNAL = 128  # a command that signal N ended exits with 128 + N
@@ -58,6 +60,18 @@ def parser() -> CommandLine:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
+        "--resume",
+        metavar="DIR",
+        type=file_path,
+        help="go on with the run folder DIR; flags of runs given with it replace its own and must hold more values",
+    )
+    add_job(made)
+    return made
+
+
+def add_job(made: CommandLine) -> None:
+    """Add all that says what a job is."""
+    made.add_argument(
         "--config",
         metavar="FILE",
         help="flags from a TOML, YAML or JSON file (a recipe, a run's config.json); those given beside it come first",
@@ -67,13 +81,7 @@ def parser() -> CommandLine:
         action="store_true",
         help="the embedded trunk, and the embedded suites in place of those of the --config file",
     )
-    made.add_argument(
-        "--resume",
-        metavar="DIR",
-        help="go on with the run folder DIR; flags of runs given with it replace its own and must hold more values",
-    )
     add_flags(made)
-    return made
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, value in (("config", config), ("mini", mini or None), ("out", given["out"])):
             if value is not None:
                 raise InputError(f"--resume takes every other setting from the run folder: leave out --{name}")
-        return go_on(Path(resume), given, arguments)
+        return go_on(resume, given, arguments)
 
     return exit_code(work, out_of_memory_hint=" outside of training: take a smaller --model, or --device cpu")
 
@@ -127,16 +135,26 @@ def go_on(folder: Path, given: dict[str, Any], arguments: list[str]) -> int:
         return conduct(folder, read_flags(given, str(path)), arguments)
 
 
-def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
-    """Train what a job lacks: the source prompts that its store has not, then its runs, each from
-    the latest checkpoint.
+@dataclass(frozen=True)
+class Prepared:
+    """A job, and what it begins with: all is opened and checked, and nothing is written."""
 
-    The folder is made, or extended, once everything else is known to be right.
+    job: Job
+    saved: Checkpoint | None
+    store: PromptStore
+    starts: Starts
+    stage_one: list[tuple[Job, Checkpoint | None, Trainer]]
+    trainer: Trainer
+
+
+def prepare(folder: Path, flags: Flags, *, writing: bool) -> Prepared:
+    """Open the job of `folder`, new or to go on with; raises `InputError` for whatever is wrong with it.
+
+    With `writing`, what a stage one before had finished goes into the store; else nothing is written.
     """
     from compt_fast import native
-    from compt_fast.fleet.folder import claimed
-    from compt_fast.fleet.job import open_job, prepare_folder, record_stored
-    from compt_fast.fleet.stage_one import keep, open_stage_one, take_in
+    from compt_fast.fleet.job import open_job
+    from compt_fast.fleet.stage_one import open_stage_one, take_in
     from compt_fast.fleet.starts import Starts
     from compt_fast.prompts.store import PromptStore
 
@@ -146,20 +164,34 @@ def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(flags["store"] or folder / "store"))
     starts = Starts(job, store, [run for run in job.runs if run.id not in done])
-    take_in(starts, folder)
+    if writing:
+        take_in(starts, folder)
     stage_one = []
     for own_folder, own_job in open_stage_one(folder, job, starts.lacking()):
         own_saved = _state(own_folder, own_job)
         stage_one.append((own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
-    trainer = _trainer(folder, job, saved, starts.of)
+    return Prepared(job, saved, store, starts, stage_one, _trainer(folder, job, saved, starts))
 
+
+def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
+    """Train what a job lacks: the source prompts that its store has not, then its runs, each from
+    the latest checkpoint.
+
+    The folder is made, or extended, once everything else is known to be right.
+    """
+    from compt_fast.fleet.folder import claimed
+    from compt_fast.fleet.job import prepare_folder, record_stored
+    from compt_fast.fleet.stage_one import keep
+
+    made = prepare(folder, flags, writing=True)
+    job, saved, store, starts, trainer = made.job, made.saved, made.store, made.starts, made.trainer
     console = Console(markup=False)  # brackets in names are no markup
-    _announce(console, trainer, [own for _, _, own in stage_one], store)
+    _announce(console, trainer, [own for _, _, own in made.stage_one], store)
     command = ["compt-fast", "train", *arguments]
     prepare_folder(folder, job, command)
     if saved is None:
         trainer.write_results()
-    for own_job, own_saved, own in stage_one:
+    for own_job, own_saved, own in made.stage_one:
         with nullcontext() if own.folder.exists() else claimed(own.folder):  # with the job's folder the old ones are
             prepare_folder(own.folder, own_job, command)
             code = _work(console, own, own_saved, folder)
@@ -195,11 +227,12 @@ def _state(folder: Path, job: Job) -> Checkpoint | None:
     return saved
 
 
-def _trainer(folder: Path, job: Job, saved: Checkpoint | None, start: Start | None = None) -> Trainer:
+def _trainer(folder: Path, job: Job, saved: Checkpoint | None, starts: Starts | None = None) -> Trainer:
     """The trainer of a job, that knows what was done by a checkpoint."""
-    from compt_fast.fleet.trainer import Trainer, from_nothing
+    from compt_fast.fleet.trainer import Trainer, from_nothing, seen_nothing
 
-    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start or from_nothing)
+    start, seen = (from_nothing, seen_nothing) if starts is None else (starts.of, starts.seen)
+    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start, seen)
     if saved is not None:
         made.note_results(saved)
     return made
@@ -210,6 +243,7 @@ def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], stor
     from compt_fast import native
     from compt_fast.fleet.estimate import estimate
     from compt_fast.fleet.report import print_plan
+    from compt_fast.fleet.survey import row_notes
     from compt_fast.info import missing_line
 
     for own in stage_one:
@@ -218,6 +252,8 @@ def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], stor
     if stage_one:
         console.print("Stage two:")
     print_plan(console, trainer, estimate(trainer))
+    for note in row_notes(trainer.data):
+        console.print(f"note: {note}", soft_wrap=True)
     missing = missing_line()
     if missing:
         console.print(missing, soft_wrap=True)

@@ -26,7 +26,7 @@ from tests.helpers.jobs import Line, equal, error_of
 TOTAL = 8  # steps of the interrupted runs
 FEATURES = {
     "router and selection": {
-        "method": "spp,pt",
+        "method": "spp,pt-joint",
         "router": "relaxed-bernoulli",
         "select": "best",
         "runs_at_once": 1,
@@ -99,7 +99,7 @@ def test_a_job_that_goes_on_says_what_is_done_and_what_is_left(
 ) -> None:
     out = tmp_path / "cut"
     signals(signal.SIGTERM, TOTAL + 3)
-    assert train.main(line(out, method="spp,pt,mst", steps=TOTAL, runs_at_once=1)) == 143
+    assert train.main(line(out, method="spp,pt-joint,mst", steps=TOTAL, runs_at_once=1)) == 143
     said = capsys.readouterr().out
     assert "3 runs (spp, pt, mst), 1 side by side\n" in said and f"\n{3 * TOTAL} steps in all; " in said
     path = next((out / "checkpoints").iterdir())  # as if the first part had taken long
@@ -121,7 +121,7 @@ def test_a_job_that_goes_on_says_what_is_done_and_what_is_left(
 
 def test_a_signal_while_runs_are_scored(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of three runs is interrupted in its evaluation."""
-    flags = {"method": "spp,pt,mst", "steps": 3, "eval_batch_size": 4}
+    flags = {"method": "spp,pt-joint,mst", "steps": 3, "eval_batch_size": 4}
     assert train.main(line(tmp_path / "whole", **flags)) == 0
     save, calls = trainer.save_prompts, [0]
 
@@ -154,7 +154,7 @@ def test_a_killed_job_goes_on_with_the_same_bits(name: str, line: Line, tmp_path
 
 @pytest.mark.slow
 def test_a_process_that_gets_sigterm_ends_with_143(line: Line, tmp_path: Path) -> None:
-    argv = line(tmp_path / "cut", steps=TOTAL, method="pt")
+    argv = line(tmp_path / "cut", steps=TOTAL, method="pt-joint")
     done = jobs.spawn(WRAPPER, str(int(signal.SIGTERM)), "2", *argv)
     assert done.returncode == 143 and "interrupted at step 2; go on with" in done.stderr
     assert "Traceback" not in done.stderr
@@ -172,7 +172,7 @@ def test_a_job_goes_on_and_is_scored_again_from_another_working_directory(
     (tmp_path / "here" / "trunk").symlink_to(tiny_t5)
     monkeypatch.chdir(tmp_path / "here")
     signals(signal.SIGINT, 2)
-    chosen = jobs.settings(Path("trunk"), [Path("toy.toml")], method="pt")
+    chosen = jobs.settings(Path("trunk"), [Path("toy.toml")], method="pt-joint")
     assert train.main(jobs.arguments(chosen, Path("run"))) == 130
     monkeypatch.chdir(tmp_path / "there")
     assert train.main(["--resume=../here/run"]) == 0
@@ -232,7 +232,7 @@ def test_a_checkpoint_of_another_job(
     signals: Callable[[int, int], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name, changes in (("pt", {"method": "pt"}), ("longer", {"prompt_length": 3})):
+    for name, changes in (("pt", {"method": "pt-joint"}), ("longer", {"prompt_length": 3})):
         signals(signal.SIGTERM, 1)
         assert train.main(line(tmp_path / name, **changes)) == 143
     signals(signal.SIGTERM, 1)

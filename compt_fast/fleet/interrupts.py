@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 from typing import Self
 
@@ -20,7 +21,8 @@ class Interrupted(Exception):
 class Interrupts:
     """While entered, notes `SIGNALS`; a second one of the same kind acts as usual.
 
-    A SIGHUP that was ignored before, as under `nohup`, stays so.
+    A SIGHUP that was ignored before, as under `nohup`, stays so. In another thread than the main one, which is the
+    only one that signals reach, it notes nothing.
     """
 
     def __init__(self) -> None:
@@ -28,7 +30,8 @@ class Interrupts:
         self._previous: dict[int, signal.Handlers | None] = {}
 
     def __enter__(self) -> Self:
-        for number in SIGNALS:
+        heard = threading.current_thread() is threading.main_thread()
+        for number in SIGNALS if heard else ():
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._note)  # type: ignore[assignment]
         return self

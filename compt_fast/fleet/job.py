@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from compt_fast.fleet.data import JobData
 from compt_fast.fleet.identity import FREE, Identity
 from compt_fast.fleet.plan import Run, keep_ids, plan_runs
 from compt_fast.info import environment
+from compt_fast.inputs import check_type, dataclass_from, read_object
 from compt_fast.names import check_name
-from compt_fast.tasks.sources import load_task
-from compt_fast.tasks.table import SUITES, resolve_tasks
+from compt_fast.tasks.sources import TaskData, check_read, load_task
+from compt_fast.tasks.table import SUITES, Task, resolve_tasks
 from compt_fast.trunk.seam import Trunk, open_trunk
 from compt_fast.words import plural
 
@@ -45,11 +47,15 @@ class Job:
         return Identity(self.trunk_hash, self.flags, {run.id: run.config for run in self.runs})
 
 
-def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = None) -> Job:
+Load = Callable[[Sequence[Task]], list[TaskData]]
+
+
+def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = None, load: Load | None = None) -> Job:
     """Load and check data, trunk and plan.
 
     Runs that are recorded in the run folder `folder` keep their ids. `trunk` is what `flags` name,
-    where it is open already. Raises `InputError` for whatever is wrong with them.
+    where it is open already. `load` gives the tasks other rows than those that `flags` name. Raises
+    `InputError` for whatever is wrong with them.
     """
     tasks = resolve_tasks(
         flags["suite"],
@@ -58,14 +64,12 @@ def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = 
         flags["exclude"],
         [Path(name) for name in flags["task_file"]],
     )
-    root, data = (Path(flags[key]) if flags[key] else None for key in ("data_root", "data"))
-    loaded = [load_task(task, data_root=root, data=data) for task in tasks]
+    loaded = (load or partial(_named_rows, flags))(tasks)
     if flags["tensorboard"] and find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
     flags = flags | {"dtype": _dtype(flags), "source_tasks": _source_tasks(flags)}
     trunk = trunk or named_trunk(flags)
-    names = [task.name for task in tasks]
-    runs = plan_runs(flags, tasks=len(tasks), d_model=trunk.d_model, names=names)
+    runs = plan_runs(flags, tasks=[task.name for task in tasks], d_model=trunk.d_model)
     if folder is not None and (folder / "config.json").is_file():
         runs = keep_ids(runs, recorded_runs(folder))
     for run in runs:
@@ -75,6 +79,13 @@ def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = 
     for mode in dict.fromkeys(run.config.label_mode for run in runs):
         rows.check_labels(mode)
     return Job(flags, trunk, trunk.fingerprint(), rows, runs)
+
+
+def _named_rows(flags: Flags, tasks: Sequence[Task]) -> list[TaskData]:
+    """The rows of `tasks` that `flags` name."""
+    root, data = (Path(flags[key]) if flags[key] else None for key in ("data_root", "data"))
+    check_read(tasks, data_root=root, data=data)
+    return [load_task(task, data_root=root, data=data, skip_empty=flags["skip_empty"]) for task in tasks]
 
 
 def _source_tasks(flags: Flags) -> list[str] | None:
@@ -136,18 +147,18 @@ def _check_lengths(flags: Flags, trunk: Trunk, runs: list[Run]) -> None:
 def _recorded(folder: Path) -> dict[str, Any]:
     """The content of a run folder's `config.json`; `InputError` where it is none."""
     path = folder / "config.json"
+    content = read_object(path, "the config.json of a run folder")
+    for key in ("trunk", "flags", "runs"):
+        check_type(content.get(key), dict, f"{path}: not the config.json of a run folder: {key}")
+    check_type(content["trunk"].get("sha256"), str, f"{path}: trunk: sha256")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content["trunk"]["sha256"], str) and isinstance(content["flags"], dict):
-            content["runs"] = {
-                check_name(name, "a run"): settled(RunConfig(**config)) for name, config in content["runs"].items()
-            }
-            return content
-        raise ValueError("no trunk or no flags")
+        names = [check_name(name, "a run") for name in content["runs"]]
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not the config.json of a run folder: {error!r}") from None
+    content["runs"] = {
+        name: settled(dataclass_from(RunConfig, content["runs"][name], f"{path}: runs: {name}")) for name in names
+    }
+    return content
 
 
 def recorded_runs(folder: Path) -> dict[str, RunConfig]:
@@ -227,8 +238,9 @@ def record_stored(folder: Path, stored: dict[str, str]) -> None:
     Raises `InputError` where one that was noted before has other values now.
     """
     path = folder / "config.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_object(path, "the config.json of a run folder")
     before = content.get("stored", {})
+    check_type(before, dict, f"{path}: stored")
     for name, digest in before.items():
         if stored.get(name, digest) != digest:
             raise InputError(

@@ -7,10 +7,8 @@ the sources. COMPT_FAST_NATIVE=0 turns all of it off; DEBUG=1 builds without opt
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import stat
 import subprocess
 import sys
 import threading
@@ -99,20 +97,10 @@ def sources() -> Path:
     return installed if installed.is_dir() else HERE.parent.parent / "csrc"
 
 
-def cache_folder(wanted: dict[str, Any]) -> Path:
-    """Where the library for the facts `wanted` is kept, there or not."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-    return root / "compt_fast" / "native" / key[:20]
-
-
 def misfit(folder: Path, wanted: dict[str, Any]) -> str | None:
     """Why the library in `folder` cannot be used where `wanted` is; None when it can."""
-    try:
-        built = json.loads((folder / build.FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "there is no library"
-    if not isinstance(built, dict) or set(built) != set(wanted) or not (folder / build.LIBRARY).is_file():
+    built = build.built_for(folder)
+    if not isinstance(built, dict) or set(built) != set(wanted):
         return "there is no whole library"
     for name in ("torch", "cxx11_abi", "sources", "debug"):
         if built[name] != wanted[name]:
@@ -121,28 +109,6 @@ def misfit(folder: Path, wanted: dict[str, Any]) -> str | None:
         return f"it uses instructions that this processor lacks: {', '.join(sorted(lacking))}"
     if built["cuda"] is None and wanted["cuda"] is not None:
         return f"it was built without CUDA, and nvcc for {wanted['cuda']} is here"
-    return None
-
-
-def planted(folder: Path) -> str | None:
-    """Why a library in the cache's `folder` may be another user's, whose code it would run; None where it is ours.
-
-    Folders from `compt_fast` down, and the files in it, must belong to this user (or to root), be writable by nobody
-    else, and be no links.
-    """
-    root = next(parent for parent in folder.parents if parent.name == "compt_fast")
-    folders = [root, *(parent for parent in folder.parents if root in parent.parents), folder]
-    for path in [*folders, *(folder / name for name in (build.FACTS, build.LIBRARY))]:
-        try:
-            found = os.lstat(path)
-        except FileNotFoundError:
-            continue
-        if stat.S_ISLNK(found.st_mode):
-            return f"{path} is a link; remove it"
-        if found.st_uid not in (os.geteuid(), 0):
-            return f"{path} belongs to another user ({found.st_uid}); remove it, or set XDG_CACHE_HOME to one of yours"
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return f"others can write to {path}; remove {root}, and it is built again"
     return None
 
 
@@ -161,8 +127,8 @@ def _find(may_build: bool) -> Status:
     wanted = build.facts(sources())
     if misfit(HERE, wanted) is None:
         return _load_from(HERE)
-    kept = cache_folder(wanted)
-    if danger := planted(kept):
+    kept = build.cache_folder(wanted)
+    if danger := build.planted(kept):
         return Status(False, f"the cache is not used: {danger}")
     if misfit(kept, wanted) is None:
         return _load_from(kept)

@@ -21,9 +21,9 @@ from compt_fast.fleet.plan import plan_runs
 
 @pytest.fixture
 def cohorts() -> list[Cohort]:
-    flags = read_flags({"method": "spp,pt", "seeds": "0,1"}, None)
+    flags = read_flags({"method": "spp,pt-joint", "seeds": "0,1"}, None)
     made: dict[str, Cohort] = {}
-    for run in plan_runs(flags, tasks=2, d_model=8):
+    for run in plan_runs(flags, tasks=["a", "b"], d_model=8):
         cohort = made.setdefault(run.config.method, Cohort(run.shape, torch.randn(9, 8)))
         cohort.admit(Member(run, [TrainingRow([1], [1], 0)], step=3))
     return list(made.values())
@@ -31,16 +31,16 @@ def cohorts() -> list[Cohort]:
 
 def test_what_is_saved_comes_back(cohorts: list[Cohort], tmp_path: Path) -> None:
     cohorts[0].members[1].best = cohorts[0].prompts(1)
-    cohorts[0].members[1].best_score = 50.0
+    cohorts[0].members[1].development = {"average": 50.0, "step": 3, "tasks": {}}
     cohorts[1].members[0].stopped = "loss not finite at step 3"
     folder = tmp_path / "checkpoints"
     checkpoint.save(folder, {"step": 7, "results": {}}, cohorts)
     saved = checkpoint.load_latest(folder)
     assert saved is not None and saved.state["step"] == 7 and saved.state["results"] == {}
     runs = [[m["run"] for m in members] for members in saved.state["members"]]
-    assert runs == [["spp-n3-k16-s0", "spp-n3-k16-s1"], ["pt-k16-s0", "pt-k16-s1"]]
-    assert saved.state["members"][0][1]["best_score"] == 50.0
-    assert saved.state["members"][0][0]["best_score"] is None
+    assert runs == [["spp-n3-k16-s0", "spp-n3-k16-s1"], ["pt-joint-k16-s0", "pt-joint-k16-s1"]]
+    assert saved.state["members"][0][1]["development"]["average"] == 50.0
+    assert saved.state["members"][0][0]["development"] is None
     assert saved.state["members"][1][0]["stopped"] == "loss not finite at step 3"
     for cohort in cohorts:
         for i, member in enumerate(cohort.members):
