@@ -15,3 +15,9 @@ FITS = ("first", "mean-pool", "repeat")
 """Ways to make a stored prompt longer or shorter."""
 RETRAIN = "train"
 """Beside them: train one of the right length instead."""
+MASKINGS = ("before", "after")
+"""When masked sources lose their weights: before the router normalises, or after."""
+MASKED_TOKENS = ("zero", "remove")
+"""What becomes of the tokens of a masked half of a concatenation."""
+RANKINGS = ("test", "development")
+"""The scores by which a report says what is best."""

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
-from compt_fast.commandline import CommandLine
-from compt_fast.console import for_tables
+from compt_fast.commandline import CommandLine, file_path
+from compt_fast.console import print_table
 from compt_fast.errors import InputError, exit_code
 from compt_fast.flags import FLAGS, add_flag, meaning, parse
 from compt_fast.words import plural
@@ -49,11 +48,11 @@ def parser() -> CommandLine:
     }
     for name, text in texts.items():
         own = commands.add_parser(name, help=text, description=text)
-        own.add_argument("--store", required=True, type=Path, metavar="DIR", help="folder of the store")
+        own.add_argument("--store", required=True, type=file_path, metavar="DIR", help="folder of the store")
         if name in ("show", "remove"):
             own.add_argument("names", nargs="+" if name == "remove" else 1, metavar="NAME")
         if name == "add":
-            own.add_argument("path", type=Path, metavar="PATH", help="file, adapter or RUN/prompts/<run-id>")
+            own.add_argument("path", type=file_path, metavar="PATH", help="file, adapter or RUN/prompts/<run-id>")
             own.add_argument("--task", help="task that the prompt was trained for (of a run: only this task's)")
             own.add_argument("--name", help="name of the entry (default: <task>-m<tokens>)")
             own.add_argument("--replace", action="store_true", help="take the place of an entry of that name")
@@ -86,13 +85,16 @@ def main(argv: list[str] | None = None) -> int:
 def show_all(store: PromptStore, console: Console) -> int:
     """A table of the entries; a damaged one is named with what is wrong."""
     entries, broken = _read_all(store)
-    table = Table("name", "task", "trunk", "tokens", "d_model", "encoder", "score", "created")
+    heads = ["name", "task", "trunk", "tokens", "d_model", "encoder", "score", "created"]
+    rows = []
     for e in entries:
         score = f"{e.score['value']:.1f} ({e.score['metric']})" if e.score else "-"
-        table.add_row(
-            e.name, e.task, e.trunk.name, str(e.length), str(e.d_model), e.encoder or "-", score, e.created or "-"
-        )
-    for_tables(console).print(table if entries else f"the store {store.folder} has no prompts")
+        sizes = [str(e.length), str(e.d_model)]
+        rows.append([e.name, e.task, e.trunk.name, *sizes, e.encoder or "-", score, (e.created or "-")[:16]])
+    if rows:
+        print_table(console, heads, rows, turn=False)
+    else:
+        console.print(f"the store {store.folder} has no prompts", soft_wrap=True)
     for message in broken:
         console.print(f"damaged: {message}", soft_wrap=True)
     return 0
@@ -182,7 +184,7 @@ def _from_run(
         entries = [entry for entry in entries if entry.task == task]
     if name is not None and len(entries) > 1:
         raise InputError(f"--name names one prompt, and {path} holds {len(entries)}: give --task too")
-    return [replace(entry, name=name or entry.name) for entry in entries]
+    return entries if name is None else [replace(entry, name=name) for entry in entries]
 
 
 def _from_file(path: Path, task: str | None, name: str | None, model: str | None, dtype: str | None) -> StoredPrompt:
@@ -190,14 +192,16 @@ def _from_file(path: Path, task: str | None, name: str | None, model: str | None
     from compt_fast.prompts.foreign import read_foreign
     from compt_fast.prompts.store import StoredPrompt
 
-    if task is None:
+    if not task:
         raise InputError(f"{path}: which task was it trained for? Say --task")
     foreign = read_foreign(path)
     model = model or foreign.model
     if model is None:
         raise InputError(f"{path}: which trunk was it trained with? Say --model")
     trunk, d_model = _trunk_id(model, dtype)
-    entry = StoredPrompt(name or f"{task}-m{len(foreign.values)}", task, trunk, foreign.values, training=foreign.notes)
+    entry = StoredPrompt(
+        f"{task}-m{len(foreign.values)}" if name is None else name, task, trunk, foreign.values, training=foreign.notes
+    )
     entry.check(trunk, d_model or entry.d_model)
     return entry
 

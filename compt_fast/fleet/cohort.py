@@ -14,7 +14,7 @@ from compt_fast.fleet.plan import Run
 from compt_fast.fleet.stored import RunPrompts
 from compt_fast.kernels import moved
 from compt_fast.prompts import fused
-from compt_fast.prompts.bank import LR_GROUP, PromptBank
+from compt_fast.prompts.bank import LR_GROUP, PromptBank, parameter_shapes
 from compt_fast.prompts.compose import Composition, anneal, compose, compose_rows
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.tasks.sampling import EpochOrder
@@ -41,7 +41,7 @@ class Member:
     stopped: str = ""  # why, once loss or gradient were not finite
     selected: int = 0  # the step of the last development score
     best: RunPrompts | None = None
-    best_score: float = float("-inf")
+    development: dict[str, Any] | None = None  # the development scores of `best`, as in results.json
     total: int = field(init=False)
     order: EpochOrder = field(init=False)
 
@@ -57,8 +57,13 @@ class Member:
             "step": self.step,
             "stopped": self.stopped,
             "selected": self.selected,
-            "best_score": self.best_score if self.best else None,
+            "development": self.development,
         }
+
+    @property
+    def best_score(self) -> float:
+        """The average development score of `best`."""
+        return float("-inf") if self.development is None else float(self.development["average"])
 
     @property
     def finished(self) -> bool:
@@ -89,6 +94,7 @@ class Cohort:
             init_range=config.init_range,
             embedding=self.embedding,
             device=self.embedding.device,
+            task=config.task,
         )
         with torch.no_grad():
             for name, values in member.start.items():
@@ -159,6 +165,7 @@ class Cohort:
         now = self.numbers()
         for name, p in self.bank.params.items():
             if p.grad is not None and (frozen := self.frozen(name)):
+                p.grad = p.grad.clone()  # it may be another one's too
                 p.grad[frozen] = 0
         norm, updated = self.optim.step(
             self.bank.params,
@@ -179,10 +186,8 @@ class Cohort:
             _numbers([m.total for m in self.members]),
             _numbers([c.warmup for c in configs]),
         )
-        rates = {
-            group: share * _numbers([getattr(c, f"lr_{group}") for c in configs])
-            for group in ("source", "private", "router")
-        }
+        groups = dict.fromkeys(LR_GROUP[name] for name in parameter_shapes(self.shape))
+        rates = {group: share * _numbers([c.rate(group) for c in configs]) for group in groups}
         decay, clip = ([getattr(c, name) for c in configs] for name in ("weight_decay", "clip_norm"))
         return Numbers(rates, _numbers(decay), _numbers(clip), taken)
 
@@ -190,8 +195,8 @@ class Cohort:
         """The runs that have a rate of 0 for the parameter `name`: it keeps its bits, and its gradient is forgotten, so
         that it does not count when the run's is clipped.
         """
-        rate = f"lr_{LR_GROUP[name]}"
-        return [i for i, member in enumerate(self.members) if getattr(member.run.config, rate) == 0]
+        group = LR_GROUP[name]
+        return [i for i, member in enumerate(self.members) if member.run.config.rate(group) == 0]
 
     @torch.no_grad()
     def prompts(self, index: int) -> RunPrompts:
@@ -230,7 +235,7 @@ class Cohort:
         member.step, member.stopped = state["step"], state["stopped"]
         member.selected = state["selected"]
         if best:
-            member.best, member.best_score = RunPrompts(self.shape, best), state["best_score"]
+            member.best, member.development = RunPrompts(self.shape, best), state["development"]
 
 
 def _numbers(values: list[float]) -> Tensor:

@@ -25,7 +25,8 @@ class Composition:
     """Target prompts of R runs and T tasks, and what they were made of; a lacking part is None.
 
     targets (R, T, L, d), L the shape's target length; None with gates `input`. sources
-    (R, N, m, d) and privates (R, T, m, d), encoded; masked privates are zero. weights
+    (R, N, m, d) and privates (R, T, m, d), encoded; masked privates are zero. Of a half of `scp`
+    that a mask removes nothing is left, and L is m less. weights
     (R, T, n_weights), in `inside` the private prompt's last. gates (R, T, 2): alpha (private) and
     beta (sources), of `spp` and `scp` unless the gates are `input`.
     """
@@ -50,8 +51,8 @@ def compose(
 
     `params` are a bank's, each with the run axis R first. temperature (R,) and noise
     (R, T, n_weights) are what a `relaxed-bernoulli` router needs in training. `mask` switches
-    prompts off: a masked private's term is zero (in `scp` its m tokens stay, as zeros), and where
-    all sources are masked their mixture is zero.
+    prompts off: a masked private's term is zero, and where all sources are masked so is their
+    mixture; in `scp` either's m tokens stay, as zeros, unless the mask removes them.
 
     Raises `InputError` for a mask of another number of sources.
     """
@@ -66,6 +67,9 @@ def compose(
         w = weights(logits, shape, training=training, temperature=temperature, noise=noise, mask=mask)
     elif mask:
         mask.candidates(shape)  # for its check: there are no weights to mask
+    if mask and mask.tokens == "remove" and shape.composition == "scp":
+        privates = privates if mask.private else None
+        sources, w = (sources, w) if any(mask.sources) else (None, None)
     parts = Composition(None, sources, privates, w, _gates(params, shape))
     return parts if shape.gates == "input" else replace(parts, targets=_targets(parts, shape))
 
@@ -89,38 +93,50 @@ def compose_rows(
         raise ValueError(f"gates are {shape.gates!r}: the targets of compose() are whole")
     weight, bias = params["gates.weight"][runs], params["gates.bias"][runs]
     gates = sigmoid(torch.einsum("bd,bgd->bg", means.to(weight), weight) + bias)
-    assert composition.privates is not None  # spp and scp, which alone have gates, have both
-    mixture = _mixture(composition, shape)
-    return _gated(shape, mixture[runs, tasks], composition.privates[runs, tasks], gates)
+    mixture, privates = _mixture(composition, shape), composition.privates
+    return _gated(
+        shape,
+        None if mixture is None else mixture[runs, tasks],
+        None if privates is None else privates[runs, tasks],
+        gates,
+    )
 
 
 def _targets(parts: Composition, shape: PromptShape) -> Tensor:
     """(R, T, L, d) from the parts, with gates that are no function of the input."""
     privates, gates = parts.privates, parts.gates
-    if parts.weights is None:  # pt
+    mixture = _mixture(parts, shape)
+    if gates is not None:
+        return _gated(shape, mixture, privates, gates)
+    if mixture is None:  # pt
         assert privates is not None
         return privates
-    mixture = _mixture(parts, shape)
     if privates is None:  # mst, and inside without a private
         return mixture
-    if gates is None:  # inside
-        return mixture + parts.weights[..., -1, None, None] * privates
-    return _gated(shape, mixture, privates, gates)
+    assert parts.weights is not None
+    return mixture + parts.weights[..., -1, None, None] * privates  # inside
 
 
-def _mixture(parts: Composition, shape: PromptShape) -> Tensor:
-    """sum_i w[t, i] P_src[i]: (R, T, m, d)."""
-    assert parts.weights is not None and parts.sources is not None
+def _mixture(parts: Composition, shape: PromptShape) -> Tensor | None:
+    """sum_i w[t, i] P_src[i]: (R, T, m, d); None without sources."""
+    if parts.weights is None:
+        return None
+    assert parts.sources is not None
     weights, sources = parts.weights[..., : shape.sources], parts.sources
     return batched(weights, sources.flatten(2)).unflatten(2, sources.shape[2:])
 
 
-def _gated(shape: PromptShape, mixture: Tensor, privates: Tensor, gates: Tensor) -> Tensor:
-    """ComPT Eq. 4: mixture and privates (..., m, d), gates (..., 2) -> (..., L, d)."""
+def _gated(shape: PromptShape, mixture: Tensor | None, privates: Tensor | None, gates: Tensor) -> Tensor:
+    """ComPT Eq. 4: mixture and privates (..., m, d), gates (..., 2) -> (..., L, d).
+
+    One of the two may have been removed from `scp`.
+    """
     alpha, beta = gates[..., None, None].unbind(-3)
-    if shape.composition == "spp":
-        return alpha * privates + beta * mixture
-    return torch.cat([beta * mixture, alpha * privates], dim=-2)
+    if shape.composition == "scp":
+        halves = [gate * half for gate, half in ((beta, mixture), (alpha, privates)) if half is not None]
+        return torch.cat(halves, dim=-2)
+    assert mixture is not None and privates is not None
+    return alpha * privates + beta * mixture
 
 
 def _gates(params: Mapping[str, Tensor], shape: PromptShape) -> Tensor | None:

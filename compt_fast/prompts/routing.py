@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compt_fast.choices import MASKED_TOKENS, MASKINGS
 from compt_fast.errors import InputError, unknown
 from compt_fast.prompts.products import sigmoid
 from compt_fast.prompts.shape import PromptShape
 
-MASKINGS = ("before", "after")
 FIRST_TEMPERATURE = 5.0
 LAST_TEMPERATURE = 0.1
 ANNEALED_PART = 0.6
@@ -22,17 +22,24 @@ class Mask:
     """Which prompts stay switched on in an ablation (True: on), for every run and task alike.
 
     `how` decides what masking does to the weights: "before" takes the masked prompts out of the
-    candidate set before normalisation, so that the rest renormalise; "after" sets their weights to
-    zero and leaves the rest as they are. A masked private prompt is zero in every composition.
+    candidate set before normalisation, so that the rest renormalise (one that is left alone gets
+    weight 1 of a softmax); "after" sets their weights to zero and leaves the rest as they are.
+
+    A masked private prompt is zero in every composition. `tokens` decides what that leaves of a
+    concatenation (`scp`) whose private half, or all of whose sources, are masked: "zero" keeps the
+    half's m tokens, which go on taking a share of the attention; "remove" takes them out.
     """
 
     sources: tuple[bool, ...]
     private: bool = True
     how: str = "before"
+    tokens: str = "zero"
 
     def __post_init__(self) -> None:
         if self.how not in MASKINGS:
             raise unknown("masking", self.how, MASKINGS)
+        if self.tokens not in MASKED_TOKENS:
+            raise unknown("treatment of masked tokens", self.tokens, MASKED_TOKENS)
 
     def candidates(self, shape: PromptShape) -> list[bool]:
         """For each of the shape's weights, whether its prompt is on."""

@@ -13,9 +13,9 @@ from compt_fast.report import draw
 from compt_fast.report.about_scores import AVERAGE, MOST_ROWS, line_exhibits, metric, panels
 from compt_fast.report.contrasts import Point, Series, Settings, grouped, labels, points, series
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
-from compt_fast.report.runs import Entry, Material, short, suite_name
+from compt_fast.report.runs import Entry, Material, suite_name
 from compt_fast.report.words import slug
-from compt_fast.words import listed
+from compt_fast.words import listed, short
 
 _RATES = {"lr_source": "source", "lr_private": "private", "lr_router": "router"}
 
@@ -40,28 +40,29 @@ def rates(material: Material) -> Section | None:
 
 
 def _rates_say(lines: Sequence[Series]) -> str:
-    best = [f"{line.label} at {line.best.x} ({line.best.mean:.1f} %)" for line in lines[:4]]
-    worst = max(line.best.mean - min(point.mean for point in line.points) for line in lines)
-    return f"Best is {listed(best)}; the worst rate costs up to {worst:.1f} points."
+    best = [f"{line.label} at {line.best.x} ({line.best.says})" for line in lines[:4]]
+    worst = max(line.best.rank - min(point.rank for point in line.points) for line in lines)
+    return f"Best by {lines[0].best.by} scores is {listed(best)}; the worst rate costs up to {worst:.1f} points."
 
 
 def _grid(suite: str, label: str, entries: list[Entry]) -> Exhibit:
     across = [point.x for point in points(entries, "lr_source")]
     down = [point.x for point in points(entries, "lr_private")]
-    cells: dict[tuple[Any, Any], list[float]] = {}
+    cells: dict[tuple[Any, Any], list[Entry]] = {}
     for entry in entries:
-        cells.setdefault((entry.config.lr_private, entry.config.lr_source), []).append(entry.average)
-    means = {at: statistics.fmean(scores) for at, scores in cells.items()}
-    values = [[means.get((p, s)) for s in across] for p in down]
+        cells.setdefault((entry.config.lr_private, entry.config.lr_source), []).append(entry)
+    found = {at: Point.of(None, own) for at, own in cells.items()}
+    values = [[found[p, s].mean if (p, s) in found else None for s in across] for p in down]
     rows: list[list[Cell]] = [[str(p), *row] for p, row in zip(down, values, strict=True)]
-    private, source = max(means, key=lambda at: means[at])
-    worst = min(means, key=lambda at: means[at])
+    private, source = max(found, key=lambda at: found[at].rank)
+    worst = min(found, key=lambda at: found[at].rank)
+    best = found[private, source]
     ratio = f", a private rate {private / source:.2g} times the source rate" if source else ""
     return Exhibit(
         slug(f"rates {suite} {label}"),
         f"{suite}: {label}",
-        f"{label} is best with source rate {source} and private rate {private} "
-        f"({means[private, source]:.1f} %{ratio}), worst with {worst[1]} and {worst[0]} ({means[worst]:.1f} %).",
+        f"By {best.by} scores {label} is best with source rate {source} and private rate {private} "
+        f"({best.says}{ratio}), worst with {worst[1]} and {worst[0]} ({found[worst].says}).",
         metric(entries),
         Table(["private rate \\ source rate", *map(str, across)], rows),
         draw.heatmap(
@@ -141,17 +142,18 @@ def _duel(levels: Sequence[str], rows: Sequence[Sequence[Point | None]]) -> str:
     """Which level wins how often, and by how much over each other one."""
     wins = [0] * len(levels)
     for row in rows:
-        means = [-1e9 if point is None else point.mean for point in row]
+        means = [-1e9 if point is None else point.rank for point in row]
         wins[means.index(max(means))] += 1
     top = wins.index(max(wins))
     against = []
     for k, level in enumerate(levels):
-        gaps = [a.mean - b.mean for a, b in ((row[top], row[k]) for row in rows) if a is not None and b is not None]
+        gaps = [a.rank - b.rank for a, b in ((row[top], row[k]) for row in rows) if a is not None and b is not None]
         if k != top and gaps:
             span = f" ({min(gaps):+.1f} to {max(gaps):+.1f})" if len(gaps) > 1 else ""
             against.append(f"{statistics.fmean(gaps):+.1f} points against {level}{span}")
     comparisons = "the one comparison" if len(rows) == 1 else f"{wins[top]} of {len(rows)} comparisons"
-    return f"Ahead in {comparisons}: {levels[top]}, on average {listed(against)}."
+    by = next(point.by for row in rows for point in row if point is not None)
+    return f"Ahead by {by} scores in {comparisons}: {levels[top]}, on average {listed(against)}."
 
 
 def _along(suite: str, factor: str, axis: str, xlabel: str, entries: list[Entry]) -> list[Exhibit]:
@@ -177,11 +179,13 @@ def _along_say(lines: Sequence[Series]) -> str:
     shared = [x for x in (point.x for point in lines[0].points) if all(x in [p.x for p in of.points] for of in lines)]
     leaders = []
     for x in shared:
-        means = {of.label: next(point.mean for point in of.points if point.x == x) for of in lines}
+        means = {of.label: next(point.rank for point in of.points if point.x == x) for of in lines}
         lead = max(means, key=lambda name: means[name])
         gap = means[lead] - min(means.values())
         leaders.append(f"{lead if gap >= 0.05 else 'none'} at {'all' if x is None else x} (by {gap:.1f})")
-    return f"Ahead: {listed(leaders)}." if leaders else "The two were not trained at the same values."
+    if not leaders:
+        return "The two were not trained at the same values."
+    return f"Ahead by {lines[0].points[0].by} scores: {listed(leaders)}."
 
 
 def inclusion(material: Material) -> Section | None:
@@ -202,6 +206,20 @@ def inclusion(material: Material) -> Section | None:
     return Section(
         "A task more", "The same runs with and without a further task, on the tasks that both have.", exhibits
     )
+
+
+def _flipped(names: Sequence[str], groups: Sequence[list[Entry]], small: tuple[str, ...], added: str) -> str:
+    """A sentence where the further task changed more than the tasks: what `auto` makes of the router."""
+    changed: dict[tuple[str | None, str | None], list[str]] = {}
+    for name, group in zip(names, groups, strict=True):
+        without, with_it = (
+            next(entry.normaliser for entry in group if (entry.tasks == small) == is_small)
+            for is_small in (True, False)
+        )
+        if without != with_it:
+            changed.setdefault((without, with_it), []).append(name)
+    parts = [f"{after} with {added} and {before} without, in {listed(of)}" for (before, after), of in changed.items()]
+    return f" Not alike but for the tasks: the router normalises by {listed(parts)}." if parts else ""
 
 
 def _included(small: tuple[str, ...], large: tuple[str, ...], found: dict[Settings, list[Entry]]) -> Exhibit:
@@ -228,7 +246,7 @@ def _included(small: tuple[str, ...], large: tuple[str, ...], found: dict[Settin
         slug(f"including {added} {suite_name(base.flags)}"),
         f"{suite_name(base.flags)}: with and without {added}",
         f"With {added} the average of the other tasks moves for {listed(gains)} points; {heads[most]} moves most "
-        f"({by_task[most]:+.1f}).",
+        f"({by_task[most]:+.1f}).{_flipped(names, list(found.values()), small, added)}",
         "primary scores in percent, means over seeds; "
         + ", ".join(f"{h}: {base.metric(t)}" for h, t in zip(heads, small, strict=True)),
         Table(["run", added, "average", *heads], rows),

@@ -7,36 +7,37 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from compt_fast.errors import InputError
-from compt_fast.fleet.masking import masked_scores, named_masks, read_masked, write_masked
+from compt_fast.fleet.masking import Way, masked_scores, named_masks, read_masked, write_masked
 from compt_fast.fleet.reopened import Reopened, reopen
 from compt_fast.fleet.stored import load_prompts
 from compt_fast.report import draw
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.report.formulas import recalls
-from compt_fast.report.runs import Entry, Masked, Material, short, suite_name
+from compt_fast.report.runs import Entry, Masked, Material, suite_name
 from compt_fast.report.words import slug
 from compt_fast.tasks.table import TASKS
 from compt_fast.tasks.text import label_texts
-from compt_fast.words import listed
+from compt_fast.words import listed, short
 
 MOST_ANSWERS = 5  # off-label strings that have a row of their own
+NEEDED = 5  # points above either part alone from which on both are needed
+SHOWN = 0.05  # a difference that the tables, of one decimal, may not show
 WRITTEN = 18  # and how many of their characters stand there, if that tells them apart
 
 
-def measured(entry: Entry) -> Masked | None:
-    """What the run folder's `masked.json` knows of a run, if it belongs to the run's results."""
-    content = read_masked(entry.folder)
-    masks: Masked = (content or {"runs": {}})["runs"].get(entry.id, {})
+def measured(entry: Entry, way: Way) -> Masked | None:
+    """What the run folder's `masked.json` knows of a run masked in one way, if it belongs to the run's results."""
+    masks: Masked = read_masked(entry.folder).get(way, {}).get(entry.id, {})
     whole = masks.get("total")
     return masks if whole is not None and whole["tasks"] == entry.result.tasks else None
 
 
 def mask_count(entry: Entry) -> int:
     """How many maskings a run's prompts allow; 1 is none but the whole."""
-    return len(named_masks(load_prompts(entry.prompts)[0].shape))
+    return len(named_masks(load_prompts(entry.stored[0])[0].shape))
 
 
-def measure(entries: Sequence[Entry], after_each: Callable[[], None]) -> None:
+def measure(entries: Sequence[Entry], way: Way, after_each: Callable[[], None]) -> None:
     """Score the masked prompts of runs and keep the scores beside them, in `masked.json`.
 
     A run's scores are written when all of its masks are scored; an interruption loses one run.
@@ -47,9 +48,9 @@ def measure(entries: Sequence[Entry], after_each: Callable[[], None]) -> None:
     for entry in entries:
         if entry.folder not in opened:
             opened = {entry.folder: reopen(entry.folder, {})}
-        content = masked_scores(opened[entry.folder], [entry.id], "each", after_each=after_each)
+        scores = masked_scores(opened[entry.folder], [entry.id], "each", way, after_each=after_each)
         try:
-            write_masked(entry.folder, content)
+            write_masked(entry.folder, way, scores)
         except OSError as error:
             raise InputError(f"{entry.folder}/masked.json: cannot be written ({error.strerror})") from None
 
@@ -63,10 +64,7 @@ def masking(material: Material) -> Section | None:
             exhibits.append(_masking(entry, masks, material))
     if not exhibits:
         return None
-    intro = (
-        "Scores with prompts switched off: the masked ones leave the set before the router normalises. The last "
-        "column is the evaluation itself."
-    )
+    intro = f"Scores with prompts switched off: {material.way.says}. The last column is the evaluation itself."
     return Section("Masking", intro, exhibits)
 
 
@@ -90,7 +88,8 @@ def _masking(entry: Entry, masks: Masked, material: Material) -> Exhibit:
         f"masking-{slug(title)}",
         title,
         _masking_say(entry, masks, tasks),
-        "primary score in percent of each task, with its prompt reduced to what the column names",
+        "primary score in percent of each task, with its prompt reduced to what the column names "
+        f"({material.way.name})",
         Table(["task", *heads], cells),
         draw.heatmap(
             values,
@@ -127,23 +126,33 @@ def _masking_say(entry: Entry, masks: Masked, tasks: Sequence[str]) -> str:
     if sources is None:
         alone = {name: masks[name]["average"] for name in masks if name != "total"}
         best = max(alone, key=lambda name: alone[name])
-        best_one = f"the best of them alone, {_mask_name(best)}, {alone[best]:.1f} %"
+        best_one = f"the best of them alone in the test, {_mask_name(best)}, {alone[best]:.1f} %"
         return f"Together the sources score {total:.1f} %; {best_one}."
-    kinds: dict[str, list[str]] = {"sources": [], "private": [], "both": []}
+    kinds: dict[str, list[str]] = {"sources": [], "private": [], "both": [], "neither": []}
     for task, name in zip(entry.tasks, tasks, strict=True):
         s, p, t = (_primary(masks[mask]["tasks"][task]) for mask in (sources, "private", "total"))
-        lone = max(s, p)
-        kinds["both" if t - lone > 5 else "sources" if s > p else "private"].append(name)
+        kinds[_carrier(s, p, t)].append(name)
     words = {
         "sources": "the sources carry {}",
         "private": "the private prompts carry {}",
-        "both": "both together are needed for {} (over 5 points above either alone)",
+        "both": f"both together are needed for {{}} (over {NEEDED} points above either alone)",
+        "neither": "neither part carries {} (no score above 0, or sources and private prompt alone level)",
     }
     text = "; ".join(words[kind].format(listed(names)) for kind, names in kinds.items() if names)
     return (
         f"{text[:1].upper()}{text[1:]}. On average sources alone score {masks[sources]['average']:.1f} %, private "
         f"prompts alone {masks['private']['average']:.1f} %, both {total:.1f} %."
     )
+
+
+def _carrier(sources: float, private: float, total: float) -> str:
+    """Which part of the prompt a task lives on, by its scores (percent) with either alone and with both."""
+    lone = max(sources, private)
+    if total - lone > NEEDED:
+        return "both"
+    if max(lone, total) <= 0 or abs(sources - private) < SHOWN:
+        return "neither"
+    return "sources" if sources > private else "private"
 
 
 def confusion(material: Material) -> Section | None:
@@ -164,7 +173,7 @@ def confusion(material: Material) -> Section | None:
     intro = (
         "Rows are the strings that were answered, columns the true labels; strings that are no label of the task stand "
         "in quotation marks. Each block answers with a part of the prompt: the sources alone, the private prompt "
-        "alone, both. Tasks whose answers are numbers are left out."
+        f"alone, both ({material.way.says}). Tasks whose answers are numbers are left out."
     )
     return Section("Confusion by masking", intro, [], groups)
 
@@ -196,7 +205,7 @@ def _confused(entry: Entry, masks: Masked, task: str, name: str, material: Mater
         f"confusion-{slug(title)}",
         name,
         _confused_say(accuracy, counts, known),
-        "rows of each true label in percent (the table has the counts)",
+        f"rows of each true label in percent (the table has the counts); {material.way.name}",
         Table(["prompt", "answer", *golds], rows),
         draw.heatmap(
             shares,

@@ -7,13 +7,13 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from compt_fast.fleet.results import table_rows
+from compt_fast.fleet.results import score_table
 from compt_fast.report import draw
 from compt_fast.report.contrasts import Point, Series, grouped, labels, points, series
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
-from compt_fast.report.runs import Entry, Material, metric_of, short, suite_name
+from compt_fast.report.runs import Entry, Material, metric_of, suite_name
 from compt_fast.report.words import examples, slug, unused
-from compt_fast.words import listed, plural
+from compt_fast.words import listed, plural, short
 
 SAME = ("model", "trunk", "dtype", "max_source_length", "eval_size", "scoring", "data", "data_root")
 AVERAGE = "average of primary scores, %"
@@ -65,7 +65,8 @@ def _by_shots(entries: Sequence[Entry]) -> dict[int | None, list[Entry]]:
 
 
 def _result_table(entries: list[Entry], shots: int | None, folder: str) -> Exhibit:
-    heads, rows = table_rows([result for entry in entries for result in entry.parts])
+    scores = score_table([result for entry in entries for result in entry.parts])
+    heads, rows = scores.heads(), scores.rows
     best = set()
     for c in range(2, len(heads)) if len(rows) > 1 else []:
         numbers = [_number(row[c]) for row in rows]
@@ -76,7 +77,8 @@ def _result_table(entries: list[Entry], shots: int | None, folder: str) -> Exhib
         slug(f"results {suite} {few} {folder}"),
         f"{suite}, {few}" + (f" ({folder})" if folder else ""),
         _ranking(entries),
-        "percent; the metric stands in each head; mean ± standard deviation over seeds; bold: best of its column",
+        "percent; the metric stands in each head; mean ± standard deviation over seeds; bold: best of its "
+        "column, of test scores but for the column named development",
         Table([head.replace("mini_", "") for head in heads], rows, best=frozenset(best)),
     )
 
@@ -93,8 +95,8 @@ def _by_setting(entries: Sequence[Entry]) -> tuple[dict[str, list[Entry]], dict[
     """Entries and averages by the label of their setting, and the labels from the best average on."""
     keyed = grouped(entries)
     groups = dict(zip(labels(list(keyed)), keyed.values(), strict=True))
-    averages = {name: Point(None, tuple(entry.average for entry in group)) for name, group in groups.items()}
-    return groups, averages, sorted(averages, key=lambda name: -averages[name].mean)
+    averages = {name: Point.of(None, group) for name, group in groups.items()}
+    return groups, averages, sorted(averages, key=lambda name: -averages[name].rank)
 
 
 def _ranking(entries: Sequence[Entry]) -> str:
@@ -103,18 +105,18 @@ def _ranking(entries: Sequence[Entry]) -> str:
     lead, first = ranked[0], averages[ranked[0]]
     runs = plural(len(first.scores), "seed")
     if len(ranked) == 1:
-        return f"{lead} reaches {first.mean:.1f} % on average over {runs}."
+        return f"{lead} reaches {first.says} on average over {runs}."
     second, last = averages[ranked[1]], averages[ranked[-1]]
-    gap, spread = first.mean - second.mean, max(first.sd, second.sd)
+    gap, spread = first.rank - second.rank, max(first.sd, second.sd)
     noise = f", less than the seeds' spread (±{spread:.1f})" if gap < spread else ""
-    end = f" {ranked[-1]} is last with {last.mean:.1f} %." if len(ranked) > 2 else ""
+    end = f" {ranked[-1]} is last with {last.says}." if len(ranked) > 2 else ""
     wins = 0
     for task in entries[0].tasks:
         means = {name: statistics.fmean(entry.score(task) for entry in group) for name, group in groups.items()}
         wins += means[lead] == max(means.values())
     return (
-        f"{lead} leads with {first.mean:.1f} % on average over {runs}, {gap:.1f} points above {ranked[1]}{noise}; "
-        f"it is best on {wins} of {plural(len(entries[0].tasks), 'task')}.{end}"
+        f"By {first.by} scores {lead} leads with {first.says} on average over {runs}, {gap:.1f} points above "
+        f"{ranked[1]}{noise}; in the test it is best on {wins} of {plural(len(entries[0].tasks), 'task')}.{end}"
     )
 
 
@@ -171,18 +173,17 @@ def shots(material: Material) -> Section | None:
 def _shots_say(lines: Sequence[Series]) -> str:
     first, last = lines[0].points[0].x, lines[0].points[-1].x
     lines = [line for line in lines if (line.points[0].x, line.points[-1].x) == (first, last)]
-    low = max(lines, key=lambda line: line.points[0].mean)
-    high = max(lines, key=lambda line: line.points[-1].mean)
+    low = max(lines, key=lambda line: line.points[0].rank)
+    high = max(lines, key=lambda line: line.points[-1].rank)
     gains = {line.label: line.points[-1].mean - line.points[0].mean for line in lines}
     most = max(gains, key=lambda name: gains[name])
     until = examples(last)
     if len(lines) == 1:
         return f"From {examples(first)} to {until} {most} moves by {gains[most]:+.1f} points." + _spread(lines)
-    ahead = f"{low.label} is ahead at {examples(first)} ({low.points[0].mean:.1f} %)"
+    ahead = f"By {low.points[0].by} scores {low.label} is ahead at {examples(first)} ({low.points[0].says})"
     ahead += " and" if low is high else f", {high.label}"
-    return (
-        f"{ahead} at {until} ({high.points[-1].mean:.1f} %); {most} moves most, by {gains[most]:+.1f} points."
-        + _spread(lines)
+    return f"{ahead} at {until} ({high.points[-1].says}); {most} moves most, by {gains[most]:+.1f} points." + _spread(
+        lines
     )
 
 
@@ -218,9 +219,17 @@ def sources(material: Material) -> Section | None:
 
 
 def _sources_say(lines: Sequence[Series]) -> str:
-    best = [f"{line.label} with N={line.best.x} ({line.best.mean:.1f} %)" for line in lines[:4]]
-    ranges = [line.best.mean - min(point.mean for point in line.points) for line in lines]
-    return f"Best is {listed(best)}; N makes up to {max(ranges):.1f} points of difference." + _spread(lines)
+    best = [f"{line.label} with N={line.best.x} ({line.best.says})" for line in lines[:4]]
+    ranges = [line.best.rank - min(point.rank for point in line.points) for line in lines]
+    return (
+        f"Best by {lines[0].best.by} scores is {listed(best)}; N makes up to {max(ranges):.1f} points of difference."
+        + _spread(lines)
+    )
+
+
+def _written(x: Any) -> Cell:
+    """A setting's value in a table, where numbers are rounded like scores: rates are not."""
+    return "all" if x is None else str(x) if isinstance(x, float) else x
 
 
 def line_exhibits(
@@ -238,9 +247,7 @@ def line_exhibits(
     exhibits = []
     for k, part in enumerate(parts):
         rows: list[list[Cell]] = [
-            [line.label, "all" if point.x is None else point.x, *_numbers(point)]
-            for line in part
-            for point in line.points
+            [line.label, _written(point.x), *_numbers(point)] for line in part for point in line.points
         ]
         rows += [[line.label, None, *_numbers(line.points[0])] for line in level]
         exhibits.append(

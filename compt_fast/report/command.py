@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from compt_fast.commandline import CommandLine
+from compt_fast.choices import RANKINGS
+from compt_fast.commandline import CommandLine, file_path
 from compt_fast.errors import InputError, exit_code
+from compt_fast.evaluate import add_way
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 _PACKAGES = ("matplotlib", "jinja2")
 
 EXAMPLES = """examples:
-  python -m compt_fast.report runs/mini-20260101-120000 -o report
-      every table and figure that the runs of this folder allow; open report/index.html
+  python -m compt_fast.report runs/mini-20260101-120000
+      every table and figure that the runs of this folder allow; open its report/index.html
   python -m compt_fast.report runs/with-prefix runs/without-prefix -o report --no-masking
       two jobs side by side, without the masked evaluations (which need the trunk)
   python -m compt_fast.report store -o report
@@ -44,11 +47,17 @@ def parser() -> CommandLine:
     made.add_argument(
         "folders",
         metavar="RUN",
-        type=Path,
+        type=file_path,
         nargs="+",
         help="run folders of compt_fast.train, folders of run folders, or prompt stores",
     )
-    made.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="where the report goes")
+    made.add_argument(
+        "-o",
+        "--out",
+        metavar="DIR",
+        type=file_path,
+        help="where the report goes (default, of one run folder: RUN/report)",
+    )
     made.add_argument(
         "--runs",
         metavar="ID[,ID]",
@@ -62,6 +71,14 @@ def parser() -> CommandLine:
         help="do not score masked prompts that a run folder's masked.json lacks (it needs the trunk and the rows, and "
         "takes one evaluation a mask)",
     )
+    add_way(made)
+    made.add_argument(
+        "--rank-by",
+        choices=RANKINGS,
+        default="test",
+        help="which scores say what leads and what is best: those of the test rows, which are then no fair estimate of "
+        "what was chosen, or those of the development sample, which --select best of train measures (default: test)",
+    )
     return made
 
 
@@ -70,25 +87,35 @@ def main(argv: list[str] | None = None) -> int:
     given = parser().parse_args(argv)
     console = Console(markup=False)  # brackets in names are no markup
     return exit_code(
-        lambda: report(given.folders, given.out, given.runs.split(",") if given.runs else None, given.masking, console),
+        lambda: report(given, console),
         out_of_memory_hint=": leave the masked evaluations out with --no-masking",
     )
 
 
-def report(named: Sequence[Path], out: Path, only: Sequence[str] | None, masking: bool, console: Console) -> int:
-    """Read, measure what is lacking, draw and write."""
+def _beside(folders: Sequence[Path]) -> Path:
+    """Where the report of one run folder goes; `InputError` for other material."""
+    if len(folders) == 1 and (folders[0] / "config.json").is_file():
+        return folders[0] / "report"
+    raise InputError("say where the report goes, with -o DIR; of one run folder alone it goes into its report/")
+
+
+def report(given: argparse.Namespace, console: Console) -> int:
+    """Read, measure what is lacking, draw and write, by the flags of `parser`."""
     lacking = [name for name in _PACKAGES if find_spec(name) is None]
     if lacking:
         raise InputError(f"a report needs {' and '.join(lacking)}: pip install {' '.join(lacking)}")
     from rich.progress import Progress
 
+    from compt_fast.fleet.masking import Way
     from compt_fast.report.page import write_report
-    from compt_fast.report.runs import portraits, read_runs
+    from compt_fast.report.runs import portraits, ranked_by, read_runs
 
-    material = read_runs(named)
-    material.portraits.extend(portraits(material.entries, only))
+    out = given.out or _beside(given.folders)
+    way = Way(given.mask_how or "before", given.mask_tokens or "zero")
+    material = replace(ranked_by(read_runs(given.folders), given.rank_by), way=way)
+    material.portraits.extend(portraits(material.entries, given.runs.split(",") if given.runs else None))
     with Progress(console=console, disable=not console.is_terminal) as progress:
-        _add_masked(material, masking, progress)
+        _add_masked(material, given.masking, progress)
         sections, absent = _sections(material)
         drawing = progress.add_task("drawing", total=sum(len(section.all()) for section in sections))
         page = write_report(
@@ -114,7 +141,7 @@ def _add_masked(material: Material, masking: bool, progress: Progress) -> None:
 
     counts = {entry.prompts: mask_count(entry) for entry in material.portraits}
     wanted = [entry for entry in material.portraits if counts[entry.prompts] > 1]
-    lacking = [entry for entry in wanted if measured(entry) is None]
+    lacking = [entry for entry in wanted if measured(entry, material.way) is None]
     if masking and lacking:
         task = progress.add_task("scoring masked prompts", total=sum(counts[entry.prompts] for entry in lacking))
         by_folder: dict[Path, list[Entry]] = {}
@@ -122,15 +149,16 @@ def _add_masked(material: Material, masking: bool, progress: Progress) -> None:
             by_folder.setdefault(entry.folder, []).append(entry)
         for folder, entries in by_folder.items():
             try:
-                measure(entries, lambda: progress.advance(task))
+                measure(entries, material.way, lambda: progress.advance(task))
             except InputError as error:
                 material.missing.append(f"{material.names[folder]}: masked scores: {error}")
     for entry in wanted:
-        masks = measured(entry)
+        masks = measured(entry, material.way)
         if masks is not None:
             material.masked[entry.prompts] = masks
     if lacking and not masking:
-        material.missing.append("masked scores of " + ", ".join(entry.id for entry in lacking) + " (--no-masking)")
+        those = ", ".join(entry.id for entry in lacking)
+        material.missing.append(f"scores {material.way.name} of {those} (--no-masking)")
 
 
 def _sections(material: Material) -> tuple[list[Section], str]:
@@ -165,8 +193,8 @@ def _sections(material: Material) -> tuple[list[Section], str]:
 def _about(material: Material) -> list[str]:
     """What the report was made from, in a few lines."""
     from compt_fast.report.about_scores import panels
-    from compt_fast.report.runs import metric_of, short
-    from compt_fast.words import listed, plural
+    from compt_fast.report.runs import metric_of
+    from compt_fast.words import listed, plural, short
 
     lines = []
     if material.folders:
@@ -178,5 +206,7 @@ def _about(material: Material) -> list[str]:
     for suite, entries in panels(material).items():
         metrics = metric_of(entries[0])
         lines.append(f"Tasks of {suite}: {', '.join(short(entries[0].tasks))}. Scores are percentages: {metrics}.")
+    if material.entries:
+        lines.append(f"What leads and what is best is said by {material.entries[0].by} scores.")
     lines += [f"Prompt store: {material.names[store]}." for store in material.stores]
     return lines

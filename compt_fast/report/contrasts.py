@@ -26,15 +26,41 @@ _WORDS = {
     "lr_private": "private rate {}",
     "lr_router": "router rate {}",
 }
-_FEW_SHOTS_DOUBLE = {"shots": ("epochs",)}  # a setting that follows from another is no second difference
 
 
 @dataclass(frozen=True)
 class Point:
-    """A setting's value and the average scores (percent) of its runs, one a seed."""
+    """A setting's value and the average scores (percent) of its runs, one a seed.
+
+    `chosen` are the scores on the development sample, where those say what is best.
+    """
 
     x: Any
     scores: tuple[float, ...]
+    chosen: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, x: Any, entries: Iterable[Entry]) -> Point:
+        """The point of some runs that differ in their seed alone."""
+        entries = list(entries)
+        development = [entry.development for entry in entries if entry.by == "development"]
+        return cls(x, tuple(e.average for e in entries), tuple(score for score in development if score is not None))
+
+    @property
+    def by(self) -> str:
+        """Which scores say what is best."""
+        return "development" if self.chosen else "test"
+
+    @property
+    def rank(self) -> float:
+        """What is highest of the best: the mean of the scores that `by` names."""
+        return statistics.fmean(self.chosen or self.scores)
+
+    @property
+    def says(self) -> str:
+        """Its mean in words, with the one that it was chosen by before it."""
+        test = f"{self.mean:.1f} %"
+        return f"{self.rank:.1f} % in development, {test} in the test" if self.chosen else test
 
     @property
     def mean(self) -> float:
@@ -56,14 +82,22 @@ class Series:
 
     @property
     def best(self) -> Point:
-        """The point of the highest mean."""
-        return max(self.points, key=lambda point: point.mean)
+        """The best point, by test or development scores."""
+        return max(self.points, key=lambda point: point.rank)
 
 
 def settings(entry: Entry, *without: str) -> Settings:
-    """Everything that decides a run's outcome but its seed and the settings `without`."""
-    dropped = {"seed", *without, *(name for key in without for name in _FEW_SHOTS_DOUBLE.get(key, ()))}
-    return tuple((name, value) for name, value in entry.settings.items() if name not in dropped)
+    """Everything that decides a run's outcome but its seed and the settings `without`.
+
+    What follows from one of these is no second difference: the epochs that few shots double, unless
+    a flag named them, and sources that are as many as the tasks.
+    """
+    own = dict(entry.settings)
+    if "shots" in without and entry.flags["epochs"] is None:
+        own["epochs"] = "of the preset"
+    if "tasks" in without and entry.sources_grow:
+        own["sources"] = "one a task"
+    return tuple((name, value) for name, value in own.items() if name not in {"seed", *without})
 
 
 def grouped(entries: Iterable[Entry], *without: str) -> dict[Settings, list[Entry]]:
@@ -76,11 +110,11 @@ def grouped(entries: Iterable[Entry], *without: str) -> dict[Settings, list[Entr
 
 def points(entries: Sequence[Entry], factor: str) -> tuple[Point, ...]:
     """The entries' averages by their value of `factor`, in ascending order (`full` shots last)."""
-    scores: dict[Any, list[float]] = {}
+    own: dict[Any, list[Entry]] = {}
     for entry in entries:
-        scores.setdefault(entry.settings[factor], []).append(entry.average)
-    ordered = sorted(scores, key=lambda value: (value is None, value if isinstance(value, int | float) else str(value)))
-    return tuple(Point(value, tuple(scores[value])) for value in ordered)
+        own.setdefault(entry.settings[factor], []).append(entry)
+    ordered = sorted(own, key=lambda value: (value is None, value if isinstance(value, int | float) else str(value)))
+    return tuple(Point.of(value, own[value]) for value in ordered)
 
 
 def series(entries: Iterable[Entry], factor: str) -> list[Series]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from compt_fast.config import RunConfig
+from compt_fast.config import PER_TASK, PRESETS, STORED, RunConfig
 from compt_fast.errors import InputError, unknown
 from compt_fast.flags import Flags, read_flags
 from compt_fast.fleet.evaluation import average
 from compt_fast.fleet.job import recorded_runs, recorded_trunk
+from compt_fast.fleet.masking import Way
 from compt_fast.fleet.results import RunResult, read_results
+from compt_fast.prompts.shape import PromptShape
 from compt_fast.report.formulas import Anatomy
 from compt_fast.report.words import told_apart
-from compt_fast.words import plural
+from compt_fast.words import plural, short
 
 # The settings of a job, beside those of a run, that decide what a run scores.
 _JOB_SETTINGS = (
@@ -42,7 +45,8 @@ _JOB_SETTINGS = (
 class Entry:
     """A finished run: where it lies, its configuration, its job's flags, its trunk's hash and its results.
 
-    Runs that were trained apart, a task each, are one entry; `parts` are what it is made of.
+    Runs that were trained apart, a task each, are one entry; `parts` are what it is made of. `by` names the
+    scores by which it is held against others (`RANKINGS`).
     """
 
     folder: Path
@@ -51,6 +55,8 @@ class Entry:
     trunk: str
     result: RunResult
     parts: tuple[RunResult, ...]
+    apart: bool = False
+    by: str = "test"
 
     @property
     def id(self) -> str:
@@ -64,20 +70,57 @@ class Entry:
         return self.result.average
 
     @property
+    def development(self) -> float | None:
+        """Its average score on the development sample, percent, where one was measured."""
+        found = [part.development["average"] for part in self.parts if part.development is not None]
+        return statistics.fmean(found) if len(found) == len(self.parts) else None
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks' names, in the order of every task axis."""
         return tuple(self.result.tasks)
 
     @property
+    def sources_grow(self) -> bool:
+        """Whether it has as many sources as tasks because its preset or its stored prompts say so."""
+        if self.config.source_init == STORED:
+            return not self.flags["source_tasks"]
+        return PRESETS[self.config.method].sources == PER_TASK and self.flags["sources"] is None
+
+    @property
+    def normaliser(self) -> str | None:
+        """The normalisation that its router came to, `auto` resolved; None without a learned router."""
+        config = self.config
+        shape = PromptShape(
+            config.composition,
+            1 if self.apart else len(self.tasks),
+            config.sources,
+            config.private,
+            config.prompt_length,
+            d_model=1,
+            encoder="none",
+            router=config.router,
+            normalisation=config.normalisation,
+        )
+        return shape.normaliser if shape.has_router else None
+
+    @property
     def prompts(self) -> Path:
-        """The folder of its stored prompts."""
+        """The folder of its stored prompts; of runs that were trained apart, what tells them from others."""
         return self.folder / "prompts" / self.id
+
+    @property
+    def stored(self) -> tuple[Path, ...]:
+        """The folders of its stored prompts, one a part; none where they are not there, or share no shape."""
+        folders = tuple(self.folder / "prompts" / part.id for part in self.parts)
+        alike = len(folders) == 1 or self.config.composition == "pt"  # sources of parts are not the same ones
+        return folders if alike and all((folder / "manifest.json").is_file() for folder in folders) else ()
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that decides its outcome, by name; lists as tuples."""
         job = {name: self.flags.get(name) for name in _JOB_SETTINGS}
-        every = {**asdict(self.config), "tasks": self.tasks, **job, "trunk": self.trunk}
+        every = {**asdict(self.config), "apart": self.apart, "tasks": self.tasks, **job, "trunk": self.trunk}
         return {name: tuple(value) if isinstance(value, list) else value for name, value in every.items()}
 
     def score(self, task: str) -> float:
@@ -100,7 +143,7 @@ class Material:
 
     `stores` are prompt stores, `names` what tells a reader each folder and store from the others,
     `portraits` the runs whose prompts are looked into, `anatomies` what was found in them, and `masked` what
-    they score with prompts switched off, both by a run's folder of prompts.
+    they score with prompts switched off in one `way`, both by a run's folder of prompts.
     """
 
     entries: list[Entry]
@@ -111,6 +154,7 @@ class Material:
     portraits: list[Entry] = field(default_factory=list)
     anatomies: dict[Path, Anatomy | None] = field(default_factory=dict)
     masked: dict[Path, Masked] = field(default_factory=dict)
+    way: Way = field(default_factory=Way)
 
 
 def read_runs(named: Sequence[Path]) -> Material:
@@ -137,6 +181,20 @@ def read_runs(named: Sequence[Path]) -> Material:
                 seen[key] = entry
                 entries.append(entry)
     return Material(entries, folders, missing, stores, names)
+
+
+def ranked_by(material: Material, by: str) -> Material:
+    """The same with what leads and what is best decided by the scores that `by` names (`RANKINGS`).
+
+    Raises `InputError` for a run that has none.
+    """
+    for entry in material.entries if by == "development" else []:
+        if entry.development is None:
+            raise InputError(
+                f"{material.names[entry.folder]}: {entry.id} has no development score to rank by; train with --select "
+                "best, or take --rank-by test"
+            )
+    return replace(material, entries=[replace(entry, by=by) for entry in material.entries])
 
 
 def is_store(path: Path) -> bool:
@@ -169,7 +227,7 @@ def _finished(folder: Path, called: str, missing: list[str]) -> list[Entry]:
     for name, config in configs.items():
         result = results.get(name)
         if result is not None and result.status == "finished":
-            entries.append(Entry(folder, config, flags, trunk, result, (result,)))
+            entries.append(Entry(folder, config, flags, trunk, result, (result,), config.task is not None))
         elif result is not None and result.status == "stopped":
             missing.append(f"{called}: {name} was stopped: {result.reason}")
         elif results:
@@ -187,16 +245,16 @@ def _finished(folder: Path, called: str, missing: list[str]) -> list[Entry]:
 
 def _together(entries: list[Entry]) -> list[Entry]:
     """Runs of one setting and seed that were trained apart, a task each, as one entry."""
-    merged: dict[RunConfig, Entry] = {}
+    merged: dict[tuple[RunConfig, bool], Entry] = {}
     for entry in entries:
         config = replace(entry.config, task=None)
-        before = merged.get(config)
+        before = merged.get((config, entry.apart))
         if before is None:
-            merged[config] = replace(entry, config=config)
+            merged[config, entry.apart] = replace(entry, config=config)
             continue
         tasks = before.result.tasks | entry.result.tasks
         whole = replace(before.result, id=before.result.group, tasks=tasks, average=average(tasks))
-        merged[config] = replace(before, result=whole, parts=(*before.parts, entry.result))
+        merged[config, entry.apart] = replace(before, result=whole, parts=(*before.parts, entry.result))
     return list(merged.values())
 
 
@@ -208,7 +266,7 @@ def portraits(entries: Sequence[Entry], only: Sequence[str] | None) -> list[Entr
     nothing to do with each other, so that no mean over seeds is taken. Raises `InputError` for a
     name that is no finished run with stored prompts.
     """
-    stored = [entry for entry in entries if (entry.prompts / "manifest.json").is_file()]
+    stored = [entry for entry in entries if entry.stored]
     if only is not None:
         for name in only:
             if name not in [entry.id for entry in stored]:
@@ -234,13 +292,6 @@ def suite_name(flags: Flags) -> str:
         name = "own tasks"
     added = "".join(f" + {task}" for task in flags["include"])
     return str(name) + added + "".join(f" without {task}" for task in flags["exclude"])
-
-
-def short(names: Sequence[str]) -> list[str]:
-    """Task names for figures: without `mini_` where all begin with it."""
-    if all(name.startswith("mini_") for name in names):
-        return [name.removeprefix("mini_") for name in names]
-    return list(names)
 
 
 def metric_of(entry: Entry) -> str:

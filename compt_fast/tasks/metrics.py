@@ -12,7 +12,7 @@ from compt_fast.errors import InputError
 from compt_fast.tasks.table import SCORE_METRICS, Task
 from compt_fast.tasks.text import label_text, label_texts
 
-OFF_LABEL = -1  # the class of a prediction that is no label: never right, never a positive
+OFF_LABEL = -1  # the class of a prediction that is no label
 
 
 def score(task: Task, golds: Sequence[int | float], predictions: Sequence[str], label_mode: str) -> dict[str, float]:
@@ -20,9 +20,10 @@ def score(task: Task, golds: Sequence[int | float], predictions: Sequence[str], 
     scores), in per cent.
 
     A class is right if its label text was predicted exactly, but for space around it. F1 is that of
-    class 1 of two, or the mean over more classes. A prediction of a score that is no number counts
-    as one below the scale (-1 for STS-B); where golds or predictions are all the same, a
-    correlation is 0. Raises `InputError` for no rows.
+    class 1 of two, or the mean over more classes. A prediction that is no label counts as a wrong
+    label: the other one of two, an equal share of each of more (`_as_labels`). A prediction of a
+    score that is no number counts as one below the scale (-1 for STS-B); where golds or predictions
+    are all the same, a correlation is 0. Raises `InputError` for no rows.
     """
     if not golds:
         raise InputError(f"{task.name}: no rows to score")
@@ -40,12 +41,33 @@ def _agreement(metric: str, task: Task, golds: Sequence[int | float], found: lis
     # Imported late: this takes a second.
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+    if metric == "accuracy":
+        return float(accuracy_score(golds, found))
+    if metric == "matthews" and len(set(golds)) < 2:
+        return 0.0
+    golds, found, weights = _as_labels(golds, found, len(task.labels))
     if metric == "matthews":
-        return float(matthews_corrcoef(golds, found)) if len(set(golds)) > 1 else 0.0
-    if metric == "f1":
-        counted = [1] if len(task.labels) == 2 else list(range(len(task.labels)))
-        return float(f1_score(golds, found, labels=counted, average="macro", zero_division=0))
-    return float(accuracy_score(golds, found))
+        return float(matthews_corrcoef(golds, found, sample_weight=weights))
+    counted = [1] if len(task.labels) == 2 else list(range(len(task.labels)))
+    return float(f1_score(golds, found, labels=counted, average="macro", zero_division=0, sample_weight=weights))
+
+
+def _as_labels(
+    golds: Sequence[int | float], found: Sequence[int], labels: int
+) -> tuple[list[int | float], list[int], list[float]]:
+    """Golds, predictions and weights in which every prediction is one of `labels` classes.
+
+    An answer that is no label stands as every class but the right one, with weights that sum to 1.
+    Of two classes that is the other one, as in T5's own evaluation: on a positive a false negative,
+    on a negative a false positive. As a class of its own it would be rewarded: a model that answers
+    nonsense to all negatives, and "positive" to all positives, would tell the two apart.
+    """
+    rows = [
+        (gold, k, 1.0 if answer != OFF_LABEL else 1 / (labels - 1))
+        for gold, answer in zip(golds, found, strict=True)
+        for k in ([answer] if answer != OFF_LABEL else [k for k in range(labels) if k != gold])
+    ]
+    return [gold for gold, _, _ in rows], [k for _, k, _ in rows], [weight for _, _, weight in rows]
 
 
 def _correlation(metric: str, golds: Sequence[float], numbers: list[float]) -> float:
@@ -58,13 +80,25 @@ def _correlation(metric: str, golds: Sequence[float], numbers: list[float]) -> f
     return float(correlation(np.asarray(golds, dtype=float), np.asarray(numbers)).statistic)
 
 
+def is_answer(task: Task, text: str, label_mode: str) -> bool:
+    """Whether a predicted string is one of the task's labels, or a number where these are scores."""
+    if task.is_score:
+        return _finite(text) is not None
+    return text.strip() in label_texts(task, label_mode)
+
+
 def _number(task: Task, text: str) -> float:
     """The number that `text` writes, or one below the scale."""
+    number = _finite(text)
+    return task.score_range[0] - 1 if number is None else number
+
+
+def _finite(text: str) -> float | None:
     try:
         number = float(text)
     except ValueError:
-        number = math.nan
-    return number if math.isfinite(number) else task.score_range[0] - 1
+        return None
+    return number if math.isfinite(number) else None
 
 
 def confusion(

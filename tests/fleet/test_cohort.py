@@ -18,7 +18,7 @@ ROWS = [TrainingRow([5, 1], [7, 1], i % 2) for i in range(10)]
 
 def plan(**given: str) -> list[Run]:
     given = {"method": "spp", "batch_size": "4", "steps": "6"} | given
-    return plan_runs(read_flags(given, None), tasks=2, d_model=8)
+    return plan_runs(read_flags(given, None), tasks=["a", "b"], d_model=8)
 
 
 def cohort_of(runs: list[Run]) -> Cohort:
@@ -74,7 +74,7 @@ def test_a_restored_run_goes_on_with_the_same_bits(changes: dict[str, str]) -> N
     cohort = cohort_of(runs)
     learn(cohort, 2)
     cohort.members[1].best = cohort.prompts(1)
-    cohort.members[1].best_score = 12.5
+    cohort.members[1].development = {"average": 12.5, "step": 2, "tasks": {}}
     cohort.members[1].selected = 2
     kept = [(m.state(), {n: t.clone() for n, t in cohort.run_tensors(i).items()}) for i, m in enumerate(cohort.members)]
     learn(cohort, 2)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from compt_fast import train
 from compt_fast.errors import InputError
-from compt_fast.fleet.masking import masked_scores, named_masks, read_masked, write_masked
+from compt_fast.fleet.data import ScoredRows
+from compt_fast.fleet.masking import Way, masked_scores, named_masks, read_masked, write_masked
 from compt_fast.fleet.reopened import reopen
+from compt_fast.fleet.stored import RunPrompts
 from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import PromptShape
 from tests.helpers import jobs
@@ -64,44 +68,92 @@ def test_every_subset() -> None:
 @pytest.fixture(scope="module")
 def trained(tiny_t5: Path, toys: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("masked") / "run"
-    chosen = jobs.settings(tiny_t5, toys, method="spp,slp,pt", sources=2, scoring="generate", steps=3)
+    chosen = jobs.settings(tiny_t5, toys, method="spp,slp,pt-joint,scp", sources=2, scoring="generate", steps=3)
     assert train.main(jobs.arguments(chosen, out)) == 0
     return out
 
 
 def test_total_is_what_the_training_scored(trained: Path) -> None:
     results = {run["id"]: run for run in jobs.results(trained)["runs"]}
-    content = masked_scores(reopen(trained, {}), results, "each")
-    assert content["runs"].keys() == results.keys()
-    for name, masks in content["runs"].items():
+    content = masked_scores(reopen(trained, {}), results, "each", Way())
+    assert content.keys() == results.keys()
+    for name, masks in content.items():
         assert masks["total"]["tasks"] == results[name]["tasks"]
         assert masks["total"]["average"] == results[name]["average"]
         for scores in masks.values():
             for task in scores["tasks"].values():
                 assert sum(sum(counts.values()) for counts in task["predictions"].values()) == task["n"] == 6
-    assert list(content["runs"]["spp-n2-k4-s0"]) == ["source-1", "source-2", "sources", "private", "total"]
-    spp = content["runs"]["spp-n2-k4-s0"].values()
+    assert list(content["spp-n2-k4-s0"]) == ["source-1", "source-2", "sources", "private", "total"]
+    spp = content["spp-n2-k4-s0"].values()
     predictions = [[task["predictions"] for task in scores["tasks"].values()] for scores in spp]
     assert any(other != predictions[-1] for other in predictions[:-1]), "masks change what is predicted"
 
 
-def test_scores_are_added_to_the_file(tmp_path: Path) -> None:
-    assert read_masked(tmp_path) is None
-    for name, average in (("a", 1.0), ("b", 2.0), ("a", 3.0)):
-        runs = {name: {"total": {"tasks": {}, "average": average}}}
-        write_masked(tmp_path, {"format": 1, "how": "before", "runs": runs})
-    content = read_masked(tmp_path)
-    assert content is not None
-    assert {name: masks["total"]["average"] for name, masks in content["runs"].items()} == {"a": 3.0, "b": 2.0}
+def test_each_way_scores_the_prompts_that_it_masks(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of a source alone, and the length of what is left of a concatenation."""
+    seen: list[dict[str, Any]] = []
+
+    def note(trunk: Any, data: Any, prompts: RunPrompts, rows: list[ScoredRows], **named: Any) -> list[list[str]]:
+        seen.append(prompts.tensors)
+        return [["good"] * len(of.golds) for of in rows]
+
+    monkeypatch.setattr("compt_fast.fleet.reopened.predict", note)
+    reopened = reopen(trained, {})
+    for way in (Way(), Way("after"), Way("after", "remove")):
+        masked_scores(reopened, ["spp-n2-k4-s0", "scp-n2-k4-s0"], "each", way)
+    before, after, removed = (dict(zip(NAMES, seen[k : k + 10], strict=True)) for k in (0, 10, 20))
+    whole = after["spp total"]["weights"]
+    assert before["spp source-1"]["weights"].tolist() == [[1.0, 0.0]] * len(whole)
+    assert torch.equal(after["spp source-1"]["weights"], whole * torch.tensor([1.0, 0.0]))
+    assert removed["spp private"]["targets"].shape == after["spp private"]["targets"].shape
+    for name in ("scp source-1", "scp sources", "scp private"):
+        zeros, short = after[name]["targets"], removed[name]["targets"]
+        assert zeros.shape[1] == 4 and short.shape[1] == 2
+        left = zeros[:, 2:] if name == "scp private" else zeros[:, :2]
+        assert torch.equal(short, left)
+    assert torch.equal(removed["scp total"]["targets"], after["scp total"]["targets"])
+
+
+NAMES = [f"{m} {mask}" for m in ("spp", "scp") for mask in ("source-1", "source-2", "sources", "private", "total")]
+
+
+def test_a_removed_half_scores_otherwise_than_one_of_zeros(trained: Path) -> None:
+    """Through the trunk, whose prompts are then of another length."""
+    scored = [
+        masked_scores(reopen(trained, {}), ["scp-n2-k4-s0"], "each", Way(tokens=tokens))["scp-n2-k4-s0"]
+        for tokens in ("zero", "remove")
+    ]
+    assert scored[0]["total"] == scored[1]["total"]
+    assert all(scored[0][name] != scored[1][name] for name in ("sources", "private"))
+
+
+def test_scores_are_added_to_the_file_each_way_apart(tmp_path: Path) -> None:
+    assert read_masked(tmp_path) == {}
+    runs = (("a", 1.0, Way()), ("b", 2.0, Way()), ("a", 3.0, Way()), ("a", 4.0, Way("after")))
+    for name, average, way in runs:
+        write_masked(tmp_path, way, {name: {"total": {"tasks": {}, "average": average}}})
+    found = {
+        way: {n: masks["total"]["average"] for n, masks in of.items()} for way, of in read_masked(tmp_path).items()
+    }
+    assert found == {Way(): {"a": 3.0, "b": 2.0}, Way("after"): {"a": 4.0}}
+
+
+def test_a_file_of_the_first_format_is_of_the_default_way(tmp_path: Path) -> None:
+    runs = {"a": {"total": {"tasks": {}, "average": 1.0}}}
+    (tmp_path / "masked.json").write_text(json.dumps({"format": 1, "how": "before", "runs": runs}))
+    assert read_masked(tmp_path) == {Way(): runs}
+    write_masked(tmp_path, Way("after"), runs)
+    assert read_masked(tmp_path) == {Way(): runs, Way("after"): runs}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no masked scores of a run folder"),
-        ("[]", "no masked scores"),
-        ("{}", "no masked scores"),
-        (json.dumps({"format": 2, "runs": {}}), "of format 2, not 1"),
+        ("{", "not well-formed json"),
+        ("[]", "not the masked scores of a run folder"),
+        ("{}", "masked scores of format None, not 2"),
+        (json.dumps({"format": 2, "ways": [{"how": "never", "tokens": "zero", "runs": {}}]}), "masking 'never'"),
+        (json.dumps({"format": 3, "ways": []}), "of format 3, not 2"),
     ],
 )
 def test_a_damaged_file(text: str, message: str, tmp_path: Path) -> None:

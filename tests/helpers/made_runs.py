@@ -12,7 +12,7 @@ from typing import Any
 from compt_fast.config import RunConfig
 from compt_fast.flags import merge_flags
 from compt_fast.fleet.evaluation import average
-from compt_fast.fleet.masking import named_masks, write_masked
+from compt_fast.fleet.masking import Way, named_masks, write_masked
 from compt_fast.fleet.plan import Run, plan_runs
 from compt_fast.fleet.results import RunResult, write_results
 from compt_fast.fleet.stored import RunPrompts, save_prompts
@@ -32,12 +32,13 @@ def made_run(
 ) -> tuple[Path, list[Run]]:
     """Write a run folder of the flags `given`; its runs answer a row rightly with `odds(config, task)`.
 
-    With `masked` it holds a `masked.json` too, in which odds fall to a half.
+    With `masked` it holds a `masked.json` too, in which odds fall to a half. With `select` "best" runs have development
+    scores, in the order opposite to that of the test.
     """
     flags = merge_flags(given, {}, "test")
     tasks = resolve_tasks(flags["suite"], flags["tasks"], flags["include"], flags["exclude"], [])
     names = [task.name for task in tasks]
-    runs = plan_runs(flags, tasks=len(tasks), d_model=D_MODEL, names=names)
+    runs = plan_runs(flags, tasks=names, d_model=D_MODEL)
     folder.mkdir(parents=True)
     config = {
         "format": 1,
@@ -50,17 +51,19 @@ def made_run(
     (folder / "config.json").write_text(json.dumps(config))
     results = []
     for run in runs:
-        own = {task.name: answered(task, run, odds(run.config, task.name)) for task in tasks}
-        results.append(RunResult.finished(run, own, average(own)))
-        save_prompts(folder / "prompts" / run.id, drawn(run), {"run": run.id, "tasks": names, "source_tasks": None})
+        of = [task for task in tasks if run.config.task in (None, task.name)]
+        own = {task.name: answered(task, run, odds(run.config, task.name)) for task in of}
+        chosen = {"average": 100 - average(own), "step": 3, "tasks": {}} if flags["select"] == "best" else None
+        results.append(RunResult.finished(run, own, average(own), chosen))
+        save_prompts(folder / "prompts" / run.id, drawn(run), {"run": run.id, "tasks": list(own), "source_tasks": None})
         if masked:
             masks = {}
             for mask in named_masks(run.shape):
                 part = 1.0 if mask == "total" else 0.5
-                scored = {t.name: answered(t, run, part * odds(run.config, t.name), mask) for t in tasks}
+                scored = {t.name: answered(t, run, part * odds(run.config, t.name), mask) for t in of}
                 scored = own if mask == "total" else scored
                 masks[mask] = {"tasks": scored, "average": average(scored)}
-            write_masked(folder, {"format": 1, "how": "before", "runs": {run.id: masks}})
+            write_masked(folder, Way(), {run.id: masks})
     write_results(folder, results, 1.0)
     return folder, runs
 

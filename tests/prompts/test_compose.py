@@ -225,6 +225,29 @@ def test_what_is_masked_is_zero_and_keeps_its_place():
     assert not no_sources[:, :, :M].any()
 
 
+@pytest.mark.parametrize("gates", ["learned", "input"])
+def test_a_masked_half_can_be_removed_with_its_tokens(gates):
+    shape = replace(SCP, gates=gates)
+    params = bank_of(shape).params
+
+    def targets(mask):
+        composition = compose(params, shape, mask=mask)
+        if gates == "input":
+            means = torch.randn(5, D, generator=torch.Generator().manual_seed(3))
+            return compose_rows(composition, params, shape, RUNS, TASKS, means)
+        return composition.targets
+
+    whole = targets(None)
+    no_private = targets(Mask((True, True), private=False, tokens="remove"))
+    no_sources = targets(Mask((False, False), tokens="remove"))
+    assert torch.equal(no_private, whole[..., :M, :]) and torch.equal(no_sources, whole[..., M:, :])
+    one = Mask((True, False), tokens="remove")
+    assert torch.equal(targets(one), targets(replace(one, tokens="zero"))), "some of a half is no half"
+    mask = Mask((True, True), private=False, tokens="remove")
+    zeros = compose(bank_of(SPP).params, SPP, mask=replace(mask, tokens="zero")).targets
+    assert torch.equal(compose(bank_of(SPP).params, SPP, mask=mask).targets, zeros), "a sum has no halves"
+
+
 @pytest.mark.parametrize("shape", [SPP, PT], ids=name)
 def test_a_mask_of_another_number_of_sources_is_named(shape):
     with pytest.raises(InputError, match=f"3 source prompts, but there are {shape.sources}"):

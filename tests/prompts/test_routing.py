@@ -213,3 +213,5 @@ def test_a_wrong_mask_is_named():
         weights(Z, SPP, mask=Mask((True, False)))
     with pytest.raises(InputError, match="unknown masking 'befor'. Did you mean 'before'"):
         Mask((True,), how="befor")
+    with pytest.raises(InputError, match="unknown treatment of masked tokens 'removed'. Did you mean 'remove'"):
+        Mask((True,), tokens="removed")

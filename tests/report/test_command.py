@@ -14,7 +14,7 @@ import torch
 
 from compt_fast import evaluate, report, store, train
 from compt_fast.fleet import evaluation
-from compt_fast.fleet.masking import read_masked
+from compt_fast.fleet.masking import Way, read_masked, write_masked
 from compt_fast.prompts.foreign import read_foreign
 from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId
 from compt_fast.report import about_prompts
@@ -39,6 +39,15 @@ def folder(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
+def test_the_report_of_one_run_folder_goes_into_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report.main([str(folder), "--no-masking"]) == 0
+    assert (folder / "report" / "index.html").is_file()
+    for line in ([str(folder), str(folder)], [str(tmp_path)]):
+        assert "say where the report goes, with -o DIR" in error_of(capsys, report.main, line)
+
+
 def test_masked_scores_are_measured_once_and_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,10 +55,10 @@ def test_masked_scores_are_measured_once_and_kept(
     assert report.main([str(folder), "-o", str(out)]) == 0
     said = capsys.readouterr().out
     assert "index.html" in said and "missing:" not in said and "number of sources (--sources 1,2,3)" in said
-    content = read_masked(folder)
-    assert content is not None and list(content["runs"][RUN]) == ["source-1", "source-2", "sources", "private", "total"]
+    (masked,) = read_masked(folder).values()
+    assert list(masked[RUN]) == ["source-1", "source-2", "sources", "private", "total"]
     recorded = {run["id"]: run["tasks"] for run in results(folder)["runs"]}
-    assert {name: masks["total"]["tasks"] for name, masks in content["runs"].items()} == recorded
+    assert {name: masks["total"]["tasks"] for name, masks in masked.items()} == recorded
     table = (out / f"masking-{_slug(RUN)}.csv").read_text().splitlines()
     assert table[0] == "task,S1,S2,all sources,private,total"
     shown = [float(row.split(",")[-1]) for row in table[1:]]
@@ -59,7 +68,7 @@ def test_masked_scores_are_measured_once_and_kept(
     def never(*rest: Any, **named: Any) -> Any:
         raise AssertionError("scored a second time")
 
-    monkeypatch.setattr("compt_fast.fleet.reopened.evaluate", never)
+    monkeypatch.setattr("compt_fast.fleet.reopened.predict", never)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert report.main([str(folder), "-o", str(out)]) == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -72,13 +81,22 @@ def _slug(run: str) -> str:
 
 def test_masked_scores_of_other_results_are_measured_again(folder: Path, tmp_path: Path) -> None:
     assert evaluate.main([str(folder), "--masks=each"]) == 0
-    content = read_masked(folder)
-    assert content is not None
-    content["runs"][RUN]["total"]["tasks"]["toy_a"]["n"] = 999
-    (folder / "masked.json").write_text(json.dumps(content))
+    masked = read_masked(folder)[Way()]
+    masked[RUN]["total"]["tasks"]["toy_a"]["n"] = 999
+    write_masked(folder, Way(), masked)
     assert report.main([str(folder), "-o", str(tmp_path / "out")]) == 0
-    again = read_masked(folder)
-    assert again is not None and again["runs"][RUN]["total"]["tasks"]["toy_a"]["n"] == 6
+    assert read_masked(folder)[Way()][RUN]["total"]["tasks"]["toy_a"]["n"] == 6
+
+
+def test_the_report_says_which_way_its_tables_are_masked(folder: Path, tmp_path: Path) -> None:
+    for flags, says in (([], Way().says), (["--mask-how=after", "--mask-tokens=remove"], Way("after", "remove").says)):
+        out = tmp_path / f"out-{len(flags)}"
+        assert report.main([str(folder), "-o", str(out), f"--runs={RUN}", *flags]) == 0
+        assert f"Scores with prompts switched off: {says}." in (out / "index.html").read_text()
+        assert (
+            "masked after normalisation, masked halves" in (out / f"masking-{_slug(RUN)}.md").read_text() or not flags
+        )
+    assert list(read_masked(folder)) == [Way(), Way("after", "remove")]
 
 
 def test_without_the_trunk_the_rest_is_reported(
@@ -111,7 +129,7 @@ def test_an_unfinished_job_is_reported_as_far_as_it_is(
 
 
 def test_only_the_named_runs_are_looked_into(tmp_path: Path) -> None:
-    given = {"method": "spp,pt", "sources": "1,2", "tasks": "mini_rte,mini_cola", "seeds": "0,1"}
+    given = {"method": "spp,pt-joint", "sources": "1,2", "tasks": "mini_rte,mini_cola", "seeds": "0,1"}
     folder, _ = made_run(tmp_path / "run", **given)
     assert report.main([str(folder), "-o", str(tmp_path / "out"), "--runs=spp-n2-k16-s1"]) == 0
     drawn = sorted(path.stem for path in (tmp_path / "out").glob("router-*.svg"))
@@ -180,9 +198,9 @@ def test_a_store_of_imported_prompts_is_drawn_by_their_likeness(
 def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["-o", str(tmp_path / "out")]
     assert "no such folder" in error_of(capsys, report.main, [str(tmp_path / "none"), *out])
-    folder, _ = made_run(tmp_path / "run", method="pt", tasks="mini_rte")
-    assert "unknown run 'pt-k8-s0'" in error_of(capsys, report.main, [str(folder), *out, "--runs=pt-k8-s0"])
-    weights = folder / "prompts" / "pt-k16-s0" / "prompts.safetensors"
+    folder, _ = made_run(tmp_path / "run", method="pt-joint", tasks="mini_rte")
+    assert "unknown run 'pt-joint-k8-s0'" in error_of(capsys, report.main, [str(folder), *out, "--runs=pt-joint-k8-s0"])
+    weights = folder / "prompts" / "pt-joint-k16-s0" / "prompts.safetensors"
     weights.write_bytes(weights.read_bytes()[:40])
     assert "prompts.safetensors: cannot be read" in error_of(capsys, report.main, [str(folder), *out])
 

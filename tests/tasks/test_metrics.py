@@ -26,7 +26,7 @@ def test_accuracy_and_f1_against_counts(pairs: list[tuple[int, str]]) -> None:
     right = sum(COLA.labels[gold] == text for gold, text in pairs)
     assert found["accuracy"] == pytest.approx(100 * right / len(pairs))
     true_positive = sum(gold == 1 and text == "acceptable" for gold, text in pairs)
-    false = sum((gold == 1) != (text == "acceptable") for gold, text in pairs)
+    false = len(pairs) - right  # on a negative a string that is no label is a false positive
     expected = 200 * true_positive / (2 * true_positive + false) if true_positive else 0.0
     assert found["f1"] == pytest.approx(expected)
 
@@ -42,13 +42,57 @@ def test_matthews_against_its_definition(pairs: list[tuple[int, int]]) -> None:
     assert found["matthews"] == pytest.approx(expected, abs=1e-9)
 
 
-def test_off_label_predictions_are_wrong_and_not_positive() -> None:
-    golds = [0, 0, 1, 1]
-    found = score(every_metric, golds, ["unacceptable", "maybe", "acceptable", "maybe"], "natural")
-    assert found["accuracy"] == 50.0
-    assert found["f1"] == pytest.approx(100 * 2 / 3)
-    nonsense = score(every_metric, golds, ["maybe"] * 4, "natural")
-    assert nonsense == {"accuracy": 0.0, "f1": 0.0, "matthews": 0.0}
+@given(PAIRS)
+@settings(deadline=None, max_examples=30)
+def test_an_answer_that_is_no_label_counts_as_the_other_of_two(pairs: list[tuple[int, str]]) -> None:
+    golds, texts = [gold for gold, _ in pairs], [text for _, text in pairs]
+    wrong = [text if text in COLA.labels else COLA.labels[1 - gold] for gold, text in pairs]
+    assert score(every_metric, golds, texts, "natural") == score(every_metric, golds, wrong, "natural")
+
+
+def test_nonsense_to_every_negative_tells_nothing_apart() -> None:
+    found = score(every_metric, [0, 0, 1, 1], ["maybe", "no idea", "acceptable", "acceptable"], "natural")
+    assert found == {"accuracy": 50.0, "f1": pytest.approx(100 * 2 / 3), "matthews": 0.0}
+    nonsense = score(every_metric, [0, 0, 1, 1], ["maybe"] * 4, "natural")
+    assert nonsense == {"accuracy": 0.0, "f1": 0.0, "matthews": -100.0}
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 2)), min_size=1, max_size=20))
+@settings(deadline=None, max_examples=30)
+def test_of_more_classes_it_counts_as_an_equal_share_of_each_wrong_one(pairs: list[tuple[int, int]]) -> None:
+    """Against the definitions, from a table of counts in which such an answer stands as two halves."""
+    counts = [[0.0] * 3 for _ in range(3)]
+    for gold, found in pairs:
+        for k in range(3):
+            counts[gold][k] += (k == found) if found >= 0 else (k != gold) / 2
+    asked = [sum(row) for row in counts]
+    answered = [sum(row[k] for row in counts) for k in range(3)]
+    total, right = len(pairs), sum(counts[k][k] for k in range(3))
+    f1 = [2 * counts[k][k] / (asked[k] + answered[k]) if asked[k] + answered[k] else 0.0 for k in range(3)]
+    cross = right * total - sum(a * b for a, b in zip(asked, answered, strict=True))
+    norm = math.sqrt((total**2 - sum(a * a for a in asked)) * (total**2 - sum(b * b for b in answered)))
+
+    task = replace(MNLI, metrics=("f1", "matthews"))
+    texts = [MNLI.labels[found] if found >= 0 else "dog" for _, found in pairs]
+    scores = score(task, [gold for gold, _ in pairs], texts, "natural")
+    assert scores["f1"] == pytest.approx(100 * mean(f1))
+    assert scores["matthews"] == pytest.approx(100 * cross / norm if norm > 1e-9 else 0.0, abs=1e-6)
+
+
+@given(st.lists(st.integers(0, 2), min_size=2, max_size=12), st.data())
+@settings(deadline=None, max_examples=30)
+def test_nonsense_scores_no_better_than_the_best_wrong_label(golds: list[int], data: st.DataObject) -> None:
+    task = replace(MNLI, metrics=("accuracy", "f1"))
+    texts = [MNLI.labels[data.draw(st.integers(0, 2))] for _ in golds]
+    place = data.draw(st.integers(0, len(golds) - 1))
+
+    def f1_with(text: str) -> float:
+        return score(task, golds, [*texts[:place], text, *texts[place + 1 :]], "natural")["f1"]
+
+    wrong = [f1_with(label) for k, label in enumerate(MNLI.labels) if k != golds[place]]
+    right = f1_with(MNLI.labels[golds[place]])
+    assert f1_with("dog") <= max(wrong) + 1e-9
+    assert f1_with("dog") <= right + 1e-9
 
 
 def test_f1_of_three_classes_is_their_mean() -> None:
