@@ -21,7 +21,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PREPARED = ROOT / ".gpu" / "shared"
-INSTALL = "-m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .".split()
 EXTENSION = ["compt_fast/native/build.py", "csrc", "compt_fast/native"]
 UNABLE = 3
 """The exit code of a step that cannot go on here; it has said why."""
@@ -47,23 +46,23 @@ class Step:
 
 
 STEPS = (
-    Step("versions", 12),
-    Step("install", 15, INSTALL, WITHOUT),
+    Step("versions", 30),
+    Step("install", 15, variables=WITHOUT),
     Step("extension", 0, EXTENSION, beside=True),
     Step("checkpoint", 0, variables=WITHOUT, beside=True),
     Step("smoke", 45, variables=WITHOUT),
-    Step("kernel_tests", 70, variables=WITHOUT),
+    Step("kernel_tests", 65, variables=WITHOUT),
     Step("checkpoint", 15),
     Step("extension", 35, EXTENSION),
-    Step("device_tests", 45),
-    Step("ceilings", 12),
+    Step("device_tests", 40),
+    Step("ceilings", 15),
     Step("one_run", 40),
     Step("many_runs", 40),
     Step("attention", 15),
     Step("compose", 25),
     Step("profile", 18),
     Step("compiled", 28),
-    Step("mini", 28),
+    Step("mini", 25),
     Step("sanitizer", 25),
 )
 

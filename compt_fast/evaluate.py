@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from compt_fast.choices import MASKED_TOKENS, MASKINGS
 from compt_fast.commandline import CommandLine, file_path
-from compt_fast.console import for_tables
+from compt_fast.console import print_table
 from compt_fast.errors import InputError, exit_code
 from compt_fast.files import write_json
 from compt_fast.flags import FLAGS, add_flag, meaning
@@ -114,8 +113,9 @@ def repeat(
     folder: Path, only: list[str] | None, given: dict[str, Any], out: Path | None, file: Path | None, console: Console
 ) -> int:
     """Score, print the table, write what is asked for, and compare with `results.json` when nothing was changed."""
+    from compt_fast.fleet.answers import off_label_notes
     from compt_fast.fleet.predictions import check_format, write_predictions
-    from compt_fast.fleet.results import read_results, results_json, terminal_table
+    from compt_fast.fleet.results import print_scores, read_results, results_json
 
     began = time.perf_counter()
     if file is not None:
@@ -128,7 +128,9 @@ def repeat(
         _score(reopened, name, rows)
         for name in track(names, "scoring", console=console, disable=not console.is_terminal)
     ]
-    for_tables(console).print(terminal_table(results))
+    print_scores(console, results)
+    for note in off_label_notes(results, reopened.job.runs, [data.task for data in reopened.job.data.tasks]):
+        console.print(note, soft_wrap=True)
     unscored = [of.task.name for of in reopened.sets if not of.golds]
     if unscored:
         console.print(f"not scored, as {given['data']} has no folder of them: {', '.join(unscored)}", soft_wrap=True)
@@ -170,7 +172,7 @@ def mask(
         raise InputError(f"--masks scores as the training did, into {folder}/masked.json: leave out --{name}")
     way = Way(**{key: value for key, value in how.items() if value is not None})
     reopened, names = _open(folder, only, given)
-    table = Table("run", "prompts that are on", "average", caption="percent")
+    rows = []
     for name in track(names, "scoring", console=console, disable=not console.is_terminal):
         masked = masked_scores(reopened, [name], which, way)
         try:
@@ -178,8 +180,8 @@ def mask(
         except OSError as error:
             raise InputError(f"{folder}/masked.json: cannot be written ({error.strerror})") from None
         for mask_name, scores in masked[name].items():
-            table.add_row(name, mask_name, f"{scores['average']:.1f}")
-    console.print(table)
+            rows.append([name, mask_name, f"{scores['average']:.1f}"])
+    print_table(console, ["run", "prompts that are on", "average"], rows, caption="percent", turn=False)
     console.print(f"{way.says}\nscores of each task in {folder}/masked.json", soft_wrap=True)
     return 0
 

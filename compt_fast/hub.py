@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 SECONDS = 4.0
 """To wait for an answer, the name's resolution included; the hub's own clients try for half a minute and more."""
@@ -22,7 +23,7 @@ def asked() -> Iterator[str]:
 
     why = unreachable()
     # datasets has a copy of the setting, made at its import
-    places = [constants, *filter(None, [sys.modules.get("datasets.config")])]
+    places: list[Any] = [constants, *filter(None, [sys.modules.get("datasets.config")])]
     before = [place.HF_HUB_OFFLINE for place in places]
     for place in places if why else ():
         place.HF_HUB_OFFLINE = True
@@ -38,7 +39,7 @@ def unreachable() -> str:
     """Why the hub cannot be reached from this process; "" where it can."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
+    if getattr(constants, "HF_HUB_OFFLINE", False):
         return "HF_HUB_OFFLINE is set"
     said: list[str] = []
     # A thread, as nothing bounds the resolution of a name.

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from compt_fast.commandline import CommandLine, file_path
-from compt_fast.console import for_tables
+from compt_fast.console import print_table
 from compt_fast.errors import InputError, exit_code
 from compt_fast.flags import FLAGS, add_flag, meaning, parse
 from compt_fast.words import plural
@@ -86,13 +85,16 @@ def main(argv: list[str] | None = None) -> int:
 def show_all(store: PromptStore, console: Console) -> int:
     """A table of the entries; a damaged one is named with what is wrong."""
     entries, broken = _read_all(store)
-    table = Table("name", "task", "trunk", "tokens", "d_model", "encoder", "score", "created")
+    heads = ["name", "task", "trunk", "tokens", "d_model", "encoder", "score", "created"]
+    rows = []
     for e in entries:
         score = f"{e.score['value']:.1f} ({e.score['metric']})" if e.score else "-"
-        table.add_row(
-            e.name, e.task, e.trunk.name, str(e.length), str(e.d_model), e.encoder or "-", score, e.created or "-"
-        )
-    for_tables(console).print(table if entries else f"the store {store.folder} has no prompts")
+        sizes = [str(e.length), str(e.d_model)]
+        rows.append([e.name, e.task, e.trunk.name, *sizes, e.encoder or "-", score, (e.created or "-")[:16]])
+    if rows:
+        print_table(console, heads, rows, turn=False)
+    else:
+        console.print(f"the store {store.folder} has no prompts", soft_wrap=True)
     for message in broken:
         console.print(f"damaged: {message}", soft_wrap=True)
     return 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from contextlib import ExitStack
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,18 @@ def parser() -> CommandLine:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
+        "--resume",
+        metavar="DIR",
+        type=file_path,
+        help="go on with the run folder DIR; flags of runs given with it replace its own and must hold more values",
+    )
+    add_job(made)
+    return made
+
+
+def add_job(made: CommandLine) -> None:
+    """Add all that says what a job is."""
+    made.add_argument(
         "--config",
         metavar="FILE",
         help="flags from a TOML, YAML or JSON file (a recipe, a run's config.json); those given beside it come first",
@@ -68,14 +81,7 @@ def parser() -> CommandLine:
         action="store_true",
         help="the embedded trunk, and the embedded suites in place of those of the --config file",
     )
-    made.add_argument(
-        "--resume",
-        metavar="DIR",
-        type=file_path,
-        help="go on with the run folder DIR; flags of runs given with it replace its own and must hold more values",
-    )
     add_flags(made)
-    return made
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -129,16 +135,26 @@ def go_on(folder: Path, given: dict[str, Any], arguments: list[str]) -> int:
         return conduct(folder, read_flags(given, str(path)), arguments)
 
 
-def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
-    """Train what a job lacks: the source prompts that its store has not, then its runs, each from
-    the latest checkpoint.
+@dataclass(frozen=True)
+class Prepared:
+    """A job, and what it begins with: all is opened and checked, and nothing is written."""
 
-    The folder is made, or extended, once everything else is known to be right.
+    job: Job
+    saved: Checkpoint | None
+    store: PromptStore
+    starts: Starts
+    stage_one: list[tuple[Job, Checkpoint | None, Trainer]]
+    trainer: Trainer
+
+
+def prepare(folder: Path, flags: Flags, *, writing: bool) -> Prepared:
+    """Open the job of `folder`, new or to go on with; raises `InputError` for whatever is wrong with it.
+
+    With `writing`, what a stage one before had finished goes into the store; else nothing is written.
     """
     from compt_fast import native
-    from compt_fast.fleet.folder import claimed
-    from compt_fast.fleet.job import open_job, prepare_folder, record_stored
-    from compt_fast.fleet.stage_one import keep, open_stage_one, take_in
+    from compt_fast.fleet.job import open_job
+    from compt_fast.fleet.stage_one import open_stage_one, take_in
     from compt_fast.fleet.starts import Starts
     from compt_fast.prompts.store import PromptStore
 
@@ -148,27 +164,40 @@ def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(flags["store"] or folder / "store"))
     starts = Starts(job, store, [run for run in job.runs if run.id not in done])
-    take_in(starts, folder)
-    with ExitStack() as claims:
-        stage_one = []
-        for own_folder, own_job in open_stage_one(folder, job, starts.lacking()):
-            claims.enter_context(claimed(own_folder))
-            own_saved = _state(own_folder, own_job)
-            stage_one.append((own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
-        trainer = _trainer(folder, job, saved, starts)
+    if writing:
+        take_in(starts, folder)
+    stage_one = []
+    for own_folder, own_job in open_stage_one(folder, job, starts.lacking()):
+        own_saved = _state(own_folder, own_job)
+        stage_one.append((own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
+    return Prepared(job, saved, store, starts, stage_one, _trainer(folder, job, saved, starts))
 
-        console = Console(markup=False)  # brackets in names are no markup
-        _announce(console, trainer, [own for _, _, own in stage_one], store)
-        command = ["compt-fast", "train", *arguments]
-        prepare_folder(folder, job, command)
-        if saved is None:
-            trainer.write_results()
-        for own_job, own_saved, own in stage_one:
+
+def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
+    """Train what a job lacks: the source prompts that its store has not, then its runs, each from
+    the latest checkpoint.
+
+    The folder is made, or extended, once everything else is known to be right.
+    """
+    from compt_fast.fleet.folder import claimed
+    from compt_fast.fleet.job import prepare_folder, record_stored
+    from compt_fast.fleet.stage_one import keep
+
+    made = prepare(folder, flags, writing=True)
+    job, saved, store, starts, trainer = made.job, made.saved, made.store, made.starts, made.trainer
+    console = Console(markup=False)  # brackets in names are no markup
+    _announce(console, trainer, [own for _, _, own in made.stage_one], store)
+    command = ["compt-fast", "train", *arguments]
+    prepare_folder(folder, job, command)
+    if saved is None:
+        trainer.write_results()
+    for own_job, own_saved, own in made.stage_one:
+        with nullcontext() if own.folder.exists() else claimed(own.folder):  # with the job's folder the old ones are
             prepare_folder(own.folder, own_job, command)
             code = _work(console, own, own_saved, folder)
-            if code >= FIRST_SIGNAL:
-                return code
-            keep(store, own.folder, own.ended)
+        if code >= FIRST_SIGNAL:
+            return code
+        keep(store, own.folder, own.ended)
     starts.refresh()
     record_stored(folder, starts.used())
     return _work(console, trainer, saved, folder)
@@ -214,6 +243,7 @@ def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], stor
     from compt_fast import native
     from compt_fast.fleet.estimate import estimate
     from compt_fast.fleet.report import print_plan
+    from compt_fast.fleet.survey import row_notes
     from compt_fast.info import missing_line
 
     for own in stage_one:
@@ -222,6 +252,8 @@ def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], stor
     if stage_one:
         console.print("Stage two:")
     print_plan(console, trainer, estimate(trainer))
+    for note in row_notes(trainer.data):
+        console.print(f"note: {note}", soft_wrap=True)
     missing = missing_line()
     if missing:
         console.print(missing, soft_wrap=True)

@@ -19,3 +19,10 @@ def duration(seconds: float) -> str:
     """Minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s"
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """Task names for tables and figures: without `mini_` where all begin with it."""
+    if all(name.startswith("mini_") for name in names):
+        return [name.removeprefix("mini_") for name in names]
+    return list(names)

@@ -27,11 +27,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What a dependency is about to take away is mended before it goes, and so its warning is an error; but of versions
+    """In CI a skip that the machine does not force fails the run.
+
+    What a dependency is about to take away is mended before it goes, and so its warning is an error; but of versions
     that nobody has tried yet, a new warning says nothing about this code.
     """
+    from tests.helpers import skips
     from tests.helpers.versions import untried
 
+    config.pluginmanager.register(skips)
     if not untried(REPOSITORY / "constraints.txt"):
         for category in ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning"):
             config.addinivalue_line("filterwarnings", f"error::{category}")

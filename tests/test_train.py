@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +55,15 @@ def test_a_job_leaves_a_whole_run_folder(line: Line, tmp_path: Path, capsys: pyt
     ]
     assert "| spp-n3-k4 | 2 |" in (out / "results.md").read_text()
     assert len(jobs.metrics(out)) == 6 * 4
+
+
+def test_a_job_in_a_thread(line: Line, tmp_path: Path) -> None:
+    """Where no signal handler can be set."""
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(train.main(line(tmp_path / "run", method="pt", steps=1))))
+    thread.start()
+    thread.join()
+    assert codes == [0]
 
 
 def test_the_same_command_gives_the_same_bits(line: Line, tmp_path: Path) -> None:

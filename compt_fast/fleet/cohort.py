@@ -165,6 +165,7 @@ class Cohort:
         now = self.numbers()
         for name, p in self.bank.params.items():
             if p.grad is not None and (frozen := self.frozen(name)):
+                p.grad = p.grad.clone()  # it may be another one's too
                 p.grad[frozen] = 0
         norm, updated = self.optim.step(
             self.bank.params,

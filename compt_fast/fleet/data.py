@@ -15,7 +15,7 @@ from compt_fast.flags import Flags
 from compt_fast.tasks.sampling import Draw, draw_development, draw_training, evaluation_indices
 from compt_fast.tasks.sources import TaskData
 from compt_fast.tasks.table import Task
-from compt_fast.tasks.text import encode_source, encode_target, label_text, label_texts
+from compt_fast.tasks.text import SourceTokens, encode_target, label_text, label_texts, read_source
 
 Seen = Mapping[str, Sequence[Draw]]
 """By task: what was drawn of its training rows for the stored prompts that a run starts from."""
@@ -39,6 +39,15 @@ class ScoredRows:
     golds: list[int | float]
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A row's text before it is cut: all its tokens, those of its texts alone, and how many of these are unknown."""
+
+    length: int
+    tokens: int
+    unknown: int
+
+
 def draw_of(config: RunConfig) -> Draw:
     """Which rows a run trains on."""
     return Draw(config.shots, config.seed, config.sampling, config.max_train)
@@ -54,15 +63,20 @@ def _known(data: TaskData, draws: Sequence[Draw]) -> np.ndarray:
 
 
 class JobData:
-    """Draws and encodes rows; a text is encoded once however many runs use it."""
+    """Draws and encodes rows; a text is encoded once however many runs use it.
+
+    `measures` are those of the rows encoded so far, by the index of their task, whether they are of its training
+    split, and their index there.
+    """
 
     def __init__(self, tasks: list[TaskData], flags: Flags, tokenizer: Any) -> None:
         self.tasks = tasks
         self.tokenizer = tokenizer
         self.prefix = flags["prefix"]
-        self._max_length = flags["max_source_length"]
         self._eval_size = flags["eval_size"]
         self._selects = flags["select"] == "best"
+        self.max_length = flags["max_source_length"]
+        self.measures: dict[tuple[int, bool, int], Measure] = {}
         self._encoded: dict[tuple[int, int], list[int]] = {}
         self._scored: list[ScoredRows] | None = None
 
@@ -99,10 +113,10 @@ class JobData:
 
     def _draw_evaluation(self) -> list[ScoredRows]:
         sets = []
-        for data in self.tasks:
-            rows = [data.evaluation[i] for i in self.scored_indices(data)]
-            sources = [self._encode(data.task, row.texts) for row in rows]
-            sets.append(ScoredRows(data.task, sources, [row.label for row in rows]))
+        for t, data in enumerate(self.tasks):
+            chosen = self.scored_indices(data)
+            sources = [self._encode(t, index, train=False) for index in chosen]
+            sets.append(ScoredRows(data.task, sources, [data.evaluation.labels[index].item() for index in chosen]))
         return sets
 
     def longest_label(self, mode: str) -> int:
@@ -137,9 +151,17 @@ class JobData:
 
     def _source(self, t: int, index: int) -> list[int]:
         if (t, index) not in self._encoded:
-            data = self.tasks[t]
-            self._encoded[t, index] = self._encode(data.task, data.train[index].texts)
+            self._encoded[t, index] = self._encode(t, index, train=True)
         return self._encoded[t, index]
 
-    def _encode(self, task: Task, texts: tuple[str, ...]) -> list[int]:
-        return encode_source(task, texts, self.tokenizer, prefix=self.prefix, max_length=self._max_length)
+    def _encode(self, t: int, index: int, *, train: bool) -> list[int]:
+        return self.read(t, index, train=train).cut(self.max_length)
+
+    def read(self, t: int, index: int, *, train: bool) -> SourceTokens:
+        """The whole text of a row of task `t`, of its training or its evaluation split; its measure is kept."""
+        data = self.tasks[t]
+        row = (data.train if train else data.evaluation)[index]
+        read = read_source(data.task, row.texts, self.tokenizer, prefix=self.prefix)
+        ids = [token for text in read.texts for token in text]
+        self.measures[t, train, index] = Measure(read.length, len(ids), ids.count(self.tokenizer.unk_token_id))
+        return read

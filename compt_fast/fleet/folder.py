@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from compt_fast.errors import InputError
@@ -28,19 +28,23 @@ def own_folder(flags: Flags) -> Iterator[Path]:
     Without a name it is a new one, whatever else begins in the same second. Raises `InputError` where it cannot be
     made, holds something else, or another process is at work on it.
     """
-    if flags["out"]:
-        folder = Path(flags["out"])
-        is_there = os.path.exists(folder)  # False for a name that is too long, which `claimed` finds
-        if is_there and not folder.is_dir():
-            raise InputError(f"--out {folder} is a file; name a folder")
-        if is_there and not (folder / "config.json").exists() and any(map(_is_foreign, folder.iterdir())):
-            raise InputError(f"--out {folder} holds other files; name a new or an empty folder")
-        with claimed(folder):
-            yield folder
-        return
-    suite = flags["suite"] or ("tasks" if flags["tasks"] or flags["task_file"] else "mini")
-    with _made_anew(Path(f"runs/{suite}-{time.strftime('%Y%m%d-%H%M%S')}")) as folder, claimed(folder):
-        yield folder
+    folder = named_folder(flags)
+    with nullcontext(folder) if flags["out"] else _made_anew(folder) as own, claimed(own):
+        yield own
+
+
+def named_folder(flags: Flags) -> Path:
+    """The folder that `flags` name for the job; `InputError` where something else is in it. Makes none."""
+    if not flags["out"]:
+        suite = flags["suite"] or ("tasks" if flags["tasks"] or flags["task_file"] else "mini")
+        return Path(f"runs/{suite}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = Path(flags["out"])
+    is_there = os.path.exists(folder)  # False for a name that is too long, which `claimed` finds
+    if is_there and not folder.is_dir():
+        raise InputError(f"--out {folder} is a file; name a folder")
+    if is_there and not (folder / "config.json").exists() and any(map(_is_foreign, folder.iterdir())):
+        raise InputError(f"--out {folder} holds other files; name a new or an empty folder")
+    return folder
 
 
 def _is_foreign(path: Path) -> bool:
@@ -76,7 +80,8 @@ def _made_anew(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process, made where it is not there, and gone again where it stays empty.
+    """Hold a run folder, with those of its stage one, for this process; made where it is not there, and gone again
+    where it stays empty.
 
     What a process that died left half written is removed. Raises `InputError` where another process holds it,
     where it cannot be written, and where a part of it is a link that leads elsewhere.
@@ -90,6 +95,8 @@ def claimed(folder: Path) -> Iterator[None]:
             clean(folder, WRITTEN.__contains__)
             for part in ("prompts", "checkpoints"):
                 clean(folder / part, is_name)
+            for stage in sorted(path for path in folder.glob("sources-*") if path.is_dir()):
+                held.enter_context(claimed(stage))
         except OSError as error:
             raise InputError(f"--out {folder}: cannot be written ({error.strerror})") from None
         yield

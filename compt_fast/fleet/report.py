@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from compt_fast.console import for_tables
+from compt_fast.fleet.answers import off_label_notes
 from compt_fast.fleet.estimate import Estimate
 from compt_fast.fleet.graphs import eager, refused
-from compt_fast.fleet.results import terminal_table
+from compt_fast.fleet.results import print_scores
 from compt_fast.fleet.trainer import Trainer
 from compt_fast.prompts.fused import path
 from compt_fast.words import duration, listed, plural
@@ -105,7 +105,9 @@ def _span(numbers: list[int]) -> str:
 
 def print_results(console: Console, trainer: Trainer) -> None:
     """The table of methods and tasks, how long it took, and where everything lies."""
-    for_tables(console).print(terminal_table(trainer.ended))
+    print_scores(console, trainer.ended)
+    for note in off_label_notes(trainer.ended, trainer.runs, [data.task for data in trainer.data.tasks]):
+        console.print(note, soft_wrap=True)
     whole, earlier = trainer.wall_seconds, trainer.earlier_seconds
     took = duration(whole) + (
         f" with the job's earlier parts, {duration(whole - earlier)} of it now" if earlier else ""

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from rich.table import Table
+from rich.console import Console
 
+from compt_fast.console import print_table
 from compt_fast.errors import InputError
 from compt_fast.files import write_json, write_text
 from compt_fast.fleet.job import recorded_identity
@@ -17,6 +18,8 @@ from compt_fast.fleet.plan import Run
 from compt_fast.info import environment
 from compt_fast.inputs import check_type, dataclass_from, read_object
 from compt_fast.names import check_name
+from compt_fast.tasks.table import TASKS
+from compt_fast.words import short
 
 FORMAT = 1
 
@@ -159,36 +162,74 @@ def glue_score(scores: dict[str, float]) -> float:
     return scores["matthews"] if "matthews" in scores else statistics.fmean(scores.values())
 
 
-def table_rows(results: list[RunResult]) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells of the table: a row a method and setting, mean and deviation over its seeds.
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of runs as a table: a row a method and setting, its name first; cells of the other columns as text.
 
-    Runs trained apart, a task each, share the row of their setting; an average over tasks needs all.
-    Two averages stand apart: `paper` is the mean of the primary scores, as both papers average
-    (accuracy for CoLA); `GLUE` takes Matthews for CoLA and the mean where a task reports two.
+    `columns` are (name, what of it): a task and one of its metrics, or an average and how it is taken.
+    """
+
+    columns: list[tuple[str, str]]
+    rows: list[list[str]]
+
+    def heads(self, between: str = " ") -> list[str]:
+        """A head a column, the metric in brackets after the name and what stands `between`."""
+        return ["run", *(f"{name}{between}({what})" if what else name for name, what in self.columns)]
+
+
+def score_table(results: list[RunResult]) -> ScoreTable:
+    """The table of the finished runs, with mean and deviation over seeds.
+
+    Every metric of a task has a column, the primary one first. Runs trained apart, a task each,
+    share the row of their setting; an average over tasks needs all, and a single task has none. Two
+    averages stand apart: `paper` is the mean of the primary scores, as both papers average (accuracy
+    for CoLA); `GLUE` takes Matthews for CoLA and the mean where a task reports two. Of a user's own
+    tasks there is one, the mean of the primary scores. `development` is the average by which prompts
+    were chosen.
     """
     finished = [result for result in results if result.status == "finished"]
-    if not finished:
-        return ["run", "seeds"], []
-    names = {name: task["primary"] for result in finished for name, task in result.tasks.items()}
-    heads = ["run", "seeds", *(f"{name} ({metric})" for name, metric in names.items())]
-    groups: dict[str, dict[int, dict[str, Any]]] = {}  # by setting and seed: the entry of each task
+    scored = {name: task for result in finished for name, task in result.tasks.items()}
+    metrics = [(name, metric) for name, task in scored.items() for metric in _metrics(task)]
+    averages = [("average", kind) for kind in (("paper", "GLUE") if scored.keys() & TASKS.keys() else ("",))]
+    averages = averages if len(scored) > 1 else []
+    developed = [("development", "")] * any(result.development is not None for result in finished)
+    groups: dict[str, dict[int, list[RunResult]]] = {}  # by setting and seed
     for result in finished:
-        groups.setdefault(result.group, {}).setdefault(result.seed, {}).update(result.tasks)
+        groups.setdefault(result.group, {}).setdefault(result.seed, []).append(result)
     rows = []
     for name, seeds in groups.items():
-        columns = zip(*(_numbers(tasks, list(names)) for tasks in seeds.values()), strict=True)
-        cells = ([value for value in column if value is not None] for column in columns)
+        lines = [
+            [*_scores(parts, metrics), *_averages(parts, len(scored))[: len(averages)], *_development(parts, developed)]
+            for parts in seeds.values()
+        ]
+        cells = ([value for value in column if value is not None] for column in zip(*lines, strict=True))
         rows.append([name, str(len(seeds)), *map(_cell, cells)])
-    return [*heads, "average (paper)", "average (GLUE)"], rows
+    return ScoreTable([("seeds", ""), *metrics, *averages, *developed], rows)
 
 
-def _numbers(tasks: dict[str, Any], names: Sequence[str]) -> list[float | None]:
-    """A row of the table for one seed: the primary score of each task, then both averages."""
-    primary = {name: task["scores"][task["primary"]] for name, task in tasks.items()}
-    both: list[float | None] = [None, None]
-    if len(tasks) == len(names):
-        both = [statistics.fmean(primary.values()), statistics.fmean(glue_score(t["scores"]) for t in tasks.values())]
-    return [*map(primary.get, names), *both]
+def _metrics(task: dict[str, Any]) -> list[str]:
+    return [task["primary"], *(metric for metric in task["scores"] if metric != task["primary"])]
+
+
+def _scores(parts: list[RunResult], metrics: Sequence[tuple[str, str]]) -> list[float | None]:
+    """The score in each of `metrics` of one seed's runs."""
+    tasks = {name: task for part in parts for name, task in part.tasks.items()}
+    return [tasks[name]["scores"].get(metric) if name in tasks else None for name, metric in metrics]
+
+
+def _averages(parts: list[RunResult], tasks: int) -> list[float | None]:
+    """Both averages of one seed's runs, if they have all `tasks`."""
+    found = [task for part in parts for task in part.tasks.values()]
+    if len(found) < tasks:
+        return [None, None]
+    primary = statistics.fmean(task["scores"][task["primary"]] for task in found)
+    return [primary, statistics.fmean(glue_score(task["scores"]) for task in found)]
+
+
+def _development(parts: list[RunResult], asked: Sequence[object]) -> list[float | None]:
+    """The development average of one seed's runs, where it is `asked` for and all have one."""
+    found = [part.development["average"] for part in parts if part.development is not None]
+    return [statistics.fmean(found) if len(found) == len(parts) else None for _ in asked]
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -200,21 +241,26 @@ def _cell(values: Sequence[float]) -> str:
 
 def markdown(results: list[RunResult]) -> str:
     """The table as Markdown, with a line for each run that has no scores."""
-    heads, rows = table_rows(results)
-    lines = ["| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *rows)]
+    table = score_table(results)
+    heads = table.heads()
+    lines = ["| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *table.rows)]
     return "\n".join(lines + _missing(results)) + "\n"
 
 
-def terminal_table(results: list[RunResult]) -> Table:
-    """The table for a terminal."""
-    heads, rows = table_rows(results)
-    missing = "\n".join(_missing(results)).strip()
-    table = Table(caption="percent; mean ± standard deviation over seeds" + (f"\n{missing}" if missing else ""))
-    for head in heads:
-        table.add_column(head.replace(" (", "\n("), justify="left" if head == "run" else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
+def print_scores(console: Console, results: list[RunResult]) -> None:
+    """The table for a terminal, in which embedded tasks stand without their `mini_`, and a line for each run that has
+    no scores.
+    """
+    table = score_table(results)
+    names = dict.fromkeys(name for result in results for name in result.tasks)
+    shorter = dict(zip(names, short(list(names)), strict=True))
+    named = ScoreTable([(shorter.get(name, name), what) for name, what in table.columns], table.rows)
+    several = any(row[1] != "1" for row in table.rows)
+    says = "percent" + ("; mean ± standard deviation over seeds" if several else "")
+    if table.rows:
+        print_table(console, named.heads("\n"), named.rows, caption=says)
+    for line in _missing(results):
+        console.print(line, soft_wrap=True)
 
 
 def _missing(results: list[RunResult]) -> list[str]:

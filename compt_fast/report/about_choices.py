@@ -13,9 +13,9 @@ from compt_fast.report import draw
 from compt_fast.report.about_scores import AVERAGE, MOST_ROWS, line_exhibits, metric, panels
 from compt_fast.report.contrasts import Point, Series, Settings, grouped, labels, points, series
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
-from compt_fast.report.runs import Entry, Material, short, suite_name
+from compt_fast.report.runs import Entry, Material, suite_name
 from compt_fast.report.words import slug
-from compt_fast.words import listed
+from compt_fast.words import listed, short
 
 _RATES = {"lr_source": "source", "lr_private": "private", "lr_router": "router"}
 

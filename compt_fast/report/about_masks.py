@@ -13,11 +13,11 @@ from compt_fast.fleet.stored import load_prompts
 from compt_fast.report import draw
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.report.formulas import recalls
-from compt_fast.report.runs import Entry, Masked, Material, short, suite_name
+from compt_fast.report.runs import Entry, Masked, Material, suite_name
 from compt_fast.report.words import slug
 from compt_fast.tasks.table import TASKS
 from compt_fast.tasks.text import label_texts
-from compt_fast.words import listed
+from compt_fast.words import listed, short
 
 MOST_ANSWERS = 5  # off-label strings that have a row of their own
 NEEDED = 5  # points above either part alone from which on both are needed

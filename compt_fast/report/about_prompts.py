@@ -17,9 +17,9 @@ from compt_fast.report.about_scores import panels
 from compt_fast.report.contrasts import Point, grouped, labels
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.report.formulas import Anatomy, anatomy
-from compt_fast.report.runs import Entry, Material, short, suite_name
+from compt_fast.report.runs import Entry, Material, suite_name
 from compt_fast.report.words import examples, slug
-from compt_fast.words import listed
+from compt_fast.words import listed, short
 
 Values = list[list[float | None]]
 

@@ -7,13 +7,13 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from compt_fast.fleet.results import table_rows
+from compt_fast.fleet.results import score_table
 from compt_fast.report import draw
 from compt_fast.report.contrasts import Point, Series, grouped, labels, points, series
 from compt_fast.report.exhibits import Cell, Exhibit, Section, Table
-from compt_fast.report.runs import Entry, Material, metric_of, short, suite_name
+from compt_fast.report.runs import Entry, Material, metric_of, suite_name
 from compt_fast.report.words import examples, slug, unused
-from compt_fast.words import listed, plural
+from compt_fast.words import listed, plural, short
 
 SAME = ("model", "trunk", "dtype", "max_source_length", "eval_size", "scoring", "data", "data_root")
 AVERAGE = "average of primary scores, %"
@@ -65,7 +65,8 @@ def _by_shots(entries: Sequence[Entry]) -> dict[int | None, list[Entry]]:
 
 
 def _result_table(entries: list[Entry], shots: int | None, folder: str) -> Exhibit:
-    heads, rows = table_rows([result for entry in entries for result in entry.parts])
+    scores = score_table([result for entry in entries for result in entry.parts])
+    heads, rows = scores.heads(), scores.rows
     best = set()
     for c in range(2, len(heads)) if len(rows) > 1 else []:
         numbers = [_number(row[c]) for row in rows]

@@ -193,8 +193,8 @@ def _sections(material: Material) -> tuple[list[Section], str]:
 def _about(material: Material) -> list[str]:
     """What the report was made from, in a few lines."""
     from compt_fast.report.about_scores import panels
-    from compt_fast.report.runs import metric_of, short
-    from compt_fast.words import listed, plural
+    from compt_fast.report.runs import metric_of
+    from compt_fast.words import listed, plural, short
 
     lines = []
     if material.folders:

@@ -40,6 +40,7 @@ _STYLE: Any = {  # matplotlib types its keys one by one
     "figure.facecolor": PAPER,
     "axes.facecolor": "none",
     "legend.frameon": False,
+    "text.parse_math": False,  # labels are text, dollar signs and all
     "svg.fonttype": "none",  # text stays text: searchable, and a tenth of the size
     "svg.hashsalt": "compt_fast",  # the same numbers give the same file
 }

@@ -55,11 +55,11 @@ class Table:
         return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
     def csv(self) -> str:
-        """The table as CSV, numbers unrounded and empty where there is nothing."""
+        """The table as CSV, numbers unrounded and empty where there is nothing, texts no formulas."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.heads)
-        writer.writerows([["" if cell is None else cell for cell in row] for row in self.rows])
+        writer.writerow(map(_inert, self.heads))
+        writer.writerows([["" if cell is None else _inert(cell) for cell in row] for row in self.rows])
         return out.getvalue()
 
 
@@ -118,4 +118,14 @@ def with_own_names(sections: Sequence[Section]) -> list[Section]:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+    """A cell of Markdown: no bar and no line break ends it."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _inert(cell: Cell) -> Cell:
+    """A cell that a spreadsheet takes for text where it is text: one that would be a formula begins with an apostrophe.
+
+    A mean with its deviation, and the hyphen of a cell without one, are none.
+    """
+    formula = isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r")
+    return f"'{cell}" if formula and not re.fullmatch(r"-|-\d+\.\d+( ± \d+\.\d+)?", str(cell)) else cell

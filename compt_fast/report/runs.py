@@ -20,7 +20,7 @@ from compt_fast.fleet.results import RunResult, read_results
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.report.formulas import Anatomy
 from compt_fast.report.words import told_apart
-from compt_fast.words import plural
+from compt_fast.words import plural, short
 
 # The settings of a job, beside those of a run, that decide what a run scores.
 _JOB_SETTINGS = (
@@ -292,13 +292,6 @@ def suite_name(flags: Flags) -> str:
         name = "own tasks"
     added = "".join(f" + {task}" for task in flags["include"])
     return str(name) + added + "".join(f" without {task}" for task in flags["exclude"])
-
-
-def short(names: Sequence[str]) -> list[str]:
-    """Task names for figures: without `mini_` where all begin with it."""
-    if all(name.startswith("mini_") for name in names):
-        return [name.removeprefix("mini_") for name in names]
-    return list(names)
 
 
 def metric_of(entry: Entry) -> str:

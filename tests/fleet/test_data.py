@@ -88,7 +88,7 @@ def test_a_text_is_encoded_once(job: Job, run: Any, monkeypatch: pytest.MonkeyPa
     data = JobData(job.data.tasks, job.flags, job.data.tokenizer)
     calls: list[Any] = []
     encode = JobData._encode
-    monkeypatch.setattr(JobData, "_encode", lambda self, *a: calls.append(a) or encode(self, *a))
+    monkeypatch.setattr(JobData, "_encode", lambda self, *a, **k: calls.append(a) or encode(self, *a, **k))
     data.training(run().config)
     first = len(calls)
     data.training(run(method="pt-joint").config)

@@ -18,15 +18,22 @@ from compt_fast.fleet.results import (
     RunResult,
     glue_score,
     markdown,
+    print_scores,
     read_results,
-    table_rows,
-    terminal_table,
+    score_table,
     write_results,
 )
 from compt_fast.info import environment
 
 COLA = {"accuracy": 60.0, "matthews": 20.0}
 STSB = {"spearman": 50.0, "pearson": 70.0}
+
+
+def shown_of(results: list[RunResult], width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, markup=False)
+    with console.capture() as capture:
+        print_scores(console, results)
+    return capture.get()
 
 
 def plan(**given: str) -> list[Run]:
@@ -90,26 +97,65 @@ def test_the_table_has_mean_and_deviation_over_seeds_and_two_averages() -> None:
     members = [
         finished(run, {"accuracy": acc, "matthews": mat}) for run, (acc, mat) in zip((a, b, c), scores, strict=True)
     ]
-    heads, rows = table_rows([members[0], finished(single), members[1], members[2]])
-    assert heads == [
+    table = score_table([members[0], finished(single), members[1], members[2]])
+    assert table.heads() == [
         "run",
         "seeds",
         "cola (accuracy)",
+        "cola (matthews)",
         "stsb (spearman)",
+        "stsb (pearson)",
         "average (paper)",
         "average (GLUE)",
     ]
-    assert rows[1] == ["pt-joint-k16", "1", "60.0", "50.0", "55.0", "40.0"]
+    assert table.rows[1] == ["pt-joint-k16", "1", "60.0", "20.0", "50.0", "70.0", "55.0", "40.0"]
     # GLUE: Matthews for cola, the mean of both correlations (60) for stsb.
     glue = [statistics.fmean((matthews, 60.0)) for _, matthews in scores]
-    assert rows[0][:4] == ["spp-n3-k16", "3", "40.0 ± 30.0", "50.0 ± 0.0"]
-    assert rows[0][4] == "45.0 ± 15.0"
-    assert rows[0][5] == f"{statistics.fmean(glue):.1f} ± {statistics.stdev(glue):.1f}"
+    assert table.rows[0][:5] == ["spp-n3-k16", "3", "40.0 ± 30.0", "10.0 ± 36.1", "50.0 ± 0.0"]
+    assert table.rows[0][6] == "45.0 ± 15.0"
+    assert table.rows[0][7] == f"{statistics.fmean(glue):.1f} ± {statistics.stdev(glue):.1f}"
+
+
+def own_task(run: Run, **tasks: dict[str, float]) -> RunResult:
+    """A run's result on tasks of a user, with one or more metrics each."""
+    entries = {
+        name: {"primary": next(iter(scores)), "scores": scores, "n": 3, "predictions": {}}
+        for name, scores in tasks.items()
+    }
+    return RunResult.finished(run, entries, average(entries))
+
+
+def test_a_users_tasks_show_every_metric_and_no_papers_average() -> None:
+    (run,) = plan(method="pt-joint")
+    table = score_table([own_task(run, tickets={"accuracy": 61.0, "f1": 55.0})])
+    assert table.heads() == ["run", "seeds", "tickets (accuracy)", "tickets (f1)"]
+    assert table.rows == [["pt-joint-k16", "1", "61.0", "55.0"]]
+    two = score_table([own_task(run, tickets={"accuracy": 61.0, "f1": 55.0}, mails={"f1": 31.0})])
+    assert two.heads()[2:] == ["tickets (accuracy)", "tickets (f1)", "mails (f1)", "average"]
+    assert two.rows[0][-1] == "46.0"
+
+
+def test_development_scores_have_a_column_and_stand_in_the_file(tmp_path: Path) -> None:
+    a, b = plan(method="spp", seeds="0,1")
+    (other,) = plan(method="pt-joint")
+    results = []
+    for run, reached in ((a, 40.0), (b, 50.0)):
+        result = finished(run)
+        result.development = {"average": reached, "step": 7, "tasks": {"cola": COLA, "stsb": STSB}}
+        results.append(result)
+    results.append(finished(other))
+    table = score_table(results)
+    assert table.heads()[-1] == "development"
+    assert [row[-1] for row in table.rows] == ["45.0 ± 7.1", "-"]
+    write_results(tmp_path, results, 1.0)
+    entries = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert entries[0]["development"]["step"] == 7 and "development" not in entries[2]
+    assert read_results(tmp_path) == results
 
 
 def test_other_settings_are_other_rows() -> None:
     runs = plan(method="spp", seeds="0,1", shots="8,16", lr_source="0.1,1e-05")
-    _, rows = table_rows([finished(run) for run in runs])
+    rows = score_table([finished(run) for run in runs]).rows
     assert [row[:2] for row in rows] == [
         ["spp-n3-k8-lr-source0.1", "2"],
         ["spp-n3-k8-lr-source1e-05", "2"],
@@ -126,14 +172,15 @@ def test_runs_apart_share_a_row() -> None:
         whole = finished(run, {"accuracy": acc, "matthews": acc}, {"spearman": acc, "pearson": acc})
         own = {name: task for name, task in whole.tasks.items() if name == run.config.task}
         results.append(RunResult.finished(run, own, average(own)))
-    heads, rows = table_rows(results)
-    assert len(heads) == 6
-    assert rows == [["p-k16", "2", "20.0 ± 14.1", "30.0 ± 14.1", "25.0 ± 14.1", "25.0 ± 14.1"]]
+    table = score_table(results)
+    assert len(table.heads()) == 8
+    twice = ["20.0 ± 14.1"] * 2 + ["30.0 ± 14.1"] * 2
+    assert table.rows == [["p-k16", "2", *twice, "25.0 ± 14.1", "25.0 ± 14.1"]]
     # The second seed's stsb has not ended: its average is not known.
-    _, rows = table_rows([*results[:3], RunResult.waiting(runs[3])])
-    assert rows == [["p-k16", "2", "20.0 ± 14.1", "20.0", "15.0", "15.0"]]
-    _, rows = table_rows([results[0], results[1]][:1] + [finished(plan(method="pt-joint")[0])])
-    assert rows[0] == ["p-k16", "1", "10.0", "-", "-", "-"]
+    rows = score_table([*results[:3], RunResult.waiting(runs[3])]).rows
+    assert rows == [["p-k16", "2", *["20.0 ± 14.1"] * 2, "20.0", "20.0", "15.0", "15.0"]]
+    rows = score_table([results[0], finished(plan(method="pt-joint")[0])]).rows
+    assert rows[0] == ["p-k16", "1", "10.0", "10.0", "-", "-", "-", "-"]
 
 
 def test_glue_score() -> None:
@@ -147,17 +194,26 @@ def test_markdown_and_terminal_name_the_runs_without_scores() -> None:
     results = [finished(spp), RunResult.stopped(other, "loss not finite at step 3")]
     text = markdown(results)
     assert text.splitlines()[:3] == [
-        "| run | seeds | cola (accuracy) | stsb (spearman) | average (paper) | average (GLUE) |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| spp-n3-k16 | 1 | 60.0 | 50.0 | 55.0 | 40.0 |",
+        "| run | seeds | cola (accuracy) | cola (matthews) | stsb (spearman) | stsb (pearson) | average (paper) | "
+        "average (GLUE) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| spp-n3-k16 | 1 | 60.0 | 20.0 | 50.0 | 70.0 | 55.0 | 40.0 |",
     ]
     assert text.endswith("\n\n- spp-n3-k16-s1: stopped loss not finite at step 3\n")
-    console = Console(width=200, file=io.StringIO())
-    with console.capture() as capture:
-        console.print(terminal_table(results))
-    shown = capture.get()
+    shown = shown_of(results)
     assert "spp-n3-k16-s1: stopped loss not finite" in shown and "(accuracy)" in shown
     assert markdown([RunResult.waiting(spp)]).endswith("- spp-n3-k16-s0: unfinished\n")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_embedded_tasks_stand_without_their_prefix_in_a_terminal(width: int) -> None:
+    runs = plan(method="spp,pt-joint,mst", seeds="0,1")
+    scores = {f"mini_{name}": {"accuracy": 50.0, "f1": 40.0} for name in ("cola", "mnli", "qnli", "qqp", "rte", "sst2")}
+    shown = shown_of([own_task(run, **scores) for run in runs], width)
+    assert "mini_" not in shown and "…" not in shown and max(map(len, shown.splitlines())) <= width
+    assert shown.count("40.0 ± 0.0") == 3 * 6 and shown.count("50.0 ± 0.0") == 3 * 7
+    mixed = shown_of([own_task(runs[0], mini_rte={"accuracy": 50.0}, rte={"accuracy": 50.0})])
+    assert "mini_rte" in mixed
 
 
 @pytest.mark.parametrize(

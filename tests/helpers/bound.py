@@ -109,19 +109,20 @@ KERNEL = """
 import triton
 
 @triton.jit
-def kernel({name}):
+def kernel({name}, place):
     pass
 """
 
 
 def launches_named(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, Launch]]:
-    """A launch for each name, of a kernel whose only argument, a tuple of two tensors, has it."""
+    """A launch for each name, of a kernel whose first argument, a tuple of two tensors, has it."""
     for name in names:
         file = folder / f"named_{name}.py"
         file.write_text(KERNEL.format(name=name))
         kernel = runpy.run_path(str(file))["kernel"]
         with recorded() as found:
-            launching.launch(kernel, 1, {name: (torch.empty(3, device="meta"),) * 2})
+            place = torch.empty(3, device="meta")
+            launching.launch(kernel, 1, {name: (place, place), "place": place})
         yield name, found[0]
 
 

@@ -36,6 +36,17 @@ def test_a_heat_map_has_its_numbers_names_and_what_they_are() -> None:
     assert len(draw.png(figure)) > 2000 and draw.png(figure).startswith(b"\x89PNG")
 
 
+def test_dollar_signs_are_text() -> None:
+    """As mathematics the first would lose its signs, and the second end with a ParseSyntaxException."""
+    names = ["a $5 or $10 offer", "$\\frac$"]
+    heat = draw.heatmap([[1.0], [2.0]], names, ["$x$"], scale=draw.SCORE, label="$y_0$", blocks={0: "$z$"})
+    assert {*names, "$x$", "$y_0$", "$z$"} <= set(texts(draw.svg(heat)))
+    lines = [Series(name, (Point(8, (1.0,)), Point(16, (2.0,)))) for name in names]
+    assert set(names) <= set(texts(draw.svg(draw.curves(lines, xlabel="$", ylabel="$", level=lines[:1]))))
+    dots = draw.dots(names, {name: [Point(None, (1.0,))] * 2 for name in names}, xlabel="%")
+    assert texts(draw.svg(dots)).count(names[1]) == 2 and draw.png(dots).startswith(b"\x89PNG")
+
+
 def luminance(colour: tuple[float, float, float]) -> float:
     """Relative luminance of WCAG 2."""
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]

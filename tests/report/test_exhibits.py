@@ -25,6 +25,20 @@ def test_markdown_escapes_bars_and_marks_what_is_best() -> None:
     ]
 
 
+def test_no_text_becomes_a_formula_of_a_spreadsheet() -> None:
+    texts = ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "plain", "-", "-18.3 ± 33.1", "-18.3"]
+    table = Table(["=head", "n"], [[text, -1.5] for text in texts])
+    heads, *rows = csv.reader(io.StringIO(table.csv()))
+    assert heads == ["'=head", "n"]
+    assert [row[0] for row in rows] == [f"'{text}" for text in texts[:5]] + texts[5:]
+    assert {row[1] for row in rows} == {"-1.5"}, "a number is one"
+    assert table.texts()[0][0] == "=1+1" and "| =1+1 |" in table.markdown()
+
+
+def test_a_line_break_does_not_end_a_row_of_markdown() -> None:
+    assert Table(["a"], [["one\ntwo"]]).markdown().splitlines()[-1] == "| one two |"
+
+
 def test_columns_of_numbers_are_known() -> None:
     assert [TABLE.numeric(c) for c in range(3)] == [False, True, True]
     assert Table(["mean"], [["71.0 ± 2.0"], ["-3.0 ± 1.0"]]).numeric(0)

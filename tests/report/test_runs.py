@@ -12,7 +12,8 @@ import pytest
 
 from compt_fast.errors import InputError
 from compt_fast.report.about_prompts import anatomy_of
-from compt_fast.report.runs import metric_of, portraits, read_runs, short, suite_name
+from compt_fast.report.runs import metric_of, portraits, read_runs, suite_name
+from compt_fast.words import short
 from tests.helpers.made_runs import made_run
 
 GIVEN = {"method": "spp,pt-joint", "sources": "1,2", "shots": "8,16", "seeds": "0,1", "tasks": "mini_rte,mini_stsb"}
