@@ -13,7 +13,7 @@ import pytest
 from compt_fast.openmp import CHOICES, SPIN_COUNT, bound_spinning
 
 SERIAL = 2
-"""CPU seconds with two threads over those with one, at most: 1.1 to 1.2 measured, and 6 with libgomp's own spinning."""
+"""CPU seconds with two threads over those with one, at most: 1.1 measured, and 6 with libgomp's own spinning."""
 MAPS = Path("/proc/self/maps")
 needs_libgomp = pytest.mark.skipif(
     not MAPS.is_file() or "libgomp" not in MAPS.read_text(),
