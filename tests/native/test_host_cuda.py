@@ -57,19 +57,19 @@ def changed(folder: Path, old: str, new: str) -> Path:
 def job(
     *args: Any,
     slack: int = 0,
-    strides: Sequence[str] = (),
+    strides: dict[str, int] | None = None,
     shifts: dict[str, int] | None = None,
     **kwargs: Any,
 ) -> Case:
-    """A `case` and a gradient; the matrices named in `strides` become parts of wider rows, of 8 more elements."""
+    """A `case` and a gradient; the matrices named in `strides` become parts of rows of so many elements."""
     arguments = case(*args, **kwargs)
     embedding = arguments["embedding"]
     generator = torch.Generator().manual_seed(1)
     grad = torch.randn(needed(arguments) + slack, embedding.shape[1], generator=generator).to(embedding.dtype)
     matrices = {"prompts": arguments["prompts"], "embedding": embedding, "grad": grad}
-    for name in strides:
+    for name, stride in (strides or {}).items():
         matrix = matrices[name]
-        wider = torch.full((len(matrix), matrix.shape[1] + 8), torch.nan, dtype=matrix.dtype)
+        wider = torch.full((len(matrix), stride), torch.nan, dtype=matrix.dtype)
         wider[:, : matrix.shape[1]] = matrix
         matrices[name] = wider[:, : matrix.shape[1]]
     grad = matrices.pop("grad")
@@ -129,7 +129,21 @@ def test_strides_and_addresses_that_are_not_aligned(program: Path, matrix: str) 
     for kind in FLOATS:
         for shift in (kind.itemsize, 8, 16):
             jobs.append(job(prompt_type=kind, trunk_type=kind, shifts={matrix: shift}))
-        jobs += [job(prompt_type=kind, trunk_type=kind, width=width, strides=[matrix]) for width in (24, 21)]
+        for width, stride in ((24, 32), (24, 25), (21, 24)):
+            jobs.append(job(prompt_type=kind, trunk_type=kind, width=width, strides={matrix: stride}))
+    check(program, jobs)
+
+
+@pytest.mark.parametrize(("prompt", "trunk"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float64)])
+def test_elements_behind_the_last_whole_vector(program: Path, prompt: torch.dtype, trunk: torch.dtype) -> None:
+    """Rows are aligned, and no multiple of a vector of the narrower type wide."""
+    widths = (4, 12, 20, 132) if trunk == torch.float32 else (2, 6, 130)
+    strides = [{"prompts": -(-width // 8) * 8} for width in widths]
+    jobs = [
+        job(prompt_type=prompt, trunk_type=trunk, width=width, strides=stride, prepend=prepend)
+        for width, stride in zip(widths, strides, strict=True)
+        for prepend in (True, False)
+    ]
     check(program, jobs)
 
 
@@ -192,15 +206,11 @@ def test_no_two_threads_race(folder: Path) -> None:
     run_or_skip(build(folder / "races", RACES), RACING)
 
 
+MIXED = {"prompt_type": torch.bfloat16, "trunk_type": torch.float32}
 PLANTED = {
     "no barrier after the sums of warps are written": ("__syncthreads();\n", "\n", RACES, "data race"),
     "no barrier before they are written again": ("__syncthreads();  //", "//", (), "depend on the order of threads"),
-    "a row's end is one element late": (
-        "i = whole + lane; i < width;",
-        "i = whole + lane; i <= width;",
-        ADDRESSES,
-        "overflow",
-    ),
+    "a row's end is one vector late": ("width / N * N", "(width + N - 1) / N * N", ADDRESSES, "overflow"),
     "vectors where rows are not aligned": (
         "reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 &&",
         "",
@@ -215,6 +225,6 @@ def test_a_planted_bug_is_found(folder: Path, bug: str) -> None:
     """What holds the tests above to what they promise."""
     old, new, sanitizer, report = PLANTED[bug]
     kernels = changed(folder, old, new)
-    jobs = [*RACING, job(shifts={"prompts": 4, "embedding": 2})]
+    jobs = [*RACING, job(shifts={"prompts": 4, "embedding": 2}), job(width=20, strides={"prompts": 24}, **MIXED)]
     with pytest.raises(Failure, match=report):
         run_or_skip(build(folder / kernels.stem, sanitizer, kernels), jobs)
