@@ -65,6 +65,11 @@ def _shape(parameters: list[str]) -> str:
     return size + "".join(f", {runs} runs" for runs in others if runs.isdigit() and runs != "1")
 
 
+def _ratios(seconds: dict[str, float], own: str) -> list[str]:
+    """Of transformers' times over ours; those that were not measured, for want of memory, have none."""
+    return [f"**{seconds[engine] / seconds[own]:.2f}**" if engine in seconds else "-" for engine in (THEIRS, EXACT)]
+
+
 def steps(benchmarks: dict[str, Any]) -> Iterator[Row]:
     """Times and ratios of every work at every size."""
     yield [
@@ -82,13 +87,13 @@ def steps(benchmarks: dict[str, Any]) -> Iterator[Row]:
         if test not in WORKS:
             continue
         seconds = info["seconds"]
-        times = [_time(seconds[engine]) for engine in ENGINES]
-        ratios = [f"**{seconds[engine] / seconds[OURS]:.2f}**" for engine in (THEIRS, EXACT)]
+        times = [_time(seconds[engine]) if engine in seconds else "-" for engine in ENGINES]
+        ratios = _ratios(seconds, OURS)
         order = [ORDERS[word] for word in parameters if word in ORDERS]
         yield ["".join([WORKS[test], *order]), _shape(parameters), *times, *ratios]
         if REPLAYED in seconds:
-            ratios = [f"**{seconds[engine] / seconds[REPLAYED]:.2f}**" for engine in (THEIRS, EXACT)]
-            yield [WORKS[test] + ", replayed", _shape(parameters), _time(seconds[REPLAYED]), *times[1:], *ratios]
+            of = [WORKS[test] + ", replayed", _shape(parameters), _time(seconds[REPLAYED])]
+            yield [*of, *times[1:], *_ratios(seconds, REPLAYED)]
 
 
 def trunk(benchmarks: dict[str, Any]) -> Iterator[Row]:

@@ -11,6 +11,7 @@ from compt_fast.errors import unknown
 
 COMMANDS = {
     "train": "train a fleet of runs and print the table of its results",
+    "check": "look at a job's rows, texts, plan and time before training it",
     "evaluate": "repeat the evaluation of a run folder from its stored prompts",
     "report": "make the tables and figures of both papers from trained runs",
     "store": "list, show, add, remove and check stored prompts",

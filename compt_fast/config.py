@@ -1,8 +1,8 @@
 """What one run is: the table of presets, and a preset with the user's changes: a `RunConfig`.
 
 Presets follow ComPT (arXiv 2408.13227, sections 2 and 3: `spp`, `scp`, `pt`, `mst`) and CrossPT
-(arXiv 2509.14253, Table 1: `p`, `pi`, `sl`, `slp`, `sln`, `slpn`, `sil`, `sip`, `silp`). Every name
-of a field here, but for `task`, is the name of a flag of `compt_fast.train`.
+(arXiv 2509.14253, Table 1: `p`, `pi`, `sl`, `slp`, `sln`, `slpn`, `sil`, `sip`, `silp`); `pt-joint` is
+ours. Every name of a field here, but for `task`, is the name of a flag of `compt_fast.train`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Preset:
     source_init: str = RANDOM
     private_init: str = RANDOM
     learn_sources: bool = True
+    apart: bool = False  # each task in a run of its own, as the papers train their baselines
 
 
 def _crosspt(sources: int, rates: tuple[float, float, float], **more: Any) -> Preset:
@@ -68,10 +69,11 @@ def _from_store(rates: tuple[float, float, float], **more: Any) -> Preset:
 PRESETS: dict[str, Preset] = {
     "spp": Preset("spp", 3, True, 5, 0.07, 0.02, 0.1, gates="learned"),
     "scp": Preset("scp", 3, True, 5, 0.1, 0.1, 0.1, gates="learned"),
-    "pt": Preset("pt", 0, True, 5, 0.0, 0.07, 0.0),
+    "pt": Preset("pt", 0, True, 5, 0.0, 0.07, 0.0, apart=True),
+    "pt-joint": Preset("pt", 0, True, 5, 0.0, 0.07, 0.0),
     "mst": Preset("mst", 1, False, 5, 0.15, 0.0, 0.1),
-    "p": Preset("pt", 0, True, 10, 0.0, 0.07, 0.0, encoder="linear"),
-    "pi": Preset("pt", 0, True, 10, 0.0, 0.02, 0.0, encoder="linear", private_init=STORED, epochs=20),
+    "p": Preset("pt", 0, True, 10, 0.0, 0.07, 0.0, encoder="linear", apart=True),
+    "pi": Preset("pt", 0, True, 10, 0.0, 0.02, 0.0, encoder="linear", private_init=STORED, epochs=20, apart=True),
     "sl": _crosspt(1, (0.15, 0.0, 0.1)),
     "slp": _crosspt(1, (0.15, 0.07, 0.1)),
     "sln": _crosspt(PER_TASK, (0.15, 0.0, 0.1)),
@@ -86,9 +88,9 @@ PRESETS: dict[str, Preset] = {
 class RunConfig:
     """One training, resolved: nothing is left to a default.
 
-    `shots` None means all examples up to `max_train`; learning rates are peaks, and prompts, router
-    or gates whose rate is 0 are frozen. `task` names the one task of a run that was trained apart
-    from the job's other tasks.
+    `shots` None means all examples up to `max_train`; learning rates are peaks, and prompts, encoders,
+    router or gates whose rate is 0 are frozen; `lr_encoder` None is the rate of the encoded prompts.
+    `task` names the one task of a run that is trained apart from the job's other tasks.
     """
 
     method: str
@@ -121,6 +123,19 @@ class RunConfig:
     source_init: str = RANDOM
     private_init: str = RANDOM
     task: str | None = None
+    lr_encoder: float | None = None
+
+    def rate(self, group: str) -> float:
+        """The peak rate of a group of parameters (`compt_fast.prompts.bank.LR_GROUP`).
+
+        Encoders learn at `lr_encoder`; where that is None, at the rate of the prompts that they encode, and one
+        that sources and privates share at the sources'.
+        """
+        if not group.endswith("_encoder"):
+            return float(getattr(self, f"lr_{group}"))
+        if self.lr_encoder is not None:
+            return self.lr_encoder
+        return self.lr_private if group == "private_encoder" else self.lr_source
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""
@@ -157,6 +172,8 @@ def resolve(choice: dict[str, Any], *, tasks: int, d_model: int, source_tasks: i
         values["sources"] = tasks
     if not encoded_roles(values):
         values |= {"encoder": "none", "encoder_sharing": preset.encoder_sharing}
+    if values["encoder"] == "none":
+        values["lr_encoder"] = None
     values["encoder_hidden"] = _hidden(values, d_model)
     shots = values["shots"]
     if choice.get("epochs") is None and shots is not None and shots <= 10:
@@ -190,6 +207,8 @@ def ignored_fields(preset: Preset) -> set[str]:
         ignored.add("private_init")
     if not preset.private:
         ignored |= {"lr_private", "private_init"}
+    if not encoded_roles(asdict(preset)):
+        ignored |= {"encoder", "encoder_hidden", "encoder_sharing", "lr_encoder"}
     return ignored
 
 
@@ -212,9 +231,10 @@ def _check(config: RunConfig) -> None:
     for name in positive:
         if getattr(config, name) <= 0:
             raise InputError(f"--{flag_name(name)} must be above 0, not {getattr(config, name)}")
-    for name in ("lr_source", "lr_private", "lr_router", "weight_decay", "seed"):
-        if getattr(config, name) < 0:
-            raise InputError(f"--{flag_name(name)} must not be negative, not {getattr(config, name)}")
+    for name in ("lr_source", "lr_private", "lr_router", "lr_encoder", "weight_decay", "seed"):
+        value = getattr(config, name)
+        if value is not None and value < 0:
+            raise InputError(f"--{flag_name(name)} must not be negative, not {value}")
     if config.seed >= SEEDS:
         raise InputError(f"--seeds must be below {SEEDS}, not {config.seed}")
     for name in ("shots", "steps"):

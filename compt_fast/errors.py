@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import difflib
 import signal
-import sys
 from collections.abc import Callable, Iterable
+
+from compt_fast.output import OutputError, complain, guarded
+
+_COMPARED = 100  # characters of a word that is sought among known ones, which takes their number squared
 
 
 class InputError(ValueError):
     """Something given by the user is wrong; the message names it and says what would be right."""
+
+
+def shown(value: object, most: int = 100) -> str:
+    """`value` as a message quotes it: its `repr`, its middle left out where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]} ({len(text):,} characters)"
 
 
 def unknown(kind: str, value: str, choices: Iterable[str]) -> InputError:
@@ -18,9 +27,9 @@ def unknown(kind: str, value: str, choices: Iterable[str]) -> InputError:
     `kind` says what the value should have been, in words that fit before the value ("task").
     """
     known = list(choices)
-    near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(value[:_COMPARED], known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return InputError(f"unknown {kind} {value!r}.{hint} Known: {', '.join(known)}.")
+    return InputError(f"unknown {kind} {shown(value)}.{hint} Known: {', '.join(known)}.")
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -32,21 +41,33 @@ def out_of_memory(error: BaseException) -> bool:
     return named or "can't allocate memory" in str(error)
 
 
-def exit_code(work: Callable[[], int], *, out_of_memory_hint: str) -> int:
+def exit_code(work: Callable[[], int], *, out_of_memory_hint: str = "") -> int:
     """What a command exits with: the result of `work`, or what its error means to the user.
 
-    `InputError` and running out of memory become one line and 2, Ctrl-C 130; any other error is a
-    bug and passes. `out_of_memory_hint` says what the user can do about memory.
+    `InputError`, running out of memory and an `OSError` that names its file become one line and 2, Ctrl-C 130, an
+    output that nobody reads any more 141 and one that cannot be written 2; any other error is a bug and passes.
+    `out_of_memory_hint` says what the user can do about memory.
     """
     try:
-        return work()
+        with guarded():
+            return work()
+    except OutputError as error:
+        if error.closed:
+            return 128 + signal.SIGPIPE
+        complain(f"error: standard output cannot be written ({error})")
+        return 2
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        complain(f"error: {error.filename}: {error.strerror}")  # a disk, or rights, that no check foresaw
         return 2
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        print(f"error: out of memory{out_of_memory_hint}", file=sys.stderr)
+        complain(f"error: out of memory{out_of_memory_hint}")
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

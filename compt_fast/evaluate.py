@@ -13,17 +13,22 @@ from rich.console import Console
 from rich.progress import track
 
 from compt_fast.choices import MASKED_TOKENS, MASKINGS
-from compt_fast.commandline import CommandLine
+from compt_fast.commandline import CommandLine, file_path
 from compt_fast.console import print_table
 from compt_fast.errors import InputError, exit_code
 from compt_fast.files import write_json
 from compt_fast.flags import FLAGS, add_flag, meaning
 
 if TYPE_CHECKING:
+    from compt_fast.fleet.predictions import Record
     from compt_fast.fleet.reopened import Reopened
     from compt_fast.fleet.results import RunResult
 
-OVERRIDES = ("scoring", "eval_size", "eval_batch_size", "data_root", "data", "device", "dtype")
+OVERRIDES = ("scoring", "eval_size", "eval_batch_size", "data_root", "data", "skip_empty", "device", "dtype")
+LABELLED = (
+    "labelled rows to score instead: DIR/<task>/{validation,test}.{jsonl,csv,tsv,parquet}, or, of a run of one task, "
+    "a file; all their rows unless --eval-size is given, and only the tasks that DIR has a folder of"
+)
 MASKS = ("each", "subsets")
 
 
@@ -37,12 +42,12 @@ def parser() -> CommandLine:
         epilog="exit codes: 0 done (with no flags: the same numbers); 1 other numbers than in "
         "results.json; 2 wrong input, or out of memory",
     )
-    made.add_argument("folder", metavar="RUN", type=Path, help="run folder of compt_fast.train")
+    made.add_argument("folder", metavar="RUN", type=file_path, help="run folder of compt_fast.train")
     made.add_argument("--runs", metavar="ID[,ID]", help="only these runs of it (default: all that have prompts)")
     made.add_argument(
         "--out",
         metavar="FILE",
-        type=Path,
+        type=file_path,
         help="write the scores there, in the format of results.json",
     )
     made.add_argument(
@@ -52,8 +57,16 @@ def parser() -> CommandLine:
         "the private prompt alone and the whole; or every subset of the sources, with the private prompt and without",
     )
     add_way(made)
+    made.add_argument(
+        "--predictions",
+        metavar="FILE",
+        type=Path,
+        help="write what was predicted there, a row each: run, task, row, where, input, gold, prediction; as JSON "
+        "lines or CSV, by the suffix .jsonl or .csv",
+    )
     for key in OVERRIDES:
-        add_flag(made, FLAGS[key], f"{meaning(FLAGS[key])} (default: as in the run folder)")
+        text = LABELLED if key == "data" else meaning(FLAGS[key])
+        add_flag(made, FLAGS[key], f"{text} (default: as in the run folder)")
     return made
 
 
@@ -77,7 +90,7 @@ def add_way(made: ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     given = vars(parser().parse_args(argv))
-    folder, runs, out, masks = (given.pop(key) for key in ("folder", "runs", "out", "masks"))
+    folder, runs, out, masks, file = (given.pop(key) for key in ("folder", "runs", "out", "masks", "predictions"))
     way = {key: given.pop(f"mask_{key}") for key in ("how", "tokens")}
     console = Console(markup=False)  # brackets in names are no markup
     only = runs.split(",") if runs else None
@@ -88,32 +101,47 @@ def main(argv: list[str] | None = None) -> int:
                 raise InputError(
                     "--mask-how and --mask-tokens say how to mask: say what too, by --masks each or subsets"
                 )
-            return repeat(folder, only, given, out, console)
+            return repeat(folder, only, given, out, file, console)
+        if file is not None:
+            raise InputError("--predictions are those of whole prompts: leave out --masks")
         return mask(folder, only, given, out, masks, way, console)
 
     return exit_code(work, out_of_memory_hint=": lower --eval-batch-size, or take --device cpu")
 
 
-def repeat(folder: Path, only: list[str] | None, given: dict[str, Any], out: Path | None, console: Console) -> int:
-    """Score, print the table, and compare with `results.json` when nothing was changed."""
+def repeat(
+    folder: Path, only: list[str] | None, given: dict[str, Any], out: Path | None, file: Path | None, console: Console
+) -> int:
+    """Score, print the table, write what is asked for, and compare with `results.json` when nothing was changed."""
     from compt_fast.fleet.answers import off_label_notes
+    from compt_fast.fleet.predictions import check_format, write_predictions
     from compt_fast.fleet.results import print_scores, read_results, results_json
 
     began = time.perf_counter()
+    if file is not None:
+        check_format(file)
     reopened, names = _open(folder, only, given)
+    rows: list[Record] = []
     # the development scores, by which a run's prompts were chosen, are the training's alone
     recorded = {result.id: replace(result, development=None) for result in read_results(folder)}
     results = [
-        _score(reopened, name) for name in track(names, "scoring", console=console, disable=not console.is_terminal)
+        _score(reopened, name, rows)
+        for name in track(names, "scoring", console=console, disable=not console.is_terminal)
     ]
     print_scores(console, results)
     for note in off_label_notes(results, reopened.job.runs, [data.task for data in reopened.job.data.tasks]):
         console.print(note, soft_wrap=True)
+    unscored = [of.task.name for of in reopened.sets if not of.golds]
+    if unscored:
+        console.print(f"not scored, as {given['data']} has no folder of them: {', '.join(unscored)}", soft_wrap=True)
     if out is not None:
         try:
             write_json(out, results_json(results, time.perf_counter() - began))
         except OSError as error:
             raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
+    if file is not None:
+        write_predictions(file, rows)
+        console.print(f"{len(rows):,} predictions in {file}", soft_wrap=True)
     if any(value is not None for value in given.values()):
         return 0
     changed = [result.id for result in results if result != recorded.get(result.id)]
@@ -136,7 +164,9 @@ def mask(
     """Score under masks, write `masked.json` and print its averages."""
     from compt_fast.fleet.masking import Way, masked_scores, write_masked
 
-    changed = [key for key in ("scoring", "eval_size", "data_root", "data", "dtype") if given[key] is not None]
+    changed = [
+        key for key in ("scoring", "eval_size", "data_root", "data", "skip_empty", "dtype") if given[key] is not None
+    ]
     if changed or out is not None:
         name = FLAGS[changed[0]].name if changed else "out"
         raise InputError(f"--masks scores as the training did, into {folder}/masked.json: leave out --{name}")
@@ -161,16 +191,27 @@ def _open(folder: Path, only: list[str] | None, given: dict[str, Any]) -> tuple[
     from compt_fast.fleet.reopened import reopen, stored_runs
 
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no run folder (it has no config.json)")
+        one = folder.resolve()
+        inner = one.parent.name == "prompts" and (one / "manifest.json").is_file()
+        hint = f"; it holds one run's prompts: name its run folder, {folder.parent.parent} --runs {one.name}"
+        raise InputError(f"{folder}: no run folder (it has no config.json){hint if inner else ''}")
     names = stored_runs(folder, only)
-    return reopen(folder, given), names
+    reopened = reopen(folder, given)
+    scored = [name for name in names if any(of.golds for of in reopened.rows(name))]
+    if not scored:
+        raise InputError(f"--data {given['data']}: there are rows of no task of {', '.join(names)}")
+    return reopened, scored
 
 
-def _score(reopened: Reopened, name: str) -> RunResult:
-    from compt_fast.fleet.evaluation import average
+def _score(reopened: Reopened, name: str, rows: list[Record]) -> RunResult:
+    """A run's scores; the records of its predictions are added to `rows`."""
+    from compt_fast.fleet.evaluation import average, scored
+    from compt_fast.fleet.predictions import records
     from compt_fast.fleet.results import RunResult
 
-    tasks = reopened.score(name)
+    sets, mode, predicted = reopened.rows(name), reopened.run(name).config.label_mode, reopened.predict(name)
+    rows += records(name, reopened.job.data, sets, predicted, mode)
+    tasks = scored(sets, predicted, mode)
     return RunResult.finished(reopened.run(name), tasks, average(tasks))
 
 

@@ -5,40 +5,26 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import shlex
-import tomllib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from compt_fast.choices import ENGINES, FITS, INITS, LABEL_MODES, PROMPT_POSITIONS, RETRAIN, SAMPLINGS
 from compt_fast.config import INIT_RANGE, MAX_TRAIN, PRESETS, RANDOM, SPOT, STORED
-from compt_fast.errors import InputError, unknown
+from compt_fast.errors import InputError, shown, unknown
+from compt_fast.inputs import check_path, read_document
+from compt_fast.numbers import integer, number
 from compt_fast.prompts.shape import ENCODERS, GATES, NORMALISATIONS, ROUTERS, SHARINGS
-
-
-def integer(text: str) -> int:
-    """A whole number."""
-    return int(text)
-
-
-def number(text: str) -> float:
-    """A finite decimal number."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError
-    return value
 
 
 def shot_count(text: str) -> int | str:
     """A number of examples a task, or `full`."""
-    return "full" if text == "full" else int(text)
+    return "full" if text == "full" else integer(text)
 
 
 def place(text: str) -> str:
@@ -103,8 +89,15 @@ RUN_FLAGS: tuple[Flag, ...] = (
         "most similar source task",
         *CHOSEN_INITS,
     ),
-    _run("lr-source", number, None, "peak learning rate of the sources; 0 freezes them"),
-    _run("lr-private", number, None, "peak learning rate of the private prompts; 0 freezes them"),
+    _run("lr-source", number, None, "peak learning rate of the sources; 0 freezes them and their encoders"),
+    _run("lr-private", number, None, "peak learning rate of the private prompts; 0 freezes them and their encoders"),
+    _run(
+        "lr-encoder",
+        number,
+        None,
+        "peak learning rate of the prompt encoders; 0 freezes them (default: that of the prompts they encode; of one "
+        "that sources and private prompts share, the sources')",
+    ),
     _run("lr-router", number, None, "peak learning rate of router and gates; 0 freezes them"),
     _run("weight-decay", number, [0.01], "AdamW's decoupled weight decay"),
     _run("clip-norm", number, [1.0], "gradient norm of a run is clipped to this"),
@@ -136,10 +129,25 @@ JOB_FLAGS: tuple[Flag, ...] = (
     Flag("task-file", place, [], "your own tasks: TOML or YAML files", listed=True),
     Flag("data-root", place, None, "local folder in the hub's layout (DIR/nyu-mll/glue/...)"),
     Flag("data", place, None, "local folder DIR/<task>/{train,validation}.{jsonl,csv,tsv,parquet}"),
+    Flag(
+        "skip-empty",
+        str,
+        False,
+        "leave out rows of --data and task files that lack a text or label (default: refuse them)",
+        switch=True,
+    ),
     Flag("prefix", str, True, "begin each text with '<task>:' (default: yes)", switch=True),
     Flag("prompt-position", str, "prepend", "the prompt's place", PROMPT_POSITIONS),
     Flag("max-source-length", integer, 256, "tokens of a text, the prompt not counted"),
-    Flag("apart", str, False, "a run for each task alone, instead of one for all tasks", switch=True),
+    Flag(
+        "apart",
+        str,
+        None,
+        "a run for each task alone, or one for all tasks (default: as the papers train the method: "
+        + ", ".join(name for name, preset in PRESETS.items() if preset.apart)
+        + " each task alone, the others all together)",
+        switch=True,
+    ),
     Flag("store", place, None, "folder of stored prompts (default: store/ in the run folder)"),
     Flag(
         "source-tasks",
@@ -209,6 +217,7 @@ JOB_FLAGS: tuple[Flag, ...] = (
 )
 FLAGS: dict[str, Flag] = {flag.key: flag for flag in RUN_FLAGS + JOB_FLAGS}
 
+MOST_RUNS = 10_000  # of a job: their plan alone takes seconds
 AT_LEAST_ONE = (
     "max_source_length",
     "runs_at_once",
@@ -216,7 +225,11 @@ AT_LEAST_ONE = (
     "eval_batch_size",
     "checkpoint_every",
     "source_examples",
+    "source_steps",
 )
+
+# Sizes of runs whose upper ends no other check knows: what a run takes grows with them.
+MOST = {"sources": 10_000, "encoder_hidden": 100_000, "prompt_length": 100_000, "batch_size": 1_000_000}
 
 Flags = dict[str, Any]
 """Every flag by key; run flags hold a list of values, or None where the preset decides."""
@@ -228,20 +241,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     for title, flags in titles:
         group = parser.add_argument_group(title)
         for flag in flags:
-            if flag.switch:
-                group.add_argument(
-                    f"--{flag.name}",
-                    action=argparse.BooleanOptionalAction,
-                    default=None,
-                    help=_help(flag),
-                )
-            else:
-                add_flag(group, flag, _help(flag))
+            add_flag(group, flag, _help(flag))
 
 
 def add_flag(parser: argparse._ActionsContainer, flag: Flag, help: str) -> None:
-    """Add one flag that is no switch, its value kept as the user's text (or None)."""
-    parser.add_argument(f"--{flag.name}", default=None, metavar=_metavar(flag), help=help)
+    """Add one flag, its value kept as the user's text (of a switch as true or false), or None."""
+    name = f"--{flag.name}"
+    if flag.switch:
+        parser.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=help)
+    else:
+        parser.add_argument(name, default=None, metavar=_metavar(flag), help=help)
 
 
 def _metavar(flag: Flag) -> str:
@@ -288,12 +297,24 @@ def merge_flags(given: dict[str, Any], settings: dict[str, Any], where: str) -> 
         if value is not None:
             flags[key] = parse(key, value, f"--{FLAGS[key].name}")
     for key in AT_LEAST_ONE:
-        if flags[key] < 1:
+        if flags[key] is not None and flags[key] < 1:
             raise InputError(f"--{FLAGS[key].name} must be above 0, not {flags[key]}")
-    if flags["source_steps"] is not None and flags["source_steps"] < 1:
-        raise InputError(f"--source-steps must be above 0, not {flags['source_steps']}")
+    for count in flags["sources"] or ():
+        if count < 0:
+            raise InputError(
+                f"--sources must be a number of source prompts, not {count}; without it the preset decides: sln and "
+                "slpn take one a task, sil, sip and silp one a source task"
+            )
+    for key, most in MOST.items():
+        for value in flags[key] or []:
+            if not 0 <= value <= most:
+                raise InputError(f"--{FLAGS[key].name} is a number from 0 to {most:,}, not {value:,}")
     if flags["steps"] is not None and flags["epochs"] is not None:
         raise InputError("--steps and --epochs exclude each other: name one")
+    counts = {flag.name: len(flags[flag.key] or [None]) for flag in RUN_FLAGS}
+    if math.prod(counts.values()) > MOST_RUNS:
+        several = " * ".join(f"{n:,} --{name}" for name, n in counts.items() if n > 1)
+        raise InputError(f"{several} make {math.prod(counts.values()):,} runs; a job has up to {MOST_RUNS:,}")
     return flags
 
 
@@ -302,43 +323,43 @@ def parse(key: str, value: Any, where: str) -> Any:
     flag = FLAGS[key]
     if flag.switch:
         if not isinstance(value, bool):
-            raise InputError(f"{where} must be true or false, not {value!r}")
+            raise InputError(f"{where} must be true or false, not {shown(value)}")
         return value
     if not (flag.many or flag.listed):
         return _one(flag, value, where)
-    items = value if isinstance(value, list) else str(value).split(",")
+    items = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
     parsed = [_one(flag, item, where) for item in items]
     if not parsed and flag.many:
         raise InputError(f"{where} is empty: give at least one value")
-    doubled = next((item for i, item in enumerate(parsed) if item in parsed[:i]), None)
-    if doubled is not None:
-        raise InputError(f"{where} names {doubled} twice")
+    twice, count = Counter(parsed).most_common(1)[0] if parsed else (None, 0)
+    if count > 1:
+        raise InputError(f"{where} names {twice} twice")
     return parsed
 
 
 def typed(flag: Flag, value: Any) -> str:
     """A value that `parse` made, as a user types it: 'with --tasks rte,cola', 'without --tasks'."""
-    if flag.switch:
+    if flag.switch and value is not None:
         return f"with --{'' if value else 'no-'}{flag.name}"
     values = [str(item) for item in (value if isinstance(value, list) else [value]) if item is not None]
     return f"with --{flag.name} {shlex.quote(','.join(values))}" if values else f"without --{flag.name}"
 
 
 def _one(flag: Flag, value: Any, where: str) -> Any:
-    text = str(value).strip()
-    if isinstance(value, bool | list | dict) or not text:
-        raise InputError(f"{where}: {value!r} is no value for it")
+    text = str(value).strip() if isinstance(value, str | int | float) else ""
+    is_path = flag.parse in (place, trunk_name)
+    if isinstance(value, bool) or not text or not (is_path or text.isprintable()):
+        raise InputError(f"{where}: {shown(value)} is no value for it")
+    if is_path:
+        check_path(text, where)
     if flag.choices and text not in flag.choices:
         raise unknown(f"value of {where}", text, flag.choices)
     try:
         return flag.parse(text)
     except ValueError:
-        expected: dict[Parser, str] = {
-            integer: "a whole number",
-            number: "a finite number",
-            shot_count: "a whole number or 'full'",
-        }
-        raise InputError(f"{where} takes {expected[flag.parse]}, not {text!r}") from None
+        expected: dict[Parser, str] = {integer: "a whole number", number: "a finite number"}
+        what = expected.get(flag.parse, "a whole number or 'full'")
+        raise InputError(f"{where} takes {what}, not {shown(text)}") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -355,20 +376,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
     Raises `InputError` for a file that is missing, malformed or no table.
     """
-    readers: dict[str, Parser] = {
-        ".toml": tomllib.loads,
-        ".yaml": yaml.safe_load,
-        ".yml": yaml.safe_load,
-        ".json": lambda text: json.loads(text, object_pairs_hook=_distinct),
-    }
-    if path.suffix not in readers:
-        raise InputError(f"{path}: a configuration ends in .toml, .yaml or .json")
-    try:
-        content = readers[path.suffix](path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not well-formed {path.suffix[1:]}: {error}") from None
+    content = read_document(path)
     if isinstance(content, dict) and "flags" in content:
         content = content["flags"]
     if not isinstance(content, dict):
@@ -381,7 +389,7 @@ def check_settings(content: dict[str, Any], where: str) -> dict[str, Any]:
 
     Raises `InputError` that begins with `where` for keys that are no flags or stand there twice.
     """
-    settings = {}
+    settings: dict[str, Any] = {}
     for name, value in content.items():
         key = str(name).replace("-", "_")
         if key not in FLAGS:
@@ -390,12 +398,3 @@ def check_settings(content: dict[str, Any], where: str) -> dict[str, Any]:
             raise InputError(f"{where}: {key} stands there twice")
         settings[key] = value
     return settings
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, refused where a key stands twice."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [key for key, _ in pairs]
-        raise ValueError(f"the key {max(names, key=names.count)!r} stands there twice")
-    return content

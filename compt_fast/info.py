@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import compt_fast
 from compt_fast.commandline import CommandLine
+from compt_fast.errors import exit_code
 
 if TYPE_CHECKING:
     from compt_fast.native import Status
@@ -311,13 +312,20 @@ def _part_rows(parts: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the report, as text or with `--json` as one JSON object; always 0."""
-    parser = CommandLine(description="Versions, device, engines, and what is missing and what that costs.")
+    """Print the report, as text or with `--json` as one JSON object; returns the exit code."""
+    parser = CommandLine(
+        prog="compt-fast info",
+        description="Versions, device, engines, and what is missing and what that costs.",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args(argv)
-    facts = report()
-    print(json.dumps(facts, indent=2) if arguments.json else render(facts))
-    return 0
+
+    def work() -> int:
+        facts = report()
+        print(json.dumps(facts, indent=2) if arguments.json else render(facts))
+        return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ that `--mini` sets besides. The project's folder `recipes/` has such a file for 
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
 
-from compt_fast.errors import InputError
-from compt_fast.flags import Flags, check_settings, merge_flags, read_file
+from compt_fast.errors import InputError, shown
+from compt_fast.flags import Flags, check_settings, merge_flags, parse, read_file
 from compt_fast.tasks.table import SUITES, TASKS
 
 Settings = dict[str, Any]
 
 _EMBEDDED = {"glue": "mini", "set2": "mini2", "crosspt-set2": "mini2"}
+_JOB = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _NAMES = ("tasks", "include", "exclude", "source_tasks")  # the flags that name tasks
 
 
@@ -36,12 +38,12 @@ def read_jobs(config: str | None, mini: bool) -> dict[str, Settings]:
     common = check_settings(content, config)
     also = check_settings(small, f"{config}: mini") if mini else {}
     made = {}
-    for name, own in jobs.items() or {"": {}}.items():
+    for name, own in {str(name): own for name, own in jobs.items()}.items() or {"": {}}.items():
         where = f"{config}: jobs.{name}"
         if not isinstance(own, dict):
-            raise InputError(f"{where} must be a table of flags, not {own!r}")
-        if name and not name.replace("-", "").replace("_", "").isalnum():
-            raise InputError(f"{where}: the name becomes a folder's; take letters, digits, - and _")
+            raise InputError(f"{where} must be a table of flags, not {shown(own)}")
+        if jobs and not _JOB.fullmatch(name):
+            raise InputError(f"{where}: the name becomes a folder's; take up to 100 ASCII letters, digits, - and _")
         settings = common | check_settings(own, where)
         made[name] = (embedded(settings, config) | also) if mini else settings
     return made
@@ -51,7 +53,7 @@ def _table(content: Settings, key: str, path: Path) -> Settings:
     """The table `key` of a file's content, taken out of it."""
     table = content.pop(key, {})
     if not isinstance(table, dict):
-        raise InputError(f"{path}: {key} must be a table, not {table!r}")
+        raise InputError(f"{path}: {key} must be a table, not {shown(table)}")
     return table
 
 
@@ -63,11 +65,12 @@ def embedded(settings: Settings, where: str) -> Settings:
     """
     made = settings | {"model": "mini", "data": None, "data_root": None}
     if settings.get("suite") is not None:
-        made["suite"] = _EMBEDDED.get(settings["suite"], settings["suite"])
+        suite = parse("suite", settings["suite"], f"{where}: suite")
+        made["suite"] = _EMBEDDED.get(suite, suite)
     for key in _NAMES:
         if settings.get(key):
-            names = settings[key] if isinstance(settings[key], list) else str(settings[key]).split(",")
-            made[key] = [_kind(name.strip(), f"{where}: {key}") for name in names]
+            names = parse(key, settings[key], f"{where}: {key}")
+            made[key] = [_kind(name, f"{where}: {key}") for name in names]
     return made
 
 

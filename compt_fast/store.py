@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from compt_fast.commandline import CommandLine
+from compt_fast.commandline import CommandLine, file_path
 from compt_fast.console import print_table
 from compt_fast.errors import InputError, exit_code
 from compt_fast.flags import FLAGS, add_flag, meaning, parse
@@ -48,11 +48,11 @@ def parser() -> CommandLine:
     }
     for name, text in texts.items():
         own = commands.add_parser(name, help=text, description=text)
-        own.add_argument("--store", required=True, type=Path, metavar="DIR", help="folder of the store")
+        own.add_argument("--store", required=True, type=file_path, metavar="DIR", help="folder of the store")
         if name in ("show", "remove"):
             own.add_argument("names", nargs="+" if name == "remove" else 1, metavar="NAME")
         if name == "add":
-            own.add_argument("path", type=Path, metavar="PATH", help="file, adapter or RUN/prompts/<run-id>")
+            own.add_argument("path", type=file_path, metavar="PATH", help="file, adapter or RUN/prompts/<run-id>")
             own.add_argument("--task", help="task that the prompt was trained for (of a run: only this task's)")
             own.add_argument("--name", help="name of the entry (default: <task>-m<tokens>)")
             own.add_argument("--replace", action="store_true", help="take the place of an entry of that name")
@@ -184,7 +184,7 @@ def _from_run(
         entries = [entry for entry in entries if entry.task == task]
     if name is not None and len(entries) > 1:
         raise InputError(f"--name names one prompt, and {path} holds {len(entries)}: give --task too")
-    return [replace(entry, name=name or entry.name) for entry in entries]
+    return entries if name is None else [replace(entry, name=name) for entry in entries]
 
 
 def _from_file(path: Path, task: str | None, name: str | None, model: str | None, dtype: str | None) -> StoredPrompt:
@@ -192,14 +192,16 @@ def _from_file(path: Path, task: str | None, name: str | None, model: str | None
     from compt_fast.prompts.foreign import read_foreign
     from compt_fast.prompts.store import StoredPrompt
 
-    if task is None:
+    if not task:
         raise InputError(f"{path}: which task was it trained for? Say --task")
     foreign = read_foreign(path)
     model = model or foreign.model
     if model is None:
         raise InputError(f"{path}: which trunk was it trained with? Say --model")
     trunk, d_model = _trunk_id(model, dtype)
-    entry = StoredPrompt(name or f"{task}-m{len(foreign.values)}", task, trunk, foreign.values, training=foreign.notes)
+    entry = StoredPrompt(
+        f"{task}-m{len(foreign.values)}" if name is None else name, task, trunk, foreign.values, training=foreign.notes
+    )
     entry.check(trunk, d_model or entry.d_model)
     return entry
 

@@ -5,22 +5,26 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from safetensors import SafetensorError
 
-from compt_fast.commandline import CommandLine
+from compt_fast.commandline import CommandLine, file_path
 from compt_fast.errors import InputError, exit_code, out_of_memory
 from compt_fast.flags import Flags, add_flags, read_flags
+from compt_fast.output import OutputError, complain
 from compt_fast.recipes import flags_of
 
 if TYPE_CHECKING:
     from compt_fast.fleet.checkpoint import Checkpoint
     from compt_fast.fleet.job import Job
     from compt_fast.fleet.monitor import Monitor
-    from compt_fast.fleet.trainer import Start, Trainer
+    from compt_fast.fleet.starts import Starts
+    from compt_fast.fleet.trainer import Trainer
     from compt_fast.prompts.store import PromptStore
 
 FIRST_SIGNAL = 128  # a command that signal N ended exits with 128 + N
@@ -43,7 +47,8 @@ EXAMPLES = """examples:
       extends a finished sweep: only the runs that it has not are trained
 
 exit codes: 0 all runs finished; 1 some run was stopped (not finite) or the job failed; 2 wrong
-input, or out of memory or disk; 130 or 143 interrupted (Ctrl-C, SIGTERM), a checkpoint is left"""
+input, or out of memory or disk; 129, 130 or 143 interrupted (closed terminal, Ctrl-C, SIGTERM), 141 where nobody
+reads the output any more (| head): a checkpoint is left"""
 
 
 def parser() -> CommandLine:
@@ -55,6 +60,18 @@ def parser() -> CommandLine:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
+        "--resume",
+        metavar="DIR",
+        type=file_path,
+        help="go on with the run folder DIR; flags of runs given with it replace its own and must hold more values",
+    )
+    add_job(made)
+    return made
+
+
+def add_job(made: CommandLine) -> None:
+    """Add all that says what a job is."""
+    made.add_argument(
         "--config",
         metavar="FILE",
         help="flags from a TOML, YAML or JSON file (a recipe, a run's config.json); those given beside it come first",
@@ -64,13 +81,7 @@ def parser() -> CommandLine:
         action="store_true",
         help="the embedded trunk, and the embedded suites in place of those of the --config file",
     )
-    made.add_argument(
-        "--resume",
-        metavar="DIR",
-        help="go on with the run folder DIR; flags of runs given with it replace its own and must hold more values",
-    )
     add_flags(made)
-    return made
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, value in (("config", config), ("mini", mini or None), ("out", given["out"])):
             if value is not None:
                 raise InputError(f"--resume takes every other setting from the run folder: leave out --{name}")
-        return go_on(Path(resume), given, arguments)
+        return go_on(resume, given, arguments)
 
     return exit_code(work, out_of_memory_hint=" outside of training: take a smaller --model, or --device cpu")
 
@@ -104,28 +115,46 @@ def start_all(jobs: dict[str, Flags], arguments: list[str]) -> int:
 
 def start(flags: Flags, arguments: list[str]) -> int:
     """A new job, or further runs of one that is there, in the folder that `flags` name."""
-    from compt_fast.fleet.job import run_folder
+    from compt_fast.fleet.folder import own_folder
 
-    return conduct(run_folder(flags), flags, arguments)
+    with own_folder(flags) as folder:
+        return conduct(folder, flags, arguments)
 
 
 def go_on(folder: Path, given: dict[str, Any], arguments: list[str]) -> int:
     """The job of an existing run folder, with what `given` adds to its runs."""
+    from compt_fast.fleet.folder import claimed, is_unbegun
+
     path = folder / "config.json"
     if not path.is_file():
-        raise InputError(f"--resume {folder}: no run folder (it has no config.json)")
-    return conduct(folder, read_flags(given, str(path)), arguments)
+        hint = f"; a job ended here before it had begun: give its flags again, with --out {shlex.quote(str(folder))}"
+        raise InputError(
+            f"--resume {folder}: no run folder (it has no config.json)" + (hint if is_unbegun(folder) else "")
+        )
+    with claimed(folder):
+        return conduct(folder, read_flags(given, str(path)), arguments)
 
 
-def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
-    """Train what a job lacks: the source prompts that its store has not, then its runs, each from
-    the latest checkpoint.
+@dataclass(frozen=True)
+class Prepared:
+    """A job, and what it begins with: all is opened and checked, and nothing is written."""
 
-    The folder is made, or extended, once everything else is known to be right.
+    job: Job
+    saved: Checkpoint | None
+    store: PromptStore
+    starts: Starts
+    stage_one: list[tuple[Job, Checkpoint | None, Trainer]]
+    trainer: Trainer
+
+
+def prepare(folder: Path, flags: Flags, *, writing: bool) -> Prepared:
+    """Open the job of `folder`, new or to go on with; raises `InputError` for whatever is wrong with it.
+
+    With `writing`, what a stage one before had finished goes into the store; else nothing is written.
     """
     from compt_fast import native
-    from compt_fast.fleet.job import open_job, prepare_folder, record_stored
-    from compt_fast.fleet.stage_one import keep, open_stage_one
+    from compt_fast.fleet.job import open_job
+    from compt_fast.fleet.stage_one import open_stage_one, take_in
     from compt_fast.fleet.starts import Starts
     from compt_fast.prompts.store import PromptStore
 
@@ -135,22 +164,37 @@ def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(flags["store"] or folder / "store"))
     starts = Starts(job, store, [run for run in job.runs if run.id not in done])
-    lacking = starts.lacking()
+    if writing:
+        take_in(starts, folder)
     stage_one = []
-    for own_folder, own_job in open_stage_one(folder, job, lacking):
+    for own_folder, own_job in open_stage_one(folder, job, starts.lacking()):
         own_saved = _state(own_folder, own_job)
         stage_one.append((own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
-    trainer = _trainer(folder, job, saved, starts.of)
+    return Prepared(job, saved, store, starts, stage_one, _trainer(folder, job, saved, starts))
 
+
+def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
+    """Train what a job lacks: the source prompts that its store has not, then its runs, each from
+    the latest checkpoint.
+
+    The folder is made, or extended, once everything else is known to be right.
+    """
+    from compt_fast.fleet.folder import claimed
+    from compt_fast.fleet.job import prepare_folder, record_stored
+    from compt_fast.fleet.stage_one import keep
+
+    made = prepare(folder, flags, writing=True)
+    job, saved, store, starts, trainer = made.job, made.saved, made.store, made.starts, made.trainer
     console = Console(markup=False)  # brackets in names are no markup
-    _announce(console, trainer, [own for _, _, own in stage_one], store)
+    _announce(console, trainer, [own for _, _, own in made.stage_one], store)
     command = ["compt-fast", "train", *arguments]
     prepare_folder(folder, job, command)
     if saved is None:
         trainer.write_results()
-    for own_job, own_saved, own in stage_one:
-        prepare_folder(own.folder, own_job, command)
-        code = _work(console, own, own_saved, folder)
+    for own_job, own_saved, own in made.stage_one:
+        with nullcontext() if own.folder.exists() else claimed(own.folder):  # with the job's folder the old ones are
+            prepare_folder(own.folder, own_job, command)
+            code = _work(console, own, own_saved, folder)
         if code >= FIRST_SIGNAL:
             return code
         keep(store, own.folder, own.ended)
@@ -160,8 +204,8 @@ def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
 
 
 def _state(folder: Path, job: Job) -> Checkpoint | None:
-    """The latest checkpoint of a job in its folder, None before the first; `InputError` where the
-    folder is another job's.
+    """The latest whole checkpoint of a job in its folder, None before the first; `InputError` where the
+    folder is another job's, or prompts of a run that had ended are gone.
     """
     from compt_fast.fleet.checkpoint import load_latest
     from compt_fast.fleet.job import check_recorded
@@ -169,14 +213,27 @@ def _state(folder: Path, job: Job) -> Checkpoint | None:
     if not (folder / "config.json").is_file():
         return None
     check_recorded(folder, job)
-    return load_latest(folder / "checkpoints")
+    saved = load_latest(folder / "checkpoints", job.identity)
+    if saved is not None and saved.damaged:
+        complain(f"note: {saved.damaged}; going on from {saved.path.name}, the one before it")
+    for name, result in saved.state["results"].items() if saved else ():
+        parts = [folder / "prompts" / name / part for part in ("manifest.json", "prompts.safetensors")]
+        gone = [part for part in parts if not part.is_file()] if result["status"] == "finished" else []
+        if gone:
+            raise InputError(
+                f"{gone[0]}: not there, though its run has ended, and no checkpoint holds it any more: put back a "
+                f"copy, or remove {folder / 'checkpoints'} and the job trains all its runs again"
+            )
+    return saved
 
 
-def _trainer(folder: Path, job: Job, saved: Checkpoint | None, start: Start | None = None) -> Trainer:
+def _trainer(folder: Path, job: Job, saved: Checkpoint | None, starts: Starts | None = None) -> Trainer:
     """The trainer of a job, that knows what was done by a checkpoint."""
+    from compt_fast.fleet.data import seen_nothing
     from compt_fast.fleet.trainer import Trainer, from_nothing
 
-    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start or from_nothing)
+    start, seen = (from_nothing, seen_nothing) if starts is None else (starts.of, starts.seen)
+    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start, seen)
     if saved is not None:
         made.note_results(saved)
     return made
@@ -187,6 +244,7 @@ def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], stor
     from compt_fast import native
     from compt_fast.fleet.estimate import estimate
     from compt_fast.fleet.report import print_plan
+    from compt_fast.fleet.survey import row_notes
     from compt_fast.info import missing_line
 
     for own in stage_one:
@@ -195,6 +253,8 @@ def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], stor
     if stage_one:
         console.print("Stage two:")
     print_plan(console, trainer, estimate(trainer))
+    for note in row_notes(trainer.data):
+        console.print(f"note: {note}", soft_wrap=True)
     missing = missing_line()
     if missing:
         console.print(missing, soft_wrap=True)
@@ -209,6 +269,7 @@ def _work(console: Console, trainer: Trainer, saved: Checkpoint | None, job_fold
     from compt_fast.fleet.monitor import Monitor
     from compt_fast.fleet.report import print_results
 
+    resume = f"python -m compt_fast.train --resume {shlex.quote(str(job_folder))}"
     try:
         with Monitor(
             trainer.folder,
@@ -222,11 +283,13 @@ def _work(console: Console, trainer: Trainer, saved: Checkpoint | None, job_fold
                 monitor.rewind(0, 0)
             trainer.write_results()
             interrupted = _train(trainer, monitor)
+    except OutputError:
+        complain(f"the output cannot be written any more; at step {trainer.step}, go on with: {resume}")
+        raise
     except (OSError, SafetensorError) as error:
         raise InputError(f"{trainer.folder}: writing failed at step {trainer.step}: {error}") from None
     if interrupted:
-        resume = f"python -m compt_fast.train --resume {shlex.quote(str(job_folder))}"
-        print(f"interrupted at step {trainer.step}; go on with: {resume}", file=sys.stderr)
+        complain(f"interrupted at step {trainer.step}; go on with: {resume}")
         return FIRST_SIGNAL + interrupted
     if trainer.trunk.fingerprint() != trainer.trunk_hash:
         raise RuntimeError("a weight of the frozen trunk has changed during training: its results are void")
@@ -245,6 +308,11 @@ def _train(trainer: Trainer, monitor: Monitor) -> int:
         trainer.save(monitor)
         trainer.write_results()
         return interrupted.signal
+    except OutputError:
+        if not trainer.midway:
+            trainer.save(monitor)
+            trainer.write_results()
+        raise
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

@@ -81,16 +81,13 @@ void for_rows_and_heads(const Rows& rows, int64_t heads, const F& task) {
 }
 
 template <typename T>
-Attention<T> attention_of(const Tensor& qkv, const Tensor& offsets, const Tensor& bias, const Tensor& out,
-                          const Tensor& lse) {
+Attention<T> attention_of(const Tensor& qkv, const Tensor& offsets, const Tensor& bias) {
   return {static_cast<const T*>(qkv.const_data_ptr()),
           offsets.const_data_ptr<int64_t>(),
           bias.const_data_ptr<float>(),
           qkv.size(2),
           qkv.size(3),
-          bias.size(1) / 2 + 1,
-          static_cast<T*>(out.data_ptr()),
-          lse.data_ptr<float>()};
+          bias.size(1) / 2 + 1};
 }
 
 Attended attention_cpu(const Tensor& qkv, const Tensor& offsets, const Tensor& bias) {
@@ -100,34 +97,37 @@ Attended attention_cpu(const Tensor& qkv, const Tensor& offsets, const Tensor& b
   const Tensor out = at::empty({qkv.size(0), heads, qkv.size(3)}, qkv.options());
   const Tensor lse = at::empty({qkv.size(0), heads}, qkv.options().dtype(at::kFloat));
   with_type(qkv, [&](auto zero) {
-    const auto job = attention_of<decltype(zero)>(qkv, offsets, bias, out, lse);
-    for_rows_and_heads(rows, heads, [&](int64_t row, int64_t head) { attend(job, row, head); });
+    using T = decltype(zero);
+    const auto job = attention_of<T>(qkv, offsets, bias);
+    for_rows_and_heads(rows, heads, [&](int64_t row, int64_t head) {
+      attend(job, static_cast<T*>(out.data_ptr()), lse.data_ptr<float>(), row, head);
+    });
   });
   return {out, lse};
 }
 
-void check_backward_shapes(const Tensor& grad_out, const Tensor& qkv, const Tensor& out, const Tensor& lse) {
+void check_backward_shapes(const Tensor& grad_out, const Tensor& qkv, const Tensor& lse) {
   const auto sizes = qkv.sym_sizes();
   check_like("grad_out", grad_out, qkv, qkv.scalar_type(), {sizes[0], sizes[2], sizes[3]});
-  check_like("out", out, qkv, qkv.scalar_type(), {sizes[0], sizes[2], sizes[3]});
   check_like("lse", lse, qkv, at::kFloat, {sizes[0], sizes[2]});
 }
 
-Tensor attention_backward_cpu(const Tensor& grad_out, const Tensor& qkv, const Tensor& out, const Tensor& lse,
-                              const Tensor& offsets, const Tensor& bias) {
+Tensor attention_backward_cpu(const Tensor& grad_out, const Tensor& qkv, const Tensor& lse, const Tensor& offsets,
+                              const Tensor& bias) {
   check_shapes(qkv, offsets, bias);
-  check_backward_shapes(grad_out, qkv, out, lse);
+  check_backward_shapes(grad_out, qkv, lse);
   const Rows rows = checked_rows(qkv, offsets, bias);
-  check_dense("out", out);
   check_dense("lse", lse);
   check_storage("grad_out", grad_out);
   const Tensor grad = grad_out.contiguous();
   const Tensor grad_qkv = at::empty(qkv.sizes(), qkv.options());
   with_type(qkv, [&](auto zero) {
     using T = decltype(zero);
-    const AttentionGrad<T> job{attention_of<T>(qkv, offsets, bias, out, lse),
-                               static_cast<const T*>(grad.const_data_ptr()), static_cast<T*>(grad_qkv.data_ptr())};
-    for_rows_and_heads(rows, qkv.size(2), [&](int64_t row, int64_t head) { attend_backward(job, row, head); });
+    const auto job = attention_of<T>(qkv, offsets, bias);
+    for_rows_and_heads(rows, qkv.size(2), [&](int64_t row, int64_t head) {
+      attend_backward(job, static_cast<const T*>(grad.const_data_ptr()), lse.const_data_ptr<float>(),
+                      static_cast<T*>(grad_qkv.data_ptr()), row, head);
+    });
   });
   return grad_qkv;
 }
@@ -139,10 +139,10 @@ Attended attention_meta(const Tensor& qkv, const Tensor& offsets, const Tensor& 
           at::empty_symint({sizes[0], sizes[2]}, qkv.options().dtype(at::kFloat))};
 }
 
-Tensor attention_backward_meta(const Tensor& grad_out, const Tensor& qkv, const Tensor& out, const Tensor& lse,
-                               const Tensor& offsets, const Tensor& bias) {
+Tensor attention_backward_meta(const Tensor& grad_out, const Tensor& qkv, const Tensor& lse, const Tensor& offsets,
+                               const Tensor& bias) {
   check_shapes(qkv, offsets, bias);
-  check_backward_shapes(grad_out, qkv, out, lse);
+  check_backward_shapes(grad_out, qkv, lse);
   return at::empty_symint(qkv.sym_sizes(), qkv.options());
 }
 
@@ -163,10 +163,10 @@ auto& attention_backward_op() {
 struct AttendBackward : torch::autograd::Function<AttendBackward> {
   static constexpr bool is_traceable = true;
 
-  static Tensor forward(AutogradContext* /*context*/, const Tensor& grad_out, const Tensor& qkv, const Tensor& out,
-                        const Tensor& lse, const Tensor& offsets, const Tensor& bias) {
+  static Tensor forward(AutogradContext* /*context*/, const Tensor& grad_out, const Tensor& qkv, const Tensor& lse,
+                        const Tensor& offsets, const Tensor& bias) {
     at::AutoDispatchBelowADInplaceOrView below;
-    return attention_backward_op().call(grad_out, qkv, out, lse, offsets, bias);
+    return attention_backward_op().call(grad_out, qkv, lse, offsets, bias);
   }
 
   static variable_list backward(AutogradContext* /*context*/, const variable_list& /*grads*/) {
@@ -181,7 +181,7 @@ struct Attend : torch::autograd::Function<Attend> {
                                const Tensor& bias) {
     at::AutoDispatchBelowADInplaceOrView below;
     auto [out, lse] = attention_op().call(qkv, offsets, bias);
-    context->save_for_backward({qkv, out, lse, offsets, bias});
+    context->save_for_backward({qkv, lse, offsets, bias});
     context->mark_non_differentiable({lse});
     return {out, lse};
   }
@@ -190,7 +190,7 @@ struct Attend : torch::autograd::Function<Attend> {
     variable_list result(3);
     if (grads[0].defined()) {
       const auto saved = context->get_saved_variables();
-      result[0] = attention_backward_op().call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4]);
+      result[0] = attention_backward_op().call(grads[0], saved[0], saved[1], saved[2], saved[3]);
     }
     return result;
   }
@@ -205,11 +205,11 @@ Attended attention_autograd(const Tensor& qkv, const Tensor& offsets, const Tens
   return {attended[0], attended[1]};
 }
 
-Tensor attention_backward_autograd(const Tensor& grad_out, const Tensor& qkv, const Tensor& out, const Tensor& lse,
-                                   const Tensor& offsets, const Tensor& bias) {
+Tensor attention_backward_autograd(const Tensor& grad_out, const Tensor& qkv, const Tensor& lse, const Tensor& offsets,
+                                   const Tensor& bias) {
   refuse_gradient("bias", bias, kFrozenBias);
-  refuse_tangents({&grad_out, &qkv, &out, &lse, &bias});
-  return AttendBackward::apply(grad_out, qkv, out, lse, offsets, bias);
+  refuse_tangents({&grad_out, &qkv, &lse, &bias});
+  return AttendBackward::apply(grad_out, qkv, lse, offsets, bias);
 }
 
 }  // namespace
@@ -217,7 +217,7 @@ Tensor attention_backward_autograd(const Tensor& grad_out, const Tensor& qkv, co
 TORCH_LIBRARY_FRAGMENT(compt_fast, library) {
   library.def("packed_attention(Tensor qkv, Tensor offsets, Tensor bias) -> (Tensor out, Tensor lse)");
   library.def(
-      "packed_attention_backward(Tensor grad_out, Tensor qkv, Tensor out, Tensor lse, Tensor offsets, Tensor bias) "
+      "packed_attention_backward(Tensor grad_out, Tensor qkv, Tensor lse, Tensor offsets, Tensor bias) "
       "-> Tensor grad_qkv");
 }
 

@@ -22,17 +22,6 @@ Workspace& workspace() {
   return own;
 }
 
-// Scores to weights, given the logarithm of the denominator; `grads`, of the weights, to those of
-// the scores. Zeros behind the length.
-void soften_backward(float* scores, float* grads, const float* bias, float lse, float delta, int64_t length,
-                     int64_t step) {
-  for (int64_t j = 0; j < step; j += kLanes) {
-    const Vector weight = fast_exp(load(scores + j) + bias_at(bias, j, length) - lse);
-    store(scores + j, weight);
-    store(grads + j, weight * (load(grads + j) - delta));
-  }
-}
-
 // Where one head of one row lies.
 template <typename T>
 struct Place {
@@ -57,7 +46,7 @@ struct Place {
 }  // namespace
 
 template <typename T>
-void attend(const Attention<T>& job, int64_t row, int64_t head) {
+void attend(const Attention<T>& job, T* out, float* lse, int64_t row, int64_t head) {
   using Dot = DotOf<T>;
   Workspace& own = workspace();
   const Place<T> place(job, row, head);
@@ -82,7 +71,7 @@ void attend(const Attention<T>& job, int64_t row, int64_t head) {
       float top = 0;
       const float sum = soften(scores + i * step, place.bias - first - i, size.length, step, top);
       scales[i] = 1 / sum;
-      job.lse[place.lse_at + (first + i) * job.heads] = top + std::log(sum);
+      lse[place.lse_at + (first + i) * job.heads] = top + std::log(sum);
     }
     const Units weights = along(scores, count, size, own.weight_rows);
     product<Dot>(weights, count, size.units_of_length(), v_pairs, wide, wide, block, wide, false);
@@ -91,25 +80,24 @@ void attend(const Attention<T>& job, int64_t row, int64_t head) {
         block[i * wide + d] *= scales[i];
       }
     }
-    store_rows(block, wide, count, size.width, job.out + place.at + first * place.step, place.step);
+    store_rows(block, wide, count, size.width, out + place.at + first * place.step, place.step);
   }
 }
 
 template <typename T>
-void attend_backward(const AttentionGrad<T>& job, int64_t row, int64_t head) {
+void attend_backward(const Attention<T>& job, const T* grad_out, const float* lse, T* grad_qkv, int64_t row,
+                     int64_t head) {
   using Dot = DotOf<T>;
   Workspace& own = workspace();
-  const Attention<T>& forward = job.forward;
-  const Place<T> place(forward, row, head);
+  const Place<T> place(job, row, head);
   const auto& size = place.size;
   const int64_t units = size.units_of_width();
   const int64_t wide = size.wide();
   const int64_t step = size.long_();
-  const T* q = forward.qkv + place.qkv_at;
+  const T* q = job.qkv + place.qkv_at;
   const T* k = q + place.step;
   const T* v = k + place.step;
-  const T* out = forward.out + place.at;
-  const T* g = job.grad_out + place.at;
+  const T* g = grad_out + place.at;
 
   const Units q_rows = rows_of(q, place.qkv_step, size, own.q_rows);
   const Units g_rows = rows_of(g, place.step, size, own.g_rows);
@@ -123,21 +111,15 @@ void attend_backward(const AttentionGrad<T>& job, int64_t row, int64_t head) {
   float* block = own.block.of<float>(kQueries * wide);
   float* k_grad = own.k_grad.of<float>(size.length * wide);
   float* v_grad = own.v_grad.of<float>(size.length * wide);
-  T* q_out = job.grad_qkv + place.qkv_at;
+  T* q_out = grad_qkv + place.qkv_at;
   for (int64_t first = 0; first < size.length; first += kQueries) {
     const int64_t count = std::min(kQueries, size.length - first);
     const bool add = first > 0;
     product<Dot>(rows_from(q_rows, first), count, units, k_turned, step, step, scores, step, false);
     product<Dot>(rows_from(g_rows, first), count, units, v_turned, step, step, grads, step, false);
     for (int64_t i = 0; i < count; ++i) {
-      float delta = 0;
-#pragma omp simd reduction(+ : delta)
-      for (int64_t d = 0; d < size.width; ++d) {
-        const int64_t at = (first + i) * place.step + d;
-        delta += static_cast<float>(g[at]) * static_cast<float>(out[at]);
-      }
       soften_backward(scores + i * step, grads + i * step, place.bias - first - i,
-                      forward.lse[place.lse_at + (first + i) * forward.heads], delta, size.length, step);
+                      lse[place.lse_at + (first + i) * job.heads], size.length, step);
     }
     const int64_t inner = (count + Dot::kPerUnit - 1) / Dot::kPerUnit;
     const int64_t pairs_at = first / Dot::kPerUnit * wide;
@@ -153,9 +135,10 @@ void attend_backward(const AttentionGrad<T>& job, int64_t row, int64_t head) {
   store_rows(v_grad, wide, size.length, size.width, q_out + 2 * place.step, place.qkv_step);
 }
 
-template void attend(const Attention<float>&, int64_t, int64_t);
-template void attend(const Attention<c10::BFloat16>&, int64_t, int64_t);
-template void attend_backward(const AttentionGrad<float>&, int64_t, int64_t);
-template void attend_backward(const AttentionGrad<c10::BFloat16>&, int64_t, int64_t);
+#define INSTANTIATE(T)                                                     \
+  template void attend(const Attention<T>&, T*, float*, int64_t, int64_t); \
+  template void attend_backward(const Attention<T>&, const T*, const float*, T*, int64_t, int64_t);
+INSTANTIATE(float)
+INSTANTIATE(c10::BFloat16)
 
 }  // namespace compt_fast

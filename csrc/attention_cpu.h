@@ -13,22 +13,16 @@ struct Attention {
   int64_t heads;
   int64_t width;
   int64_t reach;
-  T* out;      // (tokens, heads, width)
-  float* lse;  // (tokens, heads)
 };
 
+// One head of one row, of out (tokens, heads, width) and lse (tokens, heads). Everything has been checked; rows are
+// not empty.
 template <typename T>
-struct AttentionGrad {
-  Attention<T> forward;  // whose out and lse are read
-  const T* grad_out;     // (tokens, heads, width)
-  T* grad_qkv;           // (tokens, 3, heads, width)
-};
+void attend(const Attention<T>& job, T* out, float* lse, int64_t row, int64_t head);
 
-// One head of one row. Everything has been checked; rows are not empty.
+// From the gradient of out, grad_out, to that of qkv.
 template <typename T>
-void attend(const Attention<T>& job, int64_t row, int64_t head);
-
-template <typename T>
-void attend_backward(const AttentionGrad<T>& job, int64_t row, int64_t head);
+void attend_backward(const Attention<T>& job, const T* grad_out, const float* lse, T* grad_qkv, int64_t row,
+                     int64_t head);
 
 }  // namespace compt_fast

@@ -231,4 +231,25 @@ inline float soften(float* scores, const float* bias, int64_t length, int64_t st
   return sum_of(sum);
 }
 
+// Scores of one query to its softmax's weights, given the logarithm of the denominator, and `grads`, of the weights, to
+// those of the scores; all with zeros behind the length. The weights are divided by their own sum: where scores are
+// large, a rounded logarithm leaves it off 1 by more than the gradients of a row differ.
+inline void soften_backward(float* scores, float* grads, const float* bias, float lse, int64_t length, int64_t step) {
+  Vector total{};
+  Vector weighed{};
+  for (int64_t j = 0; j < step; j += kLanes) {
+    const Vector weight = fast_exp(load(scores + j) + bias_at(bias, j, length) - lse);
+    store(scores + j, weight);
+    total += weight;
+    weighed += weight * load(grads + j);
+  }
+  const float scale = 1 / sum_of(total);
+  const float mean = sum_of(weighed) * scale;
+  for (int64_t j = 0; j < step; j += kLanes) {
+    const Vector weight = load(scores + j) * scale;
+    store(scores + j, weight);
+    store(grads + j, weight * (load(grads + j) - mean));
+  }
+}
+
 }  // namespace compt_fast

@@ -42,15 +42,20 @@ struct Place {
   const Unit* pairs;
 };
 
-// Weights and the gradients of the weights to those of the scores. Both have zeros behind the length.
-void scores_grad(const float* weights, float* grads, int64_t step) {
-  Vector sum{};
-  for (int64_t j = 0; j < step; j += kLanes) {
-    sum += load(weights + j) * load(grads + j);
-  }
-  const float delta = sum_of(sum);
-  for (int64_t j = 0; j < step; j += kLanes) {
-    store(grads + j, load(weights + j) * (load(grads + j) - delta));
+// Units of the width that are summed before they meet what the others gave: one sum of a whole width would round a
+// large score more than torch's products do.
+constexpr int64_t kStretch = 64;
+
+// The scores, or the gradients of weights, (count, long), of a block's rows from `first` on.
+template <typename Dot>
+void products_with_states(const Units& rows, int64_t first, int64_t count, const Sizes<Dot>& states, const Unit* turned,
+                          float* into) {
+  const Units block = rows_from(rows, first);
+  const int64_t units = states.units_of_width();
+  const int64_t step = states.long_();
+  for (int64_t k = 0; k < units; k += kStretch) {
+    const Units stretch{block.data + k * block.inner_step, block.row_step, block.inner_step};
+    product<Dot>(stretch, count, std::min(kStretch, units - k), turned + k * step, step, step, into, step, k > 0);
   }
 }
 
@@ -90,7 +95,7 @@ void read_states(const Reading<T>& job, T* out, float* lse, int64_t row) {
   float* block = own.block.of<float>(kQueries * wide);
   for (int64_t first = 0; first < place.queries.length; first += kQueries) {
     const int64_t count = std::min(kQueries, place.queries.length - first);
-    product<Dot>(rows_from(q_rows, first), count, size.units_of_width(), place.turned, step, step, scores, step, false);
+    products_with_states(q_rows, first, count, size, place.turned, scores);
     float scales[kQueries];
     for (int64_t i = 0; i < count; ++i) {
       float top = 0;
@@ -118,7 +123,6 @@ void read_states_backward(const Reading<T>& job, const T* grad_out, const float*
   const auto& size = place.states;
   const int64_t wide = size.wide();
   const int64_t step = size.long_();
-  const int64_t units = size.units_of_width();
   const T* q = job.queries + place.q_at * job.width;
   const T* g = grad_out + place.q_at * job.width;
   const Units q_rows = rows_of(q, job.width, place.queries, own.q_rows);
@@ -134,15 +138,11 @@ void read_states_backward(const Reading<T>& job, const T* grad_out, const float*
   float* sums = whole ? into : own.states_grad.of<float>(size.length * wide);
   for (int64_t first = 0; first < place.queries.length; first += kQueries) {
     const int64_t count = std::min(kQueries, place.queries.length - first);
-    product<Dot>(rows_from(q_rows, first), count, units, place.turned, step, step, scores, step, false);
-    product<Dot>(rows_from(g_rows, first), count, units, place.turned, step, step, grads, step, false);
+    products_with_states(q_rows, first, count, size, place.turned, scores);
+    products_with_states(g_rows, first, count, size, place.turned, grads);
     for (int64_t i = 0; i < count; ++i) {
-      float* own_scores = scores + i * step;
-      for (int64_t j = 0; j < step; j += kLanes) {
-        const Vector score = load(own_scores + j) + bias_at(job.no_bias.data(), j, size.length);
-        store(own_scores + j, fast_exp(score - lse[place.q_at + first + i]));
-      }
-      scores_grad(own_scores, grads + i * step, step);
+      soften_backward(scores + i * step, grads + i * step, job.no_bias.data(), lse[place.q_at + first + i], size.length,
+                      step);
     }
     const int64_t inner = (count + Dot::kPerUnit - 1) / Dot::kPerUnit;
     const int64_t pairs_at = first / Dot::kPerUnit * wide;

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import matplotlib
+from tables import averages, read
 
 from compt_fast.flags import read_config
-from compt_fast.fleet.results import read_results
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -24,10 +24,8 @@ STYLES = {"pt": ("#0072B2", "o"), "mst": ("#E69F00", "s"), "spp": ("#D55E00", "^
 
 def draw(axes: matplotlib.axes.Axes, folder: Path) -> None:
     """One panel from the finished runs of a run folder."""
-    groups: dict[tuple[str, int], list[float]] = {}
-    for result in read_results(folder):
-        if result.average is not None and result.shots is not None:
-            groups.setdefault((result.method, result.shots), []).append(result.average)
+    found, primary = read([folder])
+    groups = {key: list(averages(seeds, primary).values()) for key, seeds in found.items()}
     for method, (colour, marker) in STYLES.items():
         shots = sorted(k for name, k in groups if name == method)
         means = [statistics.fmean(groups[method, k]) for k in shots]

@@ -84,7 +84,7 @@ def by_kernel(
     norm = table.new_empty(runs, dtype=torch.float32)
     updated = torch.empty_like(healthy, dtype=torch.int8)
     values: dict[str, Any] = {
-        "params": tuple(params),
+        "parameters": tuple(params),
         "grads": tuple(grads),
         "first": tuple(first),
         "second": tuple(second),
@@ -109,6 +109,20 @@ def by_kernel(
     return norm, updated.view(torch.bool)
 
 
+def _apart(grads: Group) -> list[Tensor]:
+    """Each gradient in memory of its own: autograd may give several parameters one and the same.
+
+    `bias_ih` and `bias_hh` of an LSTM, which are added up, get one.
+    """
+    taken: set[int] = set()
+    own = []
+    for grad in grads:
+        at = grad.untyped_storage().data_ptr()
+        own.append(grad.clone() if at in taken else grad)
+        taken.add(at)
+    return own
+
+
 def by_torch(
     params: Group, grads: Group, first: Group, second: Group, table: Tensor, healthy: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -116,6 +130,7 @@ def by_torch(
 
     `table` (R, parameters + 3) float64: the rates, decay, clip, and the steps taken.
     """
+    grads = _apart(grads)  # clipped in place, each once
     norms = [torch.stack(torch._foreach_norm([grad[run] for grad in grads])).norm() for run in range(len(table))]
     norm = torch.stack(norms)
     updated = healthy & norm.isfinite()

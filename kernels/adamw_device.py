@@ -66,7 +66,7 @@ def squares(
 
 @triton.jit
 def _move(
-    params, grads, first, second, partial, row, healthy, norm, updated, run, block, which,
+    parameters, grads, first, second, partial, row, healthy, norm, updated, run, block, which,
     size, number, COUNT: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
     BETA1: tl.constexpr, BETA2: tl.constexpr, EPSILON: tl.constexpr,
 ):  # fmt: skip
@@ -76,7 +76,7 @@ def _move(
     place = run.to(tl.int64) * size + e
     m_place = _choose(first, which, COUNT) + place
     v_place = _choose(second, which, COUNT) + place
-    p_place = _choose(params, which, COUNT) + place
+    p_place = _choose(parameters, which, COUNT) + place
     g = tl.load(_choose(grads, which, COUNT) + place, mask=there, other=0.0)
     m = tl.load(m_place, mask=there, other=0.0)
     v = tl.load(v_place, mask=there, other=0.0)
@@ -103,7 +103,7 @@ def _move(
 
 @triton.jit
 def update(
-    params,
+    parameters,
     grads,
     first,
     second,
@@ -131,11 +131,11 @@ def update(
     row = table + run * (COUNT + 4)
     if which < EVEN:
         _move(
-            params, grads, first, second, partial, row, healthy, norm, updated, run, block, which,
+            parameters, grads, first, second, partial, row, healthy, norm, updated, run, block, which,
             size // 4 * 4, number, COUNT, PARTS, BLOCK, BETA1, BETA2, EPSILON,
         )  # fmt: skip
     else:
         _move(
-            params, grads, first, second, partial, row, healthy, norm, updated, run, block, which,
+            parameters, grads, first, second, partial, row, healthy, norm, updated, run, block, which,
             size, number, COUNT, PARTS, BLOCK, BETA1, BETA2, EPSILON,
         )  # fmt: skip

@@ -12,6 +12,7 @@ from .tiles import (
     router_weights,
     rows_times,
     switched,
+    target_tokens,
     tile_of,
     used_rows,
 )
@@ -54,7 +55,7 @@ def spread(
     t = tl.arange(0, TB)
     slot = run * T + t
     n = tl.arange(0, NB1)
-    length = 2 * M if COMPOSITION == "scp" else M
+    length = target_tokens(COMPOSITION, M)
     alpha = tl.load(gates + slot * 2, mask=t < T, other=0.0)
     beta = tl.load(gates + slot * 2 + 1, mask=t < T, other=0.0)
     if COMPOSITION == "inside" and PRIVATES > 0:
@@ -131,6 +132,7 @@ def _router_gradient(
         elif NORMALISER == "softmax":
             dz = raw * (g - tl.sum(raw * g, axis=1)[:, None]) / tau
         else:
+            tl.static_assert(NORMALISER == "sparsemax", "unknown normaliser")
             support = candidate & (raw != 0)
             size = tl.maximum(tl.sum(support.to(tl.float32), axis=1), 1.0)
             mean = tl.sum(tl.where(support, g, 0.0), axis=1) / size
@@ -152,6 +154,7 @@ def _gate_gradient(gate_grad, run, t, d_alpha, d_beta, alpha, beta, T: tl.conste
             tl.store(gate_grad + (run * T + t) * 2, d_alpha, mask=t < T)
             tl.store(gate_grad + (run * T + t) * 2 + 1, d_beta, mask=t < T)
         else:
+            tl.static_assert(GATES == "learned-global", "unknown gates")
             tl.store(gate_grad + run * 2, tl.sum(d_alpha, axis=0))
             tl.store(gate_grad + run * 2 + 1, tl.sum(d_beta, axis=0))
 

@@ -12,6 +12,7 @@ from .tiles import (
     router_weights,
     rows_times,
     switched,
+    target_tokens,
     tile_of,
     used_rows,
 )
@@ -143,7 +144,7 @@ def _compose_piece(
     """The targets of all tasks of a run, of one tile of tokens and one of d."""
     t = tl.arange(0, TB)
     slot = run * T + t
-    length = 2 * M if COMPOSITION == "scp" else M
+    length = target_tokens(COMPOSITION, M)
     for start in range(0, BM * BN, CHUNK):
         e = start + tl.arange(0, CHUNK)
         token = token_tile * BM + e // BN
@@ -173,7 +174,7 @@ def _compose_piece(
         elif COMPOSITION == "inside" and PRIVATES > 0:
             w = tl.load(weights + slot * NW + N, mask=t < T, other=0.0)[:, None]
             tl.store(out, (mixture + w * own).to(kind), mask=both)
-        else:  # alpha and beta are 1 where there are no gates, absent terms 0
+        else:  # alpha and beta are 1 where there are no gates, absent terms 0; `target_tokens` knows all compositions
             tl.store(out, (alpha * own + beta * mixture).to(kind), mask=both)
 
 

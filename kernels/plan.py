@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any
 
 PRODUCTS = ("fp32", "tf32x3", "tf32", "bf16")
 """How matrix products multiply: by fused multiply-adds, or by tensor cores after rounding. All of
 them add up in fp32; tf32x3 gets about fp32's precision from three tf32 products."""
+COMPUTED: dict[str, tuple[str, ...]] = {
+    "composition": ("spp", "scp", "pt", "mst", "inside"),
+    "encoder": ("mlp", "linear", "none"),
+    "encoded": ("both",),
+    "sharing": ("per-prompt", "per-role", "shared"),
+    "router": ("direct", "constant"),
+    "normaliser": ("constant", "softmax", "sparsemax", "sigmoid"),
+    "gates": ("none", "fixed", "learned", "learned-global", "tied"),
+    "mask": ("none", "before", "after"),
+    "products": PRODUCTS,
+}
+"""What the kernels compute, by the settings of a shape and of a plan. What is not listed goes to the formula; whoever
+adds a value adds a branch to the kernels, whose last one refuses at compile time what none before it knows.
+"""
+MAX_TASKS = 128
+MAX_WEIGHTS = 32
 LONG = 32
 """Up to so many rows a tile is bound by the weights it loads; beyond, registers and its rows count too."""
 
@@ -45,10 +61,11 @@ class Plan:
     """One cohort's sizes and kinds; R, the number of runs, is not among them.
 
     tasks T, sources N, privates (T, or 0 without private prompts), length m, d, hidden h (0 but for
-    `mlp`). encoder: mlp, linear or none. per_prompt: each prompt owns its encoder, else one a role;
-    shared: one for both roles. normaliser: constant, softmax, sparsemax, sigmoid; tau divides the
-    logits of a softmax. gates: none, fixed, learned, learned-global, tied. mask: none, before, after;
-    private_on: the private prompts are not masked.
+    `mlp`). The words are those of `COMPUTED`. per_prompt: each prompt owns its encoder, else one a role;
+    shared: one for both roles. tau divides the logits of a softmax; private_on: the private prompts are
+    not masked.
+
+    Raises `ValueError` for a word that `COMPUTED` has not.
     """
 
     composition: str
@@ -70,12 +87,18 @@ class Plan:
     products: str
     tiles: Tiles = Tiles()
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            known, value = COMPUTED.get(field.name), getattr(self, field.name)
+            if known is not None and value not in known:
+                raise ValueError(f"no kernel computes {field.name} {value!r}, but {', '.join(known)}")
+
     @classmethod
     @lru_cache
     def parsed(cls, text: str) -> Plan:
         """The plan whose `text` this is."""
-        fields = json.loads(text)
-        return cls(**fields | {"tiles": Tiles(**fields["tiles"])})
+        values = json.loads(text)
+        return cls(**values | {"tiles": Tiles(**values["tiles"])})
 
     @property
     def text(self) -> str:

@@ -23,6 +23,8 @@ def router_weights(
     candidate = (t < T) & (n < NW)
     if MASK == "before":
         candidate = candidate & (tl.load(keep + n, mask=n < NW, other=0.0) != 0)
+    else:
+        tl.static_assert(MASK == "none" or MASK == "after", "unknown mask")
     if NORMALISER == "constant":
         count = tl.sum(candidate.to(tl.float32), axis=1)[:, None]
         w = tl.where(candidate, 1.0 / tl.maximum(count, 1.0), 0.0)
@@ -39,6 +41,7 @@ def router_weights(
                 total = tl.sum(e, axis=1)[:, None]
                 w = e / tl.where(total == 0, 1.0, total)  # no candidate: no weight
             else:
+                tl.static_assert(NORMALISER == "sparsemax", "unknown normaliser")
                 w = sparsemax(z, candidate, n, NW)
     return w, candidate
 
@@ -67,6 +70,8 @@ def switched(w, keep, NW: tl.constexpr, NB: tl.constexpr, MASK: tl.constexpr):
     if MASK == "after":
         n = tl.arange(0, NB)[None, :]
         w = w * tl.load(keep + n, mask=n < NW, other=0.0)
+    else:
+        tl.static_assert(MASK == "none" or MASK == "before", "unknown mask")
     return w
 
 
@@ -89,10 +94,23 @@ def gate_pair(gates, run, t, T: tl.constexpr, GATES: tl.constexpr):
         alpha = 1.0 / (1.0 + tl.exp(-tl.load(gates + run * T + t, mask=t < T, other=0.0)))
         beta = 1.0 - alpha
     else:
+        tl.static_assert(GATES == "learned" or GATES == "learned-global", "unknown gates")
         row = run * T + t if GATES == "learned" else run + 0 * t
         alpha = 1.0 / (1.0 + tl.exp(-tl.load(gates + row * 2, mask=t < T, other=0.0)))
         beta = 1.0 / (1.0 + tl.exp(-tl.load(gates + row * 2 + 1, mask=t < T, other=0.0)))
     return alpha, beta
+
+
+@triton.jit
+def target_tokens(COMPOSITION: tl.constexpr, M: tl.constexpr):
+    """Tokens of a target prompt; no kernel gets past here with a composition that none knows."""
+    if COMPOSITION == "scp":
+        length = 2 * M
+    else:
+        mixes: tl.constexpr = COMPOSITION == "spp" or COMPOSITION == "mst" or COMPOSITION == "inside"
+        tl.static_assert(mixes or COMPOSITION == "pt", "unknown composition")
+        length = M
+    return length
 
 
 @triton.jit
@@ -160,6 +178,7 @@ def multiply(a, b, total, PRODUCTS: tl.constexpr):
     elif PRODUCTS == "fp32":
         total = tl.dot(a, b, total, input_precision="ieee")
     else:
+        tl.static_assert(PRODUCTS == "tf32" or PRODUCTS == "tf32x3", "unknown products")
         total = tl.dot(a, b, total, input_precision=PRODUCTS)
     return total
 

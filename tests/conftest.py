@@ -13,6 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# On a GPU torch refuses products in deterministic mode, which some tests switch on, without it.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest
 import torch
@@ -22,6 +24,29 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In CI a skip that the machine does not force fails the run.
+
+    What a dependency is about to take away is mended before it goes, and so its warning is an error; but of versions
+    that nobody has tried yet, a new warning says nothing about this code.
+    """
+    from tests.helpers import skips
+    from tests.helpers.versions import untried
+
+    config.pluginmanager.register(skips)
+    if not untried(REPOSITORY / "constraints.txt"):
+        for category in ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning"):
+            config.addinivalue_line("filterwarnings", f"error::{category}")
+
+
+def pytest_report_header() -> str:
+    """Which warnings are errors."""
+    from tests.helpers.versions import untried
+
+    other = untried(REPOSITORY / "constraints.txt")
+    return f"deprecations are no errors: {', '.join(other)} untried" if other else "deprecations are errors"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from compt_fast import cli
-from compt_fast.commandline import CommandLine
+from compt_fast.commandline import UNSUPPORTED, CommandLine
+from tests.helpers.jobs import spawn
 
 
 def said(capsys: pytest.CaptureFixture[str], command: str, line: list[str]) -> str:
@@ -28,7 +29,16 @@ def said(capsys: pytest.CaptureFixture[str], command: str, line: list[str]) -> s
         ("train", ["--lr_source=1"], "Did you mean '--lr-source'?"),
         ("train", ["--noprefix"], "Did you mean '--no-prefix'?"),
         ("train", ["--zzzz"], "unknown flag '--zzzz'. (compt-fast train --help explains every flag)"),
-        ("train", ["rte"], "unexpected argument 'rte'"),
+        ("train", ["--lr", "1"], "Did you mean '--lr-source' or '--lr-private' or '--lr-router'?"),
+        ("train", ["--learning-rate=1"], "Did you mean '--lr-source' or '--lr-private' or '--lr-router'?"),
+        ("train", ["--num_train_epochs=1"], "Did you mean '--epochs'?"),
+        ("evaluate", ["runs/a", "--output-dir=b"], "Did you mean '--out'?"),
+        ("train", ["rte"], "unexpected argument 'rte' (compt"),
+        ("train", ["--eval-size", "3", "4"], "unexpected argument '4' (compt"),
+        ("train", ["--seeds", "0", "1", "2"], "unexpected argument '1'; lists are written with commas and no blanks: "),
+        ("train", ["--seeds", "0", "1", "2", "--steps=1"], "no blanks: --seeds 0,1,2 (compt"),
+        ("train", ["--tasks=rte,", "cola"], "no blanks: --tasks rte,cola (compt"),
+        ("evaluate", ["runs/a", "--runs", "b", "c"], "no blanks: --runs b,c (compt"),
         ("train", ["--seeds"], "argument --seeds: expected one argument (compt-fast train --help"),
         ("report", ["runs/a", "--outt", "b"], "unknown flag '--outt'. Did you mean '--out'?"),
         ("evaluate", ["runs/a", "--mask", "each"], "unknown flag '--mask'. Did you mean '--masks'?"),
@@ -52,6 +62,35 @@ def test_every_command_reads_its_line_so() -> None:
         assert source is not None
         of = Path(source).parent.glob("*.py") if source.endswith("__init__.py") else [Path(source)]
         assert any("CommandLine(" in path.read_text(encoding="utf-8") for path in of), name
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_names_the_command(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also as `python -m compt_fast.NAME`, where the script's own name is that of its file."""
+    monkeypatch.setattr("sys.argv", [f"{name}.py"])
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module(f"compt_fast.{name}").main(["--help"])
+    assert left.value.code == 0 and capsys.readouterr().out.startswith(f"usage: compt-fast {name} ")
+
+
+def test_windows_is_refused_in_words() -> None:
+    """And before anything is imported that Windows has not."""
+    code = (
+        "import sys\n"
+        "import importlib\n"
+        "import compt_fast.errors, rich, safetensors, yaml\n"
+        "sys.modules['fcntl'] = sys.modules['resource'] = None\n"
+        "sys.platform = 'win32'\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n"
+        "        importlib.import_module('compt_fast.' + name).main(['--help'])\n"
+        "    except SystemExit as left:\n"
+        "        print(name, left.code)\n"
+    )
+    done = spawn(code, *cli.COMMANDS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:-1] == [f"{name} 2" for name in cli.COMMANDS]
+    assert done.stderr == f"error: {UNSUPPORTED}\n" * len(cli.COMMANDS)
 
 
 def test_values_that_begin_with_a_dash() -> None:

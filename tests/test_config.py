@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ PUBLISHED = {
 STORED = {"pi": ("random", "stored")} | dict.fromkeys(("sil", "sip", "silp"), ("stored", "random"))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_presets_are_those_of_the_papers(name: str) -> None:
     config = resolve(choice(method=name), tasks=8, d_model=32)
     composition, sources, private, length, rates = PUBLISHED[name]
@@ -51,6 +52,34 @@ def test_presets_are_those_of_the_papers(name: str) -> None:
     assert (config.weight_decay, config.clip_norm, config.warmup) == (0.01, 1.0, 0.2)
 
 
+def test_the_papers_train_the_tasks_of_their_baselines_each_alone() -> None:
+    """ComPT, section 4.1: "independently"; the joint form of `pt` is a method of its own."""
+    assert {name for name, preset in PRESETS.items() if preset.apart} == {"pt", "p", "pi"}
+    assert replace(PRESETS["pt-joint"], apart=True) == PRESETS["pt"]
+    assert PRESETS.keys() == {*PUBLISHED, "pt-joint"}
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "rates"),
+    [
+        ("slpn", {}, {"shared_encoder": 0.15, "source_encoder": 0.15, "private_encoder": 0.07}),
+        ("slpn", {"lr_source": 0.0}, {"shared_encoder": 0.0}),
+        ("slpn", {"lr_source": 0.0, "lr_encoder": 0.01}, {"source": 0.0, "shared_encoder": 0.01}),
+        ("spp", {"lr_encoder": 0.0}, {"source": 0.07, "source_encoder": 0.0, "private_encoder": 0.0, "router": 0.1}),
+    ],
+)
+def test_encoders_learn_at_their_own_rate_or_that_of_what_they_encode(
+    method: str, changes: dict[str, Any], rates: dict[str, float]
+) -> None:
+    config = resolve(choice(method=method, **changes), tasks=8, d_model=32)
+    assert {group: config.rate(group) for group in rates} == rates
+
+
+def test_a_rate_of_encoders_means_nothing_without_encoders() -> None:
+    for changes in ({"method": "sil"}, {"method": "pi"}, {"encoder": "none"}):
+        assert resolve(choice(lr_encoder=0.1, **changes), tasks=8, d_model=32).lr_encoder is None
+
+
 @pytest.mark.parametrize(
     ("shots", "epochs", "expected"),
     [(8, None, 60), (10, None, 60), (11, None, 30), (None, None, 30), (8, 7, 7), (32, 7, 7)],
@@ -63,14 +92,15 @@ def test_flags_override_a_preset_but_for_what_it_ignores() -> None:
     changes = {"sources": 7, "gates": "tied", "router": "constant", "lr_source": 0.5}
     spp = resolve(choice(**changes), tasks=8, d_model=32)
     assert (spp.sources, spp.gates, spp.router, spp.lr_source) == (7, "tied", "constant", 0.5)
-    pt = resolve(choice(method="pt", **changes), tasks=8, d_model=32)
+    pt = resolve(choice(method="pt-joint", **changes), tasks=8, d_model=32)
     assert (pt.sources, pt.gates, pt.router) == (0, "fixed", "direct")
     slpn = resolve(choice(method="slpn", gates="tied"), tasks=8, d_model=32)
     assert (slpn.sources, slpn.gates) == (8, "fixed")
     inert = {"sources", "gates", "router", "normalisation", "lr_router", "source_init"}
     assert ignored_fields(PRESETS["mst"]) == inert | {"lr_private", "private_init"}
     assert ignored_fields(PRESETS["pt"]) == inert | {"lr_source"}
-    assert ignored_fields(PRESETS["pi"]) == inert | {"lr_source", "private_init"}
+    encoders = {"encoder", "encoder_hidden", "encoder_sharing", "lr_encoder"}
+    assert ignored_fields(PRESETS["pi"]) == inert | {"lr_source", "private_init"} | encoders
     assert ignored_fields(PRESETS["slpn"]) == {"gates"}
     assert ignored_fields(PRESETS["sip"]) == {"gates", "sources", "source_init", "lr_source"}
 

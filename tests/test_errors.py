@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from compt_fast.errors import InputError, unknown
+import pytest
+
+from compt_fast.errors import InputError, exit_code, shown, unknown
 
 
 def test_the_near_miss_is_named() -> None:
@@ -13,3 +15,27 @@ def test_the_near_miss_is_named() -> None:
 
 def test_without_a_near_miss_all_are_listed() -> None:
     assert str(unknown("suite", "xyz", ["glue", "set2"])) == ("unknown suite 'xyz'. Known: glue, set2.")
+
+
+def test_a_word_that_is_sought_may_be_long() -> None:
+    message = str(unknown("suite", "glue" * 100_000, ["glue"]))
+    assert message.startswith("unknown suite 'glueglue") and "(400,002 characters)" in message and len(message) < 200
+
+
+def test_a_value_is_shown_in_bounds() -> None:
+    assert shown([1, "a"]) == "[1, 'a']"
+    assert shown("a" * 200) == "'" + "a" * 49 + "..." + "a" * 24 + "' (202 characters)"
+
+
+def test_what_a_disk_refuses_is_said_with_its_file(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        raise PermissionError(13, "Permission denied", "runs/a")
+
+    assert exit_code(work) == 2
+    assert capsys.readouterr().err == "error: runs/a: Permission denied\n"
+
+    def bug() -> int:
+        raise OSError("no file is named")
+
+    with pytest.raises(OSError, match="no file is named"):
+        exit_code(bug)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -30,7 +31,7 @@ def trained(tiny_t5: Path, toys: list[Path], tmp_path_factory: pytest.TempPathFa
     chosen = jobs.settings(
         tiny_t5,
         toys,
-        method="spp,pt",
+        method="spp,pt-joint",
         gates="input",
         lr_private="0.05,1e30",
         select="best",
@@ -48,7 +49,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 
 
 RUN = "spp-n3-k4-s0-lr-private0.05"
-OTHER = "pt-k4-s0-lr-private0.05"
+OTHER = "pt-joint-k4-s0-lr-private0.05"
 
 
 def test_it_repeats_the_numbers(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +198,7 @@ MANIFEST = f"prompts/{RUN}/manifest.json"
         ),
         (
             edit("config.json", lambda c: c["flags"].update(exclude=["toy_b"])),
-            "those of the run folder's config.json are toy_a",
+            "results.json: the results of another job",
         ),
     ],
 )
@@ -227,6 +228,85 @@ def test_prompts_of_another_trunk(
     assert message in said
     if size == "wide":
         assert "prompts of d_model 32 do not fit trunk" in said and "of d_model 64" in said
+
+
+def labelled(path: Path, rows: list[tuple[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"sentence": text, "label": label}) + "\n" for text, label in rows))
+    return path
+
+
+def test_other_rows_of_a_task_files_task(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are scored, all of them, and what was predicted for each can be had."""
+    rows = [("man sees dog", 0), ("good book", 1), ("bad film", 0)] * 5
+    labelled(tmp_path / "new/toy_a/test.jsonl", rows)
+    out, table = tmp_path / "scores.json", tmp_path / "rows.csv"
+    line = [str(trained), f"--data={tmp_path / 'new'}", f"--out={out}", f"--predictions={table}"]
+    assert evaluate.main(line) == 0
+    said = capsys.readouterr().out
+    assert f"not scored, as {tmp_path / 'new'} has no folder of them: toy_b" in said and "same numbers" not in said
+    runs = json.loads(out.read_text())["runs"]
+    with table.open(newline="") as opened:
+        records = list(csv.DictReader(opened))
+    for run in runs:
+        (entry,) = run["tasks"].values()
+        own = [record for record in records if record["run"] == run["id"]]
+        right = sum(record["gold"] == record["prediction"] for record in own)
+        assert entry["n"] == len(own) == 15 and entry["scores"]["accuracy"] == pytest.approx(100 * right / 15)
+        assert [(r["task"], r["row"], r["gold"]) for r in own[:2]] == [("toy_a", "1", "bad"), ("toy_a", "2", "good")]
+        assert own[1]["input"] == "toy_a: sentence: good book"
+        assert own[1]["where"] == f"{tmp_path / 'new/toy_a/test.jsonl'}:2"
+
+
+def test_predictions_are_those_of_the_scores(trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert evaluate.main([str(trained), f"--runs={RUN}", f"--predictions={path}"]) == 0
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    (run,) = (run for run in jobs.results(trained)["runs"] if run["id"] == RUN)
+    for name, entry in run["tasks"].items():
+        counts: dict[str, dict[str, int]] = {}
+        for record in (record for record in records if record["task"] == name):
+            of = counts.setdefault(record["gold"], {})
+            of[record["prediction"]] = of.get(record["prediction"], 0) + 1
+        assert counts == entry["predictions"]
+
+
+def test_a_labelled_file_of_the_only_task(tiny_t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy = jobs.toy_task(tmp_path / "toys")
+    out = tmp_path / "run"
+    assert train.main(jobs.arguments(jobs.settings(tiny_t5, [toy], method="pt"), out)) == 0
+    file, scores = labelled(tmp_path / "new.jsonl", [("a dog", 1), ("", 0), ("a cat", 1)]), tmp_path / "scores.json"
+    line = [str(out), f"--data={file}", f"--out={scores}"]
+    assert "new.jsonl:2: column 'sentence' is empty" in error_of(capsys, evaluate.main, line)
+    assert evaluate.main([*line, "--skip-empty"]) == 0
+    (run,) = json.loads(scores.read_text())["runs"]
+    assert run["tasks"]["toy"]["n"] == 2
+    assert evaluate.main([*line, "--skip-empty", "--eval-size=1"]) == 0
+    assert json.loads(scores.read_text())["runs"][0]["tasks"]["toy"]["n"] == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["--data=TMP"], "there is no folder of any of the tasks (toy_a, toy_b)"),
+        (["--data-root=TMP"], "none of the tasks (toy_a, toy_b) is read there"),
+        (["--predictions=TMP/a.txt"], "a.txt: a file of predictions ends in .jsonl or .csv"),
+        (["--predictions=TMP/none/a.csv"], "a.csv: there is no folder"),
+        (["--predictions=TMP/a.csv", "--masks=each"], "leave out --masks"),
+        (["--data=TMP", "--masks=each"], "leave out --data"),
+    ],
+)
+def test_rows_and_files_that_cannot_be(
+    line: list[str], message: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(trained), *(flag.replace("TMP", str(tmp_path)) for flag in line)]
+    assert message in error_of(capsys, evaluate.main, argv)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_runs_prompts_are_no_run_folder(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = error_of(capsys, evaluate.main, [str(trained / "prompts" / RUN)])
+    assert f"name its run folder, {trained} --runs {RUN}" in said
 
 
 def test_scores_that_cannot_be_written(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,22 @@ def test_comma_lists_and_switches() -> None:
         (["--seeds", "1,2,1"], "--seeds names 1 twice"),
         (["--lr-source", "0.1,0.10"], "--lr-source names 0.1 twice"),
         (["--steps", "3", "--epochs", "2"], "--steps and --epochs exclude each other"),
+        (["--sources", "-1"], "--sources must be a number of source prompts, not -1; .* sln and slpn take one a task"),
+        (["--sources=3,-2"], "--sources must be a number of source prompts, not -2"),
         (["--runs-at-once", "0"], "--runs-at-once must be above 0, not 0"),
+        (["--source-steps", "0"], "--source-steps must be above 0, not 0"),
+        (["--seeds", "0_1"], "--seeds takes a whole number, not '0_1'"),
+        (["--seeds", "\uff11"], "--seeds takes a whole number, not '\uff11'"),
+        (["--seeds", "9" * 5000], r"--seeds takes a whole number, not '9+\.\.\.9+' \(5,002 characters\)"),
+        (["--lr-source", "1e999"], "--lr-source takes a finite number"),
+        (["--suite", "a\0"], r"--suite: 'a\\x00' is no value"),
+        (["--out", "a\0"], r"--out: 'a\\x00' holds a NUL character"),
+        (["--store", "a" * 256], "--store: 'a+.* is too long"),
+        (["--encoder-hidden", "100001"], "--encoder-hidden is a number from 0 to 100,000, not 100,001"),
+        (
+            ["--seeds", ",".join(map(str, range(3000))), "--shots", "8,16,32", "--method", "pt,spp"],
+            r"2 --method \* 3 --shots \* 3,000 --seeds make 18,000 runs; a job has up to 10,000",
+        ),
         (["--eval-size", "-1"], "--eval-size must be above 0, not -1"),
         (["--eval-batch-size", "0"], "--eval-batch-size must be above 0"),
         (["--checkpoint-every", "0"], "--checkpoint-every must be above 0"),
@@ -117,8 +132,11 @@ def test_a_run_folders_config_gives_its_flags_back(tmp_path: Path) -> None:
         ("a.yaml", "seeds: true", "a.yaml: seeds takes a whole number, not 'True'"),
         ("a.yaml", "seeds: []", "a.yaml: seeds is empty"),
         ("a.yaml", "seeds: [[1]]", "a.yaml: seeds: .* is no value"),
+        ("a.yaml", "tasks: true", "a.yaml: tasks: True is no value"),
+        ("a.yaml", "suite: {a: 1}", "a.yaml: suite: {'a': 1} is no value"),
+        ("a.yaml", "suite: 2001-01-01", "a.yaml: suite: datetime.date.* is no value"),
         ("a.yaml", "prefix: 3", "a.yaml: prefix must be true or false, not 3"),
-        ("a.txt", "seeds = 1", "ends in .toml, .yaml or .json"),
+        ("a.txt", "seeds = 1", "must end in .toml, .yaml, .yml or .json"),
     ],
 )
 def test_wrong_configuration_files(name: str, text: str, message: str, tmp_path: Path) -> None:
@@ -132,7 +150,7 @@ def test_a_configuration_file_that_is_not_there_or_not_utf8(tmp_path: Path) -> N
     with pytest.raises(InputError, match="cannot be read"):
         read_config(tmp_path / "none.toml")
     (tmp_path / "latin.yaml").write_bytes("out: caf\xe9".encode("latin-1"))
-    with pytest.raises(InputError, match="not well-formed yaml"):
+    with pytest.raises(InputError, match="latin.yaml:1: not UTF-8"):
         read_config(tmp_path / "latin.yaml")
 
 

@@ -129,9 +129,13 @@ def test_an_install_builds_the_extension_for_the_torch_that_is_there(
     isolation.mkdir()
     (isolation / "torch.py").write_text("raise ImportError('the build imports torch')\n")
     monkeypatch.setenv("PYTHONPATH", str(isolation))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # no library is taken over from there
     pip_install(environment, "--editable", copy)
-    monkeypatch.delenv("PYTHONPATH")
     native = copy / "compt_fast" / "native"
+    built = (native / "ops.so").stat().st_mtime_ns
+    pip_install(environment, "--editable", copy)
+    assert (native / "ops.so").stat().st_mtime_ns == built, "compiled a second time"
+    monkeypatch.delenv("PYTHONPATH")
     assert sorted(path.name for path in native.glob("ops.*")) == sorted(BUILT)
     code = "from compt_fast import native; print(native.load(), native.status().path)"
     said = run([environment / "bin" / "python", "-c", code], tmp_path, XDG_CACHE_HOME="/dev/null")

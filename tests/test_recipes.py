@@ -30,7 +30,7 @@ NINE = {"p", "pi", "sl", "slp", "sln", "slpn", "sil", "sip", "silp"}
 
 def planned(flags: Flags, d_model: int) -> list[Run]:
     tasks = resolve_tasks(flags["suite"], flags["tasks"], flags["include"], flags["exclude"], [])
-    return plan_runs(flags, tasks=len(tasks), d_model=d_model, names=[task.name for task in tasks])
+    return plan_runs(flags, tasks=[task.name for task in tasks], d_model=d_model)
 
 
 def runs_of(name: str, *, mini: bool = True) -> dict[str, list[Run]]:
@@ -63,7 +63,7 @@ def test_every_recipe_plans(path: Path, mini: bool) -> None:
 
 def test_recipes_mean_what_the_papers_say() -> None:
     (table,) = runs_of("compt-table-1").values()
-    assert len(table) == 4 * 3 * 3
+    assert len(table) == (8 + 3) * 3 * 3, "pt trains each of eight tasks alone"
     assert {(run.config.method, run.config.shots, run.config.seed) for run in table} == {
         (method, shots, seed) for method in ("pt", "mst", "scp", "spp") for shots in (8, 16, 32) for seed in (0, 1, 2)
     }
@@ -72,8 +72,11 @@ def test_recipes_mean_what_the_papers_say() -> None:
         ("spp", 10, None, 5000),
         ("scp", 3, None, 5000),
     ]
-    grid = runs_of("crosspt-figure-11")[""]
-    assert len({(run.config.lr_source, run.config.lr_private) for run in grid}) == 16
+    grids = runs_of("crosspt-figure-11")
+    for job, of_encoders in (("encoder-as-sources", {0.05, 0.1, 0.15, 0.2}), ("encoder-fixed", {0.1})):
+        grid = [run.config for run in grids[job]]
+        assert len({(config.lr_source, config.lr_private) for config in grid}) == 16
+        assert {config.rate("shared_encoder") for config in grid} == of_encoders
     assert {run.config.method for run in runs_of("crosspt-figure-2")["group2"]} == NINE
     labels = runs_of("crosspt-figure-6")[""]
     assert {run.config.label_mode for run in labels} == {"natural", "synthetic", "numeric"}
@@ -167,12 +170,12 @@ def test_a_recipe_of_two_jobs_trains_both(
     line: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "two.toml"
-    path.write_text('[jobs.one]\nmethod = "pt"\n\n[jobs.two]\nmethod = "spp"\nsources = 2\n')
+    path.write_text('[jobs.one]\nmethod = "pt-joint"\n\n[jobs.two]\nmethod = "spp"\nsources = 2\n')
     out = tmp_path / "out"
     given: dict[str, Any] = {"method": None}
     assert train.main([f"--config={path}", *line(out, **given)]) == 0
     assert "job 2 of 2: two" in capsys.readouterr().out
-    assert [run["id"] for run in results(out / "one")["runs"]] == ["pt-k4-s0"]
+    assert [run["id"] for run in results(out / "one")["runs"]] == ["pt-joint-k4-s0"]
     assert [run["id"] for run in results(out / "two")["runs"]] == ["spp-n2-k4-s0"]
 
 

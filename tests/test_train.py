@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from tests.helpers.jobs import Line, equal, error_of
 
 def test_a_job_leaves_a_whole_run_folder(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "[run]"  # brackets are no markup
-    assert train.main(line(out, method="spp,pt,mst", seeds="0,1")) == 0
+    assert train.main(line(out, method="spp,pt-joint,mst", seeds="0,1")) == 0
     said = capsys.readouterr().out
     assert "6 runs (spp, pt, mst), 6 side by side" in said and "2 tasks: toy_a, toy_b" in said
     assert "(accuracy)" in said and "±" in said and f"run folder: {out}" in said
@@ -37,7 +38,7 @@ def test_a_job_leaves_a_whole_run_folder(line: Line, tmp_path: Path, capsys: pyt
         *("prompts", "checkpoints"),
     }
     content = jobs.results(out)
-    assert list(content) == ["format", "environment", "wall_seconds", "runs"]
+    assert list(content) == ["format", "job", "environment", "wall_seconds", "runs"]
     for run in content["runs"]:
         keys = ["id", "method", "sources", "shots", "seed", "status", "tasks", "average"]
         assert list(run) == keys and run["status"] == "finished"
@@ -50,10 +51,19 @@ def test_a_job_leaves_a_whole_run_folder(line: Line, tmp_path: Path, capsys: pyt
         assert manifest["config"]["method"] == run["method"]
         assert len(manifest["trunk_hash"]) == 64 and manifest["d_model"] == 32
     assert [run["id"] for run in content["runs"]] == [
-        *("spp-n3-k4-s0", "spp-n3-k4-s1", "pt-k4-s0", "pt-k4-s1", "mst-n1-k4-s0", "mst-n1-k4-s1")
+        *("spp-n3-k4-s0", "spp-n3-k4-s1", "pt-joint-k4-s0", "pt-joint-k4-s1", "mst-n1-k4-s0", "mst-n1-k4-s1")
     ]
     assert "| spp-n3-k4 | 2 |" in (out / "results.md").read_text()
     assert len(jobs.metrics(out)) == 6 * 4
+
+
+def test_a_job_in_a_thread(line: Line, tmp_path: Path) -> None:
+    """Where no signal handler can be set."""
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(train.main(line(tmp_path / "run", method="pt", steps=1))))
+    thread.start()
+    thread.join()
+    assert codes == [0]
 
 
 def test_the_same_command_gives_the_same_bits(line: Line, tmp_path: Path) -> None:
@@ -63,7 +73,7 @@ def test_the_same_command_gives_the_same_bits(line: Line, tmp_path: Path) -> Non
 
 
 def test_a_run_folders_config_repeats_the_job(line: Line, tmp_path: Path) -> None:
-    assert train.main(line(tmp_path / "one", method="spp,pt", lr_private="0.1")) == 0
+    assert train.main(line(tmp_path / "one", method="spp,pt-joint", lr_private="0.1")) == 0
     config = str(tmp_path / "one" / "config.json")
     assert train.main([f"--config={config}", f"--out={tmp_path / 'two'}"]) == 0
     equal(tmp_path / "one", tmp_path / "two")
@@ -111,7 +121,7 @@ def test_the_embedded_trunk_says_that_it_cannot_read_real_tasks(
 
 
 def test_another_trunk_reads_what_it_likes(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(line(tmp_path / "run", method="pt", steps=1)) == 0
+    assert train.main(line(tmp_path / "run", method="pt-joint", steps=1)) == 0
     assert "note:" not in capsys.readouterr().out
 
 
@@ -128,7 +138,7 @@ def test_files_in_a_folder(tiny_t5: Path, tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_makes_the_exit_code_1(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(line(tmp_path / "run", method="pt", lr_private="0.1,1e30")) == 1
+    assert train.main(line(tmp_path / "run", method="pt-joint", lr_private="0.1,1e30")) == 1
     statuses = [run["status"] for run in jobs.results(tmp_path / "run")["runs"]]
     assert statuses == ["finished", "stopped"]
     assert "lr-private1e+30: stopped, " in capsys.readouterr().out

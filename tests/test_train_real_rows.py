@@ -23,7 +23,7 @@ def check(suite: str, root: Path, model: Path, out: Path) -> None:
     argv += ["--shots=16", "--seeds=0,1", "--steps=2", "--batch-size=4", f"--eval-size={ROWS}"]
     assert train.main([*argv, "--max-source-length=64", f"--out={out}"]) == 0
     runs = jobs.results(out)["runs"]
-    assert [run["id"] for run in runs] == [*("spp-n3-k16-s0", "spp-n3-k16-s1", "pt-k16-s0", "pt-k16-s1")]
+    assert [run["id"] for run in runs] == [*("spp-n3-k16-s0", "spp-n3-k16-s1", "pt-joint-k16-s0", "pt-joint-k16-s1")]
     for run in runs:
         assert list(run["tasks"]) == list(SUITES[suite]) and run["status"] == "finished"
         for name, entry in run["tasks"].items():

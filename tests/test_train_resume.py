@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from compt_fast import evaluate, train
 from compt_fast.fleet import trainer
 from compt_fast.fleet.checkpoint import load_latest
+from compt_fast.fleet.folder import claimed
 from compt_fast.fleet.monitor import Monitor
 from tests.helpers import jobs
 from tests.helpers.jobs import Line, equal, error_of
@@ -24,7 +26,7 @@ from tests.helpers.jobs import Line, equal, error_of
 TOTAL = 8  # steps of the interrupted runs
 FEATURES = {
     "router and selection": {
-        "method": "spp,pt",
+        "method": "spp,pt-joint",
         "router": "relaxed-bernoulli",
         "select": "best",
         "runs_at_once": 1,
@@ -97,13 +99,14 @@ def test_a_job_that_goes_on_says_what_is_done_and_what_is_left(
 ) -> None:
     out = tmp_path / "cut"
     signals(signal.SIGTERM, TOTAL + 3)
-    assert train.main(line(out, method="spp,pt,mst", steps=TOTAL, runs_at_once=1)) == 143
+    assert train.main(line(out, method="spp,pt-joint,mst", steps=TOTAL, runs_at_once=1)) == 143
     said = capsys.readouterr().out
     assert "3 runs (spp, pt, mst), 1 side by side\n" in said and f"\n{3 * TOTAL} steps in all; " in said
     path = next((out / "checkpoints").iterdir())  # as if the first part had taken long
     checkpoint = load_latest(path.parent)
     assert checkpoint is not None
-    state = checkpoint.state | {"wall_seconds": 600.0}
+    state = checkpoint.state | {"wall_seconds": 600.0, "format": 1}  # which had no hashes
+    del state["job"]
     tensors = {f"{run}/{name}": t for run, of in checkpoint.tensors.items() for name, t in of.items()}
     save_file(tensors, path, metadata={"state": json.dumps(state)})
     assert train.main([f"--resume={out}", "--seeds=0,1"]) == 0
@@ -118,7 +121,7 @@ def test_a_job_that_goes_on_says_what_is_done_and_what_is_left(
 
 def test_a_signal_while_runs_are_scored(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of three runs is interrupted in its evaluation."""
-    flags = {"method": "spp,pt,mst", "steps": 3, "eval_batch_size": 4}
+    flags = {"method": "spp,pt-joint,mst", "steps": 3, "eval_batch_size": 4}
     assert train.main(line(tmp_path / "whole", **flags)) == 0
     save, calls = trainer.save_prompts, [0]
 
@@ -151,7 +154,7 @@ def test_a_killed_job_goes_on_with_the_same_bits(name: str, line: Line, tmp_path
 
 @pytest.mark.slow
 def test_a_process_that_gets_sigterm_ends_with_143(line: Line, tmp_path: Path) -> None:
-    argv = line(tmp_path / "cut", steps=TOTAL, method="pt")
+    argv = line(tmp_path / "cut", steps=TOTAL, method="pt-joint")
     done = jobs.spawn(WRAPPER, str(int(signal.SIGTERM)), "2", *argv)
     assert done.returncode == 143 and "interrupted at step 2; go on with" in done.stderr
     assert "Traceback" not in done.stderr
@@ -169,7 +172,7 @@ def test_a_job_goes_on_and_is_scored_again_from_another_working_directory(
     (tmp_path / "here" / "trunk").symlink_to(tiny_t5)
     monkeypatch.chdir(tmp_path / "here")
     signals(signal.SIGINT, 2)
-    chosen = jobs.settings(Path("trunk"), [Path("toy.toml")], method="pt")
+    chosen = jobs.settings(Path("trunk"), [Path("toy.toml")], method="pt-joint")
     assert train.main(jobs.arguments(chosen, Path("run"))) == 130
     monkeypatch.chdir(tmp_path / "there")
     assert train.main(["--resume=../here/run"]) == 0
@@ -229,7 +232,7 @@ def test_a_checkpoint_of_another_job(
     signals: Callable[[int, int], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name, changes in (("pt", {"method": "pt"}), ("longer", {"prompt_length": 3})):
+    for name, changes in (("pt", {"method": "pt-joint"}), ("longer", {"prompt_length": 3})):
         signals(signal.SIGTERM, 1)
         assert train.main(line(tmp_path / name, **changes)) == 143
     signals(signal.SIGTERM, 1)
@@ -239,3 +242,95 @@ def test_a_checkpoint_of_another_job(
         shutil.copy(tmp_path / name / "checkpoints" / own.name, own)
         said = error_of(capsys, train.main, [f"--resume={tmp_path / 'run'}"])
         assert "not a checkpoint of this job" in said
+
+
+@pytest.mark.parametrize("name", ["../../victim", "../..", "/victim", ".hidden", "a/b"])
+def test_ids_that_lead_out_of_the_run_folder(
+    name: str, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "deep" / "run"
+    assert train.main(line(out, method="pt", steps=1)) == 0
+    (tmp_path / "deep" / "victim").mkdir()
+    (tmp_path / "deep" / "victim" / "file").touch()
+    shutil.rmtree(out / "checkpoints")
+    path = out / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"runs": {name: content["runs"]["pt-k4-s0"]}}))
+    said = error_of(capsys, train.main, [f"--resume={out}"])
+    assert f"{path}: {name!r} is no name of a run" in said
+    assert (tmp_path / "deep" / "victim" / "file").exists() and path.exists()
+
+
+def test_names_that_are_too_long_are_found_before_the_first_step(
+    line: Line, tiny_t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = tmp_path.joinpath(*["a" * 200] * 20)
+    said = error_of(capsys, train.main, line(deep.parent / ("b" * (4060 - len(str(deep.parent)))), method="pt"))
+    assert "cannot be written (File name too long)" in said
+    jobs.toy_task(tmp_path, "a" * 230)
+    chosen = jobs.settings(tiny_t5, [tmp_path / f"{'a' * 230}.toml"], method="p", max_source_length=400)
+    said = error_of(capsys, train.main, [*jobs.arguments(chosen, tmp_path / "run"), "--apart"])
+    assert "is too long to be the name of a run" in said and not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    line: Line, tmp_path: Path, signals: Callable[[int, int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = {"method": "spp", "steps": TOTAL, "checkpoint_every": 3}
+    assert train.main(line(tmp_path / "whole", **flags)) == 0
+    signals(signal.SIGTERM, 7)
+    out = tmp_path / "cut"
+    assert train.main(line(out, **flags)) == 143
+    before, latest = sorted((out / "checkpoints").iterdir())
+    content = bytearray(latest.read_bytes())
+    content[-5] ^= 16
+    latest.write_bytes(content)
+    capsys.readouterr()
+    assert train.main([f"--resume={out}"]) == 0
+    said = capsys.readouterr()
+    assert f"note: {latest}: a damaged checkpoint: its content is not what was written" in said.err
+    assert f"going on from {before.name}, the one before it" in said.err and "2 of them left" in said.out
+    equal(out, tmp_path / "whole")
+
+
+def test_a_job_that_died_before_it_had_begun(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".config.json.0a1b2c3d").write_text('{"format": 1,')
+    said = error_of(capsys, train.main, [f"--resume={out}"])
+    assert f"a job ended here before it had begun: give its flags again, with --out {out}" in said
+    assert train.main(line(out, method="pt", steps=1)) == 0
+    assert not (out / ".config.json.0a1b2c3d").exists()
+
+
+def test_a_folder_at_work_is_left_alone(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert train.main(line(out, method="pt", steps=1)) == 0
+    with claimed(out):
+        for argv in ([f"--resume={out}"], line(out, method="pt,spp", steps=1)):
+            assert f"process {os.getpid()} on " in error_of(capsys, train.main, argv)
+
+
+def test_prompts_that_are_gone_are_missed(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert train.main(line(out, method="pt", steps=1)) == 0
+    before = jobs.prompts(out)["pt-k4-s0"]
+    shutil.rmtree(out / "prompts" / "pt-k4-s0")
+    said = error_of(capsys, train.main, [f"--resume={out}"])
+    assert "prompts/pt-k4-s0/manifest.json: not there, though its run has ended" in said
+    shutil.rmtree(out / "checkpoints")
+    assert train.main([f"--resume={out}"]) == 0
+    assert all(torch.equal(t, before[name]) for name, t in jobs.prompts(out)["pt-k4-s0"].items())
+
+
+def test_results_of_another_job_are_refused(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, rate in (("one", "0.1"), ("two", "0.2")):
+        assert train.main(line(tmp_path / name, method="pt", steps=1, lr_private=rate)) == 0
+    shutil.copy(tmp_path / "one" / "results.json", tmp_path / "two" / "results.json")
+    said = error_of(capsys, evaluate.main, [str(tmp_path / "two")])
+    assert "two/results.json: the results of another job" in said
+    assert train.main([f"--resume={tmp_path / 'two'}"]) == 0
+    assert evaluate.main([str(tmp_path / "two")]) == 0
+    path = tmp_path / "two" / "results.json"  # as an earlier version wrote it
+    path.write_text(json.dumps({key: value for key, value in jobs.results(path.parent).items() if key != "job"}))
+    assert evaluate.main([str(tmp_path / "two")]) == 0

@@ -13,9 +13,10 @@ import torch
 
 from compt_fast import evaluate, store, train
 from compt_fast.config import PRESETS
+from compt_fast.errors import InputError
 from compt_fast.fleet.monitor import Monitor
 from compt_fast.fleet.trainer import Trainer
-from compt_fast.prompts.store import PromptStore
+from compt_fast.prompts.store import PromptStore, StoredPrompt
 from tests.helpers import jobs
 from tests.helpers.jobs import Line, equal, error_of
 
@@ -28,10 +29,10 @@ def test_crosspts_nine_configurations_in_one_command(line: Line, tmp_path: Path,
     assert train.main(line(out, method=NINE, shots="2,4", seeds="0,1", source_steps=2, runs_at_once=7)) == 0
     said = capsys.readouterr().out
     assert f"Stage one trains source prompts that the store {out / 'store'} lacks:" in said and "Stage two:" in said
-    assert "36 runs (p, pi, sl, slp, sln, slpn, sil, sip, silp), 7 side by side" in said
+    assert "44 runs (p, pi, sl, slp, sln, slpn, sil, sip, silp), 7 side by side" in said, "p and pi a task each"
     runs = jobs.results(out)["runs"]
-    assert len(runs) == 36 and {run["status"] for run in runs} == {"finished"}
-    assert {run["id"] for run in runs} >= {"pi-k2-s0", "sil-n2-k4-s1", "slpn-n2-k2-s0", "sl-n1-k2-s1"}
+    assert len(runs) == 44 and {run["status"] for run in runs} == {"finished"}
+    assert {run["id"] for run in runs} >= {"pi-k2-s0-toy_b", "sil-n2-k4-s1", "slpn-n2-k2-s0", "sl-n1-k2-s1"}
 
     kept = PromptStore(out / "store")
     assert kept.names() == ["toy_a-m2", "toy_b-m2"]
@@ -57,7 +58,7 @@ def test_crosspts_nine_configurations_in_one_command(line: Line, tmp_path: Path,
 
 def test_every_preset_has_a_stage(line: Line, tmp_path: Path) -> None:
     assert train.main(line(tmp_path / "run", method=",".join(PRESETS), steps=1, source_steps=1)) == 0
-    assert len(jobs.results(tmp_path / "run")["runs"]) == len(PRESETS)
+    assert len(jobs.results(tmp_path / "run")["runs"]) == sum(2 if preset.apart else 1 for preset in PRESETS.values())
 
 
 def test_the_store_is_filled_once_and_used_by_every_job(
@@ -90,21 +91,21 @@ def test_spot_and_lengths_in_one_sweep(line: Line, tmp_path: Path, capsys: Said)
     changes = {"method": "p", "private_init": "random,stored,spot", "prompt_length": "2,3", "source_steps": 2}
     assert train.main(line(tmp_path / "run", **changes)) == 0
     runs = jobs.results(tmp_path / "run")["runs"]
-    assert [run["id"] for run in runs][:3] == [
-        *("p-k4-s0-prompt-length2-private-initrandom", "p-k4-s0-prompt-length2-private-initstored"),
-        "p-k4-s0-prompt-length2-private-initspot",
+    starts = ("random", "stored", "spot")
+    assert [run["id"] for run in runs][:6] == [
+        f"p-k4-s0-prompt-length2-private-init{start}-{task}" for start in starts for task in ("toy_a", "toy_b")
     ]
     assert PromptStore(tmp_path / "run" / "store").names() == ["toy_a-m2", "toy_a-m3", "toy_b-m2", "toy_b-m3"]
     assert {path.name for path in (tmp_path / "run").glob("sources-*")} == {"sources-m2", "sources-m3"}
     assert train.main([f"--resume={tmp_path / 'run'}", "--prompt-length=2,3,4"]) == 0
     assert PromptStore(tmp_path / "run" / "store").names()[2::3] == ["toy_a-m4", "toy_b-m4"]
-    assert len(jobs.results(tmp_path / "run")["runs"]) == 9
+    assert len(jobs.results(tmp_path / "run")["runs"]) == 2 * 9
 
 
 def test_a_prompt_of_another_length_asks_for_a_choice(line: Line, tmp_path: Path, capsys: Said) -> None:
     folder = tmp_path / "store"
-    assert train.main(line(tmp_path / "one", method="pt", prompt_length=5)) == 0
-    assert store.main(["add", f"--store={folder}", str(tmp_path / "one" / "prompts" / "pt-k4-s0")]) == 0
+    assert train.main(line(tmp_path / "one", method="pt-joint", prompt_length=5)) == 0
+    assert store.main(["add", f"--store={folder}", str(tmp_path / "one" / "prompts" / "pt-joint-k4-s0")]) == 0
     argv = line(tmp_path / "two", method="pi", store=folder)
     said = error_of(capsys, train.main, argv)
     assert "toy_a-m5 has 5 tokens and 2 are needed: say --fit-length first, mean-pool, repeat or train" in said
@@ -147,6 +148,28 @@ def test_an_interrupted_stage_goes_on_with_the_same_bits(
     assert f"2 runs ({which}): 0 done, 2 left (2 begun), 2 side by side\n" in capsys.readouterr().out
     equal(out, tmp_path / "whole")
     equal(out / "sources-m2", tmp_path / "whole" / "sources-m2")
+
+
+def test_a_stage_one_that_is_done_is_not_trained_again_where_the_store_lacks_a_part_of_it(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    chosen = {"method": "sil", "source_steps": 2}
+    assert train.main(line(tmp_path / "whole", **chosen)) == 0
+    out, keep = tmp_path / "cut", PromptStore.keep
+
+    def once(self: PromptStore, prompt: StoredPrompt) -> None:
+        if self.names():
+            raise InputError("as if the process had died here")
+        keep(self, prompt)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PromptStore, "keep", once)
+        assert "had died here" in error_of(capsys, train.main, line(out, **chosen))
+    assert PromptStore(out / "store").names() == ["toy_a-m2"]
+    taken = count_steps(monkeypatch)
+    assert train.main([f"--resume={out}"]) == 0
+    assert set(taken) == {"sil-n2-k4-s0"} and not (out / "sources-m2-2").exists()
+    equal(out, tmp_path / "whole")
 
 
 # Sweeps that grow
@@ -206,12 +229,12 @@ def test_an_interrupted_job_can_grow(line: Line, tmp_path: Path, monkeypatch: py
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         interrupt(patch, 6)  # of the second run its second step
-        assert train.main(line(out, method="pt,spp", runs_at_once=1)) == 130
+        assert train.main(line(out, method="pt-joint,spp", runs_at_once=1)) == 130
     assert [run["status"] for run in jobs.results(out)["runs"]] == ["finished", "unfinished"]
     taken = count_steps(monkeypatch)
-    assert train.main(line(out, method="mst,pt,spp", runs_at_once=1)) == 0
+    assert train.main(line(out, method="mst,pt-joint,spp", runs_at_once=1)) == 0
     assert sorted(taken) == sorted(["spp-n3-k4-s0"] * 2 + ["mst-n1-k4-s0"] * 4)
-    assert train.main(line(tmp_path / "whole", method="mst,pt,spp", runs_at_once=1)) == 0
+    assert train.main(line(tmp_path / "whole", method="mst,pt-joint,spp", runs_at_once=1)) == 0
     mine, theirs = jobs.prompts(out), jobs.prompts(tmp_path / "whole")
     assert all(torch.equal(mine[name][part], t) for name, of in theirs.items() for part, t in of.items())
 
@@ -226,8 +249,11 @@ def test_an_interrupted_job_can_grow(line: Line, tmp_path: Path, monkeypatch: py
         ({"source_steps": 0}, "--source-steps must be above 0"),
         ({"source_examples": 0}, "--source-examples must be above 0"),
         ({"fit_length": "mean"}, "unknown value of --fit-length 'mean'. Did you mean 'mean-pool'?"),
-        ({"private_init": "spott", "method": "pt"}, "Did you mean 'spot'"),
-        ({"private_init": "spot", "method": "pt", "source_tasks": "toy_b"}, "spot needs a source task beside toy_b"),
+        ({"private_init": "spott", "method": "pt-joint"}, "Did you mean 'spot'"),
+        (
+            {"private_init": "spot", "method": "pt-joint", "source_tasks": "toy_b"},
+            "spot needs a source task beside toy_b",
+        ),
         ({"lr_source": "0.1", "method": "sip"}, "--lr-source has no meaning"),
     ],
 )

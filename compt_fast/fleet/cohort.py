@@ -14,7 +14,7 @@ from compt_fast.fleet.plan import Run
 from compt_fast.fleet.stored import RunPrompts
 from compt_fast.kernels import moved
 from compt_fast.prompts import fused
-from compt_fast.prompts.bank import LR_GROUP, PromptBank
+from compt_fast.prompts.bank import LR_GROUP, PromptBank, parameter_shapes
 from compt_fast.prompts.compose import Composition, anneal, compose, compose_rows
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.tasks.sampling import EpochOrder
@@ -94,6 +94,7 @@ class Cohort:
             init_range=config.init_range,
             embedding=self.embedding,
             device=self.embedding.device,
+            task=config.task,
         )
         with torch.no_grad():
             for name, values in member.start.items():
@@ -164,6 +165,7 @@ class Cohort:
         now = self.numbers()
         for name, p in self.bank.params.items():
             if p.grad is not None and (frozen := self.frozen(name)):
+                p.grad = p.grad.clone()  # it may be another one's too
                 p.grad[frozen] = 0
         norm, updated = self.optim.step(
             self.bank.params,
@@ -184,10 +186,8 @@ class Cohort:
             _numbers([m.total for m in self.members]),
             _numbers([c.warmup for c in configs]),
         )
-        rates = {
-            group: share * _numbers([getattr(c, f"lr_{group}") for c in configs])
-            for group in ("source", "private", "router")
-        }
+        groups = dict.fromkeys(LR_GROUP[name] for name in parameter_shapes(self.shape))
+        rates = {group: share * _numbers([c.rate(group) for c in configs]) for group in groups}
         decay, clip = ([getattr(c, name) for c in configs] for name in ("weight_decay", "clip_norm"))
         return Numbers(rates, _numbers(decay), _numbers(clip), taken)
 
@@ -195,8 +195,8 @@ class Cohort:
         """The runs that have a rate of 0 for the parameter `name`: it keeps its bits, and its gradient is forgotten, so
         that it does not count when the run's is clipped.
         """
-        rate = f"lr_{LR_GROUP[name]}"
-        return [i for i, member in enumerate(self.members) if getattr(member.run.config, rate) == 0]
+        group = LR_GROUP[name]
+        return [i for i, member in enumerate(self.members) if member.run.config.rate(group) == 0]
 
     @torch.no_grad()
     def prompts(self, index: int) -> RunPrompts:

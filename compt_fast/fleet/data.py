@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from compt_fast.config import RunConfig
 from compt_fast.errors import InputError
 from compt_fast.flags import Flags
-from compt_fast.tasks.sampling import draw_shots, evaluation_indices
+from compt_fast.tasks.sampling import Draw, draw_development, draw_training, evaluation_indices
 from compt_fast.tasks.sources import TaskData
 from compt_fast.tasks.table import Task
-from compt_fast.tasks.text import encode_source, encode_target, label_text, label_texts
+from compt_fast.tasks.text import SourceTokens, encode_target, label_text, label_texts, read_source
+
+Seen = Mapping[str, Sequence[Draw]]
+"""By task: what was drawn of its training rows for the stored prompts that a run starts from."""
+
+
+def seen_nothing(run: object) -> Seen:
+    """What a run that starts from no stored prompts has seen before."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -32,15 +44,44 @@ class ScoredRows:
     golds: list[int | float]
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A row's text before it is cut: all its tokens, those of its texts alone, and how many of these are unknown."""
+
+    length: int
+    tokens: int
+    unknown: int
+
+
+def draw_of(config: RunConfig) -> Draw:
+    """Which rows a run trains on."""
+    return Draw(config.shots, config.seed, config.sampling, config.max_train)
+
+
+def _known(data: TaskData, draws: Sequence[Draw]) -> np.ndarray:
+    """The training rows of a task, by index, that are among the `draws`."""
+    known = np.zeros(len(data.train.labels), dtype=bool)
+    for draw in draws:
+        with suppress(InputError):  # where there are too few rows for it, it was drawn from others
+            known[draw_training(data.train.labels, data.task, draw, development=False)] = True
+    return np.flatnonzero(known)
+
+
 class JobData:
-    """Draws and encodes rows; a text is encoded once however many runs use it."""
+    """Draws and encodes rows; a text is encoded once however many runs use it.
+
+    `measures` are those of the rows encoded so far, by the index of their task, whether they are of its training
+    split, and their index there.
+    """
 
     def __init__(self, tasks: list[TaskData], flags: Flags, tokenizer: Any) -> None:
         self.tasks = tasks
         self.tokenizer = tokenizer
-        self._prefix = flags["prefix"]
-        self._max_length = flags["max_source_length"]
+        self.prefix = flags["prefix"]
         self._eval_size = flags["eval_size"]
+        self._selects = flags["select"] == "best"
+        self.max_length = flags["max_source_length"]
+        self.measures: dict[tuple[int, bool, int], Measure] = {}
         self._encoded: dict[tuple[int, int], list[int]] = {}
         self._scored: list[ScoredRows] | None = None
 
@@ -48,16 +89,19 @@ class JobData:
         """The examples of a run's tasks that it trains on (task by task, as they were drawn)."""
         rows = []
         for slot, (t, data) in enumerate(self._own(config)):
-            for index in self._draw(data, config)[0]:
+            for index in draw_training(data.train.labels, data.task, draw_of(config), development=self._selects):
                 text = label_text(data.task, data.train[int(index)].label, config.label_mode)
                 rows.append(TrainingRow(self._source(t, int(index)), encode_target(text, self.tokenizer), slot))
         return rows
 
-    def development(self, config: RunConfig) -> list[ScoredRows]:
-        """A run's development sample: as many further training examples as it has shots."""
+    def development(self, config: RunConfig, seen: Seen) -> list[ScoredRows]:
+        """A run's development sample: as many further training examples as it has shots, none of which is among what
+        was `seen` by what the run starts from.
+        """
         sets = []
         for t, data in self._own(config):
-            chosen = [int(i) for i in self._draw(data, config)[1]]
+            known = _known(data, seen.get(data.task.name, ()))
+            chosen = [int(i) for i in draw_development(data.train.labels, data.task, draw_of(config), known)]
             golds = [data.train[i].label for i in chosen]
             sets.append(ScoredRows(data.task, [self._source(t, i) for i in chosen], golds))
         return sets
@@ -68,13 +112,16 @@ class JobData:
             self._scored = self._draw_evaluation()
         return self._scored
 
+    def scored_indices(self, data: TaskData) -> list[int]:
+        """Which rows of a task's evaluation split, from 0, are scored, in the order of `evaluation`."""
+        return [int(i) for i in evaluation_indices(len(data.evaluation), self._eval_size)]
+
     def _draw_evaluation(self) -> list[ScoredRows]:
         sets = []
-        for data in self.tasks:
-            chosen = evaluation_indices(len(data.evaluation), self._eval_size)
-            rows = [data.evaluation[int(i)] for i in chosen]
-            sources = [self._encode(data.task, row.texts) for row in rows]
-            sets.append(ScoredRows(data.task, sources, [row.label for row in rows]))
+        for t, data in enumerate(self.tasks):
+            chosen = self.scored_indices(data)
+            sources = [self._encode(t, index, train=False) for index in chosen]
+            sets.append(ScoredRows(data.task, sources, [data.evaluation.labels[index].item() for index in chosen]))
         return sets
 
     def longest_label(self, mode: str) -> int:
@@ -107,21 +154,19 @@ class JobData:
         """A run's tasks, each with its place among the job's."""
         return [(t, data) for t, data in enumerate(self.tasks) if config.task in (None, data.task.name)]
 
-    def _draw(self, data: TaskData, config: RunConfig) -> tuple[Any, Any]:
-        return draw_shots(
-            data.train.labels,
-            data.task,
-            config.shots,
-            config.seed,
-            config.sampling,
-            config.max_train,
-        )
-
     def _source(self, t: int, index: int) -> list[int]:
         if (t, index) not in self._encoded:
-            data = self.tasks[t]
-            self._encoded[t, index] = self._encode(data.task, data.train[index].texts)
+            self._encoded[t, index] = self._encode(t, index, train=True)
         return self._encoded[t, index]
 
-    def _encode(self, task: Task, texts: tuple[str, ...]) -> list[int]:
-        return encode_source(task, texts, self.tokenizer, prefix=self._prefix, max_length=self._max_length)
+    def _encode(self, t: int, index: int, *, train: bool) -> list[int]:
+        return self.read(t, index, train=train).cut(self.max_length)
+
+    def read(self, t: int, index: int, *, train: bool) -> SourceTokens:
+        """The whole text of a row of task `t`, of its training or its evaluation split; its measure is kept."""
+        data = self.tasks[t]
+        row = (data.train if train else data.evaluation)[index]
+        read = read_source(data.task, row.texts, self.tokenizer, prefix=self.prefix)
+        ids = [token for text in read.texts for token in text]
+        self.measures[t, train, index] = Measure(read.length, len(ids), ids.count(self.tokenizer.unk_token_id))
+        return read

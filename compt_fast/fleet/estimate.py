@@ -122,7 +122,7 @@ def scored_rows(trainer: Trainer, run: Run) -> int:
     """Rows that a run is scored on at its end and, to select the best of its weights, before."""
     rows = sum(len(of.sources) for of in trainer.evaluation_of(run))
     if trainer.flags["select"] == "best":
-        steps, development = trainer.steps_of(run), trainer.data.development(run.config)
+        steps, development = trainer.steps_of(run), trainer.development_of(run)
         every = max(1, steps // SELECTIONS)
         before = trainer.begun.get(run.id, 0) // every
         rows += (-(-steps // every) - before) * sum(len(of.sources) for of in development)

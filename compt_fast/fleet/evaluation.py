@@ -15,7 +15,6 @@ from compt_fast.trunk.batch import make_batch
 from compt_fast.trunk.seam import Trunk
 
 
-@torch.no_grad()
 def evaluate(
     trunk: Trunk,
     data: JobData,
@@ -27,13 +26,29 @@ def evaluate(
     batch_size: int,
     after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Predict every row of `sets` (one a task, in the slots' order) and score each task.
+    """Predict every row of `sets` (one a task, in the slots' order) and score each task that has rows: `scored`
+    of what `predict` gives.
+    """
+    how: dict[str, Any] = {"mode": mode, "scoring": scoring, "batch_size": batch_size, "after_batch": after_batch}
+    return scored(sets, predict(trunk, data, prompts, sets, **how), mode)
+
+
+@torch.no_grad()
+def predict(
+    trunk: Trunk,
+    data: JobData,
+    prompts: RunPrompts,
+    sets: list[ScoredRows],
+    *,
+    mode: str,
+    scoring: str,
+    batch_size: int,
+    after_batch: Callable[[], None] = lambda: None,
+) -> list[list[str]]:
+    """The string predicted for every row of `sets`, which are one a task in the slots' order.
 
     Rows of all tasks go through the trunk together, sorted by length. Batches are formed from this
     run's rows alone, so that its predictions do not depend on the fleet it trained in.
-
-    Returns, per task name, `primary`, `scores` (percent), `n` and `predictions`, the counts of each
-    predicted string under each gold label.
     """
     rows = [(t, i) for t, of in enumerate(sets) for i in range(len(of.sources))]
     rows.sort(key=lambda row: len(sets[row[0]].sources[row[1]]))
@@ -55,6 +70,13 @@ def evaluate(
         for (t, i), text in zip(part, texts, strict=True):
             predicted[t][i] = text.strip()
         after_batch()
+    return predicted
+
+
+def scored(sets: list[ScoredRows], predicted: list[list[str]], mode: str) -> dict[str, Any]:
+    """Per name of a task that has rows, `primary`, `scores` (percent), `n` and `predictions`, the counts of each
+    predicted string under each gold label.
+    """
     return {
         of.task.name: {
             "primary": of.task.primary,
@@ -63,6 +85,7 @@ def evaluate(
             "predictions": confusion(of.task, of.golds, texts, mode),
         }
         for of, texts in zip(sets, predicted, strict=True)
+        if texts
     }
 
 

@@ -70,12 +70,23 @@ def refused(trunk: Trunk) -> str:
     return ""
 
 
+CAPTURED: dict[str, tuple[str, ...]] = {
+    "composition": ("spp", "scp", "pt", "mst", "inside"),
+    "encoder": ("mlp", "linear", "none"),
+    "router": ("direct", "constant", "relaxed-bernoulli"),
+    "normaliser": ("softmax", "sparsemax", "sigmoid", "softmax-temperature"),
+    "gates": ("fixed", "learned", "learned-global", "tied"),
+}
+"""What of a run's prompts a capture can hold, by kernels or by formulas that never wait for the device. Not `input`
+gates, which make every row a slot of its own, nor `lstm`, which is a library's.
+"""
+
+
 def eager(shape: PromptShape) -> str:
     """What of a run's prompts is composed operator by operator only; empty where a capture takes all."""
-    if shape.gates == "input":
-        return "gates 'input' make every row a slot of its own"
-    if shape.encoder == "lstm":
-        return "encoder 'lstm' is a library's, whose capture nothing here vouches for"
+    for setting, known in CAPTURED.items():
+        if (value := getattr(shape, setting)) not in known:
+            return f"{setting} {value!r} is composed operator by operator"
     return ""
 
 

@@ -1,10 +1,13 @@
-"""Ctrl-C and SIGTERM end a job at the next safe point, where a checkpoint can be written."""
+"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP) end a job at the next safe point, where it can be saved."""
 
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 from typing import Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
@@ -16,15 +19,21 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """While entered, notes SIGINT and SIGTERM; a second signal of the same kind acts as usual."""
+    """While entered, notes `SIGNALS`; a second one of the same kind acts as usual.
+
+    A SIGHUP that was ignored before, as under `nohup`, stays so. In another thread than the main one, which is the
+    only one that signals reach, it notes nothing.
+    """
 
     def __init__(self) -> None:
         self._pending: int | None = None
         self._previous: dict[int, signal.Handlers | None] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)  # type: ignore[assignment]
+        heard = threading.current_thread() is threading.main_thread()
+        for number in SIGNALS if heard else ():
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)  # type: ignore[assignment]
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,30 +14,21 @@ import torch
 
 from compt_fast.config import RunConfig, settled
 from compt_fast.errors import InputError
-from compt_fast.files import write_json
-from compt_fast.flags import FLAGS, RUN_FLAGS, Flags, typed
+from compt_fast.files import check_length, write_json
+from compt_fast.flags import FLAGS, RUN_FLAGS, Flags, check_settings, merge_flags, typed
 from compt_fast.fleet.data import JobData
+from compt_fast.fleet.identity import FREE, Identity
 from compt_fast.fleet.plan import Run, keep_ids, plan_runs
 from compt_fast.info import environment
-from compt_fast.tasks.sources import load_task
-from compt_fast.tasks.table import SUITES, resolve_tasks
+from compt_fast.inputs import check_type, dataclass_from, read_object
+from compt_fast.names import check_name
+from compt_fast.tasks.sources import TaskData, check_read, load_task
+from compt_fast.tasks.table import SUITES, Task, resolve_tasks
 from compt_fast.trunk.seam import Trunk, open_trunk
 from compt_fast.words import plural
 
 MINI_WEIGHTS = Path(__file__).parents[1] / "mini" / "weights"
 FORMAT = 1
-# A job goes on under others of these: they change no number, or what they changed is done already.
-FREE = {
-    "out",
-    "store",
-    "source_examples",
-    "source_steps",
-    "device",
-    "cuda_graphs",
-    "runs_at_once",
-    "checkpoint_every",
-    "tensorboard",
-}
 
 
 @dataclass(frozen=True)
@@ -50,12 +41,21 @@ class Job:
     data: JobData
     runs: list[Run]
 
+    @property
+    def identity(self) -> Identity:
+        """What tells its files from another job's."""
+        return Identity(self.trunk_hash, self.flags, {run.id: run.config for run in self.runs})
 
-def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = None) -> Job:
+
+Load = Callable[[Sequence[Task]], list[TaskData]]
+
+
+def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = None, load: Load | None = None) -> Job:
     """Load and check data, trunk and plan.
 
     Runs that are recorded in the run folder `folder` keep their ids. `trunk` is what `flags` name,
-    where it is open already. Raises `InputError` for whatever is wrong with them.
+    where it is open already. `load` gives the tasks other rows than those that `flags` name. Raises
+    `InputError` for whatever is wrong with them.
     """
     tasks = resolve_tasks(
         flags["suite"],
@@ -64,21 +64,28 @@ def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = 
         flags["exclude"],
         [Path(name) for name in flags["task_file"]],
     )
-    root, data = (Path(flags[key]) if flags[key] else None for key in ("data_root", "data"))
-    loaded = [load_task(task, data_root=root, data=data) for task in tasks]
+    loaded = (load or partial(_named_rows, flags))(tasks)
     if flags["tensorboard"] and find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
     flags = flags | {"dtype": _dtype(flags), "source_tasks": _source_tasks(flags)}
     trunk = trunk or named_trunk(flags)
-    names = [task.name for task in tasks]
-    runs = plan_runs(flags, tasks=len(tasks), d_model=trunk.d_model, names=names)
+    runs = plan_runs(flags, tasks=[task.name for task in tasks], d_model=trunk.d_model)
     if folder is not None and (folder / "config.json").is_file():
         runs = keep_ids(runs, recorded_runs(folder))
+    for run in runs:
+        check_name(run.id, "a run")
     _check_lengths(flags, trunk, runs)
     rows = JobData(loaded, flags, trunk.tokenizer)
     for mode in dict.fromkeys(run.config.label_mode for run in runs):
         rows.check_labels(mode)
     return Job(flags, trunk, trunk.fingerprint(), rows, runs)
+
+
+def _named_rows(flags: Flags, tasks: Sequence[Task]) -> list[TaskData]:
+    """The rows of `tasks` that `flags` name."""
+    root, data = (Path(flags[key]) if flags[key] else None for key in ("data_root", "data"))
+    check_read(tasks, data_root=root, data=data)
+    return [load_task(task, data_root=root, data=data, skip_empty=flags["skip_empty"]) for task in tasks]
 
 
 def _source_tasks(flags: Flags) -> list[str] | None:
@@ -137,30 +144,22 @@ def _check_lengths(flags: Flags, trunk: Trunk, runs: list[Run]) -> None:
             )
 
 
-def run_folder(flags: Flags) -> Path:
-    """The folder that `flags` name for the job, new, empty, or one of a job to extend; `InputError`
-    if there is something else in it.
-    """
-    name = flags["suite"] or ("tasks" if flags["tasks"] or flags["task_file"] else "mini")
-    folder = Path(flags["out"] or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {folder} is a file; name a folder")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
-        raise InputError(f"--out {folder} holds other files; name a new or an empty folder")
-    return folder
-
-
 def _recorded(folder: Path) -> dict[str, Any]:
     """The content of a run folder's `config.json`; `InputError` where it is none."""
     path = folder / "config.json"
+    content = read_object(path, "the config.json of a run folder")
+    for key in ("trunk", "flags", "runs"):
+        check_type(content.get(key), dict, f"{path}: not the config.json of a run folder: {key}")
+    check_type(content["trunk"].get("sha256"), str, f"{path}: trunk: sha256")
+    merge_flags({}, check_settings(content["flags"], str(path)), str(path))  # names the one that is wrong
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content["trunk"]["sha256"], str) and isinstance(content["flags"], dict):
-            content["runs"] = {name: settled(RunConfig(**config)) for name, config in content["runs"].items()}
-            return content
-        raise ValueError("no trunk or no flags")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not the config.json of a run folder: {error!r}") from None
+        names = [check_name(name, "a run") for name in content["runs"]]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    content["runs"] = {
+        name: settled(dataclass_from(RunConfig, content["runs"][name], f"{path}: runs: {name}")) for name in names
+    }
+    return content
 
 
 def recorded_runs(folder: Path) -> dict[str, RunConfig]:
@@ -172,6 +171,12 @@ def recorded_runs(folder: Path) -> dict[str, RunConfig]:
 def recorded_trunk(folder: Path) -> str:
     """The hash of the trunk that a run folder's job was trained on; `InputError` for another folder."""
     return str(_recorded(folder)["trunk"]["sha256"])
+
+
+def recorded_identity(folder: Path) -> Identity:
+    """What tells the files of a run folder's job from another's; `InputError` for another folder."""
+    content = _recorded(folder)
+    return Identity(content["trunk"]["sha256"], content["flags"], content["runs"])
 
 
 def check_recorded(folder: Path, job: Job) -> None:
@@ -207,6 +212,9 @@ def prepare_folder(folder: Path, job: Job, command: list[str]) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for run in job.runs:
+            check_length(folder / run.id)
+            check_length(folder / "prompts" / run.id / "prompts.safetensors")
         need, free = disk_need(job), shutil.disk_usage(folder).free
         if need > free:
             raise InputError(
@@ -231,8 +239,9 @@ def record_stored(folder: Path, stored: dict[str, str]) -> None:
     Raises `InputError` where one that was noted before has other values now.
     """
     path = folder / "config.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_object(path, "the config.json of a run folder")
     before = content.get("stored", {})
+    check_type(before, dict, f"{path}: stored")
     for name, digest in before.items():
         if stored.get(name, digest) != digest:
             raise InputError(
@@ -248,10 +257,13 @@ def record_stored(folder: Path, stored: dict[str, str]) -> None:
 
 
 def disk_need(job: Job) -> int:
-    """Bytes of two checkpoints of the largest runs side by side, and of every run's prompts."""
+    """Bytes of three checkpoints of the largest runs side by side, and of every run's prompts.
+
+    Two checkpoints stay, and a third is whole before the first of them goes.
+    """
     sizes = sorted((12 * run.parameters for run in job.runs), reverse=True)
     prompts = [4 * run.shape.tasks * run.shape.target_length * run.shape.d_model * 3 for run in job.runs]
-    return 2 * sum(sizes[: job.flags["runs_at_once"]]) + sum(prompts)
+    return 3 * sum(sizes[: job.flags["runs_at_once"]]) + sum(prompts)
 
 
 def _config(job: Job, command: list[str]) -> dict[str, Any]:

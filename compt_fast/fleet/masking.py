@@ -12,17 +12,18 @@ A file of format 1 holds those of the default way alone.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from compt_fast.choices import MASKED_TOKENS, MASKINGS
-from compt_fast.errors import InputError, unknown
+from compt_fast.errors import InputError, shown, unknown
 from compt_fast.files import write_json
 from compt_fast.fleet.evaluation import average
 from compt_fast.fleet.reopened import Reopened
+from compt_fast.fleet.results import check_scores
+from compt_fast.inputs import check_type, dataclass_from, read_object
 from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import PromptShape
 
@@ -119,12 +120,29 @@ def read_masked(folder: Path) -> dict[Way, Scores]:
     path = folder / "masked.json"
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        known = content["format"]
-        ways = [{"how": "before", "tokens": "zero", "runs": content["runs"]}] if known == 1 else content.get("ways")
-        if known in (1, FORMAT):
-            return {Way(own["how"], own["tokens"]): dict(own["runs"]) for own in ways}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no masked scores of a run folder: {error!r}") from None
-    raise InputError(f"{path}: masked scores of format {known}, not {FORMAT}")
+    content = read_object(path, "the masked scores of a run folder")
+    known = content.get("format")
+    if known not in (1, FORMAT):
+        raise InputError(f"{path}: masked scores of format {shown(known)}, not {FORMAT}")
+    listed: Any = [{**asdict(Way()), "runs": content.get("runs")}] if known == 1 else content.get("ways")
+    check_type(listed, list, f"{path}: ways")
+    ways = {}
+    for number, own in enumerate(listed, start=1):
+        where = f"{path}: way {number}"
+        check_type(own, dict, where)
+        way = dataclass_from(Way, {key: value for key, value in own.items() if key != "runs"}, where)
+        ways[way] = _checked(own.get("runs"), path)
+    return ways
+
+
+def _checked(runs: Any, path: Path) -> Scores:
+    """The scores of runs under masks, as they stand in a file; `InputError` for anything else."""
+    check_type(runs, dict, f"{path}: runs")
+    for run, masks in runs.items():
+        check_type(masks, dict, f"{path}: {run}")
+        for mask, scored in masks.items():
+            where = f"{path}: {run}: {mask}"
+            check_type(scored, dict, where)
+            check_scores(scored.get("tasks"), where)
+            check_type(scored.get("average"), float, f"{where}: average")
+    return dict(runs)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +14,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from compt_fast.output import OutputError
 from compt_fast.words import duration, plural
 
 EVERY = 30.0  # seconds from one plain line of progress to the next
@@ -51,22 +54,25 @@ class Monitor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.progress.stop()
+        with suppress(OutputError):  # nothing more can be shown, and what ends the job is said elsewhere
+            self.progress.stop()
         self._file.close()
         for writer in (self._writers or {}).values():
             writer.close()
 
     @property
     def offset(self) -> int:
-        """Bytes of `metrics.jsonl` so far."""
+        """Bytes of `metrics.jsonl` so far, which are on the disk."""
         self._file.flush()
+        os.fsync(self._file.fileno())
         return self._file.tell()
 
     def rewind(self, offset: int, done: int) -> None:
         """Forget what a checkpoint does not know: cut the file to `offset` bytes, the bar to `done`
-        steps.
+        steps. Of a file that is shorter a last line that is not whole goes too.
         """
-        offset = min(offset, self.offset)
+        if self.offset < offset:
+            offset = (self._folder / "metrics.jsonl").read_bytes().rfind(b"\n") + 1
         self._file.truncate(offset)
         self._file.seek(offset)
         self.progress.update(self._bar, completed=done)

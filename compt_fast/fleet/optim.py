@@ -11,17 +11,24 @@ from compt_fast.kernels import adamw
 def schedule(step: Tensor, total: Tensor, warmup: Tensor) -> Tensor:
     """Share of the peak rate at `step` (0-based) of `total`: a linear rise, then a linear fall.
 
-    It is 1 at the last step of the rise and would be 0 one step after the last. All arguments and
-    the result are (R,) float64 tensors; `warmup` is the rise's share of the steps.
+    It is 1 at the last step of the rise, which is the first step where there is no warm-up, and would
+    be 0 one step after the last: no step is taken at a rate of 0. That is our choice. transformers'
+    `get_linear_schedule_with_warmup` starts at 0 instead; this is its value at `step + 1` of
+    `total + 1` with as many steps of warm-up, at least one.
+
+    All arguments and the result are (R,) float64 tensors; `warmup` is the rise's share of the steps.
     """
-    rise = (warmup * total - 1e-9).ceil()  # 0.2 * 35 is a little above 7
-    up = (step + 1) / rise.clamp(min=1)
+    rise = (warmup * total - 1e-9).ceil().clamp(min=1)  # 0.2 * 35 is a little above 7
+    up = (step + 1) / rise
     down = (total - step) / (total - rise + 1).clamp(min=1)
     return torch.where(step < rise, up, down).clamp(0, 1)
 
 
 class FleetAdamW:
     """Decoupled weight decay (Loshchilov and Hutter 2019) over tensors with a leading run axis R.
+
+    A run's gradient g is clipped to `g * clip / norm` where its norm is above `clip`: to that norm and no
+    less. torch's `clip_grad_norm_` divides by `norm + 1e-6`, and so clips a little further.
 
     The moments are tensors of the parameters' shapes and dtype, under the parameters' names.
     """

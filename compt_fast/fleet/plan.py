@@ -7,7 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from compt_fast.config import PRESETS, STORED, RunConfig, encoded_roles, flag_name, ignored_fields, resolve
+from compt_fast.config import (
+    PRESETS,
+    RANDOM,
+    SPOT,
+    STORED,
+    RunConfig,
+    encoded_roles,
+    flag_name,
+    ignored_fields,
+    resolve,
+)
 from compt_fast.errors import InputError
 from compt_fast.flags import RUN_FLAGS, Flags
 from compt_fast.prompts.bank import parameter_count
@@ -42,27 +52,29 @@ class Run:
         return self.config.epochs * math.ceil(rows / self.config.batch_size)
 
 
-def plan_runs(flags: Flags, *, tasks: int, d_model: int, names: Sequence[str] = ()) -> list[Run]:
-    """Every run that the comma lists of `flags` multiply into, in the order of the lists.
+def plan_runs(flags: Flags, *, tasks: Sequence[str], d_model: int) -> list[Run]:
+    """Every run that the comma lists of `flags` multiply into for the `tasks`, by name, in the order of the lists.
 
     A flag that a preset ignores (`--sources` for pt), or that another makes void (`--max-train` with
-    a number of shots), makes no second run of it. With the flag
-    `apart`, `names` are those of the tasks, and each run becomes one a task.
+    a number of shots), makes no second run of it. Of a preset that is trained apart, or with the flag `apart`, each
+    run becomes one a task.
 
     Raises `InputError` for values that do not go together.
     """
-    own_tasks = 1 if flags["apart"] else tasks
-    source_tasks = len(flags["source_tasks"] or []) or tasks
+    source_tasks = len(flags["source_tasks"] or tasks)
     keys = [flag.key for flag in RUN_FLAGS]
     varied = [key for key in keys if key not in _IN_ID and len(flags[key] or []) > 1]
     runs: dict[RunConfig, Run] = {}
     for values in itertools.product(*(flags[key] or [None] for key in keys)):
         choice = {_FIELD.get(key, key): value for key, value in zip(keys, values, strict=True)}
         choice["shots"] = None if choice["shots"] == "full" else choice["shots"]
+        apart = PRESETS[choice["method"]].apart if flags["apart"] is None else flags["apart"]
+        own_tasks = 1 if apart else len(tasks)
         whole = resolve(choice, tasks=own_tasks, d_model=d_model, source_tasks=source_tasks)
-        for config in [replace(whole, task=name) for name in names] if flags["apart"] else [whole]:
+        for config in [replace(whole, task=name) for name in tasks] if apart else [whole]:
             runs.setdefault(config, Run(_run_id(config, varied), config, _shape(config, own_tasks, d_model)))
     _check_used(flags)
+    _check_starts(flags, list(runs.values()))
     return list(runs.values())
 
 
@@ -95,6 +107,21 @@ def _check_used(flags: Flags) -> None:
         raise InputError(
             "--sources has no meaning with --source-init stored: there is one source a task of --source-tasks"
         )
+
+
+def _check_starts(flags: Flags, runs: Sequence[Run]) -> None:
+    """Flags of stored prompts are a mistake where no run starts from one."""
+    inits = {(run.config.source_init, run.config.private_init) for run in runs}
+    stored = [pair for pair in inits if pair != (RANDOM, RANDOM)]
+    of_sources = [pair for pair in stored if pair[0] == STORED or pair[1] == SPOT]
+    for key, used in (("source_tasks", of_sources), ("source_steps", stored), ("fit_length", stored)):
+        if flags[key] is not None and not used:
+            methods = ", ".join(flags["method"])
+            by = "--source-init stored or --private-init spot" if key == "source_tasks" else "--private-init stored"
+            raise InputError(
+                f"--{flag_name(key)} has no meaning: none of the methods trained ({methods}) starts from stored "
+                f"{'sources' if key == 'source_tasks' else 'prompts'}, as sil, sip and silp do, or any with {by}"
+            )
 
 
 def _run_id(config: RunConfig, varied: list[str]) -> str:

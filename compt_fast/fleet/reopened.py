@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from compt_fast.errors import InputError, unknown
 from compt_fast.flags import read_flags
 from compt_fast.fleet.data import ScoredRows
-from compt_fast.fleet.evaluation import evaluate
+from compt_fast.fleet.evaluation import predict, scored
 from compt_fast.fleet.job import Job, open_job, trunk_hash
 from compt_fast.fleet.plan import Run
 from compt_fast.fleet.results import read_results
 from compt_fast.fleet.stored import RunPrompts, check_trunk, load_prompts
 from compt_fast.prompts.routing import Mask
+from compt_fast.tasks.sources import load_scored
 
 
 @dataclass(frozen=True)
@@ -53,25 +56,35 @@ class Reopened:
             )
         return prompts
 
-    def score(self, name: str, mask: Mask | None = None) -> dict[str, Any]:
-        """The scores of a run's tasks, as in `results.json`: whole, or with what `mask` leaves on."""
+    def rows(self, name: str) -> list[ScoredRows]:
+        """The rows of a run's tasks, in the order of its slots; none for a task that is not to be scored."""
+        own = self.job.data.names(self.run(name).config)
+        return [rows for rows in self.sets if rows.task.name in own]
+
+    def predict(self, name: str, mask: Mask | None = None) -> list[list[str]]:
+        """What a run predicts for its `rows`: whole, or with what `mask` leaves on."""
         run, prompts = self.run(name), self.prompts(name)
-        own = self.job.data.names(run.config)
-        return evaluate(
+        return predict(
             self.job.trunk,
             self.job.data,
             prompts if mask is None else prompts.masked(mask),
-            [rows for rows in self.sets if rows.task.name in own],
+            self.rows(name),
             mode=run.config.label_mode,
             scoring=self.job.flags["scoring"],
             batch_size=self.job.flags["eval_batch_size"],
         )
 
+    def score(self, name: str, mask: Mask | None = None) -> dict[str, Any]:
+        """The scores of a run's tasks, as in `results.json`: whole, or with what `mask` leaves on."""
+        return scored(self.rows(name), self.predict(name, mask), self.run(name).config.label_mode)
+
 
 def reopen(folder: Path, given: dict[str, Any]) -> Reopened:
     """Open the job of a run folder with the flags `given` (texts, or None) in place of its own.
 
-    Raises `InputError` for another folder and for whatever is wrong with data and trunk.
+    Of a `data` that is given, a folder or one task's file, all rows are scored unless `eval_size` is given too; a
+    task that the folder does not hold has none. Raises `InputError` for another folder and for whatever is wrong with
+    data and trunk.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -79,7 +92,11 @@ def reopen(folder: Path, given: dict[str, Any]) -> Reopened:
     own, flags = read_flags({}, str(path)), read_flags(given, str(path))
     if given.get("data") or given.get("data_root"):  # one replaces the other
         flags |= {key: None for key in ("data", "data_root") if not given.get(key)}
-    job = open_job(flags, folder=folder)
+    load = None
+    if given.get("data"):
+        flags["eval_size"] = flags["eval_size"] if given.get("eval_size") else sys.maxsize
+        load = partial(load_scored, place=Path(flags["data"]), skip_empty=flags["skip_empty"])
+    job = open_job(flags, folder=folder, load=load)
     same = own["dtype"] == job.flags["dtype"]
     trained_on = job.trunk_hash if same else trunk_hash(own | {"device": job.flags["device"]})
     return Reopened(folder, job, trained_on, job.data.evaluation())

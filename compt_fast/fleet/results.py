@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,8 +13,11 @@ from rich.console import Console
 from compt_fast.console import print_table
 from compt_fast.errors import InputError
 from compt_fast.files import write_json, write_text
+from compt_fast.fleet.job import recorded_identity
 from compt_fast.fleet.plan import Run
 from compt_fast.info import environment
+from compt_fast.inputs import check_type, dataclass_from, read_object
+from compt_fast.names import check_name
 from compt_fast.tasks.table import TASKS
 from compt_fast.words import short
 
@@ -88,29 +90,71 @@ class RunResult:
         return name.removesuffix(f"-{next(iter(self.tasks))}") if len(self.tasks) == 1 else name
 
 
-def results_json(results: list[RunResult], wall_seconds: float) -> dict[str, Any]:
-    """The content of `results.json`."""
+def results_json(results: list[RunResult], wall_seconds: float, job: str | None = None) -> dict[str, Any]:
+    """The content of `results.json`; `job` is the hash of the job whose runs these are."""
     return {
         "format": FORMAT,
+        **({} if job is None else {"job": job}),
         "environment": environment(),
         "wall_seconds": round(wall_seconds, 1),
         "runs": [result.to_json() for result in results],
     }
 
 
-def write_results(folder: Path, results: list[RunResult], wall_seconds: float) -> None:
+def write_results(folder: Path, results: list[RunResult], wall_seconds: float, job: str | None = None) -> None:
     """Write `results.json` and, beside it, the table as `results.md`."""
-    write_json(folder / "results.json", results_json(results, wall_seconds))
+    write_json(folder / "results.json", results_json(results, wall_seconds, job))
     write_text(folder / "results.md", markdown(results))
 
 
 def read_results(folder: Path) -> list[RunResult]:
-    """The runs of a folder's `results.json`; `InputError` when it is missing or damaged."""
+    """The runs of a folder's `results.json`.
+
+    Raises `InputError` when it is missing, damaged, or of another job than the `config.json` beside it.
+    """
     path = folder / "results.json"
+    content = read_object(path, "the results of a run folder")
+    check_type(content.get("runs"), list, f"{path}: runs")
+    results = []
+    for number, entry in enumerate(content["runs"], start=1):
+        result = dataclass_from(RunResult, entry, f"{path}: run {number}")
+        check_scores(result.tasks, f"{path}: {result.id}")
+        if result.status == "finished" and (result.average is None or not result.tasks):
+            raise InputError(f"{path}: {result.id}: a finished run has tasks and their average")
+        results.append(result)
+    _check_job(path, content.get("job"), [check_name(result.id, f"a run, in {path}") for result in results])
+    return results
+
+
+def _check_job(path: Path, job: Any, names: list[str]) -> None:
+    """Raise `InputError` unless results of the runs `names` are those of the job whose `config.json` is beside them."""
+    if job is None or not (path.parent / "config.json").is_file():
+        return
     try:
-        return [RunResult(**run) for run in json.loads(path.read_text(encoding="utf-8"))["runs"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no results of a run folder: {error}") from None
+        own = recorded_identity(path.parent).hash(names)
+    except KeyError:
+        own = None
+    if own != job:
+        raise InputError(
+            f"{path}: the results of another job, or of runs with other settings, than {path.parent / 'config.json'} "
+            f"says; put back its own, or let --resume {path.parent} write them anew"
+        )
+
+
+def check_scores(tasks: Any, where: str) -> None:
+    """Raise `InputError` that begins with `where` unless `tasks` are such as `evaluate` returns."""
+    check_type(tasks, dict, f"{where}: tasks")
+    for name, task in tasks.items():
+        own = f"{where}: {name}"
+        check_type(task, dict, own)
+        for key, kind in {"primary": str, "scores": dict, "n": int, "predictions": dict}.items():
+            check_type(task.get(key), kind, f"{own}: {key}")
+        for metric in (task["primary"], *task["scores"]):
+            check_type(task["scores"].get(metric), float, f"{own}: scores: {metric}")
+        for gold, counts in task["predictions"].items():
+            check_type(counts, dict, f"{own}: predictions: {gold}")
+            for text, count in counts.items():
+                check_type(count, int, f"{own}: predictions: {gold}: {text}")
 
 
 def glue_score(scores: dict[str, float]) -> float:

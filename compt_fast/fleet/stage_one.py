@@ -7,9 +7,10 @@ from pathlib import Path
 
 from compt_fast.errors import InputError
 from compt_fast.flags import RUN_FLAGS, Flags, read_flags
-from compt_fast.fleet.job import FREE, Job, open_job
-from compt_fast.fleet.results import RunResult
-from compt_fast.fleet.starts import Need, entries_of
+from compt_fast.fleet.identity import FREE
+from compt_fast.fleet.job import Job, open_job
+from compt_fast.fleet.results import RunResult, read_results
+from compt_fast.fleet.starts import Need, Starts, entries_of, entry_name
 from compt_fast.prompts.store import PromptStore
 from compt_fast.tasks.userfile import load_task_file
 
@@ -68,13 +69,28 @@ def _same(folder: Path, flags: Flags) -> bool:
 
 
 def keep(store: PromptStore, folder: Path, results: Sequence[RunResult]) -> None:
-    """Put the prompts of a finished job of stage one into the store.
+    """Put the prompts of a finished job of stage one into the store, those that it has not yet.
 
-    Raises `InputError` where a source prompt could not be trained.
+    Raises `InputError` where a source prompt could not be trained, or has another's place in the store.
     """
     for result in results:
         if result.status != "finished":
             raise InputError(f"{folder}: the source prompt of {result.id} could not be trained: {result.reason}")
     for result in results:
         for entry in entries_of(folder / "prompts" / result.id):
-            store.add(entry)
+            store.keep(entry)
+
+
+def take_in(starts: Starts, folder: Path) -> None:
+    """Let the store of a job have what it lacks and a finished stage one in the job's `folder` has trained, as
+    where the job died in between. Raises `InputError` as `keep` does.
+    """
+    lacking = {entry_name(need, starts.setting) for need in starts.lacking()}
+    for own in sorted(folder.glob("sources-*")) if lacking else ():
+        results = read_results(own) if (own / "results.json").is_file() else []
+        if any(result.status != "finished" for result in results):
+            continue
+        for entry in [entry for result in results for entry in entries_of(own / "prompts" / result.id)]:
+            if entry.name in lacking:
+                starts.store.keep(entry)
+    starts.refresh()

@@ -8,22 +8,28 @@ from stored values.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compt_fast.choices import RETRAIN
+from compt_fast.choices import LABEL_MODES, RETRAIN
 from compt_fast.config import RANDOM, SPOT, STORED
-from compt_fast.errors import InputError
+from compt_fast.errors import InputError, unknown
+from compt_fast.flags import FLAGS, Flags
 from compt_fast.fleet.job import Job, trunk_hash
 from compt_fast.fleet.plan import Run
 from compt_fast.fleet.results import read_results
 from compt_fast.fleet.stored import load_prompts
+from compt_fast.inputs import check_type
+from compt_fast.names import check_name
 from compt_fast.prompts.similarity import mean_cosine
 from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId, fit_length
+from compt_fast.tasks.sampling import Draw
+
+_DRAWN = {field.name for field in fields(Draw)}
 
 # What a prompt was trained to answer and where it stood: of two settings, two prompts.
 Setting = dict[str, Any]
@@ -36,6 +42,11 @@ class Need:
     task: str
     length: int
     label_mode: str
+
+
+def stage_one_draw(flags: Flags) -> Draw:
+    """Which rows of a task stage one trains on: all up to `source_examples`, with the defaults of the rest."""
+    return Draw(None, FLAGS["seeds"].default[0], FLAGS["sampling"].default[0], flags["source_examples"])
 
 
 def entry_name(need: Need, setting: Setting) -> str:
@@ -109,6 +120,26 @@ class Starts:
                 start["private_tokens"] = stack(nearest)
         return start
 
+    def seen(self, run: Run) -> dict[str, list[Draw]]:
+        """By task of the run: the draws of its training rows that the stored prompts which the run starts from were,
+        or will be, trained on. Of a prompt that was trained elsewhere nothing is known.
+        """
+        draws: dict[str, list[Draw]] = {task: [] for task in self.job.data.names(run.config)}
+        own: str | None
+        for need in self._needs(run):
+            entry = self._find(need)
+            config = entry.training.get("config") if entry is not None else None
+            if entry is None:
+                own, draw = need.task, stage_one_draw(self.job.flags)
+            elif isinstance(config, dict) and config.keys() >= _DRAWN:
+                own, draw = config.get("task"), Draw(**{key: config[key] for key in _DRAWN})
+            else:
+                continue
+            for task in draws:
+                if own in (None, task):  # a run of all its tasks has seen the rows of each
+                    draws[task].append(draw)
+        return draws
+
     @property
     def _sources(self) -> list[str]:
         return self.job.flags["source_tasks"] or [data.task.name for data in self.job.data.tasks]
@@ -147,7 +178,7 @@ class Starts:
             )
         how = self.job.flags["fit_length"]
         if how is None:  # stage one's own prompts of other lengths stand in no sweep's way
-            alike = [entry for entry in alike if not _of_one_task(entry)]
+            alike = [entry for entry in alike if not _by_stage_one(entry)]
         if exact or not alike or how == RETRAIN:
             return exact[0] if exact else None
         longest = max(alike, key=lambda entry: entry.length)
@@ -168,10 +199,11 @@ class Starts:
         return fit_length(entry, need.length, self.job.flags["fit_length"])
 
 
-def _of_one_task(entry: StoredPrompt) -> bool:
-    """Whether a run of its task alone made the prompt, as those of stage one are."""
+def _by_stage_one(entry: StoredPrompt) -> bool:
+    """Whether a run like those of stage one made the prompt: `p` of its task alone, on all examples."""
     config = entry.training.get("config")
-    return isinstance(config, dict) and config.get("task") == entry.task
+    made = {"method": "p", "task": entry.task, "shots": None}
+    return isinstance(config, dict) and made == {key: config.get(key) for key in made}
 
 
 def select_sources(own: Tensor, stored: Tensor, targets: Sequence[str], sources: Sequence[str]) -> list[str]:
@@ -197,7 +229,8 @@ def entries_of(folder: Path) -> list[StoredPrompt]:
     prompts, manifest = load_prompts(folder)
     if "targets" not in prompts.tensors:
         raise InputError(f"{folder}: with gates 'input' every row has a prompt of its own, and the task has none")
-    config = manifest.get("config", {})
+    config = manifest.get("config") or {}
+    _check_entries(folder / "manifest.json", manifest, prompts.shape.tasks, config.get("label_mode", "natural"))
     kept = ("run", "prefix", "prompt_position", "config")
     training: dict[str, Any] = {key: manifest[key] for key in kept if key in manifest}
     training["label_mode"] = config.get("label_mode", "natural")
@@ -216,6 +249,18 @@ def entries_of(folder: Path) -> list[StoredPrompt]:
         )
         for task, values in zip(manifest["tasks"], prompts.tensors["targets"], strict=True)
     ]
+
+
+def _check_entries(path: Path, manifest: dict[str, Any], tasks: int, label_mode: Any) -> None:
+    """Raise `InputError` unless a manifest says all that entries of a store do."""
+    for key, kind in {"tasks": list, "trunk": str, "trunk_hash": str}.items():
+        check_type(manifest.get(key), kind, f"{path}: {key}")
+    for name in manifest["tasks"]:
+        check_name(name, f"a task, in {path}: tasks")
+    if len(manifest["tasks"]) != tasks:
+        raise InputError(f"{path}: tasks are {len(manifest['tasks'])}, but its shape has {tasks}")
+    if label_mode not in LABEL_MODES:
+        raise unknown(f"label_mode in {path}: config:", str(label_mode), LABEL_MODES)
 
 
 def _scores(folder: Path) -> dict[str, dict[str, Any]]:

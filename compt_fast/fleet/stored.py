@@ -6,7 +6,6 @@ same to the last bit.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from compt_fast.errors import InputError
+from compt_fast.errors import InputError, shown
 from compt_fast.files import new_folder, write_json
+from compt_fast.inputs import check_file, check_type, dataclass_from, read_object
 from compt_fast.prompts.compose import Composition, Mask, compose, compose_rows
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.trunk.batch import Batch, TargetPrompts
@@ -26,6 +26,18 @@ from compt_fast.trunk.seam import Trunk
 
 _PARTS = ("targets", "sources", "privates", "weights", "gates")
 FORMAT = 1
+LARGEST = 2**36  # bytes of the prompts of a run
+# What a manifest holds beside the numbers of its format; all after the first three are missing in early ones.
+_MANIFEST: dict[str, Any] = {
+    "format": int,
+    "shape": dict,
+    "tensors": dict,
+    "tasks": list | None,
+    "trunk": str | None,
+    "trunk_hash": str | None,
+    "dtype": str | None,
+    "config": dict | None,
+}
 
 
 @dataclass(frozen=True)
@@ -96,22 +108,26 @@ def load_prompts(folder: Path) -> tuple[RunPrompts, dict[str, Any]]:
     Raises `InputError` that names the file when one is missing, damaged or does not fit the other.
     """
     path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        shape = PromptShape(**manifest["shape"])
-        expected = {name: list(size) for name, size in manifest["tensors"].items()}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a folder of stored prompts holds a manifest.json") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a manifest of stored prompts: {error}") from None
+    if not path.exists():
+        raise InputError(f"{path}: no such file; a folder of stored prompts holds a manifest.json")
+    manifest = read_object(path, "a manifest of stored prompts")
+    for key, kind in _MANIFEST.items():
+        check_type(manifest.get(key), kind, f"{path}: not a manifest of stored prompts: {key}")
+    if manifest["format"] != FORMAT:
+        raise InputError(f"{path}: stored prompts of format {manifest['format']}, not {FORMAT}")
+    for name in manifest.get("tasks") or ():
+        check_type(name, str, f"{path}: tasks: a name")
+    shape = dataclass_from(PromptShape, manifest["shape"], f"{path}: shape")
+    expected = manifest["tensors"]
     weights = folder / "prompts.safetensors"
+    check_file(weights, LARGEST)
     try:
         tensors = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{weights}: cannot be read: {error}") from None
     found = {name: list(t.shape) for name, t in tensors.items()}
     if found != expected:
-        raise InputError(f"{weights}: holds {found}, but its manifest says {expected}")
+        raise InputError(f"{weights}: holds {shown(found, 400)}, but its manifest says {shown(expected, 400)}")
     sizes = _sizes(shape)
     wrong = [name for name in expected if sizes.get(name, expected[name]) != expected[name]]
     if wrong or ("targets" in expected) == (shape.gates == "input"):

@@ -19,10 +19,11 @@ from compt_fast.errors import InputError
 from compt_fast.flags import Flags
 from compt_fast.fleet import checkpoint
 from compt_fast.fleet.cohort import Cohort, Member
-from compt_fast.fleet.data import JobData, ScoredRows, TrainingRow
+from compt_fast.fleet.data import JobData, ScoredRows, Seen, TrainingRow, seen_nothing
 from compt_fast.fleet.evaluation import average, evaluate
 from compt_fast.fleet.fixed_step import Outcome
 from compt_fast.fleet.graphs import Graphs, refused
+from compt_fast.fleet.identity import Identity
 from compt_fast.fleet.interrupts import Interrupts
 from compt_fast.fleet.monitor import Monitor
 from compt_fast.fleet.plan import Run
@@ -35,6 +36,8 @@ from compt_fast.words import plural
 
 Start = Callable[[Run], dict[str, Tensor]]
 """A run's parameters that start from stored values, by name and without a run axis."""
+SeenBy = Callable[[Run], Seen]
+"""The training rows that a run's stored values were trained on, which no development sample of it may hold."""
 SELECTIONS = 10  # with --select best a run is scored on development every tenth of its steps
 
 
@@ -49,9 +52,10 @@ def from_nothing(run: Run) -> dict[str, Tensor]:
 class Trainer:
     """Trains `runs`, `flags["runs_at_once"]` side by side, and scores each as it ends.
 
-    `start` gives what a run's prompts start from where that is stored. `results` and the checkpoints
-    hold everything done so far, so a job can stop after any step. Of a job that goes on, `begun` holds the steps
-    of the runs that were midway, and `earlier_seconds` the time that its earlier parts took.
+    `start` gives what a run's prompts start from where that is stored, `seen` the rows that it was
+    trained on. `results` and the checkpoints hold everything done so far, so a job can stop after any
+    step. Of a job that goes on, `begun` holds the steps of the runs that were midway, and
+    `earlier_seconds` the time that its earlier parts took.
     """
 
     runs: list[Run]
@@ -61,6 +65,7 @@ class Trainer:
     flags: Flags
     folder: Path
     start: Start = from_nothing
+    seen: SeenBy = seen_nothing
     cohorts: list[Cohort] = field(default_factory=list)
     results: dict[str, RunResult] = field(default_factory=dict)
     begun: dict[str, int] = field(default_factory=dict)
@@ -78,6 +83,11 @@ class Trainer:
         if self.flags["select"] == "best":
             for run in self.runs:
                 self._check_development(run)
+
+    @property
+    def identity(self) -> Identity:
+        """What tells the job's files from another's."""
+        return Identity(self.trunk_hash, self.flags, {run.id: run.config for run in self.runs})
 
     @property
     def total_steps(self) -> int:
@@ -110,11 +120,12 @@ class Trainer:
         return self.earlier_seconds + (now - self._started if self._started is not None else 0.0)
 
     def _check_development(self, run: Run) -> None:
-        for sample in self.data.development(run.config):
+        for sample in self.development_of(run):
             if not sample.sources:
                 raise InputError(
-                    f"{run.id}: --select best needs training rows of {sample.task.name} beyond the "
-                    "shots, and there are none; lower --shots or use --select last"
+                    f"{run.id}: --select best needs training rows of {sample.task.name} beyond the shots and those "
+                    "that its stored prompts were trained on, and there are none; lower --shots or --source-examples, "
+                    "or use --select last"
                 )
 
     def train(self, monitor: Monitor, interrupts: Interrupts) -> None:
@@ -137,7 +148,9 @@ class Trainer:
 
     def save(self, monitor: Monitor) -> None:
         """Write a checkpoint of the present state."""
+        members = [member.run.id for cohort in self.cohorts for member in cohort.members]
         state = {
+            "job": self.identity.hash([*self.results, *members]),
             "step": self.step,
             "wall_seconds": self.wall_seconds,
             "metrics_offset": monitor.offset,
@@ -326,7 +339,7 @@ class Trainer:
                 continue
             monitor.phase(f"selecting {member.run.id}")
             prompts = cohort.prompts(index)
-            sample = self.data.development(member.run.config)
+            sample = self.development_of(member.run)
             tasks = self._score(prompts, member.run, sample, interrupts)
             member.selected = member.step
             if average(tasks) > member.best_score:
@@ -334,6 +347,10 @@ class Trainer:
                 scores = {name: task["scores"] for name, task in tasks.items()}
                 member.development = {"average": average(tasks), "step": member.step, "tasks": scores}
             monitor.phase("training")
+
+    def development_of(self, run: Run) -> list[ScoredRows]:
+        """The rows that the best of a run's weights are selected on, those of each of its tasks."""
+        return self.data.development(run.config, self.seen(run))
 
     def evaluation_of(self, run: Run) -> list[ScoredRows]:
         """The rows that a run is scored on, those of each of its tasks."""
@@ -356,7 +373,7 @@ class Trainer:
     def write_results(self) -> None:
         """Write `results.json` with every run's state as of now."""
         results = [self.results.get(run.id) or RunResult.waiting(run) for run in self.runs]
-        write_results(self.folder, results, self.wall_seconds)
+        write_results(self.folder, results, self.wall_seconds, self.identity.hash(run.id for run in self.runs))
 
     def _source_tasks(self, run: Run) -> list[str] | None:
         """The task of each source prompt, where they started from stored ones."""

@@ -40,7 +40,7 @@ For the inside of a frozen layer's own backward there are besides, on the CPU, u
 `torch.ops.compt_fast` and where `load()` is true; all tensors are contiguous, bf16 or fp32 with fp32
 inside, and all but the first refuse what requires a gradient:
 
-    packed_attention_backward(grad_out, qkv, out, lse, offsets, bias) -> grad_qkv
+    packed_attention_backward(grad_out, qkv, lse, offsets, bias) -> grad_qkv
     product(x (N, k), weight, back=False, relu=False) -> (N, m)  x weight^T, weight (m, k), or with `back` x weight,
                                                                 weight (k, m); with `relu` what is above 0 of it
     product_where(x (N, k), weight (k, m), inner (N, m))        x weight where inner is above 0, else 0

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -107,11 +108,18 @@ def missing_tool() -> str | None:
     return None
 
 
+MEMINFO = Path("/proc/meminfo")
+
+
 def jobs() -> int:
-    """Compilers to run side by side: no more than cores, nor than memory allows."""
+    """Compilers to run side by side: no more than cores, nor than memory allows, where the system tells."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2**30
-    return max(1, min(cores, int(memory / GIB_A_JOB)))
+    try:
+        # Free pages alone would be few on any machine that has read files for a while.
+        available = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        available = None
+    return max(1, min(cores, int(available[1]) // 2**20 // GIB_A_JOB)) if available else cores
 
 
 def compile_into(folder: Path, sources: Path, cuda: str | None, flags: tuple[str, ...] = ()) -> None:
@@ -146,14 +154,65 @@ def compile_into(folder: Path, sources: Path, cuda: str | None, flags: tuple[str
     )
 
 
+def cache_folder(wanted: dict[str, Any]) -> Path:
+    """Where the library for the facts `wanted` is kept for this user, there or not."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+    return root / "compt_fast" / "native" / key[:20]
+
+
+def planted(folder: Path) -> str | None:
+    """Why a library in the cache's `folder` may be another user's, whose code it would run; None where it is ours.
+
+    Folders from `compt_fast` down, and the files in it, must belong to this user (or to root), be writable by nobody
+    else, and be no links.
+    """
+    root = next(parent for parent in folder.parents if parent.name == "compt_fast")
+    folders = [root, *(parent for parent in folder.parents if root in parent.parents), folder]
+    for path in [*folders, *(folder / name for name in (FACTS, LIBRARY))]:
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            continue
+        if stat.S_ISLNK(found.st_mode):
+            return f"{path} is a link; remove it"
+        if found.st_uid not in (os.geteuid(), 0):
+            return f"{path} belongs to another user ({found.st_uid}); remove it, or set XDG_CACHE_HOME to one of yours"
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return f"others can write to {path}; remove {root}, and it is built again"
+    return None
+
+
+def built_for(folder: Path) -> Any:
+    """What the library in `folder` was built for; None where there is no whole one."""
+    if not (folder / LIBRARY).is_file():
+        return None
+    try:
+        return json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def build(sources: Path, out: Path) -> None:
-    """Compile `sources` and place library and facts in `out`, each whole or not at all."""
+    """Place library and facts of `sources` in `out`, each whole or not at all: what is there, beside this file or in
+    the user's cache and was built for the same, or what is compiled now.
+    """
     wanted = facts(sources)
+    kept = cache_folder(wanted)
+    there = (out, Path(__file__).parent, *([] if planted(kept) else [kept]))
+    found = next((folder.resolve() for folder in there if built_for(folder) == wanted), None)
+    if found == out.resolve():
+        return
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as scratch:
-        compile_into(Path(scratch), sources, wanted["cuda"])
+        if found is None:
+            compile_into(Path(scratch), sources, wanted["cuda"])
+        else:
+            shutil.copy2(found / LIBRARY, scratch)
         described = Path(scratch, FACTS)
         described.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        for made in (Path(scratch, LIBRARY), described):
+            made.chmod(0o755)  # whatever the umask: what others can write to is not loaded
         (out / FACTS).unlink(missing_ok=True)  # never the old facts beside the new library
         os.replace(Path(scratch, LIBRARY), out / LIBRARY)
         os.replace(described, out / FACTS)

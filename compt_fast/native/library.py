@@ -7,16 +7,12 @@ the sources. COMPT_FAST_NATIVE=0 turns all of it off; DEBUG=1 builds without opt
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +20,7 @@ from typing import Any
 
 import torch
 
+from compt_fast.locks import locked
 from compt_fast.native import build
 
 HERE = Path(__file__).resolve().parent
@@ -100,20 +97,10 @@ def sources() -> Path:
     return installed if installed.is_dir() else HERE.parent.parent / "csrc"
 
 
-def cache_folder(wanted: dict[str, Any]) -> Path:
-    """Where the library for the facts `wanted` is kept, there or not."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-    return root / "compt_fast" / "native" / key[:20]
-
-
 def misfit(folder: Path, wanted: dict[str, Any]) -> str | None:
     """Why the library in `folder` cannot be used where `wanted` is; None when it can."""
-    try:
-        built = json.loads((folder / build.FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "there is no library"
-    if not isinstance(built, dict) or set(built) != set(wanted) or not (folder / build.LIBRARY).is_file():
+    built = build.built_for(folder)
+    if not isinstance(built, dict) or set(built) != set(wanted):
         return "there is no whole library"
     for name in ("torch", "cxx11_abi", "sources", "debug"):
         if built[name] != wanted[name]:
@@ -125,23 +112,33 @@ def misfit(folder: Path, wanted: dict[str, Any]) -> str | None:
     return None
 
 
+def _make_private(folder: Path) -> None:
+    """Make a folder of the cache, closed to others, with those above it."""
+    for path in (*reversed(folder.parents), folder):
+        if not path.exists():
+            path.mkdir(mode=0o700, exist_ok=True)
+
+
 def _find(may_build: bool) -> Status:
     if os.environ.get("COMPT_FAST_NATIVE") == "0":
         return TURNED_OFF
     if _already_here():
         return Status(True, "loaded in this process by other means")
     wanted = build.facts(sources())
-    kept = cache_folder(wanted)
-    for folder in (HERE, kept):
-        if misfit(folder, wanted) is None:
-            return _load_from(folder)
+    if misfit(HERE, wanted) is None:
+        return _load_from(HERE)
+    kept = build.cache_folder(wanted)
+    if danger := build.planted(kept):
+        return Status(False, f"the cache is not used: {danger}")
+    if misfit(kept, wanted) is None:
+        return _load_from(kept)
     if missing := build.missing_tool():
         return Status(False, f"not built, and {missing}")
     if not may_build:
         return Status(False, "not built yet: the first use builds it, in about a minute", pending=True)
     try:
-        kept.mkdir(parents=True, exist_ok=True)
-        with _locked(kept / "lock"):
+        _make_private(kept)
+        with locked(kept / "lock", wait=True):
             return _build_in(kept, wanted)
     except OSError as error:
         return Status(False, f"the cache cannot be written: {error}")
@@ -176,11 +173,3 @@ def _load_from(folder: Path) -> Status:
     built = json.loads((folder / build.FACTS).read_text(encoding="utf-8"))
     devices = "CPU only" if built["cuda"] is None else f"CPU and CUDA {built['cuda']}"
     return Status(True, f"{library}, for torch {built['torch']}, {devices}", library)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone among processes; a process that dies lets go."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

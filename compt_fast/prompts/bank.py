@@ -24,12 +24,7 @@ __all__ = ["LR_GROUP", "PromptBank", "PromptShape", "parameter_count", "paramete
 VOCAB_ROWS = 5000
 SPECIAL_IDS = 3  # T5's padding, end and unknown
 
-_ENCODER_GROUPS = {
-    "source_encoder": "source",
-    "private_encoder": "private",
-    "shared_encoder": "source",
-}
-# an encoder learns at the rate of the prompts it encodes, one shared by both roles at the sources'
+_ENCODERS = ("source_encoder", "private_encoder", "shared_encoder")
 LR_GROUP = {
     "source_tokens": "source",
     "private_tokens": "private",
@@ -37,7 +32,7 @@ LR_GROUP = {
     "gates": "router",
     "gates.weight": "router",
     "gates.bias": "router",
-} | {f"{prefix}.{name}": group for prefix, group in _ENCODER_GROUPS.items() for name in ENCODER_PARAMETERS}
+} | {f"{prefix}.{name}": prefix for prefix in _ENCODERS for name in ENCODER_PARAMETERS}
 
 
 def parameter_shapes(shape: PromptShape) -> dict[str, tuple[int, ...]]:
@@ -77,7 +72,7 @@ class PromptBank:
     """Parameters of R runs of one shape: leaf tensors (R, ...) that require gradients.
 
     `params` maps the names of `parameter_shapes` to them; `LR_GROUP` maps each name to the learning
-    rate it trains at ("source", "private" or "router").
+    rate it trains at ("source", "private", "router", or an encoder's first part of the name).
     """
 
     def __init__(self, shape: PromptShape, params: Mapping[str, Tensor]) -> None:
@@ -111,6 +106,7 @@ class PromptBank:
         init_range: float = 0.5,
         embedding: Tensor | None = None,
         device: torch.device | str = "cpu",
+        task: str | None = None,
     ) -> PromptBank:
         """Fresh fp32 parameters, one run a seed.
 
@@ -118,7 +114,8 @@ class PromptBank:
         of the trunk's `embedding` (V, d), with replacement, from its first 5000 but for the special
         ids 0 to 2. Encoders start as torch's own layers do, router and gates at zero. Every tensor
         of a run follows from its seed and its name alone: neither the other runs nor the other
-        tensors matter, so that runs that differ in their sources start from the same privates.
+        tensors matter, so that runs that differ in their sources start from the same privates. It follows from
+        `task` besides, the one task of runs that are trained apart, so that no two tasks start alike.
 
         Raises `InputError` for an unknown `init` and for an embedding that `vocab` cannot use.
         """
@@ -128,7 +125,7 @@ class PromptBank:
             raise InputError(f"the initial range is {init_range}; it must be positive and finite")
         table = _vocabulary(embedding, shape) if init == "vocab" else None
         params = {
-            name: torch.stack([_initial(name, size, seed, shape, init_range, table) for seed in seeds]).to(device)
+            name: torch.stack([_initial(name, size, seed, shape, init_range, table, task) for seed in seeds]).to(device)
             for name, size in parameter_shapes(shape).items()
         }
         return cls(shape, params)
@@ -182,11 +179,13 @@ def _initial(
     shape: PromptShape,
     init_range: float,
     table: Tensor | None,
+    task: str | None,
 ) -> Tensor:
     """One run's initial value of one parameter, on the CPU so that the device does not matter."""
     if LR_GROUP[name] == "router":
         return torch.zeros(size)
-    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    whose = f"{seed} {name}" if task is None else f"{seed} {name} {task}"
+    digest = hashlib.sha256(whose.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
     if not name.endswith("_tokens"):
         bound = init_bound(shape, name.split(".", 1)[1])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from compt_fast.errors import InputError
-from compt_fast.prompts.store import as_prompt
+from compt_fast.errors import InputError, shown
+from compt_fast.inputs import check_file, check_type, read_object
+from compt_fast.prompts.store import LARGEST, as_prompt
 
 PICKLED = (".pt", ".pth", ".bin")
 PEFT_TENSOR = "prompt_embeddings"
@@ -42,7 +41,7 @@ def read_foreign(path: Path) -> ForeignPrompt:
     prompts = {name: t for name, t in tensors.items() if t.dim() == 2}
     if len(prompts) != 1:
         held = {name: tuple(t.shape) for name, t in tensors.items()}
-        raise InputError(f"{path}: one tensor (tokens, d_model) is needed, and it holds {held}")
+        raise InputError(f"{path}: one tensor (tokens, d_model) is needed, and it holds {shown(held, 400)}")
     (values,) = prompts.values()
     return ForeignPrompt(as_prompt(values, str(path)), None, {"imported": path.name})
 
@@ -52,20 +51,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises `InputError` for another ending, a damaged file, and a pickle that holds more than tensors.
     """
+    if path.suffix not in (".safetensors", *PICKLED):
+        raise InputError(f"{path}: a prompt is a {', '.join(PICKLED)} or .safetensors file, or an adapter's folder")
+    check_file(path, LARGEST)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: cannot be read: {error}") from None
-    if path.suffix not in PICKLED:
-        raise InputError(f"{path}: a prompt is a {', '.join(PICKLED)} or .safetensors file, or an adapter's folder")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to trip
         first = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InputError(f"{path}: no file of tensors, or one that would run code when read: {first}") from None
+        raise InputError(f"{path}: no file of tensors, or one that would run code when read: {first[:200]}") from None
     found = content if isinstance(content, dict) else {"": content}
     if not found or not all(isinstance(t, Tensor) for t in found.values()):
         kinds = sorted({type(value).__name__ for value in found.values()})
@@ -81,23 +81,24 @@ def _peft(folder: Path) -> ForeignPrompt:
     the first `num_virtual_tokens` of them, before its encoder's input, and never the rest.
     """
     path = folder / "adapter_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        kind, tokens = config["peft_type"], config["num_virtual_tokens"]
-    except FileNotFoundError:
-        raise InputError(f"{folder}: no adapter_config.json; a folder to import is a PEFT adapter") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not the configuration of a PEFT adapter: {error!r}") from None
+    if not path.exists():
+        raise InputError(f"{folder}: no adapter_config.json; a folder to import is a PEFT adapter")
+    config = read_object(path, "the configuration of a PEFT adapter")
+    kinds = {"peft_type": str, "num_virtual_tokens": int, "num_transformer_submodules": int | None}
+    kinds |= {"token_dim": int | None, "base_model_name_or_path": str | None}
+    for key, what in kinds.items():
+        check_type(config.get(key), what, f"{path}: not the configuration of a PEFT adapter: {key}")
+    kind, tokens = config["peft_type"], config["num_virtual_tokens"]
     if kind != "PROMPT_TUNING":
-        raise InputError(f"{path}: a {kind} adapter is no soft prompt before the input; only PROMPT_TUNING is")
+        raise InputError(f"{path}: a {shown(kind)} adapter is no soft prompt before the input; only PROMPT_TUNING is")
     files = [folder / f"adapter_model{end}" for end in (".safetensors", ".bin")]
     weights = next((file for file in files if file.is_file()), files[0])
     tensors = read_tensors(weights)
     if list(tensors) != [PEFT_TENSOR]:
-        raise InputError(f"{weights}: holds {sorted(tensors)}, not {PEFT_TENSOR!r} alone")
+        raise InputError(f"{weights}: holds {shown(sorted(tensors), 400)}, not {PEFT_TENSOR!r} alone")
     values = as_prompt(tensors[PEFT_TENSOR], str(weights))
     times = config.get("num_transformer_submodules") or 1
-    if not isinstance(tokens, int) or tokens < 1 or len(values) not in (tokens, tokens * times):
+    if tokens < 1 or times < 1 or len(values) not in (tokens, tokens * times):
         raise InputError(
             f"{weights}: {len(values)} rows, but adapter_config.json says {tokens} virtual tokens, {times} submodules"
         )

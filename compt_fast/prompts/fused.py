@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from compt_fast.kernels import unavailable
+from compt_fast.kernels.plan import COMPUTED, MAX_TASKS, MAX_WEIGHTS, Plan
 from compt_fast.prompts.compose import Composition, Mask
 from compt_fast.prompts.compose import compose as reference
 from compt_fast.prompts.encoders import encoder_prefix, encoder_shapes
 from compt_fast.prompts.shape import ROLES, PromptShape
 
-MAX_TASKS = 128
-MAX_WEIGHTS = 32
 PRODUCTS = {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}
 """How the kernel multiplies at each of torch's settings of `set_float32_matmul_precision`."""
 
@@ -31,20 +30,31 @@ def path(shape: PromptShape, device: torch.device) -> tuple[str, str]:
 
 
 def unsupported(shape: PromptShape) -> str:
-    """What of a shape the kernel does not take; empty where it takes it."""
-    if shape.encoder == "lstm":
-        return "encoder 'lstm' runs token after token"
-    if shape.encoded != "both":
-        return f"only the {shape.encoded} prompts have an encoder"
-    if shape.router == "relaxed-bernoulli":
-        return "router 'relaxed-bernoulli' draws its weights"
-    if shape.gates == "input":
-        return "gates 'input' make every row a slot of its own"
+    """What of a shape the kernels do not compute; empty where they compute all."""
+    for setting in ("composition", "encoder", "encoded", "sharing", "router"):
+        if getattr(shape, setting) not in COMPUTED[setting]:
+            return f"no kernel computes {setting} {getattr(shape, setting)!r}"
+    if _normaliser(shape) not in COMPUTED["normaliser"]:
+        return f"no kernel computes normalisation {shape.normaliser!r}"
+    if _gates(shape) not in COMPUTED["gates"]:
+        return f"no kernel computes gates {shape.gates!r}"
     if shape.tasks > MAX_TASKS:
         return f"{shape.tasks} tasks are more than {MAX_TASKS}"
     if shape.n_weights > MAX_WEIGHTS:
         return f"{shape.n_weights} source weights are more than {MAX_WEIGHTS}"
     return ""
+
+
+def _normaliser(shape: PromptShape) -> str:
+    """In a plan's words: a softmax with temperature is a softmax of which tau says the rest."""
+    if not shape.has_router:
+        return "constant"
+    return "softmax" if shape.normaliser == "softmax-temperature" else shape.normaliser
+
+
+def _gates(shape: PromptShape) -> str:
+    """In a plan's words."""
+    return shape.gates if shape.has_gates else "none"
 
 
 def compose(
@@ -118,9 +128,6 @@ def input_names(shape: PromptShape) -> tuple[str, ...]:
 @lru_cache
 def plan_text(shape: PromptShape, mask: Mask | None, products: str) -> str:
     """The kernel's plan of a shape."""
-    from compt_fast.kernels.plan import Plan
-
-    normaliser = shape.normaliser if shape.has_router else "constant"
     plan = Plan(
         composition=shape.composition,
         tasks=shape.tasks,
@@ -133,9 +140,9 @@ def plan_text(shape: PromptShape, mask: Mask | None, products: str) -> str:
         encoder=shape.encoder,
         per_prompt=shape.sharing == "per-prompt",
         shared=len({encoder_prefix(shape, role) for role in ROLES}) == 1,
-        normaliser=normaliser.removesuffix("-temperature"),
-        tau=shape.tau if normaliser == "softmax-temperature" else 1.0,
-        gates=shape.gates if shape.has_gates else "none",
+        normaliser=_normaliser(shape),
+        tau=shape.tau if shape.has_router and shape.normaliser == "softmax-temperature" else 1.0,
+        gates=_gates(shape),
         mask=mask.how if mask and shape.n_weights else "none",
         private_on=mask is None or mask.private,
         products=products,

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
-import re
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,11 +24,16 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d
 
 from compt_fast.choices import FITS
-from compt_fast.errors import InputError, unknown
-from compt_fast.files import new_folder, write_json
+from compt_fast.errors import InputError, shown, unknown
+from compt_fast.files import clean, new_folder, remove_folder, write_json
+from compt_fast.inputs import check_file, check_type, dataclass_from, read_object
+from compt_fast.locks import locked
+from compt_fast.names import check_name, is_name
 
 FORMAT = 1
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+LOCK = ".lock"
+LARGEST = 2**30  # bytes of a file of prompts
+MOST_VALUES = 2**26  # of a prompt: as many as 65,536 tokens of width 1024
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class PromptStore:
         """The entries, damaged ones too, in alphabetical order."""
         if not self.folder.is_dir():
             return []
-        return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and is_name(p.name))
 
     def load(self, name: str) -> StoredPrompt:
         """An entry, read and checked.
@@ -138,11 +142,45 @@ class PromptStore:
         Raises `InputError` for a name that is taken or no file name, for values that are no prompt
         or not finite, and where the folder cannot be written.
         """
-        if not _NAME.fullmatch(prompt.name):
-            raise InputError(f"{prompt.name!r} is no name of a stored prompt: letters, digits and any of _ . + -")
-        if prompt.name in self.names() and not replace:
-            raise InputError(f"the store {self.folder} has a prompt {prompt.name!r}; remove it first, or name another")
+        check_name(prompt.name, "a stored prompt")
         prompt = dataclasses.replace(prompt, values=as_prompt(prompt.values, f"stored prompt {prompt.name}"))
+        with self._alone():
+            if prompt.name in self.names() and not replace:
+                raise InputError(
+                    f"the store {self.folder} has a prompt {prompt.name!r}; remove it first, or name another"
+                )
+            self._write(prompt)
+
+    def keep(self, prompt: StoredPrompt) -> None:
+        """Write an entry, unless the store has it: the same values, or those that another job has trained with the
+        same settings meanwhile. Raises `InputError` as of `add`, and where the name is another prompt's.
+        """
+        check_name(prompt.name, "a stored prompt")
+        with self._alone():
+            if prompt.name not in self.names():
+                self._write(prompt)
+                return
+            there = self.load(prompt.name)
+        alike = there.training == prompt.training and there.trunk == prompt.trunk
+        if there.task != prompt.task or not (there.sha256 == prompt.sha256 or alike):
+            raise InputError(
+                f"the store {self.folder} has another prompt {prompt.name!r} now, which was trained otherwise; "
+                "remove it from there and go on with this job, or begin one with another --store"
+            )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While entered no other process writes to the store, which is made if it is not there, and cleaned up."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with locked(self.folder / LOCK, wait=True):
+                clean(self.folder, is_name)
+                yield
+        except (OSError, SafetensorError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"--store {self.folder}: cannot be written ({why})") from None
+
+    def _write(self, prompt: StoredPrompt) -> None:
         manifest = {
             "format": FORMAT,
             "name": prompt.name,
@@ -156,18 +194,21 @@ class PromptStore:
             "training": prompt.training,
             "created": prompt.created or datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        try:
-            with new_folder(self.folder / prompt.name) as temporary:
-                save_file({"prompt": prompt.values}, temporary / "prompt.safetensors")
-                write_json(temporary / "manifest.json", manifest)
-        except OSError as error:
-            raise InputError(f"--store {self.folder}: cannot be written ({error.strerror})") from None
+        with new_folder(self.folder / prompt.name) as temporary:
+            save_file({"prompt": prompt.values}, temporary / "prompt.safetensors")
+            write_json(temporary / "manifest.json", manifest)
 
     def remove(self, name: str) -> None:
-        """Delete an entry, damaged or not; `InputError` if there is none of that name."""
+        """Delete an entry, damaged or not; of a link the link alone. `InputError` if there is none of that name, or
+        it holds a folder, which no entry does.
+        """
         if name not in self.names():
             raise unknown(f"prompt in the store {self.folder}", name, self.names())
-        shutil.rmtree(self.folder / name)
+        entry = self.folder / name
+        if not entry.is_symlink() and any(part.is_dir() and not part.is_symlink() for part in entry.iterdir()):
+            raise InputError(f"{entry}: holds a folder, as no entry of a store does: remove it yourself")
+        with self._alone():
+            remove_folder(entry)
 
 
 def as_prompt(values: Tensor, what: str) -> Tensor:
@@ -176,6 +217,12 @@ def as_prompt(values: Tensor, what: str) -> Tensor:
     Raises `InputError` that begins with `what` for another shape, numbers that are no floats, and
     values that are not finite.
     """
+    if values.layout is not torch.strided or values.device.type == "meta":
+        raise InputError(f"{what}: a {values.layout} tensor on {values.device}; a prompt is a dense one with values")
+    if values.numel() > MOST_VALUES:
+        raise InputError(
+            f"{what}: {tuple(values.shape)} are {values.numel():,} values; a prompt has up to {MOST_VALUES:,}"
+        )
     if values.dim() != 2 or 0 in values.shape or not values.is_floating_point():
         raise InputError(
             f"{what}: a prompt is a float tensor (tokens, d_model), not {values.dtype} of shape {tuple(values.shape)}"
@@ -214,49 +261,43 @@ def fit_length(prompt: StoredPrompt, length: int, how: str) -> Tensor:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    kinds: dict[str, type | tuple[type, ...]] = {
+    kinds: dict[str, Any] = {
         "format": int,
         "name": str,
         "task": str,
         "trunk": dict,
         "length": int,
         "d_model": int,
-        "encoder": (str, type(None)),
+        "encoder": str | None,
         "sha256": str,
-        "score": (dict, type(None)),
+        "score": dict | None,
         "training": dict,
         "created": str,
     }
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a stored prompt has a manifest.json") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a manifest of a stored prompt: {error}") from None
-    if not isinstance(manifest, dict):
-        raise InputError(f"{path}: not a manifest of a stored prompt: {type(manifest).__name__} in place of an object")
+    if not path.exists():
+        raise InputError(f"{path}: no such file; a stored prompt has a manifest.json")
+    manifest = read_object(path, "a manifest of a stored prompt")
     for key, kind in kinds.items():
-        if key not in manifest or not isinstance(manifest[key], kind):
-            raise InputError(f"{path}: {key!r} is missing or of a wrong type ({manifest.get(key)!r})")
+        if key not in manifest:
+            raise InputError(f"{path}: {key} is missing")
+        check_type(manifest[key], kind, f"{path}: {key}")
     if manifest["format"] != FORMAT:
         raise InputError(f"{path}: a stored prompt of format {manifest['format']}, not {FORMAT}")
-    try:
-        trunk = TrunkId(**manifest["trunk"])
-    except TypeError as error:
-        raise InputError(f"{path}: 'trunk' has a name, a sha256 and a dtype: {error}") from None
-    if not isinstance(trunk.name, str) or any(not isinstance(v, str | None) for v in (trunk.sha256, trunk.dtype)):
-        raise InputError(f"{path}: 'trunk' must hold texts, not {manifest['trunk']!r}")
+    dataclass_from(TrunkId, manifest["trunk"], f"{path}: trunk")
+    for key, kind in {"metric": str, "value": float}.items() if manifest["score"] else ():
+        check_type(manifest["score"].get(key), kind, f"{path}: score: {key}")
     return manifest
 
 
 def _read_values(path: Path, manifest: dict[str, Any]) -> Tensor:
     """The tensor beside a manifest, which must be what the manifest says."""
+    check_file(path, LARGEST)
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     if list(tensors) != ["prompt"]:
-        raise InputError(f"{path}: holds {sorted(tensors)}, not one tensor 'prompt'")
+        raise InputError(f"{path}: holds {shown(sorted(tensors), 400)}, not one tensor 'prompt'")
     values = as_prompt(tensors["prompt"], str(path))
     said = (manifest["length"], manifest["d_model"])
     if tuple(values.shape) != said:
@@ -264,6 +305,7 @@ def _read_values(path: Path, manifest: dict[str, Any]) -> Tensor:
     digest = hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()
     if digest != manifest["sha256"]:
         raise InputError(
-            f"{path}: its values are not those its manifest was written for (sha256 {digest}, not {manifest['sha256']})"
+            f"{path}: its values are not those its manifest was written for (sha256 {digest}, not "
+            f"{shown(manifest['sha256'])})"
         )
     return values

@@ -34,7 +34,7 @@ def measured(entry: Entry, way: Way) -> Masked | None:
 
 def mask_count(entry: Entry) -> int:
     """How many maskings a run's prompts allow; 1 is none but the whole."""
-    return len(named_masks(load_prompts(entry.prompts)[0].shape))
+    return len(named_masks(load_prompts(entry.stored[0])[0].shape))
 
 
 def measure(entries: Sequence[Entry], way: Way, after_each: Callable[[], None]) -> None:

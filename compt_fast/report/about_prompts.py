@@ -35,10 +35,13 @@ def anatomy_of(material: Material, entry: Entry) -> Anatomy | None:
 
 
 def _read_anatomy(entry: Entry) -> Anatomy | None:
-    prompts, manifest = load_prompts(entry.prompts)
-    if "targets" not in prompts.tensors:
+    parts = [load_prompts(folder) for folder in entry.stored]
+    tensors = parts[0][0].tensors
+    if "targets" not in tensors:
         return None
-    return anatomy(prompts.tensors, short(entry.tasks), short(manifest.get("source_tasks") or []))
+    if len(parts) > 1:  # tasks trained apart, a prompt each
+        tensors = {name: torch.cat([prompts.tensors[name] for prompts, _ in parts]) for name in ("targets", "privates")}
+    return anatomy(tensors, short(entry.tasks), short(parts[0][1].get("source_tasks") or []))
 
 
 def _about(material: Material) -> list[tuple[str, str, Anatomy]]:
@@ -171,7 +174,7 @@ def _similar(stem: str, title: str, parts: Anatomy, sources: Tensor) -> Exhibit:
 def weighted(material: Material) -> Section | None:
     """Weighted similarity to source prompts by setting (CrossPT, Eq. 3 and figure 8)."""
     exhibits = []
-    stored = [entry for entry in material.entries if (entry.prompts / "manifest.json").is_file()]
+    stored = [entry for entry in material.entries if entry.stored]
     for suite, entries in panels(replace(material, entries=stored)).items():
         measured = {id(entry): parts for entry in entries if (parts := anatomy_of(material, entry)) is not None}
         by_key = grouped([entry for entry in entries if id(entry) in measured], "shots")

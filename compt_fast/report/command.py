@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from compt_fast.choices import RANKINGS
-from compt_fast.commandline import CommandLine
+from compt_fast.commandline import CommandLine, file_path
 from compt_fast.errors import InputError, exit_code
 from compt_fast.evaluate import add_way
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _PACKAGES = ("matplotlib", "jinja2")
 
 EXAMPLES = """examples:
-  python -m compt_fast.report runs/mini-20260101-120000 -o report
-      every table and figure that the runs of this folder allow; open report/index.html
+  python -m compt_fast.report runs/mini-20260101-120000
+      every table and figure that the runs of this folder allow; open its report/index.html
   python -m compt_fast.report runs/with-prefix runs/without-prefix -o report --no-masking
       two jobs side by side, without the masked evaluations (which need the trunk)
   python -m compt_fast.report store -o report
@@ -47,11 +47,17 @@ def parser() -> CommandLine:
     made.add_argument(
         "folders",
         metavar="RUN",
-        type=Path,
+        type=file_path,
         nargs="+",
         help="run folders of compt_fast.train, folders of run folders, or prompt stores",
     )
-    made.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="where the report goes")
+    made.add_argument(
+        "-o",
+        "--out",
+        metavar="DIR",
+        type=file_path,
+        help="where the report goes (default, of one run folder: RUN/report)",
+    )
     made.add_argument(
         "--runs",
         metavar="ID[,ID]",
@@ -86,6 +92,13 @@ def main(argv: list[str] | None = None) -> int:
     )
 
 
+def _beside(folders: Sequence[Path]) -> Path:
+    """Where the report of one run folder goes; `InputError` for other material."""
+    if len(folders) == 1 and (folders[0] / "config.json").is_file():
+        return folders[0] / "report"
+    raise InputError("say where the report goes, with -o DIR; of one run folder alone it goes into its report/")
+
+
 def report(given: argparse.Namespace, console: Console) -> int:
     """Read, measure what is lacking, draw and write, by the flags of `parser`."""
     lacking = [name for name in _PACKAGES if find_spec(name) is None]
@@ -97,6 +110,7 @@ def report(given: argparse.Namespace, console: Console) -> int:
     from compt_fast.report.page import write_report
     from compt_fast.report.runs import portraits, ranked_by, read_runs
 
+    out = given.out or _beside(given.folders)
     way = Way(given.mask_how or "before", given.mask_tokens or "zero")
     material = replace(ranked_by(read_runs(given.folders), given.rank_by), way=way)
     material.portraits.extend(portraits(material.entries, given.runs.split(",") if given.runs else None))
@@ -105,7 +119,7 @@ def report(given: argparse.Namespace, console: Console) -> int:
         sections, absent = _sections(material)
         drawing = progress.add_task("drawing", total=sum(len(section.all()) for section in sections))
         page = write_report(
-            given.out,
+            out,
             sections,
             title="Composed prompts: what the runs say",
             about=_about(material),

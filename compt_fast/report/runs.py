@@ -55,6 +55,7 @@ class Entry:
     trunk: str
     result: RunResult
     parts: tuple[RunResult, ...]
+    apart: bool = False
     by: str = "test"
 
     @property
@@ -92,7 +93,7 @@ class Entry:
         config = self.config
         shape = PromptShape(
             config.composition,
-            len(self.tasks),
+            1 if self.apart else len(self.tasks),
             config.sources,
             config.private,
             config.prompt_length,
@@ -105,14 +106,21 @@ class Entry:
 
     @property
     def prompts(self) -> Path:
-        """The folder of its stored prompts."""
+        """The folder of its stored prompts; of runs that were trained apart, what tells them from others."""
         return self.folder / "prompts" / self.id
+
+    @property
+    def stored(self) -> tuple[Path, ...]:
+        """The folders of its stored prompts, one a part; none where they are not there, or share no shape."""
+        folders = tuple(self.folder / "prompts" / part.id for part in self.parts)
+        alike = len(folders) == 1 or self.config.composition == "pt"  # sources of parts are not the same ones
+        return folders if alike and all((folder / "manifest.json").is_file() for folder in folders) else ()
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that decides its outcome, by name; lists as tuples."""
         job = {name: self.flags.get(name) for name in _JOB_SETTINGS}
-        every = {**asdict(self.config), "tasks": self.tasks, **job, "trunk": self.trunk}
+        every = {**asdict(self.config), "apart": self.apart, "tasks": self.tasks, **job, "trunk": self.trunk}
         return {name: tuple(value) if isinstance(value, list) else value for name, value in every.items()}
 
     def score(self, task: str) -> float:
@@ -219,7 +227,7 @@ def _finished(folder: Path, called: str, missing: list[str]) -> list[Entry]:
     for name, config in configs.items():
         result = results.get(name)
         if result is not None and result.status == "finished":
-            entries.append(Entry(folder, config, flags, trunk, result, (result,)))
+            entries.append(Entry(folder, config, flags, trunk, result, (result,), config.task is not None))
         elif result is not None and result.status == "stopped":
             missing.append(f"{called}: {name} was stopped: {result.reason}")
         elif results:
@@ -237,16 +245,16 @@ def _finished(folder: Path, called: str, missing: list[str]) -> list[Entry]:
 
 def _together(entries: list[Entry]) -> list[Entry]:
     """Runs of one setting and seed that were trained apart, a task each, as one entry."""
-    merged: dict[RunConfig, Entry] = {}
+    merged: dict[tuple[RunConfig, bool], Entry] = {}
     for entry in entries:
         config = replace(entry.config, task=None)
-        before = merged.get(config)
+        before = merged.get((config, entry.apart))
         if before is None:
-            merged[config] = replace(entry, config=config)
+            merged[config, entry.apart] = replace(entry, config=config)
             continue
         tasks = before.result.tasks | entry.result.tasks
         whole = replace(before.result, id=before.result.group, tasks=tasks, average=average(tasks))
-        merged[config] = replace(before, result=whole, parts=(*before.parts, entry.result))
+        merged[config, entry.apart] = replace(before, result=whole, parts=(*before.parts, entry.result))
     return list(merged.values())
 
 
@@ -258,7 +266,7 @@ def portraits(entries: Sequence[Entry], only: Sequence[str] | None) -> list[Entr
     nothing to do with each other, so that no mean over seeds is taken. Raises `InputError` for a
     name that is no finished run with stored prompts.
     """
-    stored = [entry for entry in entries if (entry.prompts / "manifest.json").is_file()]
+    stored = [entry for entry in entries if entry.stored]
     if only is not None:
         for name in only:
             if name not in [entry.id for entry in stored]:

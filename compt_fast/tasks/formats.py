@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from compt_fast.errors import InputError
+from compt_fast.errors import InputError, shown
+from compt_fast.inputs import check_file, parse, read_text
 
 FORMATS = ("jsonl", "csv", "tsv", "parquet")
+LARGEST = 2**32  # bytes of a file of rows
+MOST_COLUMNS = 2000
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Columns:
             if name in self.values:
                 return name
         wanted = " or ".join(map(repr, names))
-        raise InputError(f"{self.origin}: no column {wanted} for {what}; there are: {', '.join(self.values)}")
+        raise InputError(f"{self.origin}: no column {wanted} for {what}; there are: {_some(self.values)}")
 
     def empty(self, name: str) -> np.ndarray:
         """Which rows (n,) hold no text in the column `name`: none, or white space alone."""
@@ -56,6 +59,13 @@ class Columns:
             for name, column in self.values.items()
         }
         return Columns(values, lambda row: self.where(int(chosen[row])), self.origin, len(chosen))
+
+
+def _some(names: Iterable[Any]) -> str:
+    """Names for a message, not too many of them."""
+    every = list(map(str, names))
+    more = f" and {len(every) - 20:,} more" if len(every) > 20 else ""
+    return ", ".join(name if len(name) <= 80 else shown(name) for name in every[:20]) + more
 
 
 def find_split(folder: Path, split: str) -> list[Path]:
@@ -80,7 +90,8 @@ def read_columns(paths: Sequence[Path]) -> Columns:
     """The rows of one file, or of Parquet shards one after another. Raises `InputError` naming file
     and row."""
     if paths[0].suffix[1:] not in FORMATS:
-        raise InputError(f"{paths[0]}: rows are read from files of {', '.join(FORMATS)}")
+        hint = f"; one JSON object a line makes it {paths[0].stem}.jsonl" if paths[0].suffix == ".json" else ""
+        raise InputError(f"{paths[0]}: rows are read from files of {', '.join(FORMATS)}{hint}")
     columns = _read_parquet(paths) if paths[0].suffix == ".parquet" else _read_lines(paths[0])
     if not columns.size:
         raise InputError(f"{columns.origin}: no rows")
@@ -131,9 +142,13 @@ def _read_parquet(paths: Sequence[Path]) -> Columns:
         raise InputError(f"{paths[0]}: reading Parquet needs pyarrow (pip install pyarrow)") from None
     tables = []
     for path in paths:
+        check_file(path, LARGEST)
         try:
+            _check_header(path, parquet.read_schema(path).names)
             tables.append(parquet.read_table(path))
-        except (pa.ArrowException, OSError) as error:
+        except InputError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{path}: {_why_not_parquet(path, error)}") from None
     for path, table in zip(paths, tables, strict=True):
         if table.schema != tables[0].schema:
@@ -154,25 +169,24 @@ def _why_not_parquet(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         if file.read(24).startswith(b"version https://git-lfs"):
             return "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
-    return f"not a whole Parquet file ({error}); it may be truncated: fetch it again"
+    said = " ".join(str(error).split())[:300]
+    return f"not a whole Parquet file ({said}); it may be truncated: fetch it again"
 
 
 def _read_lines(path: Path) -> Columns:
     reader = _read_jsonl if path.suffix == ".jsonl" else _read_table
-    values, lines = reader(path, _read_text(path))
+    values, lines = reader(path, read_text(path, LARGEST))
     return Columns(values, lambda row: f"{path}:{lines[row]}", str(path), len(lines))
 
 
-def _read_text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read it ({error.strerror})") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}:{line}: not UTF-8 (byte {data[error.start]:#04x}); save the file as UTF-8") from None
+def _check_header(where: Path | str, names: Iterable[str]) -> None:
+    """Raise `InputError` for a column that is there twice, and for too many."""
+    counts = Counter(list(names))
+    if counts.total() > MOST_COLUMNS:
+        raise InputError(f"{where}: {counts.total():,} columns; up to {MOST_COLUMNS:,} are read")
+    for name, count in counts.items():
+        if count > 1:
+            raise InputError(f"{where}: two columns are called {shown(name)}; rename one")
 
 
 def _read_jsonl(path: Path, text: str) -> tuple[dict[str, list[Any]], list[int]]:
@@ -184,24 +198,32 @@ def _read_jsonl(path: Path, text: str) -> tuple[dict[str, list[Any]], list[int]]
             rows.append(_json_object(line, f"{path}:{number}"))
             lines.append(number)
     keys = dict.fromkeys(key for row in rows for key in row)
+    _check_header(path, keys)
     return {key: [row.get(key) for row in rows] for key in keys}, lines
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        for name in names:
-            if names.count(name) > 1:
-                raise InputError(f"{where}: the key {name!r} stands there twice; keep one")
-        return dict(pairs)
-
     try:
-        row = json.loads(line, object_pairs_hook=unique)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error}); every line must be one object") from None
+        row = parse(".json", line, where)
+    except InputError as error:
+        raise InputError(f"{error}; every line must be one JSON object") from None
     if not isinstance(row, dict):
         raise InputError(f"{where}: a JSON {type(row).__name__}; every line must be one object, {{...}}")
     return row
+
+
+def _check_separator(path: Path, header: list[str]) -> None:
+    """Raise `InputError` for one column whose name holds what separates columns elsewhere."""
+    marks = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
+    found = next((mark for mark in marks if len(header) == 1 and mark in header[0]), None)
+    if found is None:
+        return
+    own, right = ("tabs", ".csv") if path.suffix == ".tsv" else ("commas", ".tsv")
+    rename = f", or rename it to {path.stem}{right}" if (found, right) in ((",", ".csv"), ("\t", ".tsv")) else ""
+    raise InputError(
+        f"{path}:1: one column, {header[0]!r}: its cells are separated by {marks[found]} ({found!r}), and those of a "
+        f"{path.suffix} file by {own}; save it with {own}{rename}"
+    )
 
 
 def _read_table(path: Path, text: str) -> tuple[dict[str, list[Any]], list[int]]:
@@ -224,9 +246,8 @@ def _read_table(path: Path, text: str) -> tuple[dict[str, list[Any]], list[int]]
         raise InputError(f"{path}: empty; the first line must name the columns")
     header = rows.pop(0)
     lines.pop(0)
-    for name in header:
-        if header.count(name) > 1:
-            raise InputError(f"{path}:1: two columns are called {name!r}; rename one")
+    _check_separator(path, header)
+    _check_header(f"{path}:1", header)
     for cells, line in zip(rows, lines, strict=True):
         if len(cells) != len(header):
             raise InputError(f"{path}:{line}: {len(cells)} cells where the header names {len(header)} columns")

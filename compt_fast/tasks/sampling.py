@@ -6,6 +6,7 @@ rows with every version.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from zlib import crc32
 
 import numpy as np
@@ -25,33 +26,62 @@ def _stream(seed: int, number: int) -> np.random.RandomState:
     return np.random.RandomState([seed, number])
 
 
-def draw_shots(
-    labels: np.ndarray, task: Task, shots: int | None, seed: int, sampling: str, max_train: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (int64) of a run's examples of one task, and of its development sample.
+@dataclass(frozen=True)
+class Draw:
+    """What decides which rows a run trains on: its `shots` (None: all, at most `max_train`), seed and sampling."""
 
-    `labels` (n,) are those of all training rows. `shots` examples are drawn, and as many further
-    ones, disjoint, for development (fewer where rows run out); `sampling` "balanced" gives every
-    class the same number of examples, or one more, "random" draws uniformly, as does every draw of
-    a score, which has no classes. A draw of fewer shots with the same seed is the beginning of a
-    draw of more. `shots` None (all rows) draws at most `max_train` uniformly. Raises `InputError`
-    where a task, or a class of it, has fewer rows than the draw needs.
+    shots: int | None
+    seed: int
+    sampling: str
+    max_train: int
+
+
+def draw_training(labels: np.ndarray, task: Task, draw: Draw, *, development: bool) -> np.ndarray:
+    """Indices (int64) of a run's examples of one task.
+
+    `labels` (n,) are those of all training rows. `sampling` "balanced" gives every class the same
+    number of examples, or one more, "random" draws uniformly, as does every draw of a score, which
+    has no classes. A draw of fewer shots with the same seed is the beginning of a draw of more.
+    `shots` None draws at most `max_train` uniformly, and leaves rows for a `development` sample
+    where there is to be one. Raises `InputError` where a task, or a class of it, has fewer rows than
+    the draw needs.
     """
+    return _order(labels, task, draw)[: _count(len(labels), draw, development)]
+
+
+def draw_development(labels: np.ndarray, task: Task, draw: Draw, seen: np.ndarray) -> np.ndarray:
+    """Indices (int64) of a run's development sample: as many further rows as it has shots, fewer where rows run out,
+    and none that it trains on or that it has `seen` (indices) through what it starts from.
+    """
+    trained = _count(len(labels), draw, True)
+    left = _order(labels, task, draw)[trained:]
+    left = left[~np.isin(left, seen)]
+    return left[: _set_aside(len(labels)) if draw.shots is None else draw.shots]
+
+
+def _set_aside(rows: int) -> int:
+    return min(FULL_DEVELOPMENT, rows // 10)
+
+
+def _count(rows: int, draw: Draw, development: bool) -> int:
+    if draw.shots is not None:
+        return draw.shots
+    return min(draw.max_train, rows - (_set_aside(rows) if development else 0))
+
+
+def _order(labels: np.ndarray, task: Task, draw: Draw) -> np.ndarray:
+    """All rows of a task in the order of the draw."""
+    shots, sampling = draw.shots, draw.sampling
     if sampling not in SAMPLINGS:
         raise unknown("sampling", sampling, SAMPLINGS)
-    stream = _stream(seed, crc32(task.name.encode()))
+    stream = _stream(draw.seed, crc32(task.name.encode()))
     if shots is None:
-        order = stream.permutation(len(labels))
-        development = min(FULL_DEVELOPMENT, len(labels) // 10)
-        train = min(max_train, len(labels) - development)
-        return order[:train], order[train : train + development]
+        return stream.permutation(len(labels))
     if shots > len(labels):
         raise InputError(f"{task.name}: {shots} shots, but the training split has {len(labels)} rows; lower --shots")
     if sampling == "random" or task.is_score:
-        order = stream.permutation(len(labels))
-    else:
-        order = _balanced_order(labels, task, shots, stream)
-    return order[:shots], order[shots : 2 * shots]
+        return stream.permutation(len(labels))
+    return _balanced_order(labels, task, shots, stream)
 
 
 def _balanced_order(labels: np.ndarray, task: Task, shots: int, stream: np.random.RandomState) -> np.ndarray:

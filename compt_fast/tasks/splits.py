@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from compt_fast.errors import InputError, unknown
+from compt_fast.errors import InputError, shown, unknown
+from compt_fast.numbers import number
 from compt_fast.tasks.formats import Columns
 from compt_fast.tasks.table import Task
 
@@ -30,14 +32,15 @@ class Split:
 
     Texts are read, and checked, when a row is asked for: a large data set costs no more than the
     rows that are used. Published data sets, whose rows no user can mend, are read with
-    `skip_empty`: rows without a text are left out, and `note` says so.
+    `skip_empty`: rows without a text or label are left out, and `note` says so.
     """
 
     def __init__(self, task: Task, columns: Columns, *, skip_empty: bool = False) -> None:
         self._names = [columns.first([column], f"the texts of {task.name}") for column, _ in task.fields]
         self.note = ""
         if skip_empty:
-            columns, self.note = _without_empty(task, columns, self._names)
+            label = [task.label_column] if task.label_column in columns.values else []
+            columns, self.note = _without_empty(task, columns, [*self._names, *label])
         self._texts = [columns.values[name] for name in self._names]
         self.where = columns.where
         label_column = columns.first([task.label_column], f"the labels of {task.name}")
@@ -64,15 +67,15 @@ class Split:
 
 
 def _without_empty(task: Task, columns: Columns, names: list[str]) -> tuple[Columns, str]:
-    """The rows that have all texts, and a line on those left out, or "" where there are none."""
+    """The rows that have something in all columns, and a line on those left out, or "" where there are none."""
     empty = np.logical_or.reduce([columns.empty(name) for name in names])
     count = int(empty.sum())
     if not count:
         return columns, ""
     if count == columns.size:
-        raise InputError(f"{columns.origin}: every row has an empty text; {task.name} needs rows with texts")
+        raise InputError(f"{columns.origin}: every row has an empty text or label; {task.name} needs whole rows")
     first = columns.where(int(empty.argmax()))
-    note = f"{task.name}: left out for an empty text: {count:,} of {columns.size:,} rows, the first {first}"
+    note = f"{task.name}: left out for an empty text or label: {count:,} of {columns.size:,} rows, the first {first}"
     return columns.take(np.flatnonzero(~empty)), note
 
 
@@ -85,11 +88,14 @@ def _text(value: Any, name: str, where: str | Callable[[], str]) -> str:
         problem = f"holds {_shown(value)} where a text belongs"
     elif not value.strip():
         problem = "is empty"
+    elif "\0" in value:
+        problem = "holds a NUL character, which no text has"
     elif not _encodable(value):
         problem = "holds half of a surrogate pair, which is no character"
     if problem:
         place = where if isinstance(where, str) else where()
-        raise InputError(f"{place}: column {name!r} {problem}")
+        hint = "; fill it, or leave such rows out with --skip-empty" if value is None or not str(value).strip() else ""
+        raise InputError(f"{place}: column {name!r} {problem}{hint}")
     return str(value)
 
 
@@ -124,7 +130,8 @@ def read_labels(task: Task, raw: list[Any], where: Callable[[int], str]) -> np.n
             raise _unknown_label(task, value, where(index))
         if (value in words) != (raw[0] in words):
             raise InputError(
-                f"{where(index)}: label {value!r}, but {where(0)} has {raw[0]!r}; write words or ids, not both"
+                f"{where(index)}: label {shown(value)}, but {where(0)} has {shown(raw[0])}; "
+                "write words or ids, not both"
             )
     return np.array([ids[value] for value in raw], dtype=np.int64)
 
@@ -136,7 +143,7 @@ def _check_kinds(task: Task, raw: list[Any], where: Callable[[int], str]) -> Non
         return
     for index, value in enumerate(raw):
         if value is None:
-            raise InputError(f"{where(index)}: no {task.label_column!r}")
+            raise _no_label(task, where(index))
         if type(value) not in (int, float, str):
             raise InputError(f"{where(index)}: label is {_shown(value)}; it must be a number or a word")
         if isinstance(value, str) != isinstance(raw[0], str):
@@ -163,15 +170,28 @@ def _class_id(task: Task, value: int | float | str) -> int | None:
 
 
 def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
+    return re.fullmatch("0|[1-9][0-9]{0,8}", text) is not None
+
+
+def _no_label(task: Task, where: str) -> InputError:
+    return InputError(
+        f"{where}: no label (column {task.label_column!r}); fill it, or leave such rows out with --skip-empty"
+    )
 
 
 def _unknown_label(task: Task, value: Any, where: str) -> InputError:
+    if not str(value).strip():
+        return _no_label(task, where)
     if value in (-1, "-1"):
         return InputError(f"{where}: label -1 of {task.name}: the row is unlabelled; leave such rows out")
     words = _words(task)
-    ids = [] if any(map(_is_id, words)) else map(str, range(len(task.labels)))
-    return InputError(f"{where}: {unknown(f'label of {task.name}', str(value), [*words, *ids])}")
+    ids = [] if any(map(_is_id, words)) else [str(k) for k in range(len(task.labels))]
+    text, hint = str(value).strip().removesuffix(".0"), ""
+    if ids and _is_id(text):
+        numbers = ", ".join(f'"{k}"' for k in range(1, len(ids) + 1))
+        known = ", ".join(f"{k} is {word}" for k, word in enumerate(task.labels))
+        hint = f" Ids count from 0 ({known}); for data that count from 1 give the task label_values = [{numbers}]."
+    return InputError(f"{where}: {unknown(f'label of {task.name}', str(value), [*words, *ids])}{hint}")
 
 
 def _read_scores(task: Task, raw: list[Any], where: Callable[[int], str]) -> np.ndarray:
@@ -179,10 +199,12 @@ def _read_scores(task: Task, raw: list[Any], where: Callable[[int], str]) -> np.
     scores = np.empty(len(raw), dtype=np.float64)
     for index, value in enumerate(raw):
         try:
-            scores[index] = float(value)
+            scores[index] = number(value.strip()) if isinstance(value, str) else float(value)
         except ValueError:
-            raise InputError(f"{where(index)}: score {value!r} of {task.name} is not a number") from None
+            if not str(value).strip():
+                raise _no_label(task, where(index)) from None
+            raise InputError(f"{where(index)}: score {shown(value)} of {task.name} is not a number") from None
     for index in np.flatnonzero(~((scores >= low) & (scores <= high)))[:1]:
         problem = "is not a number" if math.isnan(scores[index]) else f"is outside {low:g} to {high:g}"
-        raise InputError(f"{where(int(index))}: score {raw[index]} of {task.name} {problem}")
+        raise InputError(f"{where(int(index))}: score {shown(raw[index])} of {task.name} {problem}")
     return scores

@@ -4,6 +4,7 @@ texts, as tokens."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -53,23 +54,53 @@ def encode_target(text: str, tokenizer: Any) -> list[int]:
     return [*_tokens([text], tokenizer)[0], tokenizer.eos_token_id]
 
 
-def encode_source(task: Task, row_texts: Sequence[str], tokenizer: Any, *, prefix: bool, max_length: int) -> list[int]:
-    """Token ids of `<task>: <field>: <text> <field>: <text>`, at most `max_length` with `</s>`.
+def source_text(task: Task, row_texts: Sequence[str], *, prefix: bool) -> str:
+    """`<task>: <field>: <text> <field>: <text>`, as the trunk reads it where nothing is cut."""
+    parts = zip(_names(task, prefix), row_texts, strict=True)
+    return "".join(f"{name} {text.strip()}" for name, text in parts)
 
-    `row_texts` stand in the order of `Task.fields`; without `prefix` the task's name is left out. A
-    row that is too long loses tokens at the ends of its texts, the longest text first; the prefix
-    and the field names stay whole. `max_length` counts what stands here, not the prompt. Raises
-    `InputError` where the names alone do not fit.
+
+@dataclass(frozen=True)
+class SourceTokens:
+    """A row's whole text as token ids: what stands before each of its texts, the texts, and `</s>`."""
+
+    task: Task
+    names: list[list[int]]
+    texts: list[list[int]]
+    end: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of all of it."""
+        return sum(map(len, (*self.names, *self.texts))) + 1
+
+    def cut(self, max_length: int) -> list[int]:
+        """At most `max_length` of them, which the prompt does not count to, `</s>` at the end.
+
+        A row that is too long loses tokens at the ends of its texts, the longest text first; the prefix and the
+        field names stay whole. Raises `InputError` where the names alone do not fit.
+        """
+        kept = _shares([len(ids) for ids in self.texts], _room(self.task, self.names, max_length))
+        pieces = zip(self.names, self.texts, kept, strict=True)
+        return [*(token for name, text, n in pieces for token in (*name, *text[:n])), self.end]
+
+
+def read_source(task: Task, row_texts: Sequence[str], tokenizer: Any, *, prefix: bool) -> SourceTokens:
+    """Token ids of `<task>: <field>: <text> <field>: <text>`, uncut.
+
+    `row_texts` stand in the order of `Task.fields`; without `prefix` the task's name is left out.
     """
     names = _names(task, prefix)
     # Cutting at spaces changes no token: sentencepiece tokens cross none, and bytes are bytes. The
     # space stays with the piece that follows it.
     pieces = _tokens([*names, *(f" {text.strip()}" for text in row_texts)], tokenizer)
-    fixed, texts = pieces[: len(names)], pieces[len(names) :]
-    room = _room(task, fixed, max_length)
-    kept = _shares([len(ids) for ids in texts], room)
-    ids = [token for name, text, n in zip(fixed, texts, kept, strict=True) for token in (*name, *text[:n])]
-    return [*ids, tokenizer.eos_token_id]
+    return SourceTokens(task, pieces[: len(names)], pieces[len(names) :], tokenizer.eos_token_id)
+
+
+def unknown_words(row_texts: Sequence[str], tokenizer: Any) -> list[str]:
+    """The words of some texts that hold a character which the tokenizer does not know."""
+    words = [word for text in row_texts for word in text.split()]
+    return [word for word, ids in zip(words, _tokens(words, tokenizer), strict=True) if tokenizer.unk_token_id in ids]
 
 
 def _names(task: Task, prefix: bool) -> list[str]:

@@ -16,17 +16,18 @@ classes; `score` gives their range), and for a data set of the hub `config`, `tr
 from __future__ import annotations
 
 import math
-import re
-import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from compt_fast.errors import InputError, unknown
+from compt_fast.errors import InputError, shown, unknown
+from compt_fast.inputs import check_path, read_document
+from compt_fast.names import check_name
 from compt_fast.tasks.table import METRICS, SCORE_METRICS, TASKS, Task
 
 _HUB_KEYS = ("config", "train_split", "eval_split")
+_LONGEST = 1000  # characters of a name, word or path
+_MOST_STEPS = 10_000  # of a score's grid, each of which is a label text
 _KEYS = (
     *("name", "fields", "labels", "score", "metric", "data", "dataset"),
     *("prefix", "label_column", "label_values", "thresholds"),
@@ -43,8 +44,10 @@ def load_task_file(path: Path) -> Task:
             raise InputError(f"{path}: {unknown('key', str(key), _KEYS)}")
     reader = _Reader(path, entries)
     name = reader.text("name", required=True)
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise reader.error("name", f"{name!r} must be of letters, digits, '_', '-' and '.'")
+    try:
+        check_name(name, "a task")
+    except InputError as error:
+        raise reader.error("name", str(error)) from None
     if name in TASKS:
         raise reader.error("name", f"{name!r} is a built-in task; choose another")
     labels = reader.labels()
@@ -67,37 +70,10 @@ def load_task_file(path: Path) -> Task:
 def _read(path: Path) -> dict[str, Any]:
     if path.suffix not in (".toml", ".yaml", ".yml"):
         raise InputError(f"{path}: a task file must end in .toml, .yaml or .yml")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the task file ({error.strerror})") from None
-    entries = _parse_toml(path, text) if path.suffix == ".toml" else _parse_yaml(path, text)
+    entries = read_document(path)
     if not isinstance(entries, dict):
         raise InputError(f"{path}: a task file must hold keys and values (name: ..., fields: ...)")
     return entries
-
-
-def _parse_toml(path: Path, text: str) -> Any:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not TOML ({error})") from None
-
-
-def _parse_yaml(path: Path, text: str) -> Any:
-    try:
-        # PyYAML keeps the last of two equal keys without a word, so they are sought in the tree of
-        # nodes.
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        keys = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
-        for key in keys:
-            if keys.count(key) > 1:
-                raise InputError(f"{path}: the key {key!r} stands there twice; keep one")
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
 
 
 class _Reader:
@@ -124,10 +100,11 @@ class _Reader:
             return ()
         values = self.entries[key]
         if not isinstance(values, list) or not values:
-            raise self.error(key, f"must be a list of texts, not {values!r}")
+            raise self.error(key, f"must be a list of texts, not {shown(values)}")
         texts = tuple(self._text(key, value) for value in values)
-        if len(set(texts)) < len(texts):
-            raise self.error(key, f"{max(texts, key=texts.count)!r} stands there twice")
+        twice, count = Counter(texts).most_common(1)[0]
+        if count > 1:
+            raise self.error(key, f"{twice!r} stands there twice")
         return texts
 
     def _text(self, key: str, value: Any) -> str:
@@ -137,8 +114,11 @@ class _Reader:
                 f"{value} is a truth value (YAML reads yes, no, on, off so); put quotes around it",
             )
         if not isinstance(value, str) or not value.strip():
-            raise self.error(key, f"{value!r} must be a text that is not empty (in quotes)")
-        return value.strip()
+            raise self.error(key, f"{shown(value)} must be a text that is not empty (in quotes)")
+        text = value.strip()
+        if len(text) > _LONGEST or not text.isprintable():
+            raise self.error(key, f"{shown(text)} must be up to {_LONGEST} printable characters on one line")
+        return text
 
     def fields(self) -> tuple[tuple[str, str], ...]:
         """(column, name in the text) pairs from a list of columns or a table column = name."""
@@ -187,6 +167,10 @@ class _Reader:
             self._number("score", value.get(key, default)) for key, default in zip(keys, (0, 5, 0.2), strict=True)
         )
         steps = (high - low) / step if step > 0 else 0.0
+        if steps > _MOST_STEPS:
+            raise self.error(
+                "score", f"from {low:g} to {high:g} in steps of {step:g} makes more than {_MOST_STEPS:,} numbers"
+            )
         if steps < 1 or abs(steps - round(steps)) > 1e-6:
             raise self.error("score", f"from {low:g} to {high:g} there is no whole number of steps of {step:g}")
         return (low, high), step
@@ -197,7 +181,7 @@ class _Reader:
             return ()
         values = self.entries["thresholds"]
         if not isinstance(values, list):
-            raise self.error("thresholds", f"must be a list of numbers, not {values!r}")
+            raise self.error("thresholds", f"must be a list of numbers, not {shown(values)}")
         thresholds = tuple(self._number("thresholds", value) for value in values)
         if list(thresholds) != sorted(set(thresholds)):
             raise self.error("thresholds", "must rise")
@@ -208,7 +192,7 @@ class _Reader:
 
     def _number(self, key: str, value: Any) -> float:
         if type(value) not in (int, float) or not math.isfinite(value):
-            raise self.error(key, f"{value!r} must be a number")
+            raise self.error(key, f"{shown(value)} must be a number")
         return float(value)
 
     def label_values(self, labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -229,6 +213,7 @@ class _Reader:
         for key in _HUB_KEYS:
             if key in self.entries:
                 raise self.error(key, "goes with dataset, not with data")
+        check_path(self.text("data"), f"{self.path}: data")
         path = self.path.parent / self.text("data")
         if not path.exists():
             raise self.error("data", f"{path} does not exist (it is sought beside the task file)")

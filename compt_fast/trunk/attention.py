@@ -66,28 +66,30 @@ def _triton() -> ModuleType:
     return attention
 
 
-def self_attend(qkv: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor | None]:
+def self_attend(qkv: Tensor, pairs: Pairs) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Attention among the tokens of each row: the fused projection qkv (N, 3, H, c) -> (N, H, c).
 
-    Also what `self_attend_backward` wants to have kept, if anything. By the extension on a CPU, by a
+    Also what `self_attend_backward` wants to have kept beside qkv. By the extension on a CPU, by a
     Triton kernel on a GPU, and by `attend` where there is neither.
     """
     if compiled(qkv):
-        return torch.ops.compt_fast.packed_attention(qkv, pairs.k_offsets, pairs.bias)
+        out, lse = torch.ops.compt_fast.packed_attention(qkv, pairs.k_offsets, pairs.bias)
+        return out, (lse,)
     if not unavailable(qkv.device):
-        return _triton().attention_fwd(qkv, pairs.offsets, pairs.bias, pairs.longest)
+        out, lse = _triton().attention_fwd(qkv, pairs.offsets, pairs.bias, pairs.longest)
+        return out, (out, lse)
     q, k, v = qkv.unbind(1)
-    return attend(q, k, v, pairs), None
+    return attend(q, k, v, pairs), ()
 
 
-def self_attend_backward(grad: Tensor, qkv: Tensor, out: Tensor, kept: Tensor | None, pairs: Pairs) -> Tensor:
-    """The gradient of qkv, (N, 3, H, c), from that of `self_attend`'s result `out`."""
-    if kept is None:
+def self_attend_backward(grad: Tensor, qkv: Tensor, kept: tuple[Tensor, ...], pairs: Pairs) -> Tensor:
+    """The gradient of qkv, (N, 3, H, c), from that of `self_attend`'s result, (N, H, c)."""
+    if not kept:
         q, k, v = qkv.unbind(1)
         return torch.stack(attend_backward(grad, q, k, v, pairs), 1)
     if not unavailable(qkv.device):
-        return _triton().attention_bwd(grad, qkv, out, kept, pairs.offsets, pairs.bias, pairs.longest)
-    return torch.ops.compt_fast.packed_attention_backward(grad, qkv, out, kept, pairs.k_offsets, pairs.bias)
+        return _triton().attention_bwd(grad, qkv, *kept, pairs.offsets, pairs.bias, pairs.longest)
+    return torch.ops.compt_fast.packed_attention_backward(grad, qkv, *kept, pairs.k_offsets, pairs.bias)
 
 
 @dataclass

@@ -9,7 +9,6 @@ are, only plain tensors are unpickled.
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import textwrap
 from collections.abc import Iterator
@@ -20,7 +19,10 @@ from zipfile import is_zipfile
 
 import torch
 
-from compt_fast.errors import InputError
+from compt_fast.errors import InputError, shown
+from compt_fast.hub import asked
+from compt_fast.inputs import check_file, check_path, read_document
+from compt_fast.trunk.config_keys import check_settings, check_sizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,6 +35,8 @@ PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 HUB_FILES = ["*.json", "model*.safetensors", "spiece.model"]
 PICKLED_HUB_FILES = [*HUB_FILES, "pytorch_model*.bin"]
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors says
+LARGEST = 2**40  # bytes of a file of weights
 PATH_STARTS = (".", "/", "~")
 
 
@@ -41,6 +45,7 @@ def find_folder(name_or_dir: str) -> Path:
 
     Raises InputError when there is neither such a folder nor such a name.
     """
+    check_path(name_or_dir, "trunk")
     path = Path(name_or_dir).expanduser()
     if path.is_dir():
         return path
@@ -48,20 +53,28 @@ def find_folder(name_or_dir: str) -> Path:
         raise InputError(f"trunk {name_or_dir!r} is a file; give the checkpoint's folder")
     if name_or_dir.startswith(PATH_STARTS) or name_or_dir.count("/") > 1:
         raise InputError(f"trunk {name_or_dir!r}: there is no such folder")
+    with asked() as unreachable:
+        return _snapshot(name_or_dir, unreachable)
+
+
+def _snapshot(name: str, unreachable: str) -> Path:
+    """The hub's snapshot of `name`, from the cache where it is there; `InputError` where it is not to be had."""
     from huggingface_hub import snapshot_download
 
     try:
         # The configuration first: what is no T5 is refused before gigabytes of it are fetched.
-        read_config(Path(snapshot_download(name_or_dir, allow_patterns=["config.json"])))
-        folder = Path(snapshot_download(name_or_dir, allow_patterns=HUB_FILES))
+        read_config(Path(snapshot_download(name, allow_patterns=["config.json"])))
+        folder = Path(snapshot_download(name, allow_patterns=HUB_FILES))
         if any((folder / name).is_file() for name in SAFETENSORS):
             return folder
-        return Path(snapshot_download(name_or_dir, allow_patterns=PICKLED_HUB_FILES))
+        return Path(snapshot_download(name, allow_patterns=PICKLED_HUB_FILES))
     except InputError:
         raise
     except Exception as error:  # unrelated kinds: a bad name, network, rights, a full disk
+        why = f"{unreachable}, and no copy is cached" if unreachable else _brief(error)
         raise InputError(
-            f"trunk {name_or_dir!r} is no folder here and cannot be had from the hub: {_brief(error)}"
+            f"trunk {name!r} is no folder here and cannot be had from the hub: {why}; without a network, name a "
+            "checkpoint's folder"
         ) from error
 
 
@@ -72,7 +85,8 @@ def load_checkpoint(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, 
     checkpoint.
     """
     config = read_config(folder)
-    stored = tensor_names(folder)
+    stored = tensor_shapes(folder)
+    check_sizes(folder / "config.json", config, stored)
     if config.get("tie_word_embeddings") is False and "lm_head.weight" not in stored:
         raise InputError(f"{folder}: the weights lack lm_head.weight, which config.json does not tie")
     model = load_model(folder, FAMILIES[config["model_type"]], dtype)
@@ -94,19 +108,21 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = _read_object(file)
     family = config.get("model_type")
     _refuse_own_code(file, config)
-    if family not in FAMILIES:
-        raise InputError(f"{file}: model_type {family!r} is not supported; a trunk is a {FAMILY_TEXT}")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise InputError(f"{file}: model_type {shown(family)} is not supported; a trunk is a {FAMILY_TEXT}")
     if "quantization_config" in config:
-        raise InputError(f"{file}: the checkpoint is quantised; give it in its full precision")
+        raise InputError(f"{file}: the checkpoint is quantised (quantization_config); give it in its full precision")
+    check_settings(file, config)
     return config
 
 
-def tensor_names(folder: Path) -> set[str]:
-    """The names of all tensors; InputError unless they lie in whole files of plain tensors."""
-    names: set[str] = set()
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors by name; InputError unless they lie in whole files of plain tensors."""
+    shapes: dict[str, tuple[int, ...]] = {}
     for file in weight_files(folder):
-        names |= _safetensors_names(file) if file.suffix == ".safetensors" else _pickled_names(file)
-    return names
+        check_file(file, LARGEST)
+        shapes |= _safetensors_shapes(file) if file.suffix == ".safetensors" else _pickled_shapes(file)
+    return shapes
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -123,26 +139,37 @@ def weight_files(folder: Path) -> list[Path]:
     if file.suffix != ".json":
         return [file]
     shards = _read_object(file).get("weight_map")
-    if not isinstance(shards, dict):
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise InputError(f"{file}: no weight_map; the index of a sharded checkpoint names its files there")
-    files = [folder / str(shard) for shard in sorted(set(shards.values()))]
+    files = [folder / shard for shard in sorted(set(shards.values()))]
     for shard in files:
+        check_path(shard, f"{file}: weight_map")
         if not shard.is_file():
             raise InputError(f"{file}: names {shard.name}, which is not there")
     return files
 
 
-def _safetensors_names(file: Path) -> set[str]:
+def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt") as tensors:
-            return set(tensors.keys())
+            parts = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  (no mapping)
+            found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: not a whole safetensors file ({_brief(error)})") from error
+    for name, (dtype, _) in found.items():
+        _of_floats(file, name, dtype in FLOATS, dtype)
+    return {name: shape for name, (_, shape) in found.items()}
 
 
-def _pickled_names(file: Path) -> set[str]:
+def _of_floats(file: Path, name: str, right: bool, dtype: object) -> None:
+    """Raise `InputError` for a tensor that transformers would turn into floats, whatever its values mean."""
+    if not right:
+        raise InputError(f"{file}: tensor {name} holds values of {dtype}; weights are fp32, bf16 or fp16")
+
+
+def _pickled_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     try:
         # Files from before torch 1.6 are no zip archives, and cannot be mapped.
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
@@ -153,9 +180,15 @@ def _pickled_names(file: Path) -> set[str]:
         ) from error
     except Exception as error:  # broken files surface as whatever the parser of their format raises
         raise InputError(f"{file}: not a whole file of tensors ({_brief(error)})") from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+    if (
+        not isinstance(tensors, dict)
+        or not tensors
+        or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
+    ):
         raise InputError(f"{file}: holds other things than named tensors; give the trunk's state dict")
-    return {str(name) for name in tensors}
+    for name, tensor in tensors.items():
+        _of_floats(file, name, tensor.is_floating_point() and tensor.layout is torch.strided, tensor.dtype)
+    return {str(name): tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def load_tokenizer(folder: Path, config: dict[str, Any]) -> PreTrainedTokenizerBase:
@@ -257,10 +290,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not readable as JSON ({_brief(error)})") from error
+    value = read_document(file)
     if not isinstance(value, dict):
         raise InputError(f"{file}: expected a JSON object, found {type(value).__name__}")
     return value

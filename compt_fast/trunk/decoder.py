@@ -22,7 +22,7 @@ from compt_fast.trunk.layers import (
 from compt_fast.trunk.rows import Pairs
 from compt_fast.trunk.rowwise import rms_norm, rms_norm_backward_
 
-AttendAt = Callable[..., tuple[Tensor, Tensor | None]]
+AttendAt = Callable[..., tuple[Tensor, tuple[Tensor, ...]]]
 """`layers.Attend` that is also told the layer's number, as `depth`: for what it keeps by layer."""
 
 CrossedKept = tuple[Tensor, Tensor, CrossKept]

@@ -37,14 +37,14 @@ class _Cache:
         for depth, kv in self.layers.items():
             self.layers[depth] = kv[rows]
 
-    def __call__(self, qkv: Tensor, depth: int) -> tuple[Tensor, None]:
+    def __call__(self, qkv: Tensor, depth: int) -> tuple[Tensor, tuple[()]]:
         """Attention of the newest token of each row, (n, 3, H, c) -> (n, H, c)."""
         assert self.pairs is not None
         newest = qkv[:, None, 1:]
         kv = torch.cat([self.layers[depth], newest], 1) if depth in self.layers else newest
         self.layers[depth] = kv
         k, v = kv.flatten(0, 1).unbind(1)
-        return attend(qkv[:, 0], k, v, self.pairs), None
+        return attend(qkv[:, 0], k, v, self.pairs), ()
 
 
 def greedy(reading: Reading, start_id: int, end_id: int, max_new_tokens: int) -> list[list[int]]:
@@ -118,9 +118,9 @@ class _Ancestors:
         self.pairs = Pairs(ends, offsets_of(lengths), device, weights.inner, bias)
         self.places = torch.tensor(list(chain.from_iterable(paths)), device=device)
 
-    def __call__(self, qkv: Tensor, depth: int) -> tuple[Tensor, None]:
+    def __call__(self, qkv: Tensor, depth: int) -> tuple[Tensor, tuple[()]]:
         k, v = qkv[:, 1:][self.places].unbind(1)
-        return attend(qkv[:, 0], k, v, self.pairs), None
+        return attend(qkv[:, 0], k, v, self.pairs), ()
 
 
 def rank(reading: Reading, tries: Sequence[Trie]) -> Tensor:

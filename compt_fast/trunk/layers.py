@@ -16,11 +16,11 @@ from compt_fast.trunk.rows import Pairs
 from compt_fast.trunk.rowwise import gated_gelu, gated_gelu_backward, rms_norm, rms_norm_backward_
 from compt_fast.trunk.weights import FeedForward, SelfAttention, Weights
 
-Attend = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+Attend = Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]
 """From the fused projection (n, 3, H, c) to the result (n, H, c) and what its backward wants kept."""
 
-AttentionKept = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
-"""Normed input (n, d), its factor (n, 1), projection (n, 3, H, c), result (n, H, c), the kernel's own."""
+AttentionKept = tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]
+"""Normed input (n, d), its factor (n, 1), projection (n, 3, H, c), the kernel's own."""
 
 FeedKept = tuple[Tensor, Tensor, Tensor]
 """Normed input (n, d), its factor (n, 1), and what tells the activation's slope."""
@@ -32,7 +32,7 @@ def attention_(x: Tensor, own: SelfAttention, weights: Weights, attend: Attend) 
     qkv = own.qkv(normed).view(-1, 3, weights.heads, weights.head_dim)
     out, kept = attend(qkv)
     own.o.add_(out.flatten(1), x)
-    return normed, r, qkv, out, kept
+    return normed, r, qkv, kept
 
 
 def attention_backward(
@@ -42,9 +42,9 @@ def attention_backward(
 
     `places` (m,) int64: only there, (m, d).
     """
-    normed, r, qkv, out, own_kept = kept
-    out_grad = own.o.back(grad).view_as(out)
-    qkv_grad = self_attend_backward(out_grad, qkv, out, own_kept, pairs)
+    normed, r, qkv, own_kept = kept
+    out_grad = own.o.back(grad).view_as(qkv[:, 0])
+    qkv_grad = self_attend_backward(out_grad, qkv, own_kept, pairs)
     if places is not None:
         qkv_grad, normed, r, grad = (x[places] for x in (qkv_grad, normed, r, grad))
     rms_norm_backward_(own.qkv.back(qkv_grad.flatten(1)), normed, r, grad)

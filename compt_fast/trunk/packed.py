@@ -226,7 +226,7 @@ def _decoded_losses(
     reading = layout.reading(states, targets, weights)
     decoder = DecoderTape() if tape is not None else None
 
-    def attend(qkv: Tensor, depth: int) -> tuple[Tensor, Tensor | None]:
+    def attend(qkv: Tensor, depth: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self_attend(qkv, targets.own)
 
     out = decode(targets.inputs, attend, reading, decoder)

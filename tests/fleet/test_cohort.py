@@ -18,7 +18,7 @@ ROWS = [TrainingRow([5, 1], [7, 1], i % 2) for i in range(10)]
 
 def plan(**given: str) -> list[Run]:
     given = {"method": "spp", "batch_size": "4", "steps": "6"} | given
-    return plan_runs(read_flags(given, None), tasks=2, d_model=8)
+    return plan_runs(read_flags(given, None), tasks=["a", "b"], d_model=8)
 
 
 def cohort_of(runs: list[Run]) -> Cohort:

@@ -23,7 +23,7 @@ def job(tiny_t5: Path, toys: list[Path]) -> Job:
 def run(job: Job, tiny_t5: Path, toys: list[Path]) -> Any:
     def one(**changes: Any) -> Run:
         chosen = jobs.settings(tiny_t5, toys, **changes)
-        (planned,) = jobs.planned(job.trunk, len(toys), chosen)
+        (planned,) = jobs.planned(job.trunk, [path.stem for path in toys], chosen)
         return planned
 
     return one
@@ -42,7 +42,7 @@ def test_training_rows_are_so_many_a_task(job: Job, run: Any) -> None:
 def test_the_seed_draws_the_examples(job: Job, run: Any) -> None:
     one, again, other = (job.data.training(run(seeds=seed).config) for seed in (0, 0, 1))
     assert one == again != other
-    assert job.data.training(run(method="pt").config) == one, "the method does not"
+    assert job.data.training(run(method="pt-joint").config) == one, "the method does not"
 
 
 def test_label_modes(job: Job, run: Any) -> None:
@@ -63,12 +63,14 @@ def test_a_label_that_the_tokenizer_cannot_write(tiny_t5: Path, tmp_path: Path) 
 def test_full_takes_at_most_max_train(job: Job, run: Any) -> None:
     rows = job.data.training(run(shots="full", max_train=7).config)
     assert len(rows) == 21
-    assert len(job.data.training(run(shots="full").config)) == 3 * (48 - 4)
+    assert len(job.data.training(run(shots="full").config)) == 3 * 48
+    selecting = JobData(job.data.tasks, job.flags | {"select": "best"}, job.data.tokenizer)
+    assert len(selecting.training(run(shots="full").config)) == 3 * (48 - 4), "a tenth is set aside for development"
 
 
 def test_the_development_sample_shares_no_row_with_training(job: Job, run: Any) -> None:
     config = run(shots=10).config
-    for task, sample in enumerate(job.data.development(config)):
+    for task, sample in enumerate(job.data.development(config, {})):
         trained = [row.source for row in job.data.training(config) if row.task == task]
         assert len(sample.sources) == len(sample.golds) == 10
         # Short toy sentences may occur twice in the data; most do not.
@@ -86,10 +88,10 @@ def test_a_text_is_encoded_once(job: Job, run: Any, monkeypatch: pytest.MonkeyPa
     data = JobData(job.data.tasks, job.flags, job.data.tokenizer)
     calls: list[Any] = []
     encode = JobData._encode
-    monkeypatch.setattr(JobData, "_encode", lambda self, *a: calls.append(a) or encode(self, *a))
+    monkeypatch.setattr(JobData, "_encode", lambda self, *a, **k: calls.append(a) or encode(self, *a, **k))
     data.training(run().config)
     first = len(calls)
-    data.training(run(method="pt").config)
+    data.training(run(method="pt-joint").config)
     assert first == len(calls) == 12
 
 

@@ -18,7 +18,7 @@ def trained(engine: str, trunk: Path, folder: Path) -> tuple[Trainer, Path]:
         trunk,
         task_files,
         engine=engine,
-        method="spp,pt,scp",
+        method="spp,pt-joint,scp",
         seeds="0,1",
         steps=8,
         batch_size=6,

@@ -28,7 +28,7 @@ from tests.helpers import jobs
 @pytest.fixture(scope="module")
 def job(tiny_t5: Path, toys: list[Path]) -> Job:
     return jobs.opened(
-        jobs.settings(tiny_t5, toys, method="spp,silp,pt", runs_at_once=2, steps=150, eval_batch_size=16)
+        jobs.settings(tiny_t5, toys, method="spp,silp,pt-joint", runs_at_once=2, steps=150, eval_batch_size=16)
     )
 
 
@@ -75,12 +75,14 @@ def measured(
 def test_the_runs_that_need_most_are_measured(
     tiny_t5: Path, toys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = jobs.settings(tiny_t5, toys, method="pt,spp", prompt_length="2,5,3", seeds="0,1", runs_at_once=3, steps=150)
+    flags = jobs.settings(
+        tiny_t5, toys, method="pt-joint,spp", prompt_length="2,5,3", seeds="0,1", runs_at_once=3, steps=150
+    )
     trainer = trainer_of(jobs.opened(flags), tmp_path)
     monkeypatch.setattr(module, "PARTS", 1)
     _, probes, scored = measured(monkeypatch, trainer)
     # The longest prompts first; among them spp, which has more parameters; else the plan's order.
-    most = ["spp-n3-k4-s0-prompt-length5", "spp-n3-k4-s1-prompt-length5", "pt-k4-s0-prompt-length5"]
+    most = ["spp-n3-k4-s0-prompt-length5", "spp-n3-k4-s1-prompt-length5", "pt-joint-k4-s0-prompt-length5"]
     assert probes == [most] and set(scored) == {5}
     monkeypatch.setattr(module, "PARTS", 3)
     monkeypatch.setattr(module, "WORTH", 1)
@@ -92,11 +94,17 @@ def test_a_job_of_runs_that_differ_is_measured_from_place_to_place(
     tiny_t5: Path, toys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few dear runs among many cheap ones do not make the whole job dear."""
-    changes = {"method": "pt,scp", "seeds": "0,1,2,3,4,5,6,7", "shots": "4,8", "runs_at_once": 2, "eval_batch_size": 8}
+    changes = {
+        "method": "pt-joint,scp",
+        "seeds": "0,1,2,3,4,5,6,7",
+        "shots": "4,8",
+        "runs_at_once": 2,
+        "eval_batch_size": 8,
+    }
     job = jobs.opened(jobs.settings(tiny_t5, toys, steps=100, **changes))
     dear = job.runs[-2:]
     runs = [*job.runs[:16], *dear]  # the first 16 are pt
-    assert {run.config.method for run in runs[:16]} == {"pt"} and {run.config.method for run in dear} == {"scp"}
+    assert {run.config.method for run in runs[:16]} == {"pt-joint"} and {run.config.method for run in dear} == {"scp"}
     trainer = trainer_of(job, tmp_path)
     trainer.runs = runs
 
@@ -124,7 +132,7 @@ def test_what_was_done_before_is_not_counted_again(job: Job, tmp_path: Path, mon
 def test_a_job_of_few_steps_and_many_rows_to_score_is_measured(
     tiny_t5: Path, toys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = {"method": "pt", "seeds": "0,1,2", "runs_at_once": 3, "steps": 4, "eval_batch_size": 6}
+    chosen = {"method": "pt-joint", "seeds": "0,1,2", "runs_at_once": 3, "steps": 4, "eval_batch_size": 6}
     few, many = (
         trainer_of(jobs.opened(jobs.settings(tiny_t5, toys, **chosen, eval_size=n)), tmp_path) for n in (6, 60)
     )
@@ -138,7 +146,7 @@ def test_a_job_of_few_steps_and_many_rows_to_score_is_measured(
 
 
 def test_rows_that_select_the_best_weights_count(tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
-    changes = {"method": "pt", "shots": 4, "steps": 25, "eval_size": 6}
+    changes = {"method": "pt-joint", "shots": 4, "steps": 25, "eval_size": 6}
     trainers = {
         how: trainer_of(jobs.opened(jobs.settings(tiny_t5, toys, select=how, **changes)), tmp_path / how)
         for how in ("last", "best")
@@ -184,7 +192,7 @@ def test_the_plan_shows_it(job: Job, tmp_path: Path) -> None:
     with console.capture() as capture:
         print_plan(console, trainer, Estimate(step=0.25, scoring=2.0, whole=125.0, memory=3 * 2**30))
     said = capture.get()
-    assert "3 runs (spp, silp, pt), 2 side by side\n" in said
+    assert "3 runs (spp, silp, pt-joint), 2 side by side\n" in said
     assert "450 steps in all" in said and "memory in all 3.0 GiB; about 2 min 5 s" in said
     assert "0.25 s a step of runs side by side and 2.0 s to score a run" in said
     sizes = sorted(run.parameters for run in job.runs)[1:]
@@ -199,5 +207,5 @@ def test_a_plan_that_goes_on_shows_the_time_of_what_is_left(job: Job, tmp_path: 
     with console.capture() as capture:
         print_plan(console, trainer, Estimate(step=0.25, scoring=2.0, whole=125.0, memory=3 * 2**30))
     said = capture.get()
-    assert "3 runs (spp, silp, pt): 1 done, 2 left (1 begun), 2 side by side\n" in said
+    assert "3 runs (spp, silp, pt-joint): 1 done, 2 left (1 begun), 2 side by side\n" in said
     assert "450 steps in all, 250 of them left; " in said and "about 2 min 5 s for what is left (" in said

@@ -6,6 +6,7 @@ On a CPU a recording of all operators and launches stands in for the capture; ev
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from compt_fast.fleet.plan import Run
 from compt_fast.fleet.report import replaying
 from compt_fast.fleet.trainer import Trainer
 from compt_fast.kernels.launching import Launch, recorded
+from compt_fast.prompts import shape as shapes
+from compt_fast.prompts.shape import PromptShape
 from compt_fast.trunk.packed import PackedTrunk
 from tests.helpers import jobs
 from tests.helpers.recording import CpuRecorder, OneDevice, as_on_a_gpu, on_meta, quick_attention
@@ -52,7 +55,7 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
 def plan(job: Job, tiny_t5: Path, toys: list[Path], **changes: Any) -> list[Run]:
     """Runs whose batches hold all of their rows: one bucket each."""
     chosen = {"shots": 2, "batch_size": 2 * len(toys), "encoder": "linear"} | changes
-    return jobs.planned(job.trunk, len(toys), jobs.settings(tiny_t5, toys, **chosen))
+    return jobs.planned(job.trunk, [path.stem for path in toys], jobs.settings(tiny_t5, toys, **chosen))
 
 
 def compare(job: Job, runs: list[Run], folder: Path, **flags: Any) -> Trainer:
@@ -79,7 +82,7 @@ def test_a_fleet_of_which_runs_leave_and_enter(
     """Two at a time of three, of two shapes: whoever leaves or enters, all is captured anew."""
     runs = [
         *plan(job, tiny_t5, toys, method="spp", steps=4, seeds=1),
-        *plan(job, tiny_t5, toys, method="pt", steps=7, prompt_length=3),
+        *plan(job, tiny_t5, toys, method="pt-joint", steps=7, prompt_length=3),
         *plan(job, tiny_t5, toys, method="spp", steps=6, seeds=2, lr_router=0.0, clip_norm=0.01),
     ]
     compare(job, runs, tmp_path, runs_at_once=2)
@@ -100,7 +103,7 @@ def test_batches_of_several_buckets(
     job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path, captures: list[list[str]]
 ) -> None:
     """Three batches an epoch, the last one smaller: each bucket is captured when it is met again."""
-    (run,) = plan(job, tiny_t5, toys, shots=4, batch_size=5, steps=12, method="pt")
+    (run,) = plan(job, tiny_t5, toys, shots=4, batch_size=5, steps=12, method="pt-joint")
     trainer = compare(job, [run], tmp_path)
     assert trainer.graphs is not None and trainer.graphs.captured == 0  # the run has left
     assert 2 <= len(captures) < 10
@@ -111,7 +114,7 @@ def test_what_no_capture_takes_goes_operator_by_operator(
     job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path, captures: list[list[str]]
 ) -> None:
     """Beside such a run the others do, too."""
-    runs = plan(job, tiny_t5, toys, gates="input", steps=3) + plan(job, tiny_t5, toys, method="pt", steps=5)
+    runs = plan(job, tiny_t5, toys, gates="input", steps=3) + plan(job, tiny_t5, toys, method="pt-joint", steps=5)
     compare(job, runs, tmp_path)
     assert captures == [[runs[1].id]]  # once it is alone
     (lstm,) = plan(job, tiny_t5, toys, encoder="lstm", steps=3)
@@ -119,10 +122,16 @@ def test_what_no_capture_takes_goes_operator_by_operator(
     assert len(captures) == 1 and "lstm" in eager(lstm.shape)
 
 
+def test_gates_that_nobody_vouches_for_are_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "GATES", (*shapes.GATES, "made-up"))
+    shape = PromptShape("spp", tasks=2, sources=2, private=True, length=2, d_model=4)
+    assert eager(shape) == "" and "gates 'made-up'" in eager(replace(shape, gates="made-up"))
+
+
 def test_targets_that_are_read_best_by_projecting_are_not_captured(
     job: Job, tiny_t5: Path, toys: list[Path], captures: list[list[str]]
 ) -> None:
-    (run,) = plan(job, tiny_t5, toys, method="pt")
+    (run,) = plan(job, tiny_t5, toys, method="pt-joint")
     cohort = Cohort(run.shape, job.trunk.embedding)
     cohort.admit(Member(run, job.data.training(run.config)))
     assert isinstance(job.trunk, PackedTrunk)
@@ -164,7 +173,7 @@ def test_a_run_that_is_not_finite_is_stopped_and_the_others_go_on(
 def test_the_same_runs_at_other_addresses_are_captured_anew(
     job: Job, tiny_t5: Path, toys: list[Path], captures: list[list[str]]
 ) -> None:
-    (run,) = plan(job, tiny_t5, toys, method="pt", steps=9)
+    (run,) = plan(job, tiny_t5, toys, method="pt-joint", steps=9)
     cohort = Cohort(run.shape, job.trunk.embedding)
     member = Member(run, job.data.training(run.config))
     cohort.admit(member)
@@ -202,9 +211,9 @@ def test_a_step_touches_nothing_but_the_device(
     job = jobs.opened(jobs.settings(make_t5(tmp_path / "trunk", family), toys))
     assert isinstance(job.trunk, PackedTrunk)
     trunk = on_meta(job.trunk, tmp_path / "trunk")
-    settings = jobs.settings(tmp_path / "trunk", toys, method="spp,scp,pt", router=router, lr_private=0.0)
+    settings = jobs.settings(tmp_path / "trunk", toys, method="spp,scp,pt-joint", router=router, lr_private=0.0)
     cohorts, batches = [], []
-    for run in jobs.planned(job.trunk, len(toys), settings):
+    for run in jobs.planned(job.trunk, [path.stem for path in toys], settings):
         member = Member(run, job.data.training(run.config))
         cohorts.append(Cohort(run.shape, trunk.embedding))
         cohorts[-1].admit(member)
@@ -253,7 +262,7 @@ def test_a_gpus_graphs_train_as_its_operators_do(
     job = jobs.opened(jobs.settings(tiny_t5, toys, device="cuda", dtype=dtype))
     runs = [
         run
-        for method, steps in (("spp", 6), ("pt", 9), ("spp", 7))
+        for method, steps in (("spp", 6), ("pt-joint", 9), ("spp", 7))
         for run in plan(job, tiny_t5, toys, method=method, steps=steps, seeds=steps)
     ]
     captured: list[int] = []

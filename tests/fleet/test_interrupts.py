@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import pytest
 
@@ -29,3 +30,19 @@ def test_a_second_ctrl_c_acts_as_usual() -> None:
             os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(Interrupted):
             interrupts.check()
+
+
+def test_another_thread_hears_no_signals_and_changes_no_handler() -> None:
+    before, failed = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        try:
+            with Interrupts() as interrupts:
+                interrupts.check()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failed and signal.getsignal(signal.SIGINT) is before

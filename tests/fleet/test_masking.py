@@ -11,6 +11,7 @@ import torch
 
 from compt_fast import train
 from compt_fast.errors import InputError
+from compt_fast.fleet.data import ScoredRows
 from compt_fast.fleet.masking import Way, masked_scores, named_masks, read_masked, write_masked
 from compt_fast.fleet.reopened import reopen
 from compt_fast.fleet.stored import RunPrompts
@@ -67,7 +68,7 @@ def test_every_subset() -> None:
 @pytest.fixture(scope="module")
 def trained(tiny_t5: Path, toys: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("masked") / "run"
-    chosen = jobs.settings(tiny_t5, toys, method="spp,slp,pt,scp", sources=2, scoring="generate", steps=3)
+    chosen = jobs.settings(tiny_t5, toys, method="spp,slp,pt-joint,scp", sources=2, scoring="generate", steps=3)
     assert train.main(jobs.arguments(chosen, out)) == 0
     return out
 
@@ -92,11 +93,11 @@ def test_each_way_scores_the_prompts_that_it_masks(trained: Path, monkeypatch: p
     """Weights of a source alone, and the length of what is left of a concatenation."""
     seen: list[dict[str, Any]] = []
 
-    def note(trunk: Any, data: Any, prompts: RunPrompts, *rest: Any, **named: Any) -> dict[str, Any]:
+    def note(trunk: Any, data: Any, prompts: RunPrompts, rows: list[ScoredRows], **named: Any) -> list[list[str]]:
         seen.append(prompts.tensors)
-        return {"toy": {"primary": "accuracy", "scores": {"accuracy": 1.0}}}
+        return [["good"] * len(of.golds) for of in rows]
 
-    monkeypatch.setattr("compt_fast.fleet.reopened.evaluate", note)
+    monkeypatch.setattr("compt_fast.fleet.reopened.predict", note)
     reopened = reopen(trained, {})
     for way in (Way(), Way("after"), Way("after", "remove")):
         masked_scores(reopened, ["spp-n2-k4-s0", "scp-n2-k4-s0"], "each", way)
@@ -148,10 +149,10 @@ def test_a_file_of_the_first_format_is_of_the_default_way(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no masked scores of a run folder"),
-        ("[]", "no masked scores"),
-        ("{}", "no masked scores"),
-        (json.dumps({"format": 2, "ways": [{"how": "never", "tokens": "zero", "runs": {}}]}), "no masked scores"),
+        ("{", "not well-formed json"),
+        ("[]", "not the masked scores of a run folder"),
+        ("{}", "masked scores of format None, not 2"),
+        (json.dumps({"format": 2, "ways": [{"how": "never", "tokens": "zero", "runs": {}}]}), "masking 'never'"),
         (json.dumps({"format": 3, "ways": []}), "of format 3, not 2"),
     ],
 )

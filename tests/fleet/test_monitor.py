@@ -19,7 +19,7 @@ from compt_fast.fleet.monitor import Monitor
 def record(step: int, loss: float | None = 1.0) -> dict[str, Any]:
     rates = {"source": 0.1, "private": 0.2, "router": 0.3}
     return {
-        "run": "pt-k4-s0",
+        "run": "pt-joint-k4-s0",
         "step": step,
         "loss": loss,
         "gradient_norm": 0.5,
@@ -122,8 +122,8 @@ def test_tensorboard_gets_every_number(tmp_path: Path, monkeypatch: pytest.Monke
     with Monitor(tmp_path, 2, Console(quiet=True), tensorboard=True) as monitor:
         monitor.step([record(1, None)], speed=1.0)
         monitor.step([record(2, 0.25)], speed=1.0)
-    assert seen.pop(0) == ("pt-k4-s0", "purge", 0.0, 1)
-    run = "pt-k4-s0"
+    assert seen.pop(0) == ("pt-joint-k4-s0", "purge", 0.0, 1)
+    run = "pt-joint-k4-s0"
     assert (run, "loss", 0.25, 2) in seen and (run, "loss", 1.0, 1) not in seen
     assert (run, "learning_rate/router", 0.3, 2) in seen and (run, "gradient_norm", 0.5, 1) in seen
     assert seen[-1] == (run, "closed", 0.0, 0) and len(seen) == 10

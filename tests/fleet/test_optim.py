@@ -7,8 +7,12 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from transformers import get_linear_schedule_with_warmup
 
 from compt_fast.fleet.optim import FleetAdamW, schedule
+from compt_fast.prompts.bank import PromptBank
+from compt_fast.prompts.compose import compose
+from compt_fast.prompts.shape import ENCODERS, SHARINGS, PromptShape
 
 SIZES = {"a": (3, 2), "b": (5,), "c": (2, 2, 2)}
 RATES = {"a": [0.1, 0.02, 0.5], "b": [0.3, 0.0, 0.01], "c": [0.05, 0.07, 0.2]}
@@ -100,6 +104,43 @@ def test_runs_that_entered_later_keep_their_own_count() -> None:
         assert torch.equal(params[name][1], new[name][1])
 
 
+@pytest.mark.parametrize("composition", ["spp", "scp", "inside"])
+@pytest.mark.parametrize("sharing", SHARINGS)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_bank_takes_torchs_clipped_steps(encoder: str, sharing: str, composition: str) -> None:
+    """Whatever memory autograd lets the gradients of two parameters share."""
+    own = "per-prompt" if encoder == "none" else sharing
+    gates = "fixed" if composition == "inside" else "learned"
+    shape = PromptShape(composition, 3, 2, True, 4, 6, encoder=encoder, sharing=own, gates=gates)
+    bank = PromptBank.create(shape, [5]).to(torch.float64)
+    optim = FleetAdamW(bank.params)
+    alone = {name: p.detach()[0].clone().requires_grad_() for name, p in bank.params.items()}
+    theirs = torch.optim.AdamW(alone.values(), lr=0.05, weight_decay=0.01)
+    clip = 0.01
+    for taken in range(3):
+        targets = compose(bank.params, shape, training=True).targets
+        assert targets is not None
+        targets.square().sum().backward()
+        for name, p in bank.params.items():
+            alone[name].grad = torch.zeros_like(alone[name]) if p.grad is None else p.grad[0].clone()
+        norm, _ = optim.step(
+            bank.params,
+            rates={name: wide([0.05]) for name in bank.params},
+            decay=wide([0.01]),
+            clip=wide([clip]),
+            taken=wide([taken]),
+            healthy=torch.tensor([True]),
+        )
+        assert norm[0] > 2 * clip
+        for p in alone.values():
+            assert p.grad is not None
+            p.grad *= clip / norm[0]
+        theirs.step()
+    for name, p in alone.items():
+        torch.testing.assert_close(optim.first[name][0], theirs.state[p]["exp_avg"], rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(bank.params[name][0].detach(), p.detach(), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("cause", ["unhealthy", "nan", "inf"])
 def test_a_run_that_is_not_finite_stays_and_spoils_no_other(cause: str) -> None:
     generator = torch.Generator().manual_seed(2)
@@ -158,7 +199,8 @@ def shares(total: int, warmup: float) -> list[float]:
 
 def test_the_rate_rises_and_falls_linearly() -> None:
     assert shares(10, 0.2) == pytest.approx([0.5, 1, *(k / 9 for k in range(8, 0, -1))])
-    assert shares(4, 0) == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert shares(4, 0) == pytest.approx([1, 0.75, 0.5, 0.25])
+    assert shares(1, 0) == [1.0]
     assert shares(3, 1) == pytest.approx([1 / 3, 2 / 3, 1])
     assert shares(1, 0.2) == [1.0]
     # 0.2 * 35 is a little above 7 in floating point, and seven steps are the rise.
@@ -167,4 +209,27 @@ def test_the_rate_rises_and_falls_linearly() -> None:
 
 def test_runs_of_other_lengths_have_their_own_schedule() -> None:
     got = schedule(wide([0, 4, 9]), wide([5, 5, 10]), wide([0.4, 0.4, 0.0]))
-    assert got.tolist() == pytest.approx([0.5, 0.25, 1 / 11])
+    assert got.tolist() == pytest.approx([0.5, 0.25, 1 / 10])
+
+
+@pytest.mark.parametrize(("total", "warmup", "rise"), [(35, 0.2, 7), (10, 0.25, 3), (10, 0, 1), (3, 1, 3), (1, 0, 1)])
+def test_the_schedule_is_that_of_transformers_one_step_later(total: int, warmup: float, rise: int) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    theirs = get_linear_schedule_with_warmup(optimizer, rise, total + 1).lr_lambdas[0]
+    assert shares(total, warmup) == [theirs(step + 1) for step in range(total)]
+
+
+def test_a_clipped_gradient_has_the_norm_that_was_asked_for() -> None:
+    """torch's has `clip norm / (norm + 1e-6)`."""
+    values, clip = torch.tensor([3e-4, 4e-4], dtype=torch.float64), 1e-4
+    params = {"a": torch.zeros(1, 2, dtype=torch.float64)}
+    params["a"].grad = values[None].clone()
+    optim = FleetAdamW(params)
+    options = {"rates": {"a": wide([0.1])}, "decay": wide([0]), "clip": wide([clip]), "taken": wide([0])}
+    norm, _ = optim.step(params, healthy=torch.tensor([True]), **options)
+    clipped = optim.first["a"][0] / 0.1
+    assert float(norm[0]) == pytest.approx(5e-4) and float(clipped.norm()) == pytest.approx(clip, rel=1e-6)
+    theirs = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    theirs.grad = values.clone()
+    torch.nn.utils.clip_grad_norm_([theirs], clip)
+    torch.testing.assert_close(clipped, theirs.grad * (5e-4 + 1e-6) / 5e-4, rtol=1e-6, atol=0)

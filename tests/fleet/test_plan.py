@@ -10,13 +10,15 @@ from compt_fast.flags import read_flags
 from compt_fast.fleet.plan import Run, keep_ids, plan_runs
 from compt_fast.prompts.bank import PromptBank
 
+TASKS = ("rte", "cola", "sst2", "mrpc")
+
 
 def plan(**given: str) -> list[Run]:
-    return plan_runs(read_flags(given, None), tasks=4, d_model=8)
+    return plan_runs(read_flags(given, None), tasks=TASKS, d_model=8)
 
 
 def test_comma_lists_multiply_in_their_order() -> None:
-    runs = plan(method="spp,pt", shots="8,full", seeds="0,1", sources="2,5")
+    runs = plan(method="spp,pt-joint", shots="8,full", seeds="0,1", sources="2,5")
     assert [run.id for run in runs[:8]] == [
         "spp-n2-k8-s0",
         "spp-n5-k8-s0",
@@ -28,7 +30,7 @@ def test_comma_lists_multiply_in_their_order() -> None:
         "spp-n5-full-s1",
     ]
     # pt has no sources: their number makes no second run of it.
-    assert [run.id for run in runs[8:]] == ["pt-k8-s0", "pt-k8-s1", "pt-full-s0", "pt-full-s1"]
+    assert [run.id for run in runs[8:]] == ["pt-joint-k8-s0", "pt-joint-k8-s1", "pt-joint-full-s0", "pt-joint-full-s1"]
     assert [run.config.shots for run in runs[8:]] == [8, 8, None, None]
 
 
@@ -46,7 +48,7 @@ def test_other_lists_stand_in_the_id_where_they_vary() -> None:
 
 def test_ids_are_distinct_whatever_varies() -> None:
     runs = plan(
-        method="spp,scp,pt,mst,p,sl,slp,sln,slpn",
+        method="spp,scp,pt,pt-joint,mst,p,sl,slp,sln,slpn",
         encoder="mlp,linear,none",
         encoder_hidden="4,6",
         steps="5,7",
@@ -54,11 +56,11 @@ def test_ids_are_distinct_whatever_varies() -> None:
     )
     assert len({run.id for run in runs}) == len({run.config for run in runs}) == len(runs)
     # Only the MLP has a width: 2 + 1 + 1 encoders.
-    assert len(runs) == 9 * 4 * 2 * 3
+    assert len(runs) == (8 + 2 * len(TASKS)) * 4 * 2 * 3
 
 
 def test_the_rate_of_prompts_that_a_method_has_not_makes_no_second_run() -> None:
-    runs = plan(method="spp,pt,mst", lr_private="0.1,0.2", lr_router="0.3,0.4")
+    runs = plan(method="spp,pt-joint,mst", lr_private="0.1,0.2", lr_router="0.3,0.4")
     assert [run.id.split("-")[0] for run in runs] == ["spp"] * 4 + ["pt"] * 2 + ["mst"]
 
 
@@ -102,7 +104,15 @@ def test_which_role_has_encoders() -> None:
 
 def apart(names: list[str], **given: str) -> list[Run]:
     flags = read_flags(given, None) | {"apart": True}
-    return plan_runs(flags, tasks=len(names), d_model=8, names=names)
+    return plan_runs(flags, tasks=names, d_model=8)
+
+
+def test_what_the_papers_train_apart_is_a_run_for_each_task() -> None:
+    runs = plan(method="pt,spp,pt-joint", seeds="0")
+    assert [run.id for run in runs] == [*(f"pt-k16-s0-{task}" for task in TASKS), "spp-n3-k16-s0", "pt-joint-k16-s0"]
+    assert [(run.config.task, run.shape.tasks) for run in runs] == [*((t, 1) for t in TASKS), (None, 4), (None, 4)]
+    together = plan_runs(read_flags({"method": "pt"}, None) | {"apart": False}, tasks=TASKS, d_model=8)
+    assert [(run.id, run.config.task) for run in together] == [("pt-k16-s0", None)]
 
 
 def test_apart_is_a_run_for_each_task() -> None:
@@ -163,6 +173,7 @@ def test_every_presets_parameters_are_counted() -> None:
         "spp": 3 * source + private + tasks * 3 + tasks * 2,
         "scp": 3 * source + private + tasks * 3 + tasks * 2,
         "pt": private,
+        "pt-joint": private,
         "mst": source,
         "p": tasks * (10 * d + linear),
         # CrossPT: (N + T) m d + d^2 + d, and the router.
@@ -177,7 +188,7 @@ def test_every_presets_parameters_are_counted() -> None:
         "silp": 2 * tasks * 10 * d + linear + tasks * (tasks + 1),
     }
     runs = plan(method=",".join(expected))
-    assert {run.config.method: run.parameters for run in runs} == expected
+    assert {run.config.method: run.parameters * (len(TASKS) if run.config.task else 1) for run in runs} == expected
     for run in runs:
         bank = PromptBank.create(run.shape, [0])
         assert run.parameters == sum(p.numel() for p in bank.params.values())
@@ -186,9 +197,9 @@ def test_every_presets_parameters_are_counted() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"method": "pt,mst", "sources": "3"}, "--sources has no meaning for any of the methods"),
+        ({"method": "pt-joint,mst", "sources": "3"}, "--sources has no meaning for any of the methods"),
         ({"method": "slp", "gates": "tied"}, "--gates has no meaning"),
-        ({"method": "pt,p", "lr_source": "0.1"}, "--lr-source has no meaning"),
+        ({"method": "pt-joint,p", "lr_source": "0.1"}, "--lr-source has no meaning"),
         (
             {"method": "spp", "router": "relaxed-bernoulli", "normalisation": "softmax"},
             "method spp: router 'relaxed-bernoulli'",
@@ -198,6 +209,10 @@ def test_every_presets_parameters_are_counted() -> None:
         ({"method": "spp", "sources": "3", "source_init": "stored"}, "--sources has no meaning with --source-init"),
         ({"method": "sip", "lr_source": "0.1"}, "--lr-source has no meaning"),
         ({"method": "sl", "private_init": "stored"}, "--private-init has no meaning"),
+        ({"method": "p", "source_tasks": "a"}, r"--source-tasks has no meaning: none of the methods trained \(p\)"),
+        ({"method": "pi", "source_tasks": "a"}, "--source-tasks has no meaning: .* starts from stored sources"),
+        ({"method": "spp,pt", "source_steps": "3"}, "--source-steps has no meaning: .* starts from stored prompts"),
+        ({"method": "slp", "fit_length": "first"}, "--fit-length has no meaning"),
     ],
 )
 def test_values_that_do_not_go_together(given: dict[str, str], message: str) -> None:
@@ -205,6 +220,12 @@ def test_values_that_do_not_go_together(given: dict[str, str], message: str) -> 
         plan(**given)
 
 
+def test_flags_of_stored_prompts_are_used_where_one_run_starts_from_one() -> None:
+    assert len(plan(method="p,sil", source_tasks="a,b", source_steps="3", fit_length="first")) == 2
+    assert plan(method="pt", private_init="spot", source_tasks="a,b")
+    assert plan(method="pi", source_steps="3", fit_length="train")
+
+
 def test_an_odd_trunk_has_no_lstm() -> None:
     with pytest.raises(InputError, match="method spp: .*lstm"):
-        plan_runs(read_flags({"method": "spp", "encoder": "lstm"}, None), tasks=4, d_model=9)
+        plan_runs(read_flags({"method": "spp", "encoder": "lstm"}, None), tasks=TASKS, d_model=9)

@@ -15,12 +15,12 @@ from compt_fast.prompts import fused
 
 
 def test_it_says_what_composes_the_prompts_of_which_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = read_flags({"method": "spp,pt", "encoder": "mlp,lstm", "seeds": "0,1", "steps": "1"}, None)
-    runs = plan_runs(flags, tasks=2, d_model=8)
+    flags = read_flags({"method": "spp,pt-joint", "encoder": "mlp,lstm", "seeds": "0,1", "steps": "1"}, None)
+    runs = plan_runs(flags, tasks=["a", "b"], d_model=8)
     trainer: Any = SimpleNamespace(runs=runs, trunk=SimpleNamespace(device=torch.device("cpu")))
     (line,) = composing(trainer)
-    assert line.startswith("prompts of spp, pt composed by the reference: ") and "CUDA" in line
+    assert line.startswith("prompts of spp, pt-joint composed by the reference: ") and "CUDA" in line
     monkeypatch.setattr(fused, "unavailable", lambda device: "")
     kernel, reference = sorted(composing(trainer))
-    assert kernel.startswith("prompts of spp, pt composed by the kernel: ")
-    assert reference.startswith("prompts of spp, pt composed by the reference: ") and "lstm" in reference
+    assert kernel.startswith("prompts of spp, pt-joint composed by the kernel: ")
+    assert reference.startswith("prompts of spp, pt-joint composed by the reference: ") and "lstm" in reference

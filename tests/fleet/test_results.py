@@ -37,7 +37,7 @@ def shown_of(results: list[RunResult], width: int = 80) -> str:
 
 
 def plan(**given: str) -> list[Run]:
-    return plan_runs(read_flags(given, None), tasks=2, d_model=8)
+    return plan_runs(read_flags(given, None), tasks=["cola", "stsb"], d_model=8)
 
 
 def finished(run: Run, cola: dict[str, float] = COLA, stsb: dict[str, float] = STSB) -> RunResult:
@@ -84,7 +84,7 @@ def test_the_file_has_the_documented_keys_and_no_other(tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_says_why() -> None:
-    (run,) = plan(method="pt")
+    (run,) = plan(method="pt-joint")
     entry = RunResult.stopped(run, "loss not finite at step 3").to_json()
     assert (entry["status"], entry["reason"]) == ("stopped", "loss not finite at step 3")
     assert entry["sources"] == 0
@@ -92,7 +92,7 @@ def test_a_stopped_run_says_why() -> None:
 
 def test_the_table_has_mean_and_deviation_over_seeds_and_two_averages() -> None:
     a, b, c = plan(method="spp", seeds="0,1,2")
-    (single,) = plan(method="pt")
+    (single,) = plan(method="pt-joint")
     scores = [(10.0, -20.0), (40.0, 0.0), (70.0, 50.0)]
     members = [
         finished(run, {"accuracy": acc, "matthews": mat}) for run, (acc, mat) in zip((a, b, c), scores, strict=True)
@@ -108,7 +108,7 @@ def test_the_table_has_mean_and_deviation_over_seeds_and_two_averages() -> None:
         "average (paper)",
         "average (GLUE)",
     ]
-    assert table.rows[1] == ["pt-k16", "1", "60.0", "20.0", "50.0", "70.0", "55.0", "40.0"]
+    assert table.rows[1] == ["pt-joint-k16", "1", "60.0", "20.0", "50.0", "70.0", "55.0", "40.0"]
     # GLUE: Matthews for cola, the mean of both correlations (60) for stsb.
     glue = [statistics.fmean((matthews, 60.0)) for _, matthews in scores]
     assert table.rows[0][:5] == ["spp-n3-k16", "3", "40.0 ± 30.0", "10.0 ± 36.1", "50.0 ± 0.0"]
@@ -126,10 +126,10 @@ def own_task(run: Run, **tasks: dict[str, float]) -> RunResult:
 
 
 def test_a_users_tasks_show_every_metric_and_no_papers_average() -> None:
-    (run,) = plan(method="pt")
+    (run,) = plan(method="pt-joint")
     table = score_table([own_task(run, tickets={"accuracy": 61.0, "f1": 55.0})])
     assert table.heads() == ["run", "seeds", "tickets (accuracy)", "tickets (f1)"]
-    assert table.rows == [["pt-k16", "1", "61.0", "55.0"]]
+    assert table.rows == [["pt-joint-k16", "1", "61.0", "55.0"]]
     two = score_table([own_task(run, tickets={"accuracy": 61.0, "f1": 55.0}, mails={"f1": 31.0})])
     assert two.heads()[2:] == ["tickets (accuracy)", "tickets (f1)", "mails (f1)", "average"]
     assert two.rows[0][-1] == "46.0"
@@ -137,7 +137,7 @@ def test_a_users_tasks_show_every_metric_and_no_papers_average() -> None:
 
 def test_development_scores_have_a_column_and_stand_in_the_file(tmp_path: Path) -> None:
     a, b = plan(method="spp", seeds="0,1")
-    (other,) = plan(method="pt")
+    (other,) = plan(method="pt-joint")
     results = []
     for run, reached in ((a, 40.0), (b, 50.0)):
         result = finished(run)
@@ -166,7 +166,7 @@ def test_other_settings_are_other_rows() -> None:
 
 def test_runs_apart_share_a_row() -> None:
     flags = read_flags({"method": "p", "seeds": "0,1"}, None) | {"apart": True}
-    runs = plan_runs(flags, tasks=2, d_model=8, names=["cola", "stsb"])
+    runs = plan_runs(flags, tasks=["cola", "stsb"], d_model=8)
     results = []
     for run, acc in zip(runs, (10.0, 20.0, 30.0, 40.0), strict=True):
         whole = finished(run, {"accuracy": acc, "matthews": acc}, {"spearman": acc, "pearson": acc})
@@ -179,7 +179,7 @@ def test_runs_apart_share_a_row() -> None:
     # The second seed's stsb has not ended: its average is not known.
     rows = score_table([*results[:3], RunResult.waiting(runs[3])]).rows
     assert rows == [["p-k16", "2", *["20.0 ± 14.1"] * 2, "20.0", "20.0", "15.0", "15.0"]]
-    rows = score_table([results[0], finished(plan(method="pt")[0])]).rows
+    rows = score_table([results[0], finished(plan(method="pt-joint")[0])]).rows
     assert rows[0] == ["p-k16", "1", "10.0", "10.0", "-", "-", "-", "-"]
 
 
@@ -207,7 +207,7 @@ def test_markdown_and_terminal_name_the_runs_without_scores() -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_embedded_tasks_stand_without_their_prefix_in_a_terminal(width: int) -> None:
-    runs = plan(method="spp,pt,mst", seeds="0,1")
+    runs = plan(method="spp,pt-joint,mst", seeds="0,1")
     scores = {f"mini_{name}": {"accuracy": 50.0, "f1": 40.0} for name in ("cola", "mnli", "qnli", "qqp", "rte", "sst2")}
     shown = shown_of([own_task(run, **scores) for run in runs], width)
     assert "mini_" not in shown and "…" not in shown and max(map(len, shown.splitlines())) <= width
@@ -216,8 +216,16 @@ def test_embedded_tasks_stand_without_their_prefix_in_a_terminal(width: int) -> 
     assert "mini_rte" in mixed
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"runs": [{"id": 3}]}'])
-def test_damaged_results_are_named(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not well-formed json"),
+        ("{}", "runs must be a list"),
+        ("[]", "not the results of a run folder: a JSON list"),
+        ('{"runs": [{"id": 3}]}', "run 1: id must be a text, not 3"),
+    ],
+)
+def test_damaged_results_are_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(InputError, match=r"results\.json: no results of a run folder"):
+    with pytest.raises(InputError, match=rf"results\.json: {message}"):
         read_results(tmp_path)

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from compt_fast.errors import InputError
 from compt_fast.flags import read_flags
+from compt_fast.fleet.data import JobData
 from compt_fast.fleet.job import Job, open_job
+from compt_fast.fleet.plan import Run
 from compt_fast.fleet.starts import Need, Starts, entries_of, entry_name, select_sources
 from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId
+from compt_fast.tasks.sampling import Draw, draw_training
 from tests.helpers import jobs
 from tests.helpers.tiny_t5 import make_t5
 
@@ -42,8 +45,14 @@ def filled(folder: Path, job: Job, length: int = 2, tasks: tuple[str, ...] = TAS
 
 
 def starts_of(job: Job, store: PromptStore) -> dict[str, dict[str, Tensor]]:
+    """What the runs of each method start from; of one that trains each task alone, all tasks'."""
     starts = Starts(job, store, job.runs)
-    return {run.config.method: starts.of(run) for run in job.runs}
+    found: dict[str, dict[str, list[Tensor]]] = {}
+    for run in job.runs:
+        of = found.setdefault(run.config.method, {})
+        for name, values in starts.of(run).items():
+            of.setdefault(name, []).append(values)
+    return {method: {name: torch.cat(parts) for name, parts in of.items()} for method, of in found.items()}
 
 
 def values(store: PromptStore, *tasks: str) -> Tensor:
@@ -51,10 +60,10 @@ def values(store: PromptStore, *tasks: str) -> Tensor:
 
 
 def test_each_preset_starts_from_what_it_needs(plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
-    job = reopened(plain, tiny_t5, toys, method="spp,pt,slp,pi,sil,sip,silp", source_tasks="toy_c,toy_a")
+    job = reopened(plain, tiny_t5, toys, method="spp,pt-joint,slp,pi,sil,sip,silp", source_tasks="toy_c,toy_a")
     store = filled(tmp_path, job)
     found = starts_of(job, store)
-    assert found["spp"] == found["pt"] == found["slp"] == {}
+    assert found["spp"] == found["pt-joint"] == found["slp"] == {}
     assert set(found["pi"]) == {"private_tokens"}
     assert torch.equal(found["pi"]["private_tokens"], values(store, *TASKS))
     for method in ("sil", "sip", "silp"):
@@ -70,7 +79,7 @@ def test_runs_that_need_nothing_read_nothing(plain: Job, tiny_t5: Path, toys: li
     (tmp_path / "toy_a-m2" / "manifest.json").write_text("{")
     assert Starts(plain, store, plain.runs).needs == []
     job = reopened(plain, tiny_t5, toys, method="pi")
-    with pytest.raises(InputError, match=r"toy_a-m2.manifest\.json: not a manifest"):
+    with pytest.raises(InputError, match=r"toy_a-m2.manifest\.json: not well-formed json"):
         Starts(job, store, job.runs)
 
 
@@ -112,7 +121,7 @@ def test_stage_ones_own_prompts_of_other_lengths_are_in_no_sweeps_way(
     job = reopened(plain, tiny_t5, toys, method="pi", prompt_length="2,3")
     store = PromptStore(tmp_path)
     for task in TASKS:
-        filled(tmp_path, job, tasks=(task,), training={"config": {"task": task}})
+        filled(tmp_path, job, tasks=(task,), training={"config": {"method": "p", "shots": None, "task": task}})
     assert Starts(job, store, job.runs).lacking() == [Need(task, 3, "natural") for task in TASKS]
     fitted = reopened(plain, tiny_t5, toys, method="pi", prompt_length="3", fit_length="repeat")
     assert Starts(fitted, store, fitted.runs).lacking() == []
@@ -177,6 +186,41 @@ def test_prompts_of_the_trunk_in_another_precision_fit(
     assert torch.equal(starts_of(half, store)["pi"]["private_tokens"], values(store, *TASKS))
 
 
+# Development
+
+
+def test_no_development_sample_holds_a_row_that_stage_one_trains_on(
+    plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the stored prompts are there already or are still to be trained, and not for runs that start anew."""
+    job = reopened(plain, tiny_t5, toys, method="sil,pi,spp", select="best", source_examples=40)
+    drawn: list[int] = []
+    monkeypatch.setattr(JobData, "_source", lambda self, t, index: drawn.append(index) or [])
+
+    def sample(starts: Starts, run: Run) -> dict[str, set[int]]:
+        found = {}
+        for data in job.data.tasks:
+            if data.task.name in job.data.names(run.config):
+                drawn.clear()
+                one = JobData([data], job.flags, job.data.tokenizer)
+                one.development(run.config, starts.seen(run))
+                found[data.task.name] = set(drawn)
+        return found
+
+    lacking = Starts(job, PromptStore(tmp_path / "empty"), job.runs)
+    config = replace(job.runs[0].config, shots=None, max_train=40, seed=0).to_json() | {"task": None}
+    filled_ones = Starts(job, filled(tmp_path / "filled", job, training={"config": config}), job.runs)
+    for starts in (lacking, filled_ones):
+        for run in job.runs:
+            for task, rows in sample(starts, run).items():
+                data = next(data for data in job.data.tasks if data.task.name == task)
+                trained = set(
+                    draw_training(data.train.labels, data.task, Draw(None, 0, "balanced", 40), development=False)
+                )
+                assert rows, "eight of the 48 rows are left"
+                assert bool(rows & trained) == (run.config.method == "spp")
+
+
 # SPoT
 
 
@@ -191,14 +235,14 @@ def test_the_nearest_other_task_is_selected() -> None:
 
 
 def test_spot_starts_from_the_selected(plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
-    job = reopened(plain, tiny_t5, toys, method="pt", private_init="spot")
+    job = reopened(plain, tiny_t5, toys, method="pt-joint", private_init="spot")
     store = filled(tmp_path, job)
     near = store.load("toy_a-m2").values * 3 + 0.01
     store.add(replace(store.load("toy_c-m2"), values=near), replace=True)
-    tokens = starts_of(job, store)["pt"]["private_tokens"]
+    tokens = starts_of(job, store)["pt-joint"]["private_tokens"]
     assert torch.equal(tokens[0], near) and torch.equal(tokens[2], values(store, "toy_a")[0])
     assert not torch.equal(tokens[1], values(store, "toy_b")[0])
-    job = reopened(plain, tiny_t5, toys, method="pt", private_init="spot", source_tasks="toy_b")
+    job = reopened(plain, tiny_t5, toys, method="pt-joint", private_init="spot", source_tasks="toy_b")
     with pytest.raises(InputError, match="spot needs a source task beside toy_b; name more --source-tasks"):
         Starts(job, store, job.runs)
 

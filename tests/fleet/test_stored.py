@@ -121,8 +121,8 @@ def edit(folder: Path, **changes: Any) -> None:
         ({"shape": {"length": 4}}, "its shape does not go with its tensors"),
         ({"shape": {"d_model": 64}}, "its shape does not go with its tensors"),
         ({"shape": {"gates": "input"}}, "its shape does not go with its tensors"),
-        ({"shape": {"composition": "ssp"}}, "not a manifest .*Did you mean 'spp'"),
-        ({"shape": {"width": 4}}, "not a manifest of stored prompts"),
+        ({"shape": {"composition": "ssp"}}, "manifest.json: shape: .*Did you mean 'spp'"),
+        ({"shape": {"width": 4}}, "unknown key in .*manifest.json: shape: 'width'"),
         ({"shape": 3}, "not a manifest of stored prompts"),
         ({"tensors": []}, "not a manifest of stored prompts"),
     ],
@@ -148,9 +148,9 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     (folder / "prompts.safetensors").unlink()
     with pytest.raises(InputError, match=r"prompts\.safetensors: cannot be read"):
         load_prompts(folder)
-    for text in ("{", "[]", "{}"):
+    for text, message in (("{", "not well-formed"), ("[]", "not a manifest"), ("{}", "not a manifest")):
         (folder / "manifest.json").write_text(text)
-        with pytest.raises(InputError, match=r"manifest\.json: not a manifest"):
+        with pytest.raises(InputError, match=rf"manifest\.json: {message}"):
             load_prompts(folder)
     (folder / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"manifest\.json: no such file"):

@@ -31,7 +31,7 @@ def job(tiny_t5: Path, toys: list[Path]) -> Job:
 
 
 def plan(job: Job, tiny_t5: Path, toys: list[Path], **changes: Any) -> list[Run]:
-    return jobs.planned(job.trunk, len(toys), jobs.settings(tiny_t5, toys, **changes))
+    return jobs.planned(job.trunk, [path.stem for path in toys], jobs.settings(tiny_t5, toys, **changes))
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor], **tolerance: float) -> None:
@@ -44,9 +44,9 @@ def alone(job: Job, run: Run) -> tuple[list[float], dict[str, Tensor]]:
     """Losses and final target prompts of a run trained by a plain loop with torch's own AdamW."""
     config, rows = run.config, job.data.training(run.config)
     total = run.steps(len(rows))
-    bank = PromptBank.create(run.shape, [config.seed], init_range=config.init_range)
+    bank = PromptBank.create(run.shape, [config.seed], init_range=config.init_range, task=config.task)
     groups: list[dict[str, Any]] = [
-        {"params": [p], "peak": getattr(config, f"lr_{LR_GROUP[name]}")} for name, p in bank.params.items()
+        {"params": [p], "peak": config.rate(LR_GROUP[name])} for name, p in bank.params.items()
     ]
     optim = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     order = EpochOrder(len(rows), config.batch_size, config.seed)
@@ -76,7 +76,7 @@ def three_runs(job: Job, tiny_t5: Path, toys: list[Path]) -> list[Run]:
     """Other methods, shots, rates, seeds, batch sizes and lengths."""
     first = plan(job, tiny_t5, toys, method="spp", shots=4, steps=6, lr_private=0.05, seeds=1)
     second = plan(job, tiny_t5, toys, method="scp", shots=6, steps=9, batch_size=5, clip_norm=0.1)
-    third = plan(job, tiny_t5, toys, method="pt", shots=8, steps=7, warmup=0.5, prompt_length=3)
+    third = plan(job, tiny_t5, toys, method="pt-joint", shots=8, steps=7, warmup=0.5, prompt_length=3)
     return first + second + third
 
 
@@ -109,7 +109,7 @@ def test_fleet_equals_solo(job: Job, tiny_t5: Path, toys: list[Path], tmp_path: 
     "changes",
     [
         {"method": "spp,slp", "router": "relaxed-bernoulli", "normalisation": "auto"},
-        {"method": "spp,scp,pt", "gates": "input"},
+        {"method": "spp,scp,pt-joint", "gates": "input"},
     ],
     ids=["relaxed-bernoulli", "input gates"],
 )
@@ -129,7 +129,7 @@ def test_runs_that_wait_and_enter_later_train_the_same(
 ) -> None:
     runs = [
         run
-        for method, steps in (("spp", 3), ("pt", 5), ("spp", 4), ("mst", 2), ("spp", 6))
+        for method, steps in (("spp", 3), ("pt-joint", 5), ("spp", 4), ("mst", 2), ("spp", 6))
         for run in plan(job, tiny_t5, toys, method=method, steps=steps, seeds=steps)
     ]
     whole = jobs.train(job, runs, tmp_path / "all")
@@ -168,7 +168,7 @@ def test_a_run_that_is_not_finite_is_stopped_and_the_others_go_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    runs = plan(job, tiny_t5, toys, method="spp,pt", seeds="0,1", steps=5)
+    runs = plan(job, tiny_t5, toys, method="spp,pt-joint", seeds="0,1", steps=5)
     ill = runs[1].id
     jobs.train(job, runs, tmp_path / "well")
     jobs.train(job, [run for run in runs if run.id != ill], tmp_path / "without")
@@ -196,7 +196,7 @@ def test_a_run_that_is_not_finite_is_stopped_and_the_others_go_on(
 
 
 def test_a_rate_that_explodes_stops_its_own_run_only(job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
-    runs = plan(job, tiny_t5, toys, method="pt", lr_private="0.05,1e30", steps=4)
+    runs = plan(job, tiny_t5, toys, method="pt-joint", lr_private="0.05,1e30", steps=4)
     trainer = jobs.train(job, runs, tmp_path / "run")
     assert [r.status for r in trainer.ended] == ["finished", "stopped"]
     assert "not finite at step" in trainer.ended[1].reason
@@ -205,12 +205,13 @@ def test_a_rate_that_explodes_stops_its_own_run_only(job: Job, tiny_t5: Path, to
 def test_every_preset_trains(job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
     runs = plan(job, tiny_t5, toys, method=",".join(PRESETS), steps=3, prompt_length=None)
     trainer = jobs.train(job, runs, tmp_path / "run", jobs.drawn)
-    assert [r.status for r in trainer.ended] == ["finished"] * len(PRESETS)
+    apart = [preset for preset in PRESETS.values() if preset.apart]
+    assert [r.status for r in trainer.ended] == ["finished"] * (len(PRESETS) + (len(toys) - 1) * len(apart))
     for run in runs:
         losses = jobs.losses(tmp_path / "run", run.id)
         assert len(losses) == 3 and all(map(math.isfinite, losses))
         stored = jobs.prompts(tmp_path / "run")[run.id]
-        assert stored["targets"].shape == (3, run.shape.target_length, 32)
+        assert stored["targets"].shape == (1 if run.config.task else 3, run.shape.target_length, 32)
 
 
 def test_runs_that_start_from_stored_prompts_train_the_same_alone(
@@ -244,7 +245,7 @@ def test_a_run_that_needs_stored_prompts_is_not_trained_without(
 
 
 def test_tasks_apart_are_what_each_task_alone_is(job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
-    whole = jobs.opened(jobs.settings(tiny_t5, toys, method="pt") | {"apart": True})
+    whole = jobs.opened(jobs.settings(tiny_t5, toys, method="pt"))
     trainer = jobs.train(whole, whole.runs, tmp_path / "apart")
     names = ["toy_a", "toy_b", "toy_c"]
     assert [run.id for run in whole.runs] == [f"pt-k4-s0-{name}" for name in names]
@@ -252,7 +253,9 @@ def test_tasks_apart_are_what_each_task_alone_is(job: Job, tiny_t5: Path, toys: 
     single = jobs.opened(jobs.settings(tiny_t5, toys[1:2], method="pt"))
     jobs.train(single, single.runs, tmp_path / "single")
     (alone,) = jobs.prompts(tmp_path / "single").values()
-    same(jobs.prompts(tmp_path / "apart")["pt-k4-s0-toy_b"], alone)
+    stored = jobs.prompts(tmp_path / "apart")
+    same(stored["pt-k4-s0-toy_b"], alone)
+    assert not torch.allclose(stored["pt-k4-s0-toy_a"]["targets"], alone["targets"], atol=0.3), "starts of their own"
     assert jobs.results(tmp_path / "apart")["runs"][1]["tasks"].keys() == {"toy_b"}
 
 
@@ -262,8 +265,8 @@ def test_tasks_apart_are_what_each_task_alone_is(job: Job, tiny_t5: Path, toys: 
         {"encoder": "mlp,linear,lstm,none", "encoder_sharing": "per-prompt,per-role,shared"},
         {"normalisation": "softmax,sparsemax,sigmoid,softmax-temperature", "sources": "1,4"},
         {"gates": "fixed,learned,learned-global,tied,input", "router": "direct,constant"},
-        {"method": "pt", "init": "vocab", "label_mode": "natural,synthetic,numeric"},
-        {"method": "pt", "sampling": "random", "shots": "4,full", "max_train": 12},
+        {"method": "pt-joint", "init": "vocab", "label_mode": "natural,synthetic,numeric"},
+        {"method": "pt-joint", "sampling": "random", "shots": "4,full", "max_train": 12},
     ],
     ids=lambda changes: ",".join(changes),
 )
@@ -276,7 +279,7 @@ def test_every_setting_trains(
 
 
 def test_training_lowers_the_loss(job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
-    runs = plan(job, tiny_t5, toys, method="spp,pt,mst,slpn", steps=40, batch_size=12)
+    runs = plan(job, tiny_t5, toys, method="spp,pt-joint,mst,slpn", steps=40, batch_size=12)
     jobs.train(job, runs, tmp_path / "run")
     for run in runs:
         losses = jobs.losses(tmp_path / "run", run.id)
@@ -284,7 +287,7 @@ def test_training_lowers_the_loss(job: Job, tiny_t5: Path, toys: list[Path], tmp
 
 
 def test_metrics_are_one_object_a_step_and_run(job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
-    runs = plan(job, tiny_t5, toys, method="spp,pt", steps=4, warmup=0.5)
+    runs = plan(job, tiny_t5, toys, method="spp,pt-joint", steps=4, warmup=0.5)
     jobs.train(job, runs, tmp_path / "run")
     records = jobs.metrics(tmp_path / "run")
     assert [(r["run"], r["step"]) for r in records] == [(run.id, step) for step in range(1, 5) for run in runs]
@@ -297,7 +300,9 @@ def test_metrics_are_one_object_a_step_and_run(job: Job, tiny_t5: Path, toys: li
             "learning_rate",
             "tokens_per_second",
         ]
-        assert list(record["learning_rate"]) == ["source", "private", "router"]
+        groups = ["source", "private", "source_encoder", "private_encoder", "router"]
+        own = groups if record["run"] == runs[0].id else ["private", "private_encoder"]
+        assert list(record["learning_rate"]) == own
         assert record["tokens_per_second"] > 0 and record["gradient_norm"] > 0
     rates = [r["learning_rate"]["private"] for r in records if r["run"] == runs[0].id]
     assert rates == pytest.approx([0.01, 0.02, 0.02 * 2 / 3, 0.02 / 3])
@@ -336,7 +341,7 @@ def test_a_gpu_trains_and_scores_as_the_cpu_does(tiny_t5: Path, toys: list[Path]
             for changes in (
                 {"method": "spp,scp", "gates": "input,tied"},
                 {"method": "spp", "router": "relaxed-bernoulli", "init": "vocab"},
-                {"method": "pt,mst,slpn", "encoder": "lstm"},
+                {"method": "pt-joint,mst,slpn", "encoder": "lstm"},
             )
             for run in plan(job, tiny_t5, toys, **changes)
         ]

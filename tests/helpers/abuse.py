@@ -139,7 +139,7 @@ def calls(seed: int) -> dict[str, dict[str, Any]]:
         "assemble": assembly | {"total": len(packed) + seed % 2},
         "assemble_backward": backward,
         "packed_attention": attention,
-        "packed_attention_backward": {"grad_out": out, "out": out, "lse": lse} | attention,
+        "packed_attention_backward": {"grad_out": out, "lse": lse} | attention,
         "rms_norm": {"x": x, "eps": 1e-6},
         "rms_norm_backward": {"grad_y": y, "y": y, "r": r, "grad": x.clone()},
         "gated_gelu": {"uv": x},

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations, product
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from compt_fast.errors import InputError
 from compt_fast.prompts.bank import LR_GROUP, PromptBank
 from compt_fast.prompts.compose import Mask
 from compt_fast.prompts.compose import compose as reference
@@ -20,6 +23,59 @@ PT = replace(SPP, composition="pt", sources=0)
 INSIDE = replace(SPP, composition="inside", sources=3, encoder="linear", sharing="shared")
 ERRORS = {"fp32": 3e-6, "tf32x3": 1e-5, "tf32": 3e-3, "bf16": 3e-2}
 """Largest error of a tensor, in parts of its largest value."""
+
+
+AXES: dict[str, tuple[Any, ...]] = {
+    "composition": ("spp", "scp", "pt", "mst", "inside", "inside without private"),
+    "normalisation": ("auto", "softmax", "sparsemax", "sigmoid", "softmax-temperature", "constant"),
+    "gates": ("fixed", "learned", "learned-global", "tied"),
+    "mask": (None, "before", "after", "all"),
+    "encoder": ("mlp", "linear", "none"),
+    "sharing": ("per-prompt", "per-role", "shared"),
+}
+SIZES = ((3, 2, 3), (2, 5, 1), (1, 1, 4), (4, 3, 2), (2, 1, 17), (3, 4, 3), (5, 7, 2))
+"""Tasks, sources, length."""
+Setting = tuple[Any, ...]
+
+
+def setting_of(setting: Setting, sizes: tuple[int, int, int]) -> tuple[PromptShape, Mask | None] | None:
+    """What a setting means; None for one that no shape can have."""
+    composition, normalisation, gates, masking, encoder, sharing = setting
+    tasks, sources, length = sizes
+    sources = {"pt": 0, "mst": 1}.get(composition, sources)
+    constant = normalisation == "constant"
+    private = composition not in ("mst", "inside without private")
+    try:
+        shape = PromptShape(
+            composition.removesuffix(" without private"), tasks, sources, private, length, 20, encoder, sharing,
+            hidden=12, router="constant" if constant else "direct",
+            normalisation="auto" if constant else normalisation, gates=gates,
+        )  # fmt: skip
+    except InputError:
+        return None
+    if masking is None:
+        return shape, None
+    on = tuple(masking != "all" and i % 2 == 0 for i in range(sources))
+    return shape, Mask(on, private=masking == "before", how="after" if masking == "after" else "before")
+
+
+def pairs_of(setting: Setting) -> set[tuple[tuple[str, Any], ...]]:
+    return set(combinations(zip(AXES, setting, strict=True), 2))
+
+
+def pairwise() -> list[Setting]:
+    """Settings that hold every pair of values that can stand together, the one with most new pairs first."""
+    candidates = {s: pairs_of(s) for s in product(*AXES.values()) if setting_of(s, SIZES[0])}
+    chosen: list[Setting] = []
+    left = set().union(*candidates.values())
+    while left:
+        best = max(candidates, key=lambda s: len(candidates[s] & left))
+        left -= candidates.pop(best)
+        chosen.append(best)
+    return chosen
+
+
+GRID = pairwise()
 
 
 def name(value: object) -> str:

@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,8 @@ def opened(chosen: dict[str, str]) -> Job:
     return open_job(read_flags(chosen, None))
 
 
-def planned(trunk: Trunk, tasks: int, chosen: dict[str, str]) -> list[Run]:
-    """The runs of the flags of `settings`."""
+def planned(trunk: Trunk, tasks: Sequence[str], chosen: dict[str, str]) -> list[Run]:
+    """The runs of the flags of `settings` for these tasks."""
     return plan_runs(read_flags(chosen, None), tasks=tasks, d_model=trunk.d_model)
 
 

@@ -38,7 +38,7 @@ def made_run(
     flags = merge_flags(given, {}, "test")
     tasks = resolve_tasks(flags["suite"], flags["tasks"], flags["include"], flags["exclude"], [])
     names = [task.name for task in tasks]
-    runs = plan_runs(flags, tasks=len(tasks), d_model=D_MODEL, names=names)
+    runs = plan_runs(flags, tasks=names, d_model=D_MODEL)
     folder.mkdir(parents=True)
     config = {
         "format": 1,
@@ -51,15 +51,16 @@ def made_run(
     (folder / "config.json").write_text(json.dumps(config))
     results = []
     for run in runs:
-        own = {task.name: answered(task, run, odds(run.config, task.name)) for task in tasks}
+        of = [task for task in tasks if run.config.task in (None, task.name)]
+        own = {task.name: answered(task, run, odds(run.config, task.name)) for task in of}
         chosen = {"average": 100 - average(own), "step": 3, "tasks": {}} if flags["select"] == "best" else None
         results.append(RunResult.finished(run, own, average(own), chosen))
-        save_prompts(folder / "prompts" / run.id, drawn(run), {"run": run.id, "tasks": names, "source_tasks": None})
+        save_prompts(folder / "prompts" / run.id, drawn(run), {"run": run.id, "tasks": list(own), "source_tasks": None})
         if masked:
             masks = {}
             for mask in named_masks(run.shape):
                 part = 1.0 if mask == "total" else 0.5
-                scored = {t.name: answered(t, run, part * odds(run.config, t.name), mask) for t in tasks}
+                scored = {t.name: answered(t, run, part * odds(run.config, t.name), mask) for t in of}
                 scored = own if mask == "total" else scored
                 masks[mask] = {"tasks": scored, "average": average(scored)}
             write_masked(folder, Way(), {run.id: masks})

@@ -36,15 +36,13 @@ def packed_attention(qkv: Tensor, offsets: Tensor, bias: Tensor) -> Results:
     return out, lse
 
 
-def packed_attention_backward(
-    grad_out: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, offsets: Tensor, bias: Tensor
-) -> Results:
+def packed_attention_backward(grad_out: Tensor, qkv: Tensor, lse: Tensor, offsets: Tensor, bias: Tensor) -> Results:
     result = torch.zeros(qkv.shape, dtype=torch.float64)
-    delta = (grad_out.double() * out.double()).sum(2)
     for row, scores in _scores(qkv, offsets, bias):
         q, k, v = qkv[row].double().unbind(1)
-        weights = (scores - lse[row].double().T[:, :, None]).exp()
-        slopes = weights * (torch.einsum("qhd,khd->hqk", grad_out[row].double(), v) - delta[row].T[:, :, None])
+        weights = scores.softmax(2)  # whatever `lse` is: it keeps the exponentials small, and drops out
+        of_weights = torch.einsum("qhd,khd->hqk", grad_out[row].double(), v)
+        slopes = weights * (of_weights - (weights * of_weights).sum(2, keepdim=True))
         result[row, 0] = torch.einsum("hqk,khd->qhd", slopes, k)
         result[row, 1] = torch.einsum("hqk,qhd->khd", slopes, q)
         result[row, 2] = torch.einsum("hqk,qhd->khd", weights, grad_out[row].double())
@@ -121,7 +119,7 @@ def read_states_backward(
     grad_queries, sums = torch.zeros(queries.shape, dtype=torch.float64), grad_states.double()
     for asking, read in zip(_rows(q_offsets), _rows(k_offsets), strict=True):
         q, s, g = queries[asking].double(), states[read].double(), grad_out[asking].double()
-        weights = (q @ s.T - lse[asking].double()[:, None]).exp()
+        weights = (q @ s.T).softmax(1)
         of_weights = g @ s.T
         slopes = weights * (of_weights - (weights * of_weights).sum(1, keepdim=True))
         grad_queries[asking] = slopes @ s

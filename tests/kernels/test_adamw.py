@@ -65,6 +65,31 @@ def one(
     return [p, m, v]
 
 
+def test_a_gradient_that_two_parameters_share_is_clipped_once(step: Step) -> None:
+    options = {
+        "rates": [numbers(0.1, 0.2, 0.3)] * 2,
+        "decay": numbers(0, 0, 0),
+        "clip": numbers(0.5, 1e9, 0.1),
+        "taken": numbers(0, 3, 9),
+        "healthy": torch.ones(R, dtype=torch.bool, device=DEVICE),
+    }
+    grad = tensors(1, ((7,),))[0]
+    found = []
+    for grads in (
+        [grad.clone(), grad.clone()],
+        [grad.clone()] * 2,
+        [(own := grad.clone())[:, None], own.unsqueeze(-1)],
+    ):
+        groups = [tensors(seed, ((7,), (7,))) for seed in (0, 2, 3)]
+        shaped = [
+            [tensor.view(gradient.shape) for tensor, gradient in zip(group, grads, strict=True)] for group in groups
+        ]
+        norm, _ = step(shaped[0], grads, shaped[1], [v.square() for v in shaped[2]], **options)
+        found.append([norm, *(tensor for group in groups for tensor in group)])
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
 @pytest.mark.parametrize("shapes", [ALIGNED, ODD], ids=["aligned", "odd"])
 def test_every_run_has_its_own_rate_clip_and_count(step: Step, shapes: Any) -> None:
     params, grads, first, second = groups_of(shapes)

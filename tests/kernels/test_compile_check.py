@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 pytest.importorskip("triton")
@@ -15,24 +11,20 @@ from compt_fast.kernels.compile_check import PLANS, TARGETS, Usage
 from compt_fast.kernels.plan import Plan
 from compt_fast.prompts.fused import plan_text
 from compt_fast.prompts.shape import PromptShape
+from tests.helpers.tritons import OLD_TRITON, python
 
 KERNELS = {"prepare", "encode", "gather", "spread", "layer", "logits", "squares", "update"}
 KERNELS |= {"_forward", "_backward_queries", "_backward_keys"}
 MINIMAL = ("spp", "spp m=100", "scp N=10", "slpn", "none")
 
 
-def report(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command, as a person starts it: the interpreter, which tests here use, compiles nothing."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "compt_fast.kernels.compile_check", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_kernel_compiles_and_none_spills(target: int) -> None:
+@pytest.mark.parametrize(
+    ("target", "triton"), [*((target, "installed") for target in TARGETS), pytest.param(90, "3.6", marks=OLD_TRITON)]
+)
+def test_every_kernel_compiles_and_none_spills(target: int, triton: str) -> None:
     chosen = [word for plan in MINIMAL for word in ("--plan", plan)]
-    done = report(*chosen, "--target", str(target))
+    done = python(triton, "-m", "compt_fast.kernels.compile_check", *chosen, "--target", str(target))
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split(f"sm_{target}") for line in done.stdout.splitlines() if f"sm_{target}" in line]
     assert {before.split()[-1] for before, _ in lines} == KERNELS

@@ -7,72 +7,33 @@ pair is met. What is special stands in tests of its own.
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations, product
-from typing import Any
+from itertools import combinations
 
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
-from compt_fast.errors import InputError
-from compt_fast.kernels.plan import PRODUCTS, Plan, Tiles
-from compt_fast.prompts.compose import Mask
-from compt_fast.prompts.fused import run_kernel
-from compt_fast.prompts.shape import PromptShape
-from tests.helpers.compositions import INSIDE, PT, SCP, SPP, bank_of, check, direction, name
-
-AXES: dict[str, tuple[Any, ...]] = {
-    "composition": ("spp", "scp", "pt", "mst", "inside", "inside without private"),
-    "normalisation": ("auto", "softmax", "sparsemax", "sigmoid", "softmax-temperature", "constant"),
-    "gates": ("fixed", "learned", "learned-global", "tied"),
-    "mask": (None, "before", "after", "all"),
-    "encoder": ("mlp", "linear", "none"),
-    "sharing": ("per-prompt", "per-role", "shared"),
-}
-SIZES = ((3, 2, 3), (2, 5, 1), (1, 1, 4), (4, 3, 2), (2, 1, 17), (3, 4, 3), (5, 7, 2))
-"""Tasks, sources, length."""
-Setting = tuple[Any, ...]
-
-
-def setting_of(setting: Setting, sizes: tuple[int, int, int]) -> tuple[PromptShape, Mask | None] | None:
-    """What a setting means; None for one that no shape can have."""
-    composition, normalisation, gates, masking, encoder, sharing = setting
-    tasks, sources, length = sizes
-    sources = {"pt": 0, "mst": 1}.get(composition, sources)
-    constant = normalisation == "constant"
-    private = composition not in ("mst", "inside without private")
-    try:
-        shape = PromptShape(
-            composition.removesuffix(" without private"), tasks, sources, private, length, 20, encoder, sharing,
-            hidden=12, router="constant" if constant else "direct",
-            normalisation="auto" if constant else normalisation, gates=gates,
-        )  # fmt: skip
-    except InputError:
-        return None
-    if masking is None:
-        return shape, None
-    on = tuple(masking != "all" and i % 2 == 0 for i in range(sources))
-    return shape, Mask(on, private=masking == "before", how="after" if masking == "after" else "before")
-
-
-def pairs_of(setting: Setting) -> set[tuple[tuple[str, Any], ...]]:
-    return set(combinations(zip(AXES, setting, strict=True), 2))
-
-
-def pairwise() -> list[Setting]:
-    """Settings that hold every pair of values that can stand together, the one with most new pairs first."""
-    candidates = {s: pairs_of(s) for s in product(*AXES.values()) if setting_of(s, SIZES[0])}
-    chosen: list[Setting] = []
-    left = set().union(*candidates.values())
-    while left:
-        best = max(candidates, key=lambda s: len(candidates[s] & left))
-        left -= candidates.pop(best)
-        chosen.append(best)
-    return chosen
-
-
-GRID = pairwise()
+from compt_fast.kernels.compile_check import empty_inputs
+from compt_fast.kernels.compose import compose_forward
+from compt_fast.kernels.plan import COMPUTED, PRODUCTS, Plan, Tiles
+from compt_fast.prompts.fused import plan_text, run_kernel
+from tests.helpers.compositions import (
+    AXES,
+    DEVICE,
+    GRID,
+    INSIDE,
+    PT,
+    SCP,
+    SIZES,
+    SPP,
+    bank_of,
+    check,
+    direction,
+    name,
+    pairs_of,
+    setting_of,
+)
 
 
 @pytest.mark.parametrize(("setting", "sizes"), [(s, SIZES[i % len(SIZES)]) for i, s in enumerate(GRID)])
@@ -88,6 +49,18 @@ def test_the_grid_is_what_it_says():
     assert (("composition", "pt"), ("gates", "tied")) not in met  # pt has no gates
     for one, other in combinations(("mask", "encoder", "sharing"), 2):
         assert {((one, a), (other, b)) for a in AXES[one] for b in AXES[other]} <= met
+
+
+@pytest.mark.parametrize("setting", ["composition", "normaliser", "gates", "mask", "products"])
+def test_a_kernel_refuses_a_word_that_none_of_its_branches_knows(setting, monkeypatch):
+    """What is let in by mistake must not take another one's meaning."""
+    plan = Plan.parsed(plan_text(replace(SPP, gates="learned"), None, "fp32"))
+    inputs = empty_inputs(plan, 1, DEVICE)
+    for tensor in inputs.listed():
+        tensor.zero_()
+    monkeypatch.setitem(COMPUTED, setting, (*COMPUTED[setting], "made-up"))
+    with pytest.raises(Exception, match=f"unknown {setting}"):
+        compose_forward(inputs, replace(plan, **{setting: "made-up"}), torch.float32, save=True)
 
 
 LOGITS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -79,8 +80,8 @@ def test_a_broken_description_counts_as_no_library(tmp_path: Path, text: str) ->
 
 def test_the_cache_differs_with_every_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folders = {library.cache_folder(WANTED | {name: "another"}) for name in WANTED}
-    assert len(folders | {library.cache_folder(WANTED)}) == len(WANTED) + 1
+    folders = {build.cache_folder(WANTED | {name: "another"}) for name in WANTED}
+    assert len(folders | {build.cache_folder(WANTED)}) == len(WANTED) + 1
     assert all(folder.is_relative_to(tmp_path) for folder in folders)
 
 
@@ -162,6 +163,88 @@ def test_a_cache_that_cannot_be_written_is_told(alone: Path, monkeypatch: pytest
         assert not library.load()
 
 
+def test_a_library_built_for_the_same_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the sources of an editable installation, in the cache, or where it is to go."""
+    compiled: list[Path] = []
+
+    def compile_into(folder: Path, sources: Path, cuda: str | None) -> None:
+        compiled.append(folder)
+        (folder / build.LIBRARY).write_text("compiled")
+
+    monkeypatch.setattr(build, "facts", lambda sources: WANTED)
+    monkeypatch.setattr(build, "compile_into", compile_into)
+    monkeypatch.setattr(build, "__file__", str(tmp_path / "beside" / "build.py"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept = build.cache_folder(WANTED)
+    for number, folder in enumerate((tmp_path / "beside", kept, tmp_path / "out-2")):
+        put(folder)
+        (folder / build.LIBRARY).write_text(folder.name)
+        out = tmp_path / f"out-{number}"
+        build.build(tmp_path, out)
+        assert not compiled and (out / build.LIBRARY).read_text() == folder.name
+        assert library.misfit(out, WANTED) is None
+        put(folder, sources="older")
+    build.build(tmp_path, tmp_path / "out-3")
+    assert len(compiled) == 1 and (tmp_path / "out-3" / build.LIBRARY).read_text() == "compiled"
+    assert library.misfit(tmp_path / "out-3", WANTED) is None
+    assert sorted(path.name for path in (tmp_path / "out-3").iterdir()) == [build.FACTS, build.LIBRARY]
+
+
+CACHE = ("compt_fast", "compt_fast/native", "{kept}", "{kept}/ops.so", "{kept}/ops.json")
+
+
+@pytest.mark.parametrize("name", CACHE)
+@pytest.mark.parametrize("how", ["writable by others", "another user's", "a link"])
+def test_a_cache_that_another_user_can_have_filled_is_not_loaded(
+    how: str, name: str, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = build.cache_folder(WANTED)
+    library._make_private(kept)
+    put(kept)
+    for path in kept.iterdir():
+        path.chmod(0o644)
+    monkeypatch.setattr(library, "_load_from", lambda folder: library.Status(True, f"loaded from {folder}"))
+    assert build.planted(kept) is None and library.load()
+    monkeypatch.setattr(library, "_decided", None)
+    path = alone / name.format(kept=kept.relative_to(alone))
+    if how == "writable by others":
+        path.chmod(path.stat().st_mode | 0o020)
+    elif how == "a link":
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        lstat = os.lstat
+        monkeypatch.setattr(
+            build.os,
+            "lstat",
+            lambda p: SimpleNamespace(st_mode=0o40700, st_uid=4711) if Path(p) == path else lstat(p),
+        )
+    with pytest.warns(RuntimeWarning, match=f"plain PyTorch is slower: the cache is not used: .*{path}"):
+        assert not library.load()
+
+
+def test_the_cache_is_made_for_this_user_alone_whatever_the_umask(alone: Path) -> None:
+    before = os.umask(0)
+    try:
+        library._make_private(build.cache_folder(WANTED))
+    finally:
+        os.umask(before)
+    made = [path for path in (alone, *alone.rglob("*"))]
+    assert len(made) == 4 and all(path.stat().st_mode & 0o777 == 0o700 for path in made)
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = build.cache_folder(WANTED)
+    library._make_private(kept)
+    (kept / "lock").symlink_to(tmp_path / "victim")
+    monkeypatch.setattr(build, "missing_tool", lambda: None)
+    with pytest.warns(RuntimeWarning, match="the cache cannot be written"):
+        assert not library.load()
+    assert not (tmp_path / "victim").exists()
+
+
 BUILD_STUB = """
 import sys, time
 from pathlib import Path
@@ -187,7 +270,7 @@ def test_two_processes_build_once_and_the_third_finds_it(tmp_path: Path, reposit
         f"facts = json.loads(Path({str(folder.parent / build.FACTS)!r}).read_text())\n"
         f"build.facts = lambda sources: facts; library.HERE = Path({str(tmp_path)!r})\n"
         f"library.sources = lambda: Path({str(folder.parent)!r}); build.__file__ = {str(stub)!r}\n"
-        f"library.cache_folder = lambda wanted: Path({str(tmp_path / 'cache')!r})\n"
+        f"build.cache_folder = lambda wanted: Path({str(tmp_path / 'compt_fast' / 'cache')!r})\n"
         "assert library.load(), library.status().why\n"
         "print(library.status().path)"
     )
@@ -195,13 +278,16 @@ def test_two_processes_build_once_and_the_third_finds_it(tmp_path: Path, reposit
     both = [subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     both.append(subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True))
     said = [process.communicate()[0].strip() for process in both]
-    assert said == [str(tmp_path / "cache" / build.LIBRARY)] * 3
-    assert (tmp_path / "cache" / "count").read_text() == "x"
+    assert said == [str(tmp_path / "compt_fast" / "cache" / build.LIBRARY)] * 3
+    assert (tmp_path / "compt_fast" / "cache" / "count").read_text() == "x"
 
 
-def test_jobs_are_bounded_by_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build.os, "sched_getaffinity", lambda pid: set(range(64)))
-    monkeypatch.setattr(build.os, "sysconf", lambda name: 2**30 if name == "SC_PAGE_SIZE" else 8)
+def test_jobs_are_bounded_by_cores_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the memory that a process may have, the pages of cached files included."""
+    monkeypatch.setattr(build.os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    monkeypatch.setattr(build, "MEMINFO", tmp_path / "meminfo")
+    assert build.jobs() == 64  # a system that does not tell
+    (tmp_path / "meminfo").write_text(f"MemFree: 1 kB\nMemAvailable: {8 * 2**20} kB\n", encoding="utf-8")
     assert build.jobs() == 8 // build.GIB_A_JOB
     monkeypatch.setattr(build.os, "sched_getaffinity", lambda pid: {0})
     assert build.jobs() == 1

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 from compt_fast import native
+from tests.helpers import large_scores
 
 TYPES = [torch.float32, torch.bfloat16]
 ROWS = [
@@ -63,6 +64,21 @@ def test_reading_and_its_gradients(q: list[int], k: list[int], width: int, dtype
     for found, wanted in ((grad_queries, right_grads[0]), (grad_states - before, right_grads[1])):
         size = float(wanted.norm())
         assert float((found.double() - wanted).norm()) <= tolerance * size + 1e-6
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("score", [0, 100, 200])
+@pytest.mark.parametrize(("queries", "states", "width"), [(24, 70, 512), (96, 9, 768), (7, 33, 100)])
+def test_large_scores_round_as_in_torch(
+    queries: int, states: int, width: int, score: float, dtype: torch.dtype
+) -> None:
+    q, s, grad = (x.to(dtype) for x in large_scores.cross_attention(queries, states, width, score))
+    offsets = offsets_of([queries]), offsets_of([states])
+    packed = torch.ops.compt_fast.pack_states(s, offsets[1])
+    out, lse = torch.ops.compt_fast.read_states(q, packed, *offsets)
+    s_grad = torch.zeros(s.shape)
+    q_grad = torch.ops.compt_fast.read_states_backward(grad, q, lse, packed, *offsets, s_grad)
+    assert max(large_scores.errors(large_scores.read, (q, s), grad, (out, q_grad, s_grad))) < large_scores.AT_MOST
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -117,10 +117,20 @@ def test_learning_rate_groups():
     for encoder, sharing, gates in itertools.product(ENCODERS, SHARINGS, GATES):
         shape = replace(SPP, encoder=encoder, sharing=sharing, gates=gates)
         for name in parameter_shapes(shape):
-            expected = {"sou": "source", "sha": "source", "pri": "private"}.get(name[:3], "router")
+            role, _, part = name.partition("_")
+            expected = {"tokens": role}.get(part, name.split(".")[0] if "encoder" in part else "router")
             assert LR_GROUP[name] == expected
     shared_pt = replace(PRESETS["pt"], sharing="shared")
-    assert {LR_GROUP[name] for name in parameter_shapes(shared_pt)} == {"private"}
+    assert {LR_GROUP[name] for name in parameter_shapes(shared_pt)} == {"private", "private_encoder"}
+
+
+def test_tasks_that_are_trained_apart_start_from_values_of_their_own():
+    def start(task: str | None) -> dict[str, torch.Tensor]:
+        return PromptBank.create(replace(PRESETS["pt"], tasks=1), [3], task=task).params
+
+    rte, again, cola = start("rte"), start("rte"), start("cola")
+    assert all(torch.equal(rte[name], again[name]) for name in rte)
+    assert not any(torch.equal(rte[name], cola[name]) for name in rte)
 
 
 @pytest.mark.parametrize("encoder", ["mlp", "linear", "lstm"])

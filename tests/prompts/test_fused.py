@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from compt_fast.errors import InputError
+from compt_fast.kernels.plan import Plan
 from compt_fast.prompts import fused
+from compt_fast.prompts import shape as shapes
 from compt_fast.prompts.bank import PromptBank
 from compt_fast.prompts.compose import Mask
 from compt_fast.prompts.compose import compose as reference
@@ -35,12 +37,43 @@ def test_the_path_is_named_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> N
         ({"gates": "input"}, "input"),
         ({"tasks": 129}, "129 tasks"),
         ({"sources": 33}, "33 source weights"),
-        ({"encoded": "private"}, "only the private prompts"),
+        ({"encoded": "private"}, "encoded 'private'"),
     ],
 )
 def test_what_the_kernel_does_not_take_is_said(changes: dict[str, object], said: str) -> None:
     assert said in fused.unsupported(replace(SPP, **changes))
     assert fused.unsupported(SPP) == ""
+
+
+@pytest.mark.parametrize(
+    ("choices", "setting"),
+    [
+        ("COMPOSITIONS", "composition"),
+        ("ENCODERS", "encoder"),
+        ("ENCODED", "encoded"),
+        ("SHARINGS", "sharing"),
+        ("ROUTERS", "router"),
+        ("NORMALISATIONS", "normalisation"),
+        ("GATES", "gates"),
+    ],
+)
+def test_what_the_kernel_has_never_heard_of_goes_to_the_formula(
+    choices: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a new one of each would come: in the shape's own list, and nowhere else."""
+    monkeypatch.setattr(shapes, choices, (*getattr(shapes, choices), "made-up"))
+    monkeypatch.setattr(fused, "unavailable", lambda device: "")
+    made_up = replace(SPP, **{setting: "made-up"})
+    why = fused.unsupported(made_up)
+    assert setting in why and "made-up" in why
+    assert fused.path(made_up, CPU) == ("reference", why)
+
+
+def test_no_plan_says_what_no_kernel_computes() -> None:
+    plan = Plan.parsed(fused.plan_text(SPP, None, "fp32"))
+    for setting in ("composition", "encoder", "normaliser", "gates", "mask", "products"):
+        with pytest.raises(ValueError, match=f"{setting} 'made-up'"):
+            replace(plan, **{setting: "made-up"})
 
 
 def test_on_the_cpu_the_reference_composes() -> None:

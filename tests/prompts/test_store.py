@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 
 from compt_fast.errors import InputError
 from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId, fit_length
+from tools.kills import Fault, Interposed
 
 TRUNK = TrunkId("t5-base", "ab" * 32, "fp32")
 
@@ -67,6 +70,48 @@ def test_entries_are_listed_replaced_and_removed(store: PromptStore) -> None:
             action("rte-m4")
 
 
+def test_a_killed_replacement_leaves_the_old_entry_or_the_new(store: PromptStore) -> None:
+    """At every operation on files."""
+    old, new = entry(), entry(length=5)
+    for at in itertools.count(1):
+        store.add(old, replace=True)
+        child = os.fork()
+        if child == 0:
+            Interposed(store.folder, Fault("operation", at)).install()
+            store.add(new, replace=True)
+            os._exit(0)
+        died = os.waitpid(child, 0)[1] != 0
+        found = store.load("rte-m3")
+        assert found.sha256 in (old.sha256, new.sha256), at
+        if not died:
+            break
+    assert at > 15 and found.sha256 == new.sha256
+    assert [path.name for path in store.folder.iterdir()] == ["rte-m3"], "what was left is cleaned up"
+
+
+def test_two_jobs_that_keep_the_same_prompt(store: PromptStore) -> None:
+    given = entry(training={"run": "p-full-s0-rte", "label_mode": "natural"})
+    store.keep(given)
+    store.keep(given)
+    rounded = replace(given, values=given.values * (1 + 1e-6))
+    store.keep(rounded)  # trained in other company
+    assert torch.equal(store.load("rte-m3").values, given.values)
+    with pytest.raises(InputError, match="has another prompt 'rte-m3' now, which was trained otherwise; remove it"):
+        store.keep(replace(rounded, training={"run": "mine"}))
+
+
+def test_removing_follows_no_link_and_no_folder(store: PromptStore, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").touch()
+    store.add(entry("sst2"))
+    (store.folder / "link").symlink_to(tmp_path / "victim")
+    store.remove("link")
+    (store.folder / "sst2" / "deep").mkdir()
+    with pytest.raises(InputError, match="holds a folder, as no entry of a store does: remove it yourself"):
+        store.remove("sst2")
+    assert (tmp_path / "victim" / "file").exists() and store.load("sst2").length == 3
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "-x"])
 def test_names_that_are_no_folder(name: str, store: PromptStore) -> None:
     with pytest.raises(InputError, match="is no name of a stored prompt"):
@@ -80,6 +125,10 @@ def test_names_that_are_no_folder(name: str, store: PromptStore) -> None:
         (torch.zeros(0, 4), r"of shape \(0, 4\)"),
         (torch.zeros(3, 4, dtype=torch.int64), "not torch.int64"),
         (torch.tensor([[1.0, torch.nan]]), "holds values that are not finite"),
+        (torch.eye(3).to_sparse(), "a torch.sparse_coo tensor on cpu; a prompt is a dense one with values"),
+        (torch.empty(3, 4, device="meta"), "a torch.strided tensor on meta; a prompt is a dense one with values"),
+        (torch.ones(1, 1).expand(10**6, 10**6), "1,000,000,000,000 values"),
+        (torch.zeros(3, 4, dtype=torch.complex64), "not torch.complex64"),
         (torch.tensor([[1e300]], dtype=torch.float64), "holds values that are not finite"),
     ],
 )
@@ -140,18 +189,18 @@ def renamed(folder: Path) -> None:
         (swapped, "its values are not those its manifest was written for"),
         (renamed, r"holds \['prompts'\], not one tensor 'prompt'"),
         (lambda f: (f / "manifest.json").unlink(), r"manifest\.json: no such file"),
-        (lambda f: (f / "manifest.json").write_text("{"), "not a manifest of a stored prompt"),
-        (lambda f: (f / "manifest.json").write_text("[]"), "list in place of an object"),
+        (lambda f: (f / "manifest.json").write_text("{"), r"manifest\.json: not well-formed json"),
+        (lambda f: (f / "manifest.json").write_text("[]"), "a JSON list where an object"),
         (edited(length=100), r"of shape \(3, 4\), but its manifest says \(100, 4\)"),
         (edited(d_model=768), r"but its manifest says \(3, 768\)"),
         (edited(name="cola"), "its name is 'cola', but it stands in a folder called 'rte-m3'"),
-        (edited(task=3), r"manifest\.json: 'task' is missing or of a wrong type \(3\)"),
+        (edited(task=3), r"manifest\.json: task must be a text, not 3"),
         (edited(format=2), "of format 2, not 1"),
-        (edited(trunk={"name": "t5-base", "hash": "a"}), "'trunk' has a name, a sha256 and a dtype"),
-        (edited(trunk={"name": "t5-base", "sha256": 3}), "'trunk' must hold texts"),
+        (edited(trunk={"name": "t5-base", "hash": "a"}), "trunk: 'hash'. Known: name, sha256, dtype"),
+        (edited(trunk={"name": "t5-base", "sha256": 3}), "trunk: sha256 must be a text or null, not 3"),
         (edited(sha256="0" * 64), "its values are not those"),
-        (without("trunk"), "'trunk' is missing"),
-        (without("training"), "'training' is missing"),
+        (without("trunk"), "trunk is missing"),
+        (without("training"), "training is missing"),
     ],
 )
 def test_damage_is_named(spoil: Callable[[Path], None], message: str, store: PromptStore) -> None:

@@ -20,7 +20,7 @@ TASKS = "mini_rte,mini_mnli,mini_stsb"
 
 def odds(config: RunConfig, task: str) -> float:
     """Better with shots, sources and learned weights, so that the sentences have something to say."""
-    lead = {"spp": 0.1, "pt": 0.0, "sl": -0.1}.get(config.method, 0.05)
+    lead = {"spp": 0.1, "pt-joint": 0.0, "sl": -0.1}.get(config.method, 0.05)
     return 0.4 + lead + 0.01 * (config.shots or 0) + 0.02 * config.sources + 0.05 * (config.router == "direct")
 
 
@@ -30,7 +30,7 @@ def every_kind(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     top = tmp_path_factory.mktemp("runs")
     few = {"tasks": TASKS, "seeds": "0,1", "prompt_length": "2", "encoder": "linear"}
     small = few | {"shots": "16", "method": "spp", "sources": "2"}
-    made_run(top / "base", odds, **(few | {"method": "spp,pt,sl", "sources": "1,2", "shots": "8,16"}))
+    made_run(top / "base", odds, **(few | {"method": "spp,pt-joint,sl", "sources": "1,2", "shots": "8,16"}))
     made_run(top / "fixed", odds, **(small | {"gates": "fixed", "shots": "8,16"}))
     made_run(top / "constant", odds, **(small | {"router": "constant"}))
     made_run(top / "bare", odds, **small, prefix=False)  # type: ignore[arg-type]

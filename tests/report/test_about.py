@@ -54,16 +54,16 @@ def test_the_best_of_each_column_of_a_result_table_stands_out(material: Material
     for c in range(2, len(table.heads)):
         numbers = [float(str(row[c]).split()[0]) for row in table.rows]
         assert {r for r, column in table.best if column == c} == {r for r, n in enumerate(numbers) if n == max(numbers)}
-    row = next(row for row in table.rows if row[0] == "pt-k16")
+    row = next(row for row in table.rows if row[0] == "pt-joint-k16")
     average = str(row[list(table.heads).index("average (paper)")])
-    assert average.split()[0] == f"{mean(chosen(material, 'base', method='pt', shots=16)):.1f}"
+    assert average.split()[0] == f"{mean(chosen(material, 'base', method='pt-joint', shots=16)):.1f}"
 
 
 def test_the_leader_is_named_with_its_gap_and_the_doubt(material: Material) -> None:
     exhibit = one(about_scores.results(material), "results-mini-rte-mini-mnli-mini-stsb-16-shots-base")
     groups = {
         f"{method}, N={n}" if n else method: chosen(material, "base", method=method, sources=n, shots=16)
-        for method, n in (("spp", 1), ("spp", 2), ("pt", 0), ("sl", 1), ("sl", 2))
+        for method, n in (("spp", 1), ("spp", 2), ("pt-joint", 0), ("sl", 1), ("sl", 2))
     }
     ranked = sorted(groups, key=lambda name: -mean(groups[name]))
     gap = mean(groups[ranked[0]]) - mean(groups[ranked[1]])
@@ -75,7 +75,7 @@ def test_the_leader_is_named_with_its_gap_and_the_doubt(material: Material) -> N
 
 
 def test_no_group_of_runs_is_lost_to_another_of_its_title(tmp_path: Path) -> None:
-    given = {"method": "pt", "tasks": "mini_rte,mini_cola", "seeds": "0,1"}
+    given = {"method": "pt-joint", "tasks": "mini_rte,mini_cola", "seeds": "0,1"}
     folders = [
         made_run(tmp_path / name / "run", masked=False, **given, eval_size=size)[0]
         for name, size in (("a", "50"), ("b", "100"))
@@ -92,7 +92,9 @@ def test_no_group_of_runs_is_lost_to_another_of_its_title(tmp_path: Path) -> Non
 
 
 def test_trunks_of_one_name_are_not_compared(tmp_path: Path) -> None:
-    material = read_runs([made_run(tmp_path / "run", masked=False, method="pt", tasks="mini_rte", seeds="0,1")[0]])
+    material = read_runs(
+        [made_run(tmp_path / "run", masked=False, method="pt-joint", tasks="mini_rte", seeds="0,1")[0]]
+    )
     first, second = material.entries
     panels = about_scores.panels(replace(material, entries=[first, replace(second, trunk="1" * 64)]))
     assert list(panels.values()) == [[first], [replace(second, trunk="1" * 64)]]
@@ -100,7 +102,7 @@ def test_trunks_of_one_name_are_not_compared(tmp_path: Path) -> None:
 
 def test_more_lines_than_colours_become_several_pictures(tmp_path: Path) -> None:
     rates = ",".join(str(k / 100) for k in range(1, 12))
-    given = {"method": "pt", "shots": "4,8", "lr_private": rates, "tasks": "mini_rte,mini_cola"}
+    given = {"method": "pt-joint", "shots": "4,8", "lr_private": rates, "tasks": "mini_rte,mini_cola"}
     folder, _ = made_run(tmp_path / "run", masked=False, **given)
     section = about_scores.shots(read_runs([folder]))
     assert section is not None and [len(e.table.rows) for e in section.exhibits] == [2 * draw.MOST_LINES, 4]
@@ -110,8 +112,8 @@ def test_more_lines_than_colours_become_several_pictures(tmp_path: Path) -> None
 def test_methods_without_sources_stand_beside_the_number_of_sources(material: Material) -> None:
     table = one(about_scores.sources(material), "sources").table
     level = [row for row in table.rows if row[1] is None]
-    assert [row[0] for row in level] == ["pt, 8 shots", "pt, 16 shots"]
-    assert level[0][2] == pytest.approx(mean(chosen(material, "base", method="pt", shots=8)))
+    assert [row[0] for row in level] == ["pt-joint, 8 shots", "pt-joint, 16 shots"]
+    assert level[0][2] == pytest.approx(mean(chosen(material, "base", method="pt-joint", shots=8)))
 
 
 def test_a_grid_of_rates_holds_means_and_names_the_best(material: Material) -> None:
@@ -242,7 +244,7 @@ def test_development_scores_decide_where_they_are_asked_for(tmp_path: Path) -> N
 def test_the_last_column_of_a_masking_table_is_the_evaluation(material: Material) -> None:
     section = about_masks.masking(material)
     assert section is not None
-    names = {entry.id for entry in material.portraits if entry.config.method != "pt"}
+    names = {entry.id for entry in material.portraits if entry.config.method != "pt-joint"}
     for exhibit in section.exhibits:
         entry = next(
             e for e in material.portraits if e.id in exhibit.title and exhibit.title.endswith(f"({e.folder.name})")
@@ -298,7 +300,7 @@ def test_weighted_similarity_is_100_for_sl_and_nothing_for_pt(material: Material
     exhibit = one(about_prompts.weighted(material), "weighted-similarity-mini-rte-mini-mnli-mini-stsb")
     rows = {(row[0], row[1]): row[2] for row in exhibit.table.rows}
     assert rows["sl, N=1", 8] == pytest.approx(100) and rows["sl, N=1", 16] == pytest.approx(100)
-    assert rows["pt", None] is None and "not defined for pt, which has no sources" in exhibit.says
+    assert rows["pt-joint", None] is None and "not defined for pt-joint, which has no sources" in exhibit.says
     assert "sl, N=1 is at 100" in exhibit.says
 
 

@@ -60,6 +60,7 @@ def run(tmp_path: Path, page: Path, width: int, *arguments: str) -> str:
     """What the browser writes about a page in a window of that width, with no way to a network."""
     assert BROWSER is not None
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
+    flags += ["--disable-quic", "--disable-sync", "--disable-background-networking", "--disable-component-update"]
     flags += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"]
     done = subprocess.run(
         [BROWSER, *flags, f"--window-size={width},900", *arguments, page.as_uri()],

@@ -39,6 +39,15 @@ def folder(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
+def test_the_report_of_one_run_folder_goes_into_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report.main([str(folder), "--no-masking"]) == 0
+    assert (folder / "report" / "index.html").is_file()
+    for line in ([str(folder), str(folder)], [str(tmp_path)]):
+        assert "say where the report goes, with -o DIR" in error_of(capsys, report.main, line)
+
+
 def test_masked_scores_are_measured_once_and_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,7 +68,7 @@ def test_masked_scores_are_measured_once_and_kept(
     def never(*rest: Any, **named: Any) -> Any:
         raise AssertionError("scored a second time")
 
-    monkeypatch.setattr("compt_fast.fleet.reopened.evaluate", never)
+    monkeypatch.setattr("compt_fast.fleet.reopened.predict", never)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert report.main([str(folder), "-o", str(out)]) == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -120,7 +129,7 @@ def test_an_unfinished_job_is_reported_as_far_as_it_is(
 
 
 def test_only_the_named_runs_are_looked_into(tmp_path: Path) -> None:
-    given = {"method": "spp,pt", "sources": "1,2", "tasks": "mini_rte,mini_cola", "seeds": "0,1"}
+    given = {"method": "spp,pt-joint", "sources": "1,2", "tasks": "mini_rte,mini_cola", "seeds": "0,1"}
     folder, _ = made_run(tmp_path / "run", **given)
     assert report.main([str(folder), "-o", str(tmp_path / "out"), "--runs=spp-n2-k16-s1"]) == 0
     drawn = sorted(path.stem for path in (tmp_path / "out").glob("router-*.svg"))
@@ -189,9 +198,9 @@ def test_a_store_of_imported_prompts_is_drawn_by_their_likeness(
 def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["-o", str(tmp_path / "out")]
     assert "no such folder" in error_of(capsys, report.main, [str(tmp_path / "none"), *out])
-    folder, _ = made_run(tmp_path / "run", method="pt", tasks="mini_rte")
-    assert "unknown run 'pt-k8-s0'" in error_of(capsys, report.main, [str(folder), *out, "--runs=pt-k8-s0"])
-    weights = folder / "prompts" / "pt-k16-s0" / "prompts.safetensors"
+    folder, _ = made_run(tmp_path / "run", method="pt-joint", tasks="mini_rte")
+    assert "unknown run 'pt-joint-k8-s0'" in error_of(capsys, report.main, [str(folder), *out, "--runs=pt-joint-k8-s0"])
+    weights = folder / "prompts" / "pt-joint-k16-s0" / "prompts.safetensors"
     weights.write_bytes(weights.read_bytes()[:40])
     assert "prompts.safetensors: cannot be read" in error_of(capsys, report.main, [str(folder), *out])
 

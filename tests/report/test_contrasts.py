@@ -18,7 +18,7 @@ TASKS = "mini_rte,mini_cola"
 def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
     """spp with one and two sources, and pt, at 8 and 16 shots, two seeds."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    given = {"method": "spp,pt", "sources": "1,2", "shots": "16,8", "seeds": "0,1", "tasks": TASKS}
+    given = {"method": "spp,pt-joint", "sources": "1,2", "shots": "16,8", "seeds": "0,1", "tasks": TASKS}
     made_run(folder, lambda config, task: 0.3 + 0.02 * (config.shots or 0), **given)
     return read_runs([folder]).entries
 
@@ -38,11 +38,11 @@ def test_trunks_are_told_apart_by_the_beginning_of_their_hashes() -> None:
 
 def test_runs_of_all_seeds_make_one_point_in_the_order_of_the_setting(entries: list[Entry]) -> None:
     lines = series(entries, "shots")
-    assert [line.label for line in lines] == ["spp, N=1", "spp, N=2", "pt"]
+    assert [line.label for line in lines] == ["spp, N=1", "spp, N=2", "pt-joint"]
     for line in lines:
         assert [point.x for point in line.points] == [8, 16]
         assert all(len(point.scores) == 2 for point in line.points)
-    chosen = [e.average for e in entries if e.config.method == "pt" and e.config.shots == 16]
+    chosen = [e.average for e in entries if e.config.method == "pt-joint" and e.config.shots == 16]
     assert lines[2].points[1].scores == tuple(chosen)
     assert lines[2].best in lines[2].points and lines[2].best.mean == max(p.mean for p in lines[2].points)
 
@@ -78,9 +78,12 @@ def test_labels_say_what_tells_groups_of_a_method_apart_and_no_more() -> None:
         key(method="spp", shots=8, epochs=60, prefix=True, lr_source=0.1),
         key(method="spp", shots=16, epochs=30, prefix=True, lr_source=0.1),
         key(method="spp", shots=16, epochs=30, prefix=False, lr_source=0.1),
-        key(method="pt", shots=16, epochs=30, prefix=True, lr_source=0.0),
+        key(method="pt-joint", shots=16, epochs=30, prefix=True, lr_source=0.0),
     ]
-    assert labels(keys) == ["spp, 8 shots, prefix", "spp, 16 shots, prefix", "spp, 16 shots, no prefix", "pt"]
-    assert labels([key(method="pt", shots=None), key(method="pt", shots=4)]) == ["pt, all examples", "pt, 4 shots"]
+    assert labels(keys) == ["spp, 8 shots, prefix", "spp, 16 shots, prefix", "spp, 16 shots, no prefix", "pt-joint"]
+    assert labels([key(method="pt-joint", shots=None), key(method="pt-joint", shots=4)]) == [
+        "pt-joint, all examples",
+        "pt-joint, 4 shots",
+    ]
     assert labels([key(clip_norm=1.0), key(clip_norm=2.0)]) == ["clip norm 1.0", "clip norm 2.0"]
     assert labels([key(shots=8)]) == ["all runs"]

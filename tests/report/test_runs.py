@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from compt_fast.errors import InputError
+from compt_fast.report.about_prompts import anatomy_of
 from compt_fast.report.runs import metric_of, portraits, read_runs, suite_name
 from compt_fast.words import short
 from tests.helpers.made_runs import made_run
 
-GIVEN = {"method": "spp,pt", "sources": "1,2", "shots": "8,16", "seeds": "0,1", "tasks": "mini_rte,mini_stsb"}
+GIVEN = {"method": "spp,pt-joint", "sources": "1,2", "shots": "8,16", "seeds": "0,1", "tasks": "mini_rte,mini_stsb"}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_folders_of_one_name_are_told_apart(made: Path, folder: Path) -> None:
 
 
 def test_runs_trained_apart_are_one_entry(tmp_path: Path) -> None:
-    folder, _ = made_run(tmp_path / "run", masked=False, method="pt", tasks="mini_rte,mini_cola", seeds="0,1")
+    folder, _ = made_run(tmp_path / "run", masked=False, method="pt-joint", tasks="mini_rte,mini_cola", seeds="0,1")
     config = json.loads((folder / "config.json").read_text())
     runs = json.loads((folder / "results.json").read_text())
     apart = []
@@ -119,19 +120,33 @@ def test_runs_trained_apart_are_one_entry(tmp_path: Path) -> None:
     assert [len(entry.parts) for entry in entries] == [2, 2]
 
 
+def test_tasks_apart_and_together_are_two_settings_and_both_have_prompts(tmp_path: Path) -> None:
+    """Under one name, as run folders of before have it."""
+    folder, _ = made_run(tmp_path / "run", masked=False, method="pt,pt-joint", tasks="mini_rte,mini_cola")
+    config = json.loads((folder / "config.json").read_text())
+    config["runs"]["pt-joint-k16-s0"]["method"] = "pt"
+    (folder / "config.json").write_text(json.dumps(config))
+    material = read_runs([folder])
+    apart, joint = material.entries
+    assert {name for name, value in apart.settings.items() if value != joint.settings[name]} == {"apart"}
+    assert (len(apart.stored), len(joint.stored)) == (2, 1)
+    found = anatomy_of(material, apart)
+    assert found is not None and found.tokens.shape == (2, 2) and found.tasks == ["rte", "cola"]
+
+
 def test_portraits_are_the_first_seed_at_the_most_shots(made: Path) -> None:
     entries = read_runs([made]).entries
-    assert [entry.id for entry in portraits(entries, None)] == ["spp-n1-k16-s0", "spp-n2-k16-s0", "pt-k16-s0"]
-    assert [entry.id for entry in portraits(entries, ["pt-k8-s1"])] == ["pt-k8-s1"]
-    with pytest.raises(InputError, match="unknown run 'pt-k9-s1'. Did you mean 'pt-k"):
-        portraits(entries, ["pt-k9-s1"])
+    assert [entry.id for entry in portraits(entries, None)] == ["spp-n1-k16-s0", "spp-n2-k16-s0", "pt-joint-k16-s0"]
+    assert [entry.id for entry in portraits(entries, ["pt-joint-k8-s1"])] == ["pt-joint-k8-s1"]
+    with pytest.raises(InputError, match="unknown run 'pt-joint-k9-s1'. Did you mean 'pt-joint-k"):
+        portraits(entries, ["pt-joint-k9-s1"])
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("config.json", "{", "config.json: not the config.json of a run folder"),
-        ("results.json", "{", "results.json: no results of a run folder"),
+        ("config.json", "{", "config.json: not well-formed json"),
+        ("results.json", "{", "results.json: not well-formed json"),
     ],
 )
 def test_damaged_files_are_named(name: str, text: str, message: str, folder: Path) -> None:

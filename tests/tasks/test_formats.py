@@ -118,13 +118,18 @@ def test_two_formats_of_one_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"text": "a"}\n{"text": "a", "text": "b"}\n', ":2: the key 'text' stands"),
-        ("a.jsonl", b'{"text": "a"}\n{"text": \n', ":2: not JSON"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "a", "text": "b"}\n', ":2: .*the key 'text' stands"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', ":2: not well-formed json.*every line must be one JSON object"),
         ("a.jsonl", b'[{"text": "a"}]\n', ":1: a JSON list; every line must be one object"),
         ("a.jsonl", b"\n\n", "a.jsonl: no rows"),
         ("a.jsonl", '{"text": "a"}\n{"text": "é"}'.encode("latin-1"), ":2: not UTF-8 .*0xe9"),
         ("a.jsonl", '{"text": "a"}'.encode("utf-16"), ":1: not UTF-8"),
         ("a.csv", "text,label\na,0\né,1\n".encode("latin-1"), ":3: not UTF-8"),
+        ("a.csv", b"text,label\na,\0\n", ":2: a NUL byte"),
+        ("a.csv", ",".join(map(str, range(60_000))).encode(), "a.csv:1: 60,000 columns; up to 2,000 are read"),
+        ("a.jsonl", b"".join(b'{"%d": 1}\n' % i for i in range(3000)), "a.jsonl: 3,000 columns; up to 2,000 are read"),
+        ("a.jsonl", b'{"a": ' + b"[" * 50_000, ":1: nests more than 32 deep"),
+        ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", ":1: not well-formed json: Exceeds the limit"),
         ("a.csv", b"", "a.csv: empty; the first line must name the columns"),
         ("a.csv", b"text,label\n", "a.csv: no rows"),
         ("a.csv", b"text,text\na,b\n", ":1: two columns are called 'text'"),
@@ -164,5 +169,26 @@ def test_parquet_with_a_damaged_middle(tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gone.csv: cannot read it \(No such file"):
+    with pytest.raises(InputError, match=r"gone.csv: cannot be read \(No such file"):
         read_columns([tmp_path / "gone.csv"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "a.csv",
+            "text;label\na, b;0\n",
+            r"a.csv:1: one column, 'text;label': .* by semicolons \(';'\), and .* by commas",
+        ),
+        ("a.csv", "text\tlabel\na\t0\n", "separated by tabs .* save it with commas, or rename it to a.tsv"),
+        ("a.csv", "text|label\na|0\n", "separated by bars"),
+        ("a.tsv", "text,label\na,0\n", "separated by commas .* save it with tabs, or rename it to a.csv"),
+        ("a.tsv", "text;label\na;0\n", "separated by semicolons .* save it with tabs$"),
+        ("a.json", "[]", "a.json: rows are read from files of .*; one JSON object a line makes it a.jsonl"),
+    ],
+)
+def test_what_separates_cells_is_named(name: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_columns([tmp_path / name])

@@ -6,11 +6,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compt_fast.errors import InputError
-from compt_fast.tasks.sampling import EpochOrder, draw_shots, evaluation_indices, fixed_order
-from compt_fast.tasks.table import TASKS
+from compt_fast.tasks.sampling import (
+    Draw,
+    EpochOrder,
+    draw_development,
+    draw_training,
+    evaluation_indices,
+    fixed_order,
+)
+from compt_fast.tasks.table import TASKS, Task
 
 RTE, MNLI, STSB = TASKS["rte"], TASKS["mnli"], TASKS["stsb"]
 LABELS = np.arange(300) % 3
+NOTHING = np.empty(0, dtype=np.int64)
+
+
+def draw_shots(
+    labels: np.ndarray, task: Task, shots: int | None, seed: int, sampling: str, max_train: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The examples of a run, and its development sample, where nothing was seen before."""
+    draw = Draw(shots, seed, sampling, max_train)
+    train = draw_training(labels, task, draw, development=True)
+    return train, draw_development(labels, task, draw, NOTHING)
 
 
 @settings(deadline=None)
@@ -143,3 +160,20 @@ def test_order_of_steps_does_not_matter() -> None:
 def test_epochs_and_seeds_differ() -> None:
     orders = {tuple(EpochOrder(50, 50, seed).batch(epoch)) for seed in range(5) for epoch in range(5)}
     assert len(orders) == 25
+
+
+def test_all_rows_are_trained_on_where_none_is_to_be_set_aside() -> None:
+    labels, draw = np.zeros(1000, dtype=np.int64), Draw(None, 0, "balanced", 5000)
+    whole = draw_training(labels, RTE, draw, development=False)
+    assert sorted(whole) == list(range(1000))
+    assert draw_training(labels, RTE, draw, development=True).tolist() == whole[:900].tolist()
+
+
+@settings(deadline=None)
+@given(seen=st.sets(st.integers(0, 299)), shots=st.sampled_from([8, 32, None]), seed=st.integers(0, 99))
+def test_no_development_sample_holds_a_row_that_was_seen(seen: set[int], shots: int | None, seed: int) -> None:
+    draw = Draw(shots, seed, "balanced", 100)
+    train = set(draw_training(LABELS, MNLI, draw, development=True).tolist())
+    development = draw_development(LABELS, MNLI, draw, np.array(sorted(seen), dtype=np.int64)).tolist()
+    assert not set(development) & (seen | train) and len(set(development)) == len(development)
+    assert len(development) == min(shots or 30, 300 - len(seen | train))

@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from compt_fast.errors import InputError
 from compt_fast.tasks.formats import FORMATS
-from compt_fast.tasks.sources import MINI_ROWS, TaskData, load_task
+from compt_fast.tasks.sources import MINI_ROWS, TaskData, check_read, load_scored, load_task
 from compt_fast.tasks.table import SUITES, TASKS
 from compt_fast.tasks.userfile import load_task_file
 from tests.helpers.hub_rows import DATA_SETS, make_rows, write_hub, write_rows
@@ -162,7 +162,7 @@ Spoil = Callable[[dict[str, Any]], Any]
         ("rte", lambda row: row.pop("sentence2"), "no column 'sentence2' for the texts of rte"),
         ("rte", lambda row: row.update(label=3), "train-00000-of-00001.parquet:1: unknown label"),
         ("rte", lambda row: row.update(label=-1), "parquet:1: label -1 of rte: the row is unla"),
-        ("rte", lambda row: row.update(sentence1=" "), "parquet: every row has an empty text; rte ne"),
+        ("rte", lambda row: row.update(sentence1=" "), "parquet: every row has an empty text or label; rte ne"),
         ("rte", lambda row: row.update(sentence1=7), "column 'sentence1' holds the number 7"),
         ("stsb", lambda row: row.update(label=float("nan")), "parquet:1: score nan of stsb"),
         ("scitail", lambda row: row.update(label="entail"), "parquet:1: .*Did you mean 'entails'"),
@@ -203,7 +203,7 @@ def test_rows_of_the_hub_without_a_text_are_left_out(form: str, tmp_path: Path) 
     assert data.train.labels.tolist() == [rows[k]["label"] for k in kept]
     assert [row.where for row in data.train] == [str(folder / places[k]) for k in kept]
     first = folder / places[2]
-    assert data.train.note == f"qqp: left out for an empty text: 3 of 8 rows, the first {first}"
+    assert data.train.note == f"qqp: left out for an empty text or label: 3 of 8 rows, the first {first}"
     assert data.evaluation.note == "" and len(data.evaluation) == 40
 
 
@@ -275,6 +275,9 @@ def test_bad_local_folders(tmp_path: Path) -> None:
     write_rows(tmp_path / "rte" / "train.csv", rows)
     with pytest.raises(InputError, match=r"no file validation \(or test\).{jsonl,csv,tsv,parquet}"):
         load_task(TASKS["rte"], data=tmp_path)
+    (tmp_path / "rte" / "test.json").write_text("[]")
+    with pytest.raises(InputError, match="for rte; test.json is not read: one JSON object a line makes it test.jsonl"):
+        load_task(TASKS["rte"], data=tmp_path)
     write_rows(tmp_path / "rte" / "test.csv", [{**rows[0], "sentence2": ""}])
     with pytest.raises(InputError, match=r"test.csv:2: column 'sentence2' is empty"):
         load_task(TASKS["rte"], data=tmp_path)
@@ -325,6 +328,64 @@ def test_own_task_in_a_folder(form: str, tmp_path: Path) -> None:
     check_rows(data)
     assert (len(data.train), len(data.evaluation)) == (6, 4)
     assert load_task(task, data=tmp_path / "elsewhere").train[0] == data.train[0]
+    write_rows(tmp_path / "other" / "mine" / "train.csv", own_rows(9)[3:])
+    write_rows(tmp_path / "other" / "mine" / "validation.csv", own_rows(9)[5:])
+    other = load_task(task, data=tmp_path / "other")
+    assert [row.texts[0] for row in other.evaluation] == [f"text {k}" for k in range(5, 9)]
+    assert other.train[0].where.startswith(str(tmp_path / "other"))
+
+
+def test_a_folder_that_no_task_is_read_in(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.csv", own_rows(6))
+    mine = load_task_file(own_task(tmp_path, 'data = "rows.csv"'))
+    with pytest.raises(
+        InputError, match=r"--data .*: there is no folder of any of the tasks \(mine\), such as .*/mine"
+    ):
+        check_read([mine], data=tmp_path)
+    with pytest.raises(InputError, match="--data-root .*: none of the tasks .mine. is read there"):
+        check_read([mine], data_root=tmp_path)
+    check_read([mine, TASKS["rte"]], data_root=tmp_path)
+    check_read([mine, TASKS["rte"]], data=tmp_path)
+    (tmp_path / "mine").mkdir()
+    check_read([mine], data=tmp_path)
+
+
+def test_rows_to_be_scored_alone(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.csv", own_rows(6))
+    mine = load_task_file(own_task(tmp_path, 'data = "rows.csv"'))
+    file = write_rows(tmp_path / "new.csv", own_rows(3))
+    (data,) = load_scored([mine], file)
+    assert len(data.train) == 0 and [row.where for row in data.evaluation] == [f"{file}:{k}" for k in (2, 3, 4)]
+    with pytest.raises(InputError, match="new.csv: a file, and the run has the tasks mine, rte; put it where"):
+        load_scored([mine, TASKS["rte"]], file)
+    write_rows(tmp_path / "new/mini_rte/test.jsonl", local_rows(4, ("sentence1", "sentence2"), (0, 1)))
+    none, rte = load_scored([mine, TASKS["mini_rte"]], tmp_path / "new")
+    assert len(none.evaluation) == 0 and rte.evaluation.labels.tolist() == [0, 1, 0, 1]
+    with pytest.raises(InputError, match=r"there is no folder of any of the tasks \(mine\)"):
+        load_scored([mine], tmp_path / "new")
+    (tmp_path / "new/mine").mkdir()
+    with pytest.raises(InputError, match=r"no file validation \(or test\)"):
+        load_scored([mine], tmp_path / "new")
+
+
+@pytest.mark.parametrize("kind", ["own", "folder"])
+def test_rows_with_empty_cells_can_be_left_out(kind: str, tmp_path: Path) -> None:
+    rows = own_rows(20) if kind == "own" else local_rows(20, ("sentence1", "sentence2"), ("0", "1"))
+    rows[3][next(iter(rows[3]))] = " "
+    rows[7]["answer" if kind == "own" else "label"] = ""
+    where: dict[str, Any] = {}
+    if kind == "own":
+        path = write_rows(tmp_path / "rows.csv", rows)
+        task = load_task_file(own_task(tmp_path, 'data = "rows.csv"'))
+    else:
+        path, task, where = tmp_path / "rte/train.csv", TASKS["rte"], {"data": tmp_path}
+        for split in ("train", "test"):
+            write_rows(tmp_path / "rte" / f"{split}.csv", rows)
+    with pytest.raises(InputError, match=r"csv:9: no label .*--skip-empty"):
+        load_task(task, **where)
+    data = load_task(task, skip_empty=True, **where)
+    assert len(data.train) + len(data.evaluation) == (18 if kind == "own" else 36)
+    assert f"{path}:" in data.train.note + data.evaluation.note
 
 
 def test_own_task_in_one_file(tmp_path: Path) -> None:

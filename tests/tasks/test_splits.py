@@ -62,7 +62,7 @@ def test_rows_without_a_text_are_left_out_only_where_asked() -> None:
     columns = Columns({"sentence1": ["a", "b", "c"], "sentence2": ["d", "", "e"], "label": [1, 7, 0]}, where, "rows", 3)
     split = Split(RTE, columns, skip_empty=True)
     assert list(split) == [Row(("a", "d"), 1, "rows:1"), Row(("c", "e"), 0, "rows:3")]
-    assert split.note == "rte: left out for an empty text: 1 of 3 rows, the first rows:2"
+    assert split.note == "rte: left out for an empty text or label: 1 of 3 rows, the first rows:2"
     with pytest.raises(InputError, match="rows:2: unknown label of rte '7'"):
         Split(RTE, columns)
 
@@ -125,8 +125,10 @@ def test_values_of_the_data_come_before_label_words() -> None:
         (RTE, ["entailment", "entailed"], "rows:2: unknown .*Did you mean 'entailment'"),
         (RTE, ["Entailment"], "rows:1: unknown label of rte 'Entailment'"),
         (RTE, [0, -1], "rows:2: label -1 of rte: the row is unlabelled"),
-        (RTE, ["0", ""], "rows:2: unknown label of rte ''"),
-        (RTE, [0, None], "rows:2: no 'label'"),
+        (RTE, ["0", ""], "rows:2: no label"),
+        (RTE, [0, None], "rows:2: no label .column 'label'.; fill it, or leave such rows out with --skip-empty"),
+        (RTE, ["0", " "], "rows:2: no label"),
+        (RTE, ["1", "2"], r"rows:2: unknown label of rte '2'.*0 is entailment.*label_values = \["),
         (RTE, [0, 1, "1"], "rows:3: label is the text '1', but that of rows:1 is the number 0"),
         (RTE, ["0", 1], "rows:2: label is the number 1, but that of rows:1 is the text '0'"),
         (RTE, ["0", "entailment"], "rows:2: label 'entailment', but rows:1 has '0'; write words"),
@@ -138,15 +140,16 @@ def test_values_of_the_data_come_before_label_words() -> None:
         (RTE, ["²"], "rows:1: unknown label of rte '²'"),
         (STARS, [0], "rows:1: unknown label of stars '0'.*Known: 1, 2, 3."),
         (STARS, ["4"], "rows:1: unknown label of stars '4'"),
-        (STSB, [1.0, float("nan")], "rows:2: score nan of stsb is not a number"),
-        (STSB, ["1.0", "nan"], "rows:2: score nan of stsb is not a number"),
+        (STSB, [1.0, float("nan")], "rows:2: score '?nan'? of stsb is not a number"),
+        (STSB, ["1.0", "nan"], "rows:2: score '?nan'? of stsb is not a number"),
         (STSB, [1.0, 5.1], "rows:2: score 5.1 of stsb is outside 0 to 5"),
         (STSB, [1.0, -1.0], "rows:2: score -1.0 of stsb is outside 0 to 5"),
         (STSB, [1.0, float("inf")], "rows:2: score inf of stsb is outside"),
         (STSB, ["1.0", "3,8"], "rows:2: score '3,8' of stsb is not a number"),
         (STSB, [1.0, "3.8"], "rows:2: label is the text '3.8', but that of rows:1 is the number"),
-        (STSB, [1.0, None], "rows:2: no 'label'"),
-        (STSB2, [1.0, float("nan")], "rows:2: score nan of stsb2 is not a number"),
+        (STSB, [1.0, None], "rows:2: no label"),
+        (STSB, ["1.0", ""], "rows:2: no label"),
+        (STSB2, [1.0, float("nan")], "rows:2: score '?nan'? of stsb2 is not a number"),
         (STSB2, [1.0, 7.0], "rows:2: score 7.0 of stsb2 is outside 0 to 5"),
     ],
 )

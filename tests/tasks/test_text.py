@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 
 from compt_fast.errors import InputError
 from compt_fast.tasks.sources import load_task
-from compt_fast.tasks.table import TASKS
-from compt_fast.tasks.text import encode_source, encode_target, label_text, label_texts
+from compt_fast.tasks.table import TASKS, Task
+from compt_fast.tasks.text import encode_target, label_text, label_texts, read_source, source_text, unknown_words
 from tests.helpers.hub_rows import write_hub
 from tests.helpers.shared import real
 from tests.helpers.tiny_t5 import tiny_tokenizer
@@ -32,6 +33,26 @@ def tokenizers() -> list[Any]:
 def whole(text: str, tokenizer: Any) -> list[int]:
     """The tokens of a text as the tokenizer itself makes them, its end token included."""
     return tokenizer(text, verbose=False)["input_ids"]
+
+
+def encode_source(task: Task, texts: Sequence[str], tokenizer: Any, *, prefix: bool, max_length: int) -> list[int]:
+    """What the trunk reads of a row."""
+    return read_source(task, texts, tokenizer, prefix=prefix).cut(max_length)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_the_whole_text_and_its_length(prefix: bool, tokenizers: list[Any]) -> None:
+    texts = (" A cat.\n", "A  dog.")
+    said = source_text(RTE, texts, prefix=prefix)
+    assert said == ("rte: " if prefix else "") + "sentence1: A cat. sentence2: A  dog."
+    for tokenizer in tokenizers:
+        read = read_source(RTE, texts, tokenizer, prefix=prefix)
+        assert read.length == len(whole(said, tokenizer)) and read.cut(LONG) == whole(said, tokenizer)
+
+
+def test_words_with_unknown_characters() -> None:
+    assert unknown_words(("man 犬 cat", "(猫) dog"), WORDS) == ["犬", "(猫)"]
+    assert unknown_words(("man 犬 cat",), BYTES) == [], "bytes write everything"
 
 
 def test_the_texts_form() -> None:

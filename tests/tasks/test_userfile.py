@@ -95,7 +95,7 @@ def replaced(old: str, new: str) -> str:
         (replaced('name = "boolq"', ""), "name: missing"),
         (replaced('"boolq"', '""'), "name: '' must be a text that is not empty"),
         (replaced('"boolq"', "7"), "name: 7 must be a text"),
-        (replaced('"boolq"', '"a/b"'), "name: 'a/b' must be of letters"),
+        (replaced('"boolq"', '"a/b"'), "name: 'a/b' is no name of a task: letters"),
         (replaced('"boolq"', '"rte"'), "name: 'rte' is a built-in task"),
         (replaced("fields", "field"), "unknown key 'field'. Did you mean 'fields'"),
         (replaced('fields = ["question", "passage"]', ""), "fields: missing"),
@@ -116,6 +116,10 @@ def replaced(old: str, new: str) -> str:
         (TOML + "score = 5\nthresholds = [2]", "score: must be a table of low, high and step"),
         (TOML + "score = {hi = 4}\nthresholds = [2]", "score: must be a table of low, high"),
         (TOML + "score = {high = nan}\nthresholds = [2]", "score: nan must be a number"),
+        (TOML + "score = {step = 1e-300}\nthresholds = [2]", "in steps of 1e-300 makes more than 10,000 numbers"),
+        (TOML + "score = {step = 0.0000005}\nthresholds = [2]", "makes more than 10,000 numbers"),
+        (TOML + "score = {low = -1e308, high = 1e308}\nthresholds = [2]", "makes more than 10,000 numbers"),
+        (replaced('metric = ["f1", "accuracy"]', 'prefix = "a\\u0000b"'), "prefix: .* printable characters"),
         (TOML + "score = {step = 0}\nthresholds = [2]", "no whole number of steps of 0"),
         (TOML + "score = {step = 0.3}\nthresholds = [2]", "no whole number of steps of 0.3"),
         (TOML + "score = {high = -1}\nthresholds = [2]", "from 0 to -1 there is no whole number"),
@@ -127,8 +131,8 @@ def replaced(old: str, new: str) -> str:
         (TOML + 'dataset = "a/b"', "data: give either data"),
         (replaced('"rows.csv"', '"gone.csv"'), "data: .*gone.csv does not exist"),
         (TOML + 'config = "x"', "config: goes with dataset, not with data"),
-        (TOML + 'name = "again"', "not TOML"),
-        ("name = ", "not TOML"),
+        (TOML + 'name = "again"', "not well-formed toml"),
+        ("name = ", "not well-formed toml"),
     ],
 )
 def test_bad_files(text: str, message: str, tmp_path: Path) -> None:
@@ -145,7 +149,7 @@ def test_bad_files(text: str, message: str, tmp_path: Path) -> None:
         (YAML.replace('["no", "yes"]', "[no, yes]"), "labels: False is a truth value"),
         ("- a\n- b\n", "must hold keys and values"),
         ("", "must hold keys and values"),
-        ("name: [", "not YAML"),
+        ("name: [", "not well-formed yaml"),
     ],
 )
 def test_bad_yaml(text: str, message: str, tmp_path: Path) -> None:
@@ -154,13 +158,13 @@ def test_bad_yaml(text: str, message: str, tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gone.toml: cannot read the task file \(No such file"):
+    with pytest.raises(InputError, match=r"gone.toml: cannot be read \(No such file"):
         load_task_file(tmp_path / "gone.toml")
     with pytest.raises(InputError, match="must end in .toml, .yaml or .yml"):
         load_task_file(tmp_path / "task.json")
     path = tmp_path / "task.toml"
     path.write_bytes('name = "café"'.encode("latin-1"))
-    with pytest.raises(InputError, match="task.toml: not UTF-8"):
+    with pytest.raises(InputError, match="task.toml:1: not UTF-8"):
         load_task_file(path)
 
 

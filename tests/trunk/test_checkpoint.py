@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import T5ForConditionalGeneration
 
+from compt_fast import hub
 from compt_fast.errors import InputError
 from compt_fast.trunk import checkpoint
-from compt_fast.trunk.checkpoint import find_folder, load_checkpoint, tensor_names
+from compt_fast.trunk.checkpoint import find_folder, load_checkpoint, tensor_shapes
 from tests.helpers.checkpoints import Bomb, edit_json, pickled, shard
 from tests.helpers.shared import real
 from tests.helpers.tiny_t5 import FAMILIES, make_t5
@@ -58,9 +59,9 @@ def same_weights(whole: Path, folder: Path) -> None:
 @pytest.mark.parametrize("old_format", [False, True])
 @pytest.mark.parametrize("cut", [False, True])
 def test_pickled_tensors_make_up_the_same_trunk(cut: bool, old_format: bool, whole: Path, folder: Path) -> None:
-    stored = tensor_names(folder)
+    stored = tensor_shapes(folder)
     pickled(folder, cut=cut, old_format=old_format)
-    assert tensor_names(folder) == stored
+    assert tensor_shapes(folder) == stored
     same_weights(whole, folder)
 
 
@@ -72,7 +73,7 @@ def test_every_family_loads_from_what_torch_saves(family: str, tmp_path: Path) -
     folder = Path(shutil.copytree(whole, tmp_path / "pickled"))
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    assert "encoder.embed_tokens.weight" in tensor_names(folder)
+    assert "encoder.embed_tokens.weight" in tensor_shapes(folder)
     same_weights(whole, folder)
 
 
@@ -124,7 +125,10 @@ def test_a_name_that_the_hub_cannot_serve(monkeypatch) -> None:
         raise ConnectionError("no route\nto the hub")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(InputError, match="'t5-bse' is no folder.*ConnectionError: no route to the hub$"):
+    with pytest.raises(InputError, match="'t5-bse' is no folder.*HF_HUB_OFFLINE is set, and no copy is cached; "):
+        find_folder("t5-bse")
+    monkeypatch.setattr(hub, "unreachable", lambda: "")
+    with pytest.raises(InputError, match="'t5-bse' is no folder.*ConnectionError: no route to the hub; without a"):
         find_folder("t5-bse")
 
 
