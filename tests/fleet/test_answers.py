@@ -15,7 +15,7 @@ RTE, STSB = TASKS["rte"], TASKS["stsb"]
 
 
 def runs(**given: str) -> list[Run]:
-    return plan_runs(read_flags({"method": "pt", **given}, None), tasks=2, d_model=8)
+    return plan_runs(read_flags({"method": "pt-joint", **given}, None), tasks=["rte", "stsb"], d_model=8)
 
 
 def result(run: Run, rte: dict[str, int], stsb: dict[str, int]) -> RunResult:
@@ -31,11 +31,12 @@ def test_a_task_of_which_no_answer_is_a_label_is_named_with_what_was_answered() 
     nonsense = Counter({"": 2, "the the": 30, "a | b\nc": 1, "x" * 60: 5})
     task, hint = off_label_notes([result(run, nonsense, {"3.8": 1})], [run], [RTE, STSB])
     assert task == (
-        f"pt-k16-s0, rte: none of 38 answers is a label: 'the the' (30), '{'x' * 40}…' (5), '' (2), 1 other string"
+        "pt-joint-k16-s0, rte: none of 38 answers is a label: 'the the' (30), "
+        f"'{'x' * 40}…' (5), '' (2), 1 other string"
     )
     assert hint.startswith("--scoring rank takes the most likely of the labels")
     score, _ = off_label_notes([result(run, {"entailment": 1, "the": 9}, {"entailment": 9})], [run], [RTE, STSB])
-    assert score == "pt-k16-s0, stsb: none of 9 answers is a number: 'entailment' (9)"
+    assert score == "pt-joint-k16-s0, stsb: none of 9 answers is a number: 'entailment' (9)"
 
 
 def test_one_label_is_enough_and_labels_are_those_of_the_run() -> None:
@@ -43,7 +44,7 @@ def test_one_label_is_enough_and_labels_are_those_of_the_run() -> None:
     assert off_label_notes([result(run, {"entailment": 1, "the": 99}, {"4.97": 1})], [run], [RTE, STSB]) == []
     (run,) = runs(label_mode="numeric")
     notes = off_label_notes([result(run, {"entailment": 9}, {"1": 1})], [run], [RTE, STSB])
-    assert notes[0] == "pt-k16-s0, rte: none of 9 answers is a label: 'entailment' (9)"
+    assert notes[0] == "pt-joint-k16-s0, rte: none of 9 answers is a label: 'entailment' (9)"
     assert off_label_notes([RunResult.stopped(run, "loss")], [run], [RTE, STSB]) == []
 
 

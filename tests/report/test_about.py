@@ -50,12 +50,13 @@ def mean(entries: list[Entry]) -> float:
 
 def test_the_best_of_each_column_of_a_result_table_stands_out(material: Material) -> None:
     table = one(about_scores.results(material), "results-mini-rte-mini-mnli-mini-stsb-16-shots-base").table
-    assert list(table.heads)[2:5] == ["rte (accuracy)", "mnli (accuracy)", "stsb (spearman)"]
+    assert list(table.heads)[2:6] == ["rte (accuracy)", "mnli (accuracy)", "stsb (spearman)", "stsb (pearson)"]
     for c in range(2, len(table.heads)):
         numbers = [float(str(row[c]).split()[0]) for row in table.rows]
         assert {r for r, column in table.best if column == c} == {r for r, n in enumerate(numbers) if n == max(numbers)}
     row = next(row for row in table.rows if row[0] == "pt-joint-k16")
-    assert str(row[5]).split()[0] == f"{mean(chosen(material, 'base', method='pt-joint', shots=16)):.1f}"
+    average = str(row[list(table.heads).index("average (paper)")])
+    assert average.split()[0] == f"{mean(chosen(material, 'base', method='pt-joint', shots=16)):.1f}"
 
 
 def test_the_leader_is_named_with_its_gap_and_the_doubt(material: Material) -> None:
@@ -218,24 +219,31 @@ def test_no_part_carries_a_task_on_which_all_score_nothing_or_alike(material: Ma
 
 def test_development_scores_decide_where_they_are_asked_for(tmp_path: Path) -> None:
     """They stand in the order opposite to that of the test."""
-    given = {"method": "pt", "tasks": "mini_rte,mini_cola", "shots": "16", "lr_private": "0.01,0.07", "select": "best"}
+    given = {
+        "method": "pt-joint",
+        "tasks": "mini_rte,mini_cola",
+        "shots": "16",
+        "lr_private": "0.01,0.07",
+        "select": "best",
+    }
     folder, _ = made_run(
         tmp_path / "run", lambda config, task: 0.95 if config.lr_private == 0.01 else 0.3, masked=False, **given
     )
     material = read_runs([folder])
     says = one(about_choices.rates(material), "rates-private").says
-    assert says.startswith("Best by test scores is pt at 0.01 (")
+    assert says.startswith("Best by test scores is pt-joint at 0.01 (")
     chosen = ranked_by(material, "development")
     best = next(entry for entry in material.entries if entry.config.lr_private == 0.07)
     says = one(about_choices.rates(chosen), "rates-private").says
     assert says.startswith(
-        f"Best by development scores is pt at 0.07 ({100 - best.average:.1f} % in development, {best.average:.1f} % in"
+        f"Best by development scores is pt-joint at 0.07 ({100 - best.average:.1f} % in development, "
+        f"{best.average:.1f} % in the test)"
     )
     ranking = one(about_scores.results(chosen), "results").says
-    assert ranking.startswith("By development scores pt, private rate 0.07 leads")
-    without = read_runs([made_run(tmp_path / "last", masked=False, method="pt", tasks="mini_rte")[0]])
+    assert ranking.startswith("By development scores pt-joint, private rate 0.07 leads")
+    without = read_runs([made_run(tmp_path / "last", masked=False, method="pt-joint", tasks="mini_rte")[0]])
     with pytest.raises(
-        InputError, match="last: pt-k16-s0 has no development score to rank by; train with --select best"
+        InputError, match="last: pt-joint-k16-s0 has no development score to rank by; train with --select best"
     ):
         ranked_by(without, "development")
 

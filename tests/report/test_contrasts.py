@@ -56,11 +56,11 @@ def test_doubled_epochs_of_few_shots_are_no_second_difference(entries: list[Entr
 
 def test_runs_of_other_epochs_are_no_further_seeds(tmp_path: Path) -> None:
     """Of the preset's epochs few shots make twice as many; epochs that a flag names are another setting."""
-    given = {"method": "pt", "shots": "8,16", "tasks": TASKS}
+    given = {"method": "pt-joint", "shots": "8,16", "tasks": TASKS}
     preset, _ = made_run(tmp_path / "preset", masked=False, **given)
     named, _ = made_run(tmp_path / "named", masked=False, epochs="10,20", **given)
     lines = series(read_runs([preset, named]).entries, "shots")
-    assert [line.label for line in lines] == [f"pt, epochs {epochs}" for epochs in ("of the preset", 10, 20)]
+    assert [line.label for line in lines] == [f"pt-joint, epochs {epochs}" for epochs in ("of the preset", 10, 20)]
     assert all(len(point.scores) == 1 for line in lines for point in line.points)
 
 
