@@ -40,10 +40,12 @@ def test_a_flawed_task(
     assert tables and max(map(len, tables)) <= 80
 
 
-def test_a_sound_job_of_many_tasks(tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sound_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    line = [f"--model={tiny_t5}", "--tasks=mini_rte,mini_stsb", "--steps=2", "--eval-size=4"]
-    assert check.main(line) in (0, 1) and not list(tmp_path.iterdir())
+    assert check.main(["--tasks=mini_stsb", "--method=pt", "--steps=2", "--eval-size=4"]) == 0
+    said = capsys.readouterr().out
+    assert not list(tmp_path.iterdir()) and "warning:" not in said
+    assert "a score from 0 to 5" in said and "0 warnings; nothing was trained, nothing was written" in said
 
 
 def test_wrong_input(tiny_t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
