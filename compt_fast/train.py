@@ -229,7 +229,8 @@ def _state(folder: Path, job: Job) -> Checkpoint | None:
 
 def _trainer(folder: Path, job: Job, saved: Checkpoint | None, starts: Starts | None = None) -> Trainer:
     """The trainer of a job, that knows what was done by a checkpoint."""
-    from compt_fast.fleet.trainer import Trainer, from_nothing, seen_nothing
+    from compt_fast.fleet.data import seen_nothing
+    from compt_fast.fleet.trainer import Trainer, from_nothing
 
     start, seen = (from_nothing, seen_nothing) if starts is None else (starts.of, starts.seen)
     made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start, seen)

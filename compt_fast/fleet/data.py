@@ -21,6 +21,11 @@ Seen = Mapping[str, Sequence[Draw]]
 """By task: what was drawn of its training rows for the stored prompts that a run starts from."""
 
 
+def seen_nothing(run: object) -> Seen:
+    """What a run that starts from no stored prompts has seen before."""
+    return {}
+
+
 @dataclass(frozen=True)
 class TrainingRow:
     """One example: token ids of text and label, and the index of its task among the run's."""

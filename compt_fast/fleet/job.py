@@ -15,7 +15,7 @@ import torch
 from compt_fast.config import RunConfig, settled
 from compt_fast.errors import InputError
 from compt_fast.files import check_length, write_json
-from compt_fast.flags import FLAGS, RUN_FLAGS, Flags, typed
+from compt_fast.flags import FLAGS, RUN_FLAGS, Flags, check_settings, merge_flags, typed
 from compt_fast.fleet.data import JobData
 from compt_fast.fleet.identity import FREE, Identity
 from compt_fast.fleet.plan import Run, keep_ids, plan_runs
@@ -151,6 +151,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
     for key in ("trunk", "flags", "runs"):
         check_type(content.get(key), dict, f"{path}: not the config.json of a run folder: {key}")
     check_type(content["trunk"].get("sha256"), str, f"{path}: trunk: sha256")
+    merge_flags({}, check_settings(content["flags"], str(path)), str(path))  # names the one that is wrong
     try:
         names = [check_name(name, "a run") for name in content["runs"]]
     except InputError as error:

@@ -19,7 +19,7 @@ from compt_fast.errors import InputError
 from compt_fast.flags import Flags
 from compt_fast.fleet import checkpoint
 from compt_fast.fleet.cohort import Cohort, Member
-from compt_fast.fleet.data import JobData, ScoredRows, Seen, TrainingRow
+from compt_fast.fleet.data import JobData, ScoredRows, Seen, TrainingRow, seen_nothing
 from compt_fast.fleet.evaluation import average, evaluate
 from compt_fast.fleet.fixed_step import Outcome
 from compt_fast.fleet.graphs import Graphs, refused
@@ -45,11 +45,6 @@ def from_nothing(run: Run) -> dict[str, Tensor]:
     """The start of a run that needs no stored prompts; `ValueError` for one that does."""
     if run.config.source_init != RANDOM or run.config.private_init != RANDOM:
         raise ValueError(f"{run.id} starts from stored prompts, and the trainer was given none")
-    return {}
-
-
-def seen_nothing(run: Run) -> Seen:
-    """The rows that a run which starts from no stored prompts has seen before."""
     return {}
 
 

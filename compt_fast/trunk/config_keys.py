@@ -37,7 +37,7 @@ _NUMBERS = ("layer_norm_epsilon", "dropout_rate", "initializer_factor", "classif
 def check_settings(file: Path, config: Mapping[str, Any]) -> None:
     """Raise `InputError` that names the key of `config`, read from `file`, whose value no T5 can have."""
     for key, most in _SIZES.items():
-        value = config.get(key, 1)
+        value: Any = config.get(key, 1)
         if value is None and key in ("num_decoder_layers", "n_positions"):
             continue  # as many as num_layers; no such limit
         if type(value) is not int or not 1 <= value <= most:
@@ -86,12 +86,12 @@ def check_sizes(file: Path, config: Mapping[str, Any], shapes: Shapes) -> None:
         f"{first}.1.DenseReluDense.wo.weight": ("d_model", "d_ff"),
     }
     for name, keys in tensors.items():
-        for found, key in zip(shapes.get(name, ()), keys, strict=False):
-            factors = [config.get(part) for part in key.split(" * ")]
+        for size, key in zip(shapes.get(name, ()), keys, strict=False):
+            factors: list[Any] = [config.get(part) for part in key.split(" * ")]
             if None in factors:
                 continue  # transformers' own default
             said = factors[0] * factors[-1] if len(factors) > 1 else factors[0]
-            if found != said:
+            if size != said:
                 raise InputError(
                     f"{file}: {key} is {said}, but tensor {name} has shape {tuple(shapes[name])} for "
                     f"({', '.join(keys)})"

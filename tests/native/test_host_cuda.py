@@ -201,7 +201,12 @@ PLANTED = {
         ADDRESSES,
         "overflow",
     ),
-    "vectors where rows are not aligned": (" % 16 == 0;", " % 1 == 0;", ADDRESSES, "misaligned"),
+    "vectors where rows are not aligned": (
+        "reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 &&",
+        "",
+        ADDRESSES,
+        "misaligned address",
+    ),
 }
 
 

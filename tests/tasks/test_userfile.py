@@ -119,7 +119,7 @@ def replaced(old: str, new: str) -> str:
         (TOML + "score = {step = 1e-300}\nthresholds = [2]", "in steps of 1e-300 makes more than 10,000 numbers"),
         (TOML + "score = {step = 0.0000005}\nthresholds = [2]", "makes more than 10,000 numbers"),
         (TOML + "score = {low = -1e308, high = 1e308}\nthresholds = [2]", "makes more than 10,000 numbers"),
-        (replaced('metric = ["accuracy", "f1"]', 'prefix = "a\\u0000b"'), "prefix: .* printable characters"),
+        (replaced('metric = ["f1", "accuracy"]', 'prefix = "a\\u0000b"'), "prefix: .* printable characters"),
         (TOML + "score = {step = 0}\nthresholds = [2]", "no whole number of steps of 0"),
         (TOML + "score = {step = 0.3}\nthresholds = [2]", "no whole number of steps of 0.3"),
         (TOML + "score = {high = -1}\nthresholds = [2]", "from 0 to -1 there is no whole number"),

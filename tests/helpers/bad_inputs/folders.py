@@ -100,7 +100,7 @@ def _configs(materials: Materials) -> Iterator[Case]:
             yield from spoilt_files(name, path, good, {way: ANY_FILE[way]})
         yield from edited_json(name, path, good, ["flags"], NO_TABLE)
         yield from edited_json(name, path, good, ["flags", "shoots"], {"unknown": 3})
-        for key in ("seeds", "prefix", "scoring", "max_source_length", "tasks"):
+        for key in ("seeds", "prefix", "scoring", "max_source_length", "eval_size"):
             yield from edited_json(
                 name, path, good, ["flags", key], {"nested": [[1]], "table": {"a": 1}, "number": -1.5}
             )

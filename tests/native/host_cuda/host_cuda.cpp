@@ -85,7 +85,6 @@ struct Thread : Fiber {
   uint64_t collectives = 0;
   uint64_t given[2] = {};  // to the last two collectives: a lane may be at the next before another has read this one
   Collective kind = {};
-  unsigned mask = 0;
   const char* where = "";
   int line = 0;
 };
@@ -140,13 +139,6 @@ void prepare(Thread& thread, unsigned index) {
   makecontext(&thread.context, thread_begins, 0);
   thread.index = index;
   thread.barriers = thread.collectives = 0;
-}
-
-// The threads that a warp has, which for the last one of a block may be fewer than its lanes.
-Thread* warp_of(const Thread& thread, unsigned& lanes) {
-  const unsigned first = thread.index / kWarp * kWarp;
-  lanes = std::min(kWarp, device.count - first);
-  return &device.threads[first];
 }
 
 void wait(State state, const char* where, int line) {
@@ -261,13 +253,13 @@ uint64_t exchange(Collective kind, unsigned mask, uint64_t bits, unsigned source
   const uint64_t turn = thread.collectives++ % 2;
   thread.given[turn] = bits;
   thread.kind = kind;
-  thread.mask = mask;
   wait(State::in_collective, where, line);
-  unsigned lanes = 0;
-  Thread* const warp = warp_of(thread, lanes);
-  if (lanes < kWarp || mask != 0xffffffffu) {
-    refuse("%s, line %d: only whole warps are known here, got %u lanes and the mask %x", where, line, lanes, mask);
+  const unsigned first = thread.index / kWarp * kWarp;
+  if (device.count - first < kWarp || mask != 0xffffffffu) {
+    refuse("%s, line %d: only whole warps are known here, got %u threads and the mask %x", where, line,
+           device.count - first, mask);
   }
+  Thread* const warp = &device.threads[first];
   if (std::all_of(warp, warp + kWarp, [](const Thread& t) { return t.state == State::in_collective; })) {
     std::for_each(warp, warp + kWarp, [&](Thread& t) {
       if (t.kind != kind || t.line != line) {
