@@ -85,9 +85,13 @@ def test_a_closed_terminal_ends_a_job_with_a_checkpoint(
         step(self, *rest, **named)
         os.kill(os.getpid(), signal.SIGHUP)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Monitor, "step", hung_up)
-        assert train.main(line(tmp_path / "cut", method="pt")) == 129
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as it is without nohup
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Monitor, "step", hung_up)
+            assert train.main(line(tmp_path / "cut", method="pt")) == 129
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert train.main([f"--resume={tmp_path / 'cut'}"]) == 0
     equal(tmp_path / "cut", tmp_path / "whole")
 

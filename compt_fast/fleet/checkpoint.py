@@ -128,10 +128,10 @@ def _read(path: Path) -> Checkpoint:
         known, digest = state.get("format"), metadata.get("sha256")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise Damaged(str(error)) from None
+    if digest != _digest(metadata["state"], flat) and (digest is not None or known == FORMAT):
+        raise Damaged("its content is not what was written (its sha256 is another)")
     if known not in (FORMAT, UNHASHED):
         raise InputError(f"{path}: a checkpoint of format {known}, not {FORMAT}")
-    if digest != _digest(metadata["state"], flat) and (known != UNHASHED or digest is not None):
-        raise Damaged("its content is not what was written (its sha256 is another)")
     return Checkpoint(path, state, tensors)
 
 

@@ -172,7 +172,7 @@ def planted(folder: Path) -> str | None:
     for path in [*folders, *(folder / name for name in (FACTS, LIBRARY))]:
         try:
             found = os.lstat(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         if stat.S_ISLNK(found.st_mode):
             return f"{path} is a link; remove it"

@@ -46,3 +46,14 @@ def test_another_thread_hears_no_signals_and_changes_no_handler() -> None:
     thread.start()
     thread.join()
     assert not failed and signal.getsignal(signal.SIGINT) is before
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+            interrupts.check()
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

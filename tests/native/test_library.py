@@ -214,11 +214,11 @@ def test_a_cache_that_another_user_can_have_filled_is_not_loaded(
         path.symlink_to(tmp_path / "elsewhere")
     else:
         lstat = os.lstat
-        monkeypatch.setattr(
-            build.os,
-            "lstat",
-            lambda p: SimpleNamespace(st_mode=0o40700, st_uid=4711) if Path(p) == path else lstat(p),
-        )
+
+        def foreign(asked: Any, **named: Any) -> Any:
+            return SimpleNamespace(st_mode=0o40700, st_uid=4711) if asked == path else lstat(asked, **named)
+
+        monkeypatch.setattr(library.os, "lstat", foreign)
     with pytest.warns(RuntimeWarning, match=f"plain PyTorch is slower: the cache is not used: .*{path}"):
         assert not library.load()
 
