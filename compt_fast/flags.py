@@ -347,7 +347,7 @@ def typed(flag: Flag, value: Any) -> str:
 
 def _one(flag: Flag, value: Any, where: str) -> Any:
     text = str(value).strip() if isinstance(value, str | int | float) else ""
-    is_path = flag.parse in (place, trunk_name)
+    is_path = flag.parse in (place, trunk_name) or flag.name == "out"
     if isinstance(value, bool) or not text or not (is_path or text.isprintable()):
         raise InputError(f"{where}: {shown(value)} is no value for it")
     if is_path:

@@ -129,7 +129,7 @@ def test_a_run_folders_config_gives_its_flags_back(tmp_path: Path) -> None:
         ("a.json", "[1, 2]", "expected flags and their values, found list"),
         ("a.yaml", "seeds: x", "a.yaml: seeds takes a whole number, not 'x'"),
         ("a.yaml", "seeds: 1.5", "a.yaml: seeds takes a whole number, not '1.5'"),
-        ("a.yaml", "seeds: true", "a.yaml: seeds takes a whole number, not 'True'"),
+        ("a.yaml", "seeds: true", "a.yaml: seeds: True is no value"),
         ("a.yaml", "seeds: []", "a.yaml: seeds is empty"),
         ("a.yaml", "seeds: [[1]]", "a.yaml: seeds: .* is no value"),
         ("a.yaml", "tasks: true", "a.yaml: tasks: True is no value"),

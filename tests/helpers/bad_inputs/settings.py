@@ -49,7 +49,7 @@ def _flags() -> Iterator[Case]:
         texts = ["", " ", *_bad_texts(flag)]
         if flag.many:
             texts += [",", "1,,1", ",".join(["3"] * 2)]
-        if flag.parse in (place, trunk_name):
+        if flag.parse in (place, trunk_name) or flag.name == "out":
             texts += ["\0", "a" * 300, "a/" * 3000]
         for text in texts:
             yield _flag(flag, text)
