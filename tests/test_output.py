@@ -38,7 +38,7 @@ class Failing(io.StringIO):
     ("number", "code", "says"),
     [(errno.EPIPE, 141, ""), (errno.ENOSPC, 2, "error: standard output cannot be written (No space left on device)\n")],
 )
-@pytest.mark.parametrize("last", ["2 runs (pt, spp)", "(1 of 2 runs ended)", "(2 of 2 runs ended)"])
+@pytest.mark.parametrize("last", ["2 runs (mst, spp)", "(1 of 2 runs ended)", "(2 of 2 runs ended)"])
 def test_a_job_whose_output_fails_goes_on_with_the_same_bits(
     last: str,
     number: int,
@@ -50,7 +50,7 @@ def test_a_job_whose_output_fails_goes_on_with_the_same_bits(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """At its plan, at the first of two runs that end, and at the second."""
-    flags = {"method": "pt,spp", "runs_at_once": 1, "steps": 3}
+    flags = {"method": "mst,spp", "runs_at_once": 1, "steps": 3}
     assert train.main(line(tmp_path / "whole", **flags)) == 0
     capsys.readouterr()
     with monkeypatch.context() as patch:

@@ -249,13 +249,13 @@ def test_ids_that_lead_out_of_the_run_folder(
     name: str, line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "deep" / "run"
-    assert train.main(line(out, method="pt", steps=1)) == 0
+    assert train.main(line(out, method="mst", steps=1)) == 0
     (tmp_path / "deep" / "victim").mkdir()
     (tmp_path / "deep" / "victim" / "file").touch()
     shutil.rmtree(out / "checkpoints")
     path = out / "config.json"
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"runs": {name: content["runs"]["pt-k4-s0"]}}))
+    path.write_text(json.dumps(content | {"runs": {name: content["runs"]["mst-n1-k4-s0"]}}))
     said = error_of(capsys, train.main, [f"--resume={out}"])
     assert f"{path}: {name!r} is no name of a run" in said
     assert (tmp_path / "deep" / "victim" / "file").exists() and path.exists()
@@ -313,14 +313,14 @@ def test_a_folder_at_work_is_left_alone(line: Line, tmp_path: Path, capsys: pyte
 
 def test_prompts_that_are_gone_are_missed(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    assert train.main(line(out, method="pt", steps=1)) == 0
-    before = jobs.prompts(out)["pt-k4-s0"]
-    shutil.rmtree(out / "prompts" / "pt-k4-s0")
+    assert train.main(line(out, method="mst", steps=1)) == 0
+    before = jobs.prompts(out)["mst-n1-k4-s0"]
+    shutil.rmtree(out / "prompts" / "mst-n1-k4-s0")
     said = error_of(capsys, train.main, [f"--resume={out}"])
-    assert "prompts/pt-k4-s0/manifest.json: not there, though its run has ended" in said
+    assert "prompts/mst-n1-k4-s0/manifest.json: not there, though its run has ended" in said
     shutil.rmtree(out / "checkpoints")
     assert train.main([f"--resume={out}"]) == 0
-    assert all(torch.equal(t, before[name]) for name, t in jobs.prompts(out)["pt-k4-s0"].items())
+    assert all(torch.equal(t, before[name]) for name, t in jobs.prompts(out)["mst-n1-k4-s0"].items())
 
 
 def test_results_of_another_job_are_refused(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,7 +152,7 @@ def test_another_jobs_checkpoint_is_refused(cohorts: list[Cohort], tmp_path: Pat
     configs = {member.run.id: member.run.config for cohort in cohorts for member in cohort.members}
     job = Identity("ab", {"prefix": False}, configs)
     checkpoint.save(tmp_path, {"step": 1, "results": {}, "job": job.hash(configs)}, cohorts)
-    wider = dataclasses.replace(job, runs={**configs, "new": configs["pt-k16-s0"]})
+    wider = dataclasses.replace(job, runs={**configs, "new": configs["pt-joint-k16-s0"]})
     assert checkpoint.load_latest(tmp_path, job) and checkpoint.load_latest(tmp_path, wider)
     faster = {name: dataclasses.replace(config, lr_private=0.5) for name, config in configs.items()}
     for other in (
