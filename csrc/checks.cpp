@@ -42,6 +42,17 @@ void check_dense(const char* name, const at::Tensor& tensor) {
   CHECK_ARGUMENT(tensor.is_contiguous(), name, " must be contiguous, got strides ", tensor.strides());
 }
 
+void check_apart(const char* name, const at::Tensor& written,
+                 std::initializer_list<std::pair<const char*, const at::Tensor*>> read) {
+  const auto begin = [](const at::Tensor& tensor) { return static_cast<const char*>(tensor.const_data_ptr()); };
+  for (const auto& [other_name, other] : read) {
+    const bool empty = written.numel() == 0 || other->numel() == 0;
+    const bool apart = empty || begin(written) + written.nbytes() <= begin(*other) ||
+                       begin(*other) + other->nbytes() <= begin(written);
+    CHECK_ARGUMENT(apart, name, " is written to, and must not share memory with ", other_name);
+  }
+}
+
 void check_offsets(const char* name, const at::Tensor& offsets, int64_t end, const char* of_what) {
   const int64_t* at = offsets.const_data_ptr<int64_t>();
   const int64_t n = offsets.numel() - 1;

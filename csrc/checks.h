@@ -9,6 +9,8 @@
 #include <c10/util/Exception.h>
 
 #include <cstdint>
+#include <initializer_list>
+#include <utility>
 
 #define CHECK_ARGUMENT(condition, ...) TORCH_CHECK_VALUE(condition, "compt_fast operator: ", __VA_ARGS__)
 // For sizes: a guard or a runtime assertion where they are symbols.
@@ -44,6 +46,10 @@ void check_device(const char* name, const at::Tensor& tensor, at::Device device)
 void check_storage(const char* name, const at::Tensor& tensor);
 // That, and that nothing lies between its elements.
 void check_dense(const char* name, const at::Tensor& tensor);
+
+// That `written`, which an operator writes into, shares no memory with what it reads; all of them dense, on the host.
+void check_apart(const char* name, const at::Tensor& written,
+                 std::initializer_list<std::pair<const char*, const at::Tensor*>> read);
 
 // For contiguous vectors on the host: offsets ascend from 0 to `end`, ids are within 0 ... below - 1.
 void check_offsets(const char* name, const at::Tensor& offsets, int64_t end, const char* of_what);

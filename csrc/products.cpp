@@ -43,6 +43,9 @@ void multiply_into(const Tensor& y, const Tensor& x, const Tensor& weight, bool 
                    const Tensor* other = nullptr) {
   check_dense("x", x);
   check_dense("weight", weight);
+  if (after == After::kAdd) {
+    check_apart("total", y, {{"x", &x}, {"weight", &weight}});
+  }
   with_type(x, [&](auto zero) {
     using T = decltype(zero);
     multiply(Product<T>{.x = static_cast<const T*>(x.const_data_ptr()),
@@ -87,7 +90,6 @@ void product_add_meta(const Tensor& x, const Tensor& weight, Tensor& total) {
 void product_add_cpu(const Tensor& x, const Tensor& weight, Tensor& total) {
   product_add_meta(x, weight, total);
   check_dense("total", total);
-  CHECK_ARGUMENT(!total.is_alias_of(x) && !total.is_alias_of(weight), "total must not share memory with x or weight");
   multiply_into(total, x, weight, false, After::kAdd);
 }
 

@@ -152,6 +152,13 @@ Tensor read_states_backward_cpu(const Tensor& grad_out, const Tensor& queries, c
   check_dense("grad_out", grad_out);
   check_dense("lse", lse);
   check_dense("grad_states", grad_states);
+  check_apart("grad_states", grad_states,
+              {{"grad_out", &grad_out},
+               {"queries", &queries},
+               {"lse", &lse},
+               {"packed", &packed},
+               {"q_offsets", &q_offsets},
+               {"k_offsets", &k_offsets}});
   CHECK_ARGUMENT(k_offsets.const_data_ptr<int64_t>()[k_offsets.numel() - 1] == grad_states.size(0),
                  "k_offsets must end at the rows of grad_states, ", grad_states.size(0));
   const Tensor grad_queries = at::empty_like(queries);

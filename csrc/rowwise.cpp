@@ -151,6 +151,7 @@ void rms_norm_backward_cpu(const Tensor& grad_y, const Tensor& y, const Tensor& 
   check_dense("y", y);
   check_dense("r", r);
   check_dense("grad", grad);
+  check_apart("grad", grad, {{"grad_y", &grad_y}, {"y", &y}, {"r", &r}});
   const int64_t width = y.size(1);
   with_type(y, [&](auto t) {
     with_type(grad, [&](auto g) {

@@ -56,6 +56,13 @@ inside, and all but the first refuse what requires a gradient:
                                                                 softmax(q states^T) states within each row
     read_states_backward(grad_out, queries, lse, packed, q_offsets, k_offsets, grad_states) -> grad_queries
                                                                 grad_states (N, d) fp32 is added to in place
+
+What is added to in place shares no memory with another argument (ValueError).
+
+A process that has computed on several threads, by these operators or by torch's own, must not fork: the
+threads that GNU's OpenMP keeps do not exist in the child, and its first parallel loop waits for them for
+ever. Start children by multiprocessing's `spawn` or `forkserver`, or call `torch.set_num_threads(1)` in them
+before anything else, as torch's `DataLoader` does in its workers.
 """
 
 from __future__ import annotations

@@ -154,6 +154,18 @@ IN_PLACE = ("grad", "grad_states", "total")
 """Arguments that an operator may write into."""
 
 
+def side_by_side(written: Tensor, other: Tensor, *, overlap: bool) -> tuple[Tensor, Tensor]:
+    """Copies of both in one piece of memory: one after the other, or with a few bytes in common."""
+    size, step = written.nbytes, 8  # a multiple of every dtype's size
+    begin = (size - 1) // step * step if overlap else -(-size // step) * step
+    memory = torch.zeros(begin + max(other.nbytes, step), dtype=torch.uint8)
+
+    def at(start: int, like: Tensor) -> Tensor:
+        return memory[start : start + like.nbytes].view(like.dtype).view(like.shape).copy_(like)
+
+    return at(0, written), at(begin, other)
+
+
 def _is_moderate(name: str, arguments: dict[str, Any]) -> bool:
     """Whether all is on the CPU, and rounding alone keeps an operator from what float64 gives."""
     tensors = [value for value in arguments.values() if isinstance(value, Tensor)]

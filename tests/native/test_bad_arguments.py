@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from compt_fast import native
 from compt_fast.native import build, library
-from tests.helpers.abuse import abuse, attention_case, calls
+from tests.helpers.abuse import IN_PLACE, abuse, attention_case, calls, side_by_side
 from tests.helpers.assembly import case, needed
 from tests.helpers.operators import RESULTS
 
@@ -145,6 +146,36 @@ def test_the_abuse_knows_every_operator() -> None:
     compiled = [name for name in registered if torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")]
     assert sorted(name.removeprefix("compt_fast::") for name in compiled) == sorted(calls(0))
     assert set(calls(0)) - set(RESULTS) == {"pack_states"}
+
+
+def written_arguments() -> list[tuple[str, str]]:
+    """Each operator of the CPU's and an argument that its schema says it writes into."""
+    ops = torch.ops.compt_fast
+    found = [(name, getattr(ops, name).default._schema.arguments) for name in sorted(calls(0))]
+    return [
+        (name, one.name)
+        for name, arguments in found
+        for one in arguments
+        if (one.alias_info is not None and one.alias_info.is_write)
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_written_to_shares_no_memory_with_what_is_read(seed: int) -> None:
+    written = written_arguments()
+    assert {argument for _, argument in written} == set(IN_PLACE) and len(written) >= 3
+    for name, argument in written:
+        good = calls(seed)[name]
+        read = [other for other, value in good.items() if isinstance(value, Tensor) and other != argument]
+        assert len(read) >= 2
+        for other in read:
+            apart, shared = (
+                dict(zip((argument, other), side_by_side(good[argument], good[other], overlap=overlap), strict=True))
+                for overlap in (False, True)
+            )
+            getattr(torch.ops.compt_fast, name)(**good | apart)
+            with pytest.raises(ValueError, match=f"{argument} is written to, and must not share memory with {other}"):
+                getattr(torch.ops.compt_fast, name)(**good | shared)
 
 
 @pytest.mark.slow

@@ -149,7 +149,7 @@ def test_the_third_tensor_at_fault_is_named() -> None:
     x, weight = torch.zeros(3, 4), torch.zeros(6, 4)
     with pytest.raises(ValueError, match="total must have 6 columns, got 5"):
         torch.ops.compt_fast.product_add(x, weight, torch.zeros(3, 5))
-    with pytest.raises(ValueError, match="total must not share memory with x"):
+    with pytest.raises(ValueError, match="total is written to, and must not share memory with x"):
         torch.ops.compt_fast.product_add(x, torch.zeros(4, 4), x)
     with pytest.raises(ValueError, match="inner must have 3 rows, got 2"):
         torch.ops.compt_fast.product_where(x, weight.T.contiguous(), torch.zeros(2, 6))

@@ -13,8 +13,10 @@ from compt_fast.trunk import head, rows
 from compt_fast.trunk.attention import PositionBias, attend, attend_backward, self_attend, self_attend_backward
 from compt_fast.trunk.batch import offsets_of
 from compt_fast.trunk.decoding import Trie
+from compt_fast.trunk.keys import PaddedKeys
 from compt_fast.trunk.linear import Frozen
 from compt_fast.trunk.rows import Pairs
+from tests.helpers import large_scores
 
 CPU = torch.device("cpu")
 
@@ -76,6 +78,30 @@ def test_attention_and_its_gradients(
     found = attend_backward(grad, *bare, pairs)
     for one, other in zip(found, wanted_grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("score", [0, 100, 200])
+def test_large_scores_round_as_in_torch(score: float, dtype: torch.dtype) -> None:
+    qkv, bias, grad = large_scores.self_attention(70, 2, 64, score)
+    pairs = Pairs(offsets_of([70]), offsets_of([70]), CPU, 128, bias)
+    leaves = [x.to(dtype) for x in qkv.unbind(1)]
+    found = attend(*leaves, pairs), *attend_backward(grad.to(dtype), *leaves, pairs)
+
+    def formula(*leaves: Tensor) -> Tensor:
+        return large_scores.attended(torch.stack(leaves, 1), bias)
+
+    assert max(large_scores.errors(formula, leaves, grad.to(dtype), found)) < large_scores.AT_MOST
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("score", [0, 100, 200])
+def test_large_scores_with_states_round_as_in_torch(score: float, dtype: torch.dtype) -> None:
+    q, s, grad = (x.to(dtype) for x in large_scores.cross_attention(24, 70, 512, score))
+    keys = PaddedKeys(s, Pairs(offsets_of([24]), offsets_of([70]), CPU, 512).groups)
+    out, kept = keys.read(q)
+    found = out, keys.read_backward(grad, q, kept), keys.grad()
+    assert max(large_scores.errors(large_scores.read, (q, s), grad, found)) < large_scores.AT_MOST
 
 
 @pytest.mark.parametrize("causal", [False, True])
