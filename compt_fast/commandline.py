@@ -98,4 +98,4 @@ class CommandLine(argparse.ArgumentParser):
         if asked in self._option_string_actions:
             return [asked]
         beginning = [flag for flag in self._option_string_actions if flag.startswith(f"{asked}-")]
-        return beginning or get_close_matches(asked, self._option_string_actions, n=1)
+        return list(dict.fromkeys([*beginning, *get_close_matches(asked, self._option_string_actions, n=1)]))

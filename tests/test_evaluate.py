@@ -154,7 +154,7 @@ def test_masks_score_as_the_training_did(flag: str, folder: Path, capsys: pytest
     assert f"leave out {flag.split('=')[0]}" in said and not (folder / "masked.json").exists()
     (folder / "masked.json").write_text("{")
     said = error_of(capsys, evaluate.main, [str(folder), "--masks=each", f"--runs={OTHER}"])
-    assert "no masked scores of a run folder" in said
+    assert "not well-formed json" in said
 
 
 def test_leftovers_of_a_crash_are_no_runs(folder: Path) -> None:
@@ -185,10 +185,10 @@ MANIFEST = f"prompts/{RUN}/manifest.json"
     ("spoil", "message"),
     [
         (truncate, "prompts.safetensors: cannot be read"),
-        (lambda f: (f / "results.json").unlink(), "results.json: no results of a run folder"),
+        (lambda f: (f / "results.json").unlink(), "results.json: cannot be read (No such file"),
         (lambda f: (f / "config.json").unlink(), "no run folder (it has no config.json)"),
         (lambda f: shutil.rmtree(f / "prompts"), "no stored prompts yet"),
-        (lambda f: (f / MANIFEST).write_text("{"), "manifest.json: not a manifest"),
+        (lambda f: (f / MANIFEST).write_text("{"), "manifest.json: not well-formed json"),
         (edit(MANIFEST, lambda m: m["shape"].update(tasks=5)), "does not go with its tensors"),
         (edit(MANIFEST, lambda m: m.update(trunk_hash="0" * 64)), "whose weights differ"),
         (edit(MANIFEST, lambda m: m["tasks"].reverse()), "prompts of the tasks toy_b, toy_a, but"),

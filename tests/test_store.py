@@ -74,7 +74,7 @@ def test_a_trunk_that_is_at_hand_is_hashed(tmp_path: Path, tiny_t5: Path, capsys
 @pytest.fixture(scope="module")
 def trained(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "run"
-    assert train.main(line(out, method="spp,p", scoring="generate")) == 0
+    assert train.main(line(out, method="spp,pt-joint", scoring="generate")) == 0
     return out
 
 
@@ -95,7 +95,7 @@ def test_a_runs_prompts_reload_to_the_same_results(trained: Path, tmp_path: Path
 
 
 def test_one_task_of_a_run(trained: Path, tmp_path: Path, capsys: Said) -> None:
-    source = str(trained / "prompts" / "p-k4-s0")
+    source = str(trained / "prompts" / "pt-joint-k4-s0")
     run(capsys, tmp_path, "add", source, "--task=toy_b", "--name=mine")
     assert PromptStore(tmp_path).names() == ["mine"]
 

@@ -28,7 +28,7 @@ def test_a_job_leaves_a_whole_run_folder(line: Line, tmp_path: Path, capsys: pyt
     out = tmp_path / "[run]"  # brackets are no markup
     assert train.main(line(out, method="spp,pt-joint,mst", seeds="0,1")) == 0
     said = capsys.readouterr().out
-    assert "6 runs (spp, pt, mst), 6 side by side" in said and "2 tasks: toy_a, toy_b" in said
+    assert "6 runs (spp, pt-joint, mst), 6 side by side" in said and "2 tasks: toy_a, toy_b" in said
     assert "(accuracy)" in said and "±" in said and f"run folder: {out}" in said
     assert f"results in {out}/results.json" in said and "earlier" not in said
     ends = [line for line in said.splitlines() if " runs ended)" in line]

@@ -19,7 +19,7 @@ ROWS = 3
 
 
 def check(suite: str, root: Path, model: Path, out: Path) -> None:
-    argv = [f"--data-root={root}", f"--suite={suite}", f"--model={model}", "--method=spp,pt"]
+    argv = [f"--data-root={root}", f"--suite={suite}", f"--model={model}", "--method=spp,pt-joint"]
     argv += ["--shots=16", "--seeds=0,1", "--steps=2", "--batch-size=4", f"--eval-size={ROWS}"]
     assert train.main([*argv, "--max-source-length=64", f"--out={out}"]) == 0
     runs = jobs.results(out)["runs"]

@@ -101,7 +101,7 @@ def test_a_job_that_goes_on_says_what_is_done_and_what_is_left(
     signals(signal.SIGTERM, TOTAL + 3)
     assert train.main(line(out, method="spp,pt-joint,mst", steps=TOTAL, runs_at_once=1)) == 143
     said = capsys.readouterr().out
-    assert "3 runs (spp, pt, mst), 1 side by side\n" in said and f"\n{3 * TOTAL} steps in all; " in said
+    assert "3 runs (spp, pt-joint, mst), 1 side by side\n" in said and f"\n{3 * TOTAL} steps in all; " in said
     path = next((out / "checkpoints").iterdir())  # as if the first part had taken long
     checkpoint = load_latest(path.parent)
     assert checkpoint is not None
@@ -111,12 +111,12 @@ def test_a_job_that_goes_on_says_what_is_done_and_what_is_left(
     save_file(tensors, path, metadata={"state": json.dumps(state)})
     assert train.main([f"--resume={out}", "--seeds=0,1"]) == 0
     said = capsys.readouterr().out
-    assert "6 runs (spp, pt, mst): 1 done, 5 left (1 begun), 1 side by side\n" in said
+    assert "6 runs (spp, pt-joint, mst): 1 done, 5 left (1 begun), 1 side by side\n" in said
     assert f"\n{6 * TOTAL} steps in all, {5 * TOTAL - 3} of them left; " in said
     assert "10 min" in said and " with the job's earlier parts, 0 min" in said
     assert train.main([f"--resume={out}"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("6 runs (spp, pt, mst): done, nothing is left to train\n") and "steps" not in said
+    assert said.startswith("6 runs (spp, pt-joint, mst): done, nothing is left to train\n") and "steps" not in said
 
 
 def test_a_signal_while_runs_are_scored(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

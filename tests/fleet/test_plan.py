@@ -221,7 +221,7 @@ def test_values_that_do_not_go_together(given: dict[str, str], message: str) -> 
 
 
 def test_flags_of_stored_prompts_are_used_where_one_run_starts_from_one() -> None:
-    assert len(plan(method="p,sil", source_tasks="a,b", source_steps="3", fit_length="first")) == 2
+    assert len(plan(method="mst,sil", source_tasks="a,b", source_steps="3", fit_length="first")) == 2
     assert plan(method="pt", private_init="spot", source_tasks="a,b")
     assert plan(method="pi", source_steps="3", fit_length="train")
 
