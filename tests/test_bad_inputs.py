@@ -19,7 +19,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> list
     """What the commands made of good inputs and of a sample of bad ones."""
     path = tmp_path_factory.mktemp("bad_inputs") / "verdicts.json"
     command = [sys.executable, "-m", "tools.bad_inputs", f"--count={CASES}", "--seed=0", f"--json={path}"]
-    ended = subprocess.run(command, cwd=repository, env=os.environ, capture_output=True, text=True, timeout=600)
+    ended = subprocess.run(command, cwd=repository, env=os.environ, capture_output=True, text=True, timeout=1800)
     assert ended.returncode in (0, 1), ended.stderr
     found: list[dict[str, Any]] = json.loads(path.read_text())
     return found

@@ -42,7 +42,7 @@ from tests.helpers.bad_inputs.settings import line
 from tests.helpers.tiny_t5 import make_t5
 
 CPU_SECONDS = 5  # a case computes at most so long,
-WALL_SECONDS = 20  # and waits, for a pipe or for other processes, at most so long
+WALL_SECONDS = 60  # and waits, for a pipe or for other processes, at most so long
 MEMORY = 2**34  # bytes of address space
 CRASHED = 70
 
