@@ -97,5 +97,6 @@ class CommandLine(argparse.ArgumentParser):
         asked = OTHER_NAMES.get(name.replace("_", "-"), name)
         if asked in self._option_string_actions:
             return [asked]
-        beginning = [flag for flag in self._option_string_actions if flag.startswith(f"{asked}-")]
-        return list(dict.fromkeys([*beginning, *get_close_matches(asked, self._option_string_actions, n=1)]))
+        known = self._option_string_actions
+        beginning = [flag for flag in known if flag.startswith(f"{asked}-") or flag == f"{asked}s"]
+        return beginning or get_close_matches(asked, known, n=1)

@@ -15,6 +15,7 @@ from compt_fast.commandline import CommandLine, file_path
 from compt_fast.console import print_table
 from compt_fast.errors import InputError, exit_code
 from compt_fast.flags import FLAGS, add_flag, meaning, parse
+from compt_fast.names import check_name
 from compt_fast.words import plural
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ def _from_file(path: Path, task: str | None, name: str | None, model: str | None
 
     if not task:
         raise InputError(f"{path}: which task was it trained for? Say --task")
+    check_name(task, "a task")
     foreign = read_foreign(path)
     model = model or foreign.model
     if model is None:

@@ -30,7 +30,11 @@ def said(capsys: pytest.CaptureFixture[str], command: str, line: list[str]) -> s
         ("train", ["--noprefix"], "Did you mean '--no-prefix'?"),
         ("train", ["--zzzz"], "unknown flag '--zzzz'. (compt-fast train --help explains every flag)"),
         ("train", ["--lr", "1"], "Did you mean '--lr-source' or '--lr-private' or '--lr-encoder' or '--lr-router'?"),
-        ("train", ["--learning-rate=1"], "Did you mean '--lr-source' or '--lr-private' or '--lr-encoder' or '--lr-router'?"),
+        (
+            "train",
+            ["--learning-rate=1"],
+            "Did you mean '--lr-source' or '--lr-private' or '--lr-encoder' or '--lr-router'?",
+        ),
         ("train", ["--num_train_epochs=1"], "Did you mean '--epochs'?"),
         ("evaluate", ["runs/a", "--output-dir=b"], "Did you mean '--out'?"),
         ("train", ["rte"], "unexpected argument 'rte' (compt"),
@@ -41,7 +45,11 @@ def said(capsys: pytest.CaptureFixture[str], command: str, line: list[str]) -> s
         ("evaluate", ["runs/a", "--runs", "b", "c"], "no blanks: --runs b,c (compt"),
         ("train", ["--seeds"], "argument --seeds: expected one argument (compt-fast train --help"),
         ("report", ["runs/a", "--outt", "b"], "unknown flag '--outt'. Did you mean '--out'?"),
-        ("evaluate", ["runs/a", "--mask", "each"], "unknown flag '--mask'. Did you mean '--mask-how' or '--mask-tokens' or '--masks'?"),
+        (
+            "evaluate",
+            ["runs/a", "--mask", "each"],
+            "unknown flag '--mask'. Did you mean '--masks' or '--mask-how' or '--mask-tokens'?",
+        ),
         (
             "store",
             ["list", "--stor", "a"],

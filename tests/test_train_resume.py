@@ -267,8 +267,8 @@ def test_names_that_are_too_long_are_found_before_the_first_step(
     deep = tmp_path.joinpath(*["a" * 200] * 20)
     said = error_of(capsys, train.main, line(deep.parent / ("b" * (4060 - len(str(deep.parent)))), method="pt"))
     assert "cannot be written (File name too long)" in said
-    jobs.toy_task(tmp_path, "a" * 230)
-    chosen = jobs.settings(tiny_t5, [tmp_path / f"{'a' * 230}.toml"], method="p", max_source_length=400)
+    path = jobs.toy_task(tmp_path, "a" * 235)
+    chosen = jobs.settings(tiny_t5, [path], method="p", max_source_length=400)
     said = error_of(capsys, train.main, [*jobs.arguments(chosen, tmp_path / "run"), "--apart"])
     assert "is too long to be the name of a run" in said and not (tmp_path / "run").exists()
 

@@ -35,7 +35,9 @@ def stage_one_flags(flags: Flags, lacking: Sequence[Need]) -> list[Flags]:
             "label_mode": [mode],
         }
         chosen = {"suite": None, "tasks": tasks, "include": [], "exclude": [t for t in own_tasks if t not in tasks]}
-        starts = dict.fromkeys(("source_tasks", "source_steps", "fit_length"))  # of stored prompts, which it has none of
+        starts = dict.fromkeys(
+            ("source_tasks", "source_steps", "fit_length")
+        )  # of stored prompts, which it has none of
         plain = starts | {"apart": True, "store": None, "select": "last", "out": None}
         jobs.append(flags | runs | chosen | plain)
     return jobs
