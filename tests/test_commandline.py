@@ -20,6 +20,10 @@ def said(capsys: pytest.CaptureFixture[str], command: str, line: list[str]) -> s
     return err
 
 
+RATES = "'--lr-source' or '--lr-private' or '--lr-encoder' or '--lr-router'"
+MASKS = "'--masks' or '--mask-how' or '--mask-tokens'"
+
+
 @pytest.mark.parametrize(
     ("command", "line", "message"),
     [
@@ -48,7 +52,7 @@ def said(capsys: pytest.CaptureFixture[str], command: str, line: list[str]) -> s
         (
             "evaluate",
             ["runs/a", "--mask", "each"],
-            "unknown flag '--mask'. Did you mean '--masks' or '--mask-how' or '--mask-tokens'?",
+            ("evaluate", ["runs/a", "--mask=each"], f"unknown flag '--mask'. Did you mean {MASKS}?"),
         ),
         (
             "store",

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from compt_fast.trunk.attention import attend, attend_backward
 from compt_fast.trunk.batch import offsets_of, spread
 from compt_fast.trunk.keys import CompiledKeys, PaddedKeys
+from compt_fast.trunk.linear import Frozen, has_own_products
 from compt_fast.trunk.rows import Group, Pairs
 from compt_fast.trunk.rowwise import compiled
 from compt_fast.trunk.weights import Weights
@@ -92,14 +93,14 @@ class Carried(Reading):
 
     def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossKept]:
         k, v = self._maps(depth)
-        carried = _by_head(q, k).flatten(0, 1).contiguous()
+        carried = _by_head(q, k, back=True).flatten(0, 1).contiguous()
         attended, kept = self._keys.read(carried)
-        return _by_head(attended.view(len(q), len(k), -1), v.transpose(1, 2)), (carried, kept)
+        return _by_head(attended.view(len(q), len(k), -1), v), (carried, kept)
 
     def backward(self, grad: Tensor, kept: CrossKept, depth: int) -> Tensor:
         k, v = self._maps(depth)
-        carried_grad = self._keys.read_backward(_by_head(grad, v).flatten(0, 1).contiguous(), *kept)
-        return _by_head(carried_grad.view(len(grad), len(k), -1), k.transpose(1, 2))
+        carried_grad = self._keys.read_backward(_by_head(grad, v, back=True).flatten(0, 1).contiguous(), *kept)
+        return _by_head(carried_grad.view(len(grad), len(k), -1), k)
 
     def states_grad(self) -> Tensor:
         return self._keys.grad()
@@ -161,12 +162,15 @@ def carrying_pays(asked: int, seen: int, states: int, weights: Weights) -> bool:
     return carrying <= states * inner * width + seen * inner
 
 
-def _by_head(x: Tensor, maps: Tensor) -> Tensor:
-    """Each token's (M, H, a) products with the heads' matrices (H, a, b): (M, H, b).
+def _by_head(x: Tensor, maps: Tensor, *, back: bool = False) -> Tensor:
+    """Each token's products with the heads' matrices W (H, c, d): `W x`, (M, H, d) -> (M, H, c), or `back` `W^T x`.
 
-    A few tokens are filled up: torch multiplies fewer than four in another order, and what a row gives must not depend
-    on how many there are.
+    What a row gives must not depend on how many there are. A batched product of torch's does not promise that: fewer
+    than four rows it multiplies in another order, so that a few are filled up, and on some processors any number.
     """
+    if has_own_products(x):
+        heads = zip(x.transpose(0, 1).contiguous(), map(Frozen, maps), strict=True)
+        return torch.stack([own.back(part) if back else own(part) for part, own in heads], dim=1)
     few = max(0, FEW - len(x))
     wide = F.pad(x, (0, 0, 0, 0, 0, few)) if few and x.device.type == "cpu" else x
-    return (wide.transpose(0, 1) @ maps).transpose(0, 1)[: len(x)]
+    return (wide.transpose(0, 1) @ (maps if back else maps.transpose(1, 2))).transpose(0, 1)[: len(x)]

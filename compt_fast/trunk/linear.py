@@ -23,21 +23,21 @@ class Frozen:
 
     def __call__(self, x: Tensor, relu: bool = False) -> Tensor:
         """`x W^T`, (n, in) -> (n, out), and of that, with `relu`, what is above 0."""
-        if _own(x):
+        if has_own_products(x):
             return torch.ops.compt_fast.product(x, self.weight, False, relu)
         y = F.linear(x, self.weight)
         return y.relu_() if relu else y
 
     def add_(self, x: Tensor, total: Tensor) -> None:
         """`total += x W^T`, (n, in) to (n, out)."""
-        if _own(x):
+        if has_own_products(x):
             torch.ops.compt_fast.product_add(x, self.weight, total)
         else:
             total += F.linear(x, self.weight)
 
     def back(self, grad: Tensor, inner: Tensor | None = None) -> Tensor:
         """`grad W`, (n, out) -> (n, in); with `inner` (n, in), what a relu gave, only where that is above 0."""
-        if not _own(grad):
+        if not has_own_products(grad):
             y = grad @ self.weight
             return y if inner is None else torch.ops.aten.threshold_backward.default(y, inner, 0)
         if inner is None:
@@ -45,7 +45,8 @@ class Frozen:
         return torch.ops.compt_fast.product_where(grad, self.weight, inner)
 
 
-def _own(x: Tensor) -> bool:
+def has_own_products(x: Tensor) -> bool:
+    """Whether the extension multiplies `x` with frozen matrices: then a row's result does not depend on the others."""
     return compiled(x) and _has_products(x.dtype)
 
 
