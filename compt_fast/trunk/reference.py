@@ -181,10 +181,11 @@ def _pad(ids: Tensor, offsets: Tensor) -> Tensor:
 
 def _cross_entropy(logits: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
     """The cross-entropy of each row of flat `ids` under `logits` (n, longest, V), summed over its
-    tokens: (n,) fp32.
+    tokens: (n,) fp32, or fp64 where the logits are.
     """
     at, width = _grid(offsets)
     at = at.to(ids.device)
-    losses = F.cross_entropy(logits.flatten(0, 1)[at].float(), ids, reduction="none")
+    taken = logits.flatten(0, 1)[at]
+    losses = F.cross_entropy(taken.to(torch.promote_types(taken.dtype, torch.float32)), ids, reduction="none")
     # Placed and summed by row: adding by index would not be deterministic on a GPU.
     return losses.new_zeros((len(offsets) - 1) * width).index_copy(0, at, losses).view(-1, width).sum(1)
