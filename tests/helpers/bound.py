@@ -75,7 +75,7 @@ def step_launches(trunk_folder: Path, toys: list[Path], **changes: Any) -> list[
         assert isinstance(job.trunk, PackedTrunk)
         trunk = on_meta(job.trunk, trunk_folder)
         cohorts, batches = [], []
-        for run in jobs.planned(job.trunk, len(toys), jobs.settings(trunk_folder, toys, **changes)):
+        for run in jobs.planned(job.trunk, [path.stem for path in toys], jobs.settings(trunk_folder, toys, **changes)):
             member = Member(run, job.data.training(run.config))
             cohorts.append(Cohort(run.shape, trunk.embedding))
             cohorts[-1].admit(member)
