@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from compt_fast.errors import InputError
-from compt_fast.inputs import check_path
 from compt_fast.output import flush
 
 OTHER_NAMES = {
@@ -29,6 +28,8 @@ UNSUPPORTED = "compt_fast runs on Linux and macOS; on Windows take the Windows S
 
 def file_path(text: str) -> Path:
     """A path of the command line, the `type` of an argument; what no file can be called is refused."""
+    from compt_fast.inputs import check_path  # needs a package, and `info` has to run without any
+
     try:
         check_path(text, "path")
     except InputError as error:
