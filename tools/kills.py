@@ -173,21 +173,26 @@ class Victim:
         shutil.rmtree(self.folder, ignore_errors=True)
         line = self.line
         for fault in faults:
-            code, said, _ = forked(line, self.root, fault)
+            code, said = self._go(line, fault)
             if code not in (SURVIVED, KILLED, -signal.SIGKILL):
                 return f"it did not go on ({code}): {said}"
             if fault.kind == "damage":
                 damage(self.folder, random.Random(fault.at))
             line = self._next()
-        code, said, _ = forked(line, self.root)
-        if code == 2 and "a damaged checkpoint" in said and len(list(self.folder.rglob("step-*"))) == 1:
-            shutil.rmtree(next(self.folder.rglob("step-*")).parent)  # as the message says
-            code, said, _ = forked(self._next(), self.root)
+        code, said = self._go(line)
         if code != SURVIVED:
             return f"it did not go on ({code}): {said}"
         found = content(self.folder)
         wrong = [name for name in found.keys() | self.whole.keys() if found.get(name, "") != self.whole.get(name, "")]
         return f"other than in a job that nobody killed: {', '.join(sorted(wrong))}" if wrong else ""
+
+    def _go(self, line: list[str], fault: Fault | None = None) -> tuple[int, str]:
+        """Run a line; where its only checkpoint is damaged do what the message says, and begin again."""
+        code, said, _ = forked(line, self.root, fault)
+        if code == 2 and "a damaged checkpoint" in said and len(list(self.folder.rglob("step-*"))) == 1:
+            shutil.rmtree(next(self.folder.rglob("step-*")).parent)
+            code, said, _ = forked(self._next(), self.root, fault)
+        return code, said
 
     def _next(self) -> list[str]:
         return [f"--resume={self.folder}"] if (self.folder / "config.json").exists() else self.line
