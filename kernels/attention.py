@@ -3,6 +3,10 @@
 Row b of the packed tokens attends within itself: `softmax(q k^T + bias) v`, unscaled, where the bias
 of a pair depends on its head and its distance alone and is read from a table. Products of bf16 are
 accumulated in fp32, softmax and sums are in fp32. No atomics: the same bits every run.
+
+The backward makes the weights again from each query's largest score and the logarithm of the sum behind
+it, kept apart: their sum, once rounded, would leave the weights of large scores off by more than the
+scores' own rounding does.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 def attention_fwd(qkv: Tensor, offsets: Tensor, bias: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-    """The attended values (N, H, D) in qkv's dtype and the softmax's log-sums (N, H) fp32.
+    """The attended values (N, H, D) in qkv's dtype; and each query's largest score and the logarithm to
+    base 2 of the sum of `exp(score - largest)`, (N, H, 2) fp32.
 
     qkv (N, 3, H, D) fp32 or bf16, contiguous; `offsets` (B+1,) int64 on its device; `bias`
     (H, 2W - 1) fp32, of key minus query at W - 1 + distance; `longest` bounds the rows' lengths, and W
@@ -29,14 +34,14 @@ def attention_fwd(qkv: Tensor, offsets: Tensor, bias: Tensor, longest: int) -> t
     """
     tokens, _, heads, width = qkv.shape
     out = torch.empty((tokens, heads, width), dtype=qkv.dtype, device=qkv.device)
-    lse = torch.empty((tokens, heads), dtype=torch.float32, device=qkv.device)
+    sums = torch.empty((tokens, heads, 2), dtype=torch.float32, device=qkv.device)
     side = 64 if qkv.dtype == torch.bfloat16 and width <= 64 else 32
-    _start([_forward], side, qkv, offsets, bias, longest, out=out, lse=lse)
-    return out, lse
+    _start([_forward], side, qkv, offsets, bias, longest, out=out, sums=sums)
+    return out, sums
 
 
 def attention_bwd(
-    grad: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, offsets: Tensor, bias: Tensor, longest: int
+    grad: Tensor, qkv: Tensor, out: Tensor, sums: Tensor, offsets: Tensor, bias: Tensor, longest: int
 ) -> Tensor:
     """The gradient of qkv, (N, 3, H, D) in its dtype, from `grad` (N, H, D), contiguous, that of `out`.
 
@@ -45,7 +50,7 @@ def attention_bwd(
     qkv_grad = torch.zeros_like(qkv)
     # d softmax: each score's gradient is p (g - sum p g), and sum p g = grad . out
     inner = (grad.float() * out.float()).sum(2)
-    rest = {"grad": grad, "lse": lse, "inner_sums": inner, "qkv_grad": qkv_grad}
+    rest = {"grad": grad, "sums": sums, "inner_sums": inner, "qkv_grad": qkv_grad}
     side = 32 if qkv.dtype == torch.bfloat16 else 16
     _start([_backward_queries, _backward_keys], side, qkv, offsets, bias, longest, **rest)
     return qkv_grad
@@ -69,14 +74,25 @@ def _start(
 
 @triton.jit
 def _scores(left, right, bias, span, queries, keys, length):  # type: ignore[no-untyped-def]
-    """Scores in base 2 of `left` with `right`, -inf where there is no key; `bias` is the head's.
+    """Scores of `left` with `right`, -inf where there is no key; `bias` is the head's.
 
     `queries` and `keys` number the rows and the columns, or the columns and the rows.
     """
     seen = (keys < length) & (queries < length)
     added = tl.load(bias + span // 2 + keys - queries, mask=seen, other=0.0)
     scores = tl.dot(left, tl.trans(right), input_precision="ieee") + added
-    return tl.where(keys < length, scores * LOG2_E, -float("inf"))
+    return tl.where(keys < length, scores, -float("inf"))
+
+
+@triton.jit
+def _sums_of(sums, at, inside):  # type: ignore[no-untyped-def]
+    """The queries' largest scores and the logarithms of what `_forward` summed behind them."""
+    return tl.load(sums + 2 * at, mask=inside, other=0.0), tl.load(sums + 2 * at + 1, mask=inside, other=0.0)
+
+
+@triton.jit
+def _weights(scores, top, log_total):  # type: ignore[no-untyped-def]
+    return tl.exp2((scores - top) * LOG2_E - log_total)
 
 
 @triton.jit
@@ -109,7 +125,7 @@ def _place(offsets, heads, tiles, BLOCK: tl.constexpr):  # type: ignore[no-untyp
 
 @triton.jit
 def _forward(  # type: ignore[no-untyped-def]
-    qkv, offsets, bias, out, lse, span, heads, tiles,
+    qkv, offsets, bias, out, sums, span, heads, tiles,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     head, first, length, begin = _place(offsets, heads, tiles, BLOCK)
@@ -129,20 +145,21 @@ def _forward(  # type: ignore[no-untyped-def]
         v = _tile(own + 2 * inner, 3 * inner, keys, length, WIDTH, PADDED)
         scores = _scores(q, k, bias, span, queries[:, None], keys[None, :], length)
         higher = tl.maximum(top, tl.max(scores, 1))
-        weights = tl.exp2(scores - higher[:, None])
-        shrink = tl.exp2(top - higher)
+        weights = tl.exp2((scores - higher[:, None]) * LOG2_E)
+        shrink = tl.exp2((top - higher) * LOG2_E)
         total = total * shrink + tl.sum(weights, 1)
         summed = summed * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         top = higher
     values = summed / total[:, None]
     _store(out + first * inner + head * WIDTH, inner, queries, length, values, WIDTH, PADDED)
-    at = lse + (first + queries) * heads + head
-    tl.store(at, (top + tl.log2(total)) / LOG2_E, mask=queries < length)
+    at = sums + 2 * ((first + queries) * heads + head)
+    tl.store(at, top, mask=queries < length)
+    tl.store(at + 1, tl.log2(total), mask=queries < length)
 
 
 @triton.jit
 def _backward_queries(  # type: ignore[no-untyped-def]
-    grad, qkv, lse, inner_sums, offsets, bias, qkv_grad, span, heads, tiles,
+    grad, qkv, sums, inner_sums, offsets, bias, qkv_grad, span, heads, tiles,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     head, first, length, begin = _place(offsets, heads, tiles, BLOCK)
@@ -155,7 +172,7 @@ def _backward_queries(  # type: ignore[no-untyped-def]
     q = _tile(own, 3 * inner, queries, length, WIDTH, PADDED)
     out_grad = _tile(grad + first * inner + head * WIDTH, inner, queries, length, WIDTH, PADDED)
     at = (first + queries) * heads + head
-    log_sum = tl.load(lse + at, mask=queries < length, other=0.0) * LOG2_E
+    top, log_total = _sums_of(sums, at, queries < length)
     inner_sum = tl.load(inner_sums + at, mask=queries < length, other=0.0)
     summed = tl.zeros((BLOCK, PADDED), tl.float32)
     for start in range(0, length, BLOCK):
@@ -163,7 +180,7 @@ def _backward_queries(  # type: ignore[no-untyped-def]
         k = _tile(own + inner, 3 * inner, keys, length, WIDTH, PADDED)
         v = _tile(own + 2 * inner, 3 * inner, keys, length, WIDTH, PADDED)
         scores = _scores(q, k, bias, span, queries[:, None], keys[None, :], length)
-        weights = tl.exp2(scores - log_sum[:, None])
+        weights = _weights(scores, top[:, None], log_total[:, None])
         weight_grad = tl.dot(out_grad, tl.trans(v), input_precision="ieee")
         score_grad = weights * (weight_grad - inner_sum[:, None])
         summed += tl.dot(score_grad.to(k.dtype), k, input_precision="ieee")
@@ -172,7 +189,7 @@ def _backward_queries(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _backward_keys(  # type: ignore[no-untyped-def]
-    grad, qkv, lse, inner_sums, offsets, bias, qkv_grad, span, heads, tiles,
+    grad, qkv, sums, inner_sums, offsets, bias, qkv_grad, span, heads, tiles,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     head, first, length, begin = _place(offsets, heads, tiles, BLOCK)
@@ -192,11 +209,11 @@ def _backward_keys(  # type: ignore[no-untyped-def]
         q = _tile(own, 3 * inner, queries, length, WIDTH, PADDED)
         out_grad = _tile(grad + first * inner + head * WIDTH, inner, queries, length, WIDTH, PADDED)
         at = (first + queries) * heads + head
-        log_sum = tl.load(lse + at, mask=queries < length, other=0.0) * LOG2_E
+        top, log_total = _sums_of(sums, at, queries < length)
         inner_sum = tl.load(inner_sums + at, mask=queries < length, other=0.0)
         # With the keys as rows the tile stands as its two products want it: nothing is turned in registers.
         scores = _scores(k, q, bias, span, queries[None, :], keys[:, None], length)
-        weights = tl.exp2(scores - log_sum[None, :])
+        weights = _weights(scores, top[None, :], log_total[None, :])
         v_sum += tl.dot(weights.to(v.dtype), out_grad, input_precision="ieee")
         weight_grad = tl.dot(v, tl.trans(out_grad), input_precision="ieee")
         score_grad = weights * (weight_grad - inner_sum[None, :])

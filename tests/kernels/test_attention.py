@@ -15,6 +15,7 @@ from compt_fast.kernels.attention import attention_bwd, attention_fwd
 from compt_fast.trunk.attention import attend, attend_backward
 from compt_fast.trunk.batch import offsets_of
 from compt_fast.trunk.rows import MASKED, Pairs
+from tests.helpers import large_scores
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -55,6 +56,22 @@ def test_attention_and_its_gradient(
     found = attention_bwd(grad, qkv, out, lse, pairs.offsets, pairs.bias, pairs.longest)
     assert found.dtype == dtype
     torch.testing.assert_close(found.float(), wanted_grads, rtol=tolerance, atol=5 * tolerance)
+
+
+@pytest.mark.parametrize("score", [0, 100, 200])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)], ids=["fp32", "bf16"]
+)
+def test_large_scores_round_as_in_torch(score: float, dtype: torch.dtype) -> None:
+    qkv, bias, grad = (x.to(DEVICE) for x in large_scores.self_attention(90, 2, 64, score))
+    qkv, grad, offsets = qkv.to(dtype), grad.to(dtype), offsets_of([90]).to(DEVICE)
+    out, sums = attention_fwd(qkv, offsets, bias, 90)
+    found = out, attention_bwd(grad, qkv, out, sums, offsets, bias, 90)
+
+    def formula(qkv: Tensor) -> Tensor:
+        return large_scores.attended(qkv, bias)
+
+    assert max(large_scores.errors(formula, (qkv,), grad, found)) < large_scores.AT_MOST
 
 
 def test_a_row_that_is_not_finite_spoils_no_other() -> None:
