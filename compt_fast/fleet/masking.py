@@ -17,14 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compt_fast.choices import MASKED_TOKENS, MASKINGS
-from compt_fast.errors import InputError, shown, unknown
+from compt_fast.errors import InputError, shown
 from compt_fast.files import write_json
 from compt_fast.fleet.evaluation import average
 from compt_fast.fleet.reopened import Reopened
 from compt_fast.fleet.results import check_scores
 from compt_fast.inputs import check_type, dataclass_from, read_object
-from compt_fast.prompts.routing import Mask
+from compt_fast.prompts.routing import Mask, check_masking
 from compt_fast.prompts.shape import PromptShape
 
 FORMAT = 2
@@ -40,10 +39,7 @@ class Way:
     tokens: str = "zero"
 
     def __post_init__(self) -> None:
-        if self.how not in MASKINGS:
-            raise unknown("masking", self.how, MASKINGS)
-        if self.tokens not in MASKED_TOKENS:
-            raise unknown("treatment of masked tokens", self.tokens, MASKED_TOKENS)
+        check_masking(self.how, self.tokens)
 
     @property
     def name(self) -> str:

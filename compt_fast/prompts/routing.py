@@ -17,6 +17,14 @@ LAST_TEMPERATURE = 0.1
 ANNEALED_PART = 0.6
 
 
+def check_masking(how: str, tokens: str) -> None:
+    """Raise `InputError` unless these are ways of a `Mask` to treat weights and tokens."""
+    if how not in MASKINGS:
+        raise unknown("masking", how, MASKINGS)
+    if tokens not in MASKED_TOKENS:
+        raise unknown("treatment of masked tokens", tokens, MASKED_TOKENS)
+
+
 @dataclass(frozen=True)
 class Mask:
     """Which prompts stay switched on in an ablation (True: on), for every run and task alike.
@@ -36,10 +44,7 @@ class Mask:
     tokens: str = "zero"
 
     def __post_init__(self) -> None:
-        if self.how not in MASKINGS:
-            raise unknown("masking", self.how, MASKINGS)
-        if self.tokens not in MASKED_TOKENS:
-            raise unknown("treatment of masked tokens", self.tokens, MASKED_TOKENS)
+        check_masking(self.how, self.tokens)
 
     def candidates(self, shape: PromptShape) -> list[bool]:
         """For each of the shape's weights, whether its prompt is on."""

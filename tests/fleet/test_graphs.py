@@ -19,18 +19,17 @@ pytest.importorskip("triton")
 from compt_fast.fleet import trainer as training
 from compt_fast.fleet.cohort import Cohort, Member
 from compt_fast.fleet.data import TrainingRow
-from compt_fast.fleet.fixed_step import FixedStep, Rows
 from compt_fast.fleet.graphs import Graphs, eager
 from compt_fast.fleet.job import Job
 from compt_fast.fleet.plan import Run
 from compt_fast.fleet.report import replaying
 from compt_fast.fleet.trainer import Trainer
-from compt_fast.kernels.launching import Launch, recorded
+from compt_fast.kernels.launching import Launch
 from compt_fast.prompts import shape as shapes
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.trunk.packed import PackedTrunk
 from tests.helpers import jobs
-from tests.helpers.recording import CpuRecorder, OneDevice, as_on_a_gpu, on_meta, quick_attention
+from tests.helpers.recording import CpuRecorder, as_on_a_gpu, quick_attention, step_launched
 from tests.helpers.tiny_t5 import make_t5
 
 # On a GPU products round by their batch.
@@ -209,20 +208,9 @@ def test_a_step_touches_nothing_but_the_device(
     """Tensors without data stand for a GPU's: an operator that took one of the host's, or read one, would fail."""
     as_on_a_gpu(monkeypatch)
     job = jobs.opened(jobs.settings(make_t5(tmp_path / "trunk", family), toys))
-    assert isinstance(job.trunk, PackedTrunk)
-    trunk = on_meta(job.trunk, tmp_path / "trunk")
     settings = jobs.settings(tmp_path / "trunk", toys, method="spp,scp,pt-joint", router=router, lr_private=0.0)
-    cohorts, batches = [], []
-    for run in jobs.planned(job.trunk, [path.stem for path in toys], settings):
-        member = Member(run, job.data.training(run.config))
-        cohorts.append(Cohort(run.shape, trunk.embedding))
-        cohorts[-1].admit(member)
-        batches.append([member.batch()])
-    rows = Rows.of(cohorts, batches)
-    step = FixedStep(trunk, cohorts, rows.counts, rows.bucket)
-    step.put(rows)
-    with recorded() as launches, OneDevice():
-        step.run()
+    runs = jobs.planned(job.trunk, [path.stem for path in toys], settings)
+    launches = step_launched(job, tmp_path / "trunk", runs)
     named = {launch.kernel.fn.__name__ for launch in launches}
     assert {"_forward", "_backward_queries", "_backward_keys", "squares", "update"} <= named
     assert all(tensor.device.type == "meta" for launch in launches for tensor in tensors_of(launch))

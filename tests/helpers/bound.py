@@ -29,17 +29,14 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.driver import CudaDriver
 
-from compt_fast.fleet.cohort import Cohort, Member
-from compt_fast.fleet.fixed_step import FixedStep, Rows
 from compt_fast.kernels import compile_check, compose, launching
 from compt_fast.kernels.launching import Launch, recorded
 from compt_fast.kernels.plan import PRODUCTS, Plan
 from compt_fast.kernels.stand_in import standing_in
 from compt_fast.prompts.fused import plan_text
-from compt_fast.trunk.packed import PackedTrunk
 from tests.helpers import jobs
 from tests.helpers.compositions import GRID, SIZES, setting_of
-from tests.helpers.recording import OneDevice, as_on_a_gpu, on_meta
+from tests.helpers.recording import as_on_a_gpu, step_launched
 from tests.helpers.tiny_t5 import make_t5
 
 
@@ -72,20 +69,10 @@ def step_launches(trunk_folder: Path, toys: list[Path], **changes: Any) -> list[
         as_on_a_gpu(patch)
         patch.setattr(compose, "compose", _direct)
         job = jobs.opened(jobs.settings(trunk_folder, toys, **changes))
-        assert isinstance(job.trunk, PackedTrunk)
-        trunk = on_meta(job.trunk, trunk_folder)
-        cohorts, batches = [], []
-        for run in jobs.planned(job.trunk, [path.stem for path in toys], jobs.settings(trunk_folder, toys, **changes)):
-            member = Member(run, job.data.training(run.config))
-            cohorts.append(Cohort(run.shape, trunk.embedding))
-            cohorts[-1].admit(member)
-            batches.append([member.batch()])
-        rows = Rows.of(cohorts, batches)
-        step = FixedStep(trunk, cohorts, rows.counts, rows.bucket)
-        step.put(rows)
-        with recorded() as launches, OneDevice():
-            step.run()
-    return launches
+        names = [path.stem for path in toys]
+        return step_launched(
+            job, trunk_folder, jobs.planned(job.trunk, names, jobs.settings(trunk_folder, toys, **changes))
+        )
 
 
 def all_launches(folder: Path) -> Iterator[tuple[str, Launch]]:

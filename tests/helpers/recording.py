@@ -4,7 +4,7 @@ that a capture lays down, kept by force.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -20,9 +20,12 @@ from torch.utils._pytree import tree_leaves
 
 from compt_fast import native
 from compt_fast.fleet import graphs
-from compt_fast.fleet.cohort import Cohort
-from compt_fast.fleet.fixed_step import FixedStep
+from compt_fast.fleet.cohort import Cohort, Member
+from compt_fast.fleet.fixed_step import FixedStep, Rows
+from compt_fast.fleet.job import Job
+from compt_fast.fleet.plan import Run
 from compt_fast.kernels import adamw, launching
+from compt_fast.kernels.launching import Launch
 from compt_fast.prompts import fused
 from compt_fast.trunk import attention
 from compt_fast.trunk.attention import attend, attend_backward
@@ -245,3 +248,21 @@ class OneDevice(TorchDispatchMode):
         if any(x.device.type == "cpu" and x.dim() for x in given) or any(x.device.type == "cpu" for x in made):
             raise Unlawful(f"{func}: a tensor of the host's")
         return found
+
+
+def step_launched(job: Job, trunk_folder: Path, runs: Sequence[Run]) -> list[Launch]:
+    """What a captured training step of `runs`, each a cohort of its own, starts, on tensors without data."""
+    assert isinstance(job.trunk, PackedTrunk)
+    trunk = on_meta(job.trunk, trunk_folder)
+    cohorts, batches = [], []
+    for run in runs:
+        member = Member(run, job.data.training(run.config))
+        cohorts.append(Cohort(run.shape, trunk.embedding))
+        cohorts[-1].admit(member)
+        batches.append([member.batch()])
+    rows = Rows.of(cohorts, batches)
+    step = FixedStep(trunk, cohorts, rows.counts, rows.bucket)
+    step.put(rows)
+    with launching.recorded() as launches, OneDevice():
+        step.run()
+    return launches
