@@ -1,6 +1,6 @@
 """What other work on the machine costs a training: `make train`'s job on an idle machine and beside busy loops.
 
-    python -m benchmarks.bench_contention                                        # 5 minutes on two cores
+    python -m benchmarks.bench_contention                                        # 20 minutes on two cores
     python -m benchmarks.bench_contention --steps 40 --eval-size 20 --repetitions 5 --busy 0,2
     python -m benchmarks.bench_contention --variants "" OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
 
@@ -58,11 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--variants", nargs="+", default=["", LIBGOMP])
     parser.add_argument("--busy", default="0,1,2", help="numbers of busy loops")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--steps", default="240")
-    parser.add_argument("--eval-size", default="300")
+    parser.add_argument("--steps", help="of every run (default: those of `make train`)")
+    parser.add_argument("--eval-size", help="rows a task that are scored (default: those of `make train`)")
     found = parser.parse_args(argv)
     loads = [int(word) for word in found.busy.split(",")]
-    flags = ["--steps", found.steps, "--eval-size", found.eval_size]
+    flags = [f"--steps={found.steps}"] if found.steps else []
+    flags += [f"--eval-size={found.eval_size}"] if found.eval_size else []
     measured: Measured = {}
     print(f"{'':32} busy  seconds          range   idle  CPU seconds")
     for busy in loads:

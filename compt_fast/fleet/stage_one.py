@@ -86,8 +86,9 @@ def keep(store: PromptStore, folder: Path, results: Sequence[RunResult]) -> None
 
 def take_in(starts: Starts, folder: Path) -> None:
     """Let the store of a job have what it lacks and a finished stage one in the job's `folder` has trained, as
-    where the job died in between. Raises `InputError` as `keep` does.
+    where the job died in between, and no leftovers of that. Raises `InputError` as `keep` does.
     """
+    starts.store.tidy()
     lacking = {entry_name(need, starts.setting) for need in starts.lacking()}
     for own in sorted(folder.glob("sources-*")) if lacking else ():
         results = read_results(own) if (own / "results.json").is_file() else []

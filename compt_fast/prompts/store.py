@@ -168,6 +168,14 @@ class PromptStore:
                 "remove it from there and go on with this job, or begin one with another --store"
             )
 
+    def tidy(self) -> None:
+        """Remove what a process that died while it wrote left in the folder: half an entry, its lock. Waits for one
+        that lives. Raises `InputError` where the folder cannot be written.
+        """
+        if (self.folder / LOCK).exists():
+            with self._alone():
+                pass
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """While entered no other process writes to the store, which is made if it is not there, and cleaned up."""

@@ -89,6 +89,19 @@ def test_a_killed_replacement_leaves_the_old_entry_or_the_new(store: PromptStore
     assert [path.name for path in store.folder.iterdir()] == ["rte-m3"], "what was left is cleaned up"
 
 
+def test_what_a_dead_writer_left_is_removed(store: PromptStore) -> None:
+    store.add(entry())
+    before = sorted(store.folder.iterdir())
+    (store.folder / ".lock").touch()  # as of one that died before it wrote its name
+    half = store.folder / ".half.0123abcd"
+    half.mkdir()
+    (half / "manifest.json").touch()
+    store.tidy()
+    assert sorted(store.folder.iterdir()) == before
+    store.tidy()
+    assert sorted(store.folder.iterdir()) == before
+
+
 def test_two_jobs_that_keep_the_same_prompt(store: PromptStore) -> None:
     given = entry(training={"run": "p-full-s0-rte", "label_mode": "natural"})
     store.keep(given)
