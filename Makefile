@@ -6,12 +6,15 @@
 #   VENV=...       where the virtual environment goes
 #   VENV=          none: use PYTHON and the packages it has as they are (a machine that brings its own
 #                  torch, or has no network); only compt_fast itself is installed, without dependencies
+#   PARALLEL=...   how tests run side by side (pytest-xdist's flags; empty: they do not)
 #   TORCH_INDEX=.. a package index that torch is taken from in place of pip's own: on a machine without
 #                  a GPU, PyTorch's index of CPU builds spares gigabytes of CUDA libraries
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 ARGS ?=
+# Every test takes one thread, so as many run side by side as there are cores; PARALLEL= for one after the other.
+PARALLEL ?= --numprocesses=logical --maxprocesses=4 --dist=worksteal
 
 ifeq ($(strip $(VENV)),)
 PY := $(PYTHON)
@@ -29,7 +32,7 @@ train: $(READY)
 	$(PY) -m compt_fast.train $(ARGS)
 
 test: lint
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(PARALLEL) $(ARGS)
 
 lint: $(READY)
 	$(PY) -m ruff check .

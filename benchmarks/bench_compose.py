@@ -29,13 +29,13 @@ import torch._functorch.config
 import torch._inductor.exc
 from torch import Tensor
 
-from compt_fast.files import write_json
-from compt_fast.info import environment
 from compt_fast.kernels import adamw
-from compt_fast.prompts.bank import PromptBank
+from compt_fast.ops.compose import compose, path
 from compt_fast.prompts.compose import compose as reference
-from compt_fast.prompts.fused import compose, path
+from compt_fast.prompts.parameters import PromptBank
 from compt_fast.prompts.shape import PromptShape
+from compt_fast.utils.environment import environment
+from compt_fast.utils.files import write_json
 
 TASKS, WIDTH = 8, 768
 PARTS = ("forward", "backward", "update", "all")
@@ -248,9 +248,9 @@ def trunk_step_seconds(engine: str, rows: int = 16) -> float:
     """
     from transformers import T5Config, T5ForConditionalGeneration
 
-    from compt_fast.trunk.batch import TargetPrompts, make_batch
-    from compt_fast.trunk.packed import PackedTrunk
-    from compt_fast.trunk.reference import ReferenceTrunk
+    from compt_fast.models.batch import TargetPrompts, make_batch
+    from compt_fast.models.reference import ReferenceTrunk
+    from compt_fast.models.t5.trunk import PackedTrunk
 
     kind = {"fast": PackedTrunk, "reference": ReferenceTrunk}[engine]
     config = T5Config(d_model=WIDTH, d_ff=3072, num_layers=12, num_heads=12, dropout_rate=0.0)

@@ -15,10 +15,10 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from rich.console import Console
 
-from compt_fast.flags import read_flags
-from compt_fast.fleet.job import Job, open_job
-from compt_fast.fleet.monitor import Monitor
-from compt_fast.fleet.trainer import Trainer
+from compt_fast.config.flags import read_flags
+from compt_fast.runs.job import Job, open_job
+from compt_fast.training.loop import Trainer
+from compt_fast.training.monitor import Monitor
 
 RUNS = [1, 3, 9, 27]
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # products round by their batch, in the trunk's dtype

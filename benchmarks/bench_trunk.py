@@ -34,7 +34,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.engines import HAS_PEFT, Engine, opened, peft_step
 from benchmarks.inputs import DEVICE, SIZES, checkpoint
 from benchmarks.ladder import RUNGS, rung
-from compt_fast.trunk.batch import TargetPrompts
+from compt_fast.models.batch import TargetPrompts
 from tests.helpers.shared import real
 
 pytestmark = pytest.mark.filterwarnings(

@@ -15,13 +15,13 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.inputs import DEVICE, job
-from compt_fast.fleet.data import ScoredRows, TrainingRow
-from compt_fast.fleet.evaluation import evaluate
-from compt_fast.fleet.job import Job
-from compt_fast.fleet.monitor import Monitor
-from compt_fast.fleet.trainer import Trainer
+from compt_fast.evaluation.evaluator import evaluate, target_prompts
+from compt_fast.models.batch import Batch, TargetPrompts, make_batch
+from compt_fast.runs.job import Job
+from compt_fast.tasks.examples import ScoredRows, TrainingRow
 from compt_fast.tasks.sampling import EpochOrder
-from compt_fast.trunk.batch import Batch, TargetPrompts, make_batch
+from compt_fast.training.loop import Trainer
+from compt_fast.training.monitor import Monitor
 
 ROWS = 300  # that an evaluation scores
 COMPILED = "reduce-overhead" if DEVICE == "cuda" else "default"  # torch.compile's mode: the best one there
@@ -126,7 +126,7 @@ class Engine:
         found = []
         for start in range(0, len(rows), size):
             slots, sources = zip(*rows[start : start + size], strict=True)
-            targets, batch = prompts.targets(trunk, make_batch(sources, None, slots).to(trunk.device))
+            targets, batch = target_prompts(prompts, trunk, make_batch(sources, None, slots).to(trunk.device))
             found += trunk.generate(targets, batch, max_new_tokens=most)
         return found
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from compt_fast.flags import read_flags
-from compt_fast.fleet.job import Job, open_job
+from compt_fast.config.flags import read_flags
+from compt_fast.runs.job import Job, open_job
 from compt_fast.tasks.table import SUITES, TASKS
 from tests.helpers.shared import real
 from tests.helpers.tiny_t5 import WORDS, make_t5

@@ -13,9 +13,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.inputs import DEVICE
 from compt_fast.kernels import adamw
-from compt_fast.trunk.attention import attend, attend_backward
-from compt_fast.trunk.batch import offsets_of
-from compt_fast.trunk.rows import Pairs
+from compt_fast.models.batch import offsets_of
+from compt_fast.models.t5.attention import attend, attend_backward
+from compt_fast.models.t5.layout import Pairs
 
 
 def apart(found: Tensor, wanted: Tensor) -> float:

@@ -13,7 +13,10 @@ from unittest import mock
 
 import torch
 
-from compt_fast.trunk import attention, cross, linear, packed, rowwise
+from compt_fast.models.t5 import attention, linear
+from compt_fast.models.t5 import cross_attention as cross
+from compt_fast.models.t5 import trunk as packed
+from compt_fast.ops import rowwise
 
 
 def _never(x: torch.Tensor) -> bool:

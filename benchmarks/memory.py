@@ -26,8 +26,6 @@ def resident(name: str) -> int:
 def main() -> None:
     """Prints the number of bytes."""
     name, size, folder = sys.argv[1:]
-    import compt_fast.trunk.packed
-    import compt_fast.trunk.reference  # noqa: F401  (before the first look)
 
     before = resident("VmRSS")
     engine = opened(name, size, Path(folder))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from compt_fast.files import write_json
+from compt_fast.utils.files import write_json
 
 OURS = "fast bf16"
 REPLAYED = "replayed bf16"

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from compt_fast.commandline import CommandLine
-from compt_fast.errors import exit_code
-from compt_fast.flags import RUN_FLAGS, Flags
-from compt_fast.recipes import flags_of
+from compt_fast.cli.parser import CommandLine
+from compt_fast.config.flags import RUN_FLAGS, Flags
+from compt_fast.runs.recipes import flags_of
 from compt_fast.train import add_job, prepare
-from compt_fast.words import plural
+from compt_fast.utils.errors import exit_code
+from compt_fast.utils.words import plural
 
 if TYPE_CHECKING:
-    from compt_fast.fleet.data import JobData
-    from compt_fast.fleet.plan import Run
-    from compt_fast.fleet.survey import Survey
+    from compt_fast.runs.survey import Survey
+    from compt_fast.tasks.examples import JobData
+    from compt_fast.training.plan import Run
 
 SHOWN = 600  # characters of an example's text
 
@@ -67,10 +67,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def check(flags: Flags, console: Console) -> int:
     """Look at one job and print what there is to see; 1 where there is something to warn of."""
-    from compt_fast.fleet.estimate import estimate
-    from compt_fast.fleet.folder import named_folder
-    from compt_fast.fleet.report import foreign_words, print_plan
-    from compt_fast.fleet.survey import problems, survey
+    from compt_fast.runs.estimate import estimate
+    from compt_fast.runs.folder import named_folder
+    from compt_fast.runs.summary import foreign_words, print_plan
+    from compt_fast.runs.survey import problems, survey
 
     made = prepare(named_folder(flags), flags, writing=False)
     data = made.job.data
@@ -93,7 +93,7 @@ def check(flags: Flags, console: Console) -> int:
 
 def unused(flags: Flags) -> list[str]:
     """A line on each flag that is given, and changes nothing in some of the methods."""
-    from compt_fast.config import PRESETS, flag_name, ignored_fields
+    from compt_fast.config.run import PRESETS, flag_name, ignored_fields
 
     lines = []
     for flag in RUN_FLAGS:

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import track
 
-from compt_fast.choices import MASKED_TOKENS, MASKINGS
-from compt_fast.commandline import CommandLine, file_path
-from compt_fast.console import print_table
-from compt_fast.errors import InputError, exit_code
-from compt_fast.files import write_json
-from compt_fast.flags import FLAGS, add_flag, meaning
+from compt_fast.cli.console import print_table
+from compt_fast.cli.parser import CommandLine, file_path
+from compt_fast.config.choices import MASKED_TOKENS, MASKINGS
+from compt_fast.config.flags import FLAGS, add_flag, meaning
+from compt_fast.utils.errors import InputError, exit_code
+from compt_fast.utils.files import write_json
 
 if TYPE_CHECKING:
-    from compt_fast.fleet.predictions import Record
-    from compt_fast.fleet.reopened import Reopened
-    from compt_fast.fleet.results import RunResult
+    from compt_fast.evaluation.predictions import Record
+    from compt_fast.runs.loaded import Reopened
+    from compt_fast.training.results import RunResult
 
 OVERRIDES = ("scoring", "eval_size", "eval_batch_size", "data_root", "data", "skip_empty", "device", "dtype")
 LABELLED = (
@@ -113,9 +113,10 @@ def repeat(
     folder: Path, only: list[str] | None, given: dict[str, Any], out: Path | None, file: Path | None, console: Console
 ) -> int:
     """Score, print the table, write what is asked for, and compare with `results.json` when nothing was changed."""
-    from compt_fast.fleet.answers import off_label_notes
-    from compt_fast.fleet.predictions import check_format, write_predictions
-    from compt_fast.fleet.results import print_scores, read_results, results_json
+    from compt_fast.evaluation.predictions import check_format, write_predictions
+    from compt_fast.runs.answers import off_label_notes
+    from compt_fast.runs.results import read_results
+    from compt_fast.training.results import print_scores, results_json
 
     began = time.perf_counter()
     if file is not None:
@@ -162,7 +163,7 @@ def mask(
     console: Console,
 ) -> int:
     """Score under masks, write `masked.json` and print its averages."""
-    from compt_fast.fleet.masking import Way, masked_scores, write_masked
+    from compt_fast.runs.masking import Way, masked_scores, write_masked
 
     changed = [
         key for key in ("scoring", "eval_size", "data_root", "data", "skip_empty", "dtype") if given[key] is not None
@@ -188,7 +189,7 @@ def mask(
 
 def _open(folder: Path, only: list[str] | None, given: dict[str, Any]) -> tuple[Reopened, list[str]]:
     """The folder's job, and the runs to score; what is cheap to check is checked first."""
-    from compt_fast.fleet.reopened import reopen, stored_runs
+    from compt_fast.runs.loaded import reopen, stored_runs
 
     if not (folder / "config.json").is_file():
         one = folder.resolve()
@@ -205,9 +206,9 @@ def _open(folder: Path, only: list[str] | None, given: dict[str, Any]) -> tuple[
 
 def _score(reopened: Reopened, name: str, rows: list[Record]) -> RunResult:
     """A run's scores; the records of its predictions are added to `rows`."""
-    from compt_fast.fleet.evaluation import average, scored
-    from compt_fast.fleet.predictions import records
-    from compt_fast.fleet.results import RunResult
+    from compt_fast.evaluation.evaluator import average, scored
+    from compt_fast.evaluation.predictions import records
+    from compt_fast.training.results import RunResult
 
     sets, mode, predicted = reopened.rows(name), reopened.run(name).config.label_mode, reopened.predict(name)
     rows += records(name, reopened.job.data, sets, predicted, mode)

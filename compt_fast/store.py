@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from compt_fast.commandline import CommandLine, file_path
-from compt_fast.console import print_table
-from compt_fast.errors import InputError, exit_code
-from compt_fast.flags import FLAGS, add_flag, meaning, parse
-from compt_fast.names import check_name
-from compt_fast.words import plural
+from compt_fast.cli.console import print_table
+from compt_fast.cli.parser import CommandLine, file_path
+from compt_fast.config.flags import FLAGS, add_flag, meaning, parse
+from compt_fast.utils.errors import InputError, exit_code
+from compt_fast.utils.names import check_name
+from compt_fast.utils.words import plural
 
 if TYPE_CHECKING:
-    from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId
+    from compt_fast.prompts.artifact import TrunkId
+    from compt_fast.prompts.store import PromptStore, StoredPrompt
 
 EXAMPLES = """examples:
   python -m compt_fast.store add mnli_prompt.pt --task mnli --model t5-base --store prompts
@@ -172,8 +173,8 @@ def _from_run(
     """The target prompts of a run, all or that of `task`."""
     from dataclasses import replace
 
-    from compt_fast.errors import unknown
-    from compt_fast.fleet.starts import entries_of
+    from compt_fast.runs.initialisation import entries_of
+    from compt_fast.utils.errors import unknown
 
     if model is not None or dtype is not None:
         raise InputError(f"{path}: its manifest names the trunk; leave out --{'model' if model else 'dtype'}")
@@ -210,8 +211,8 @@ def _from_file(path: Path, task: str | None, name: str | None, model: str | None
 
 def _trunk_id(model: str, dtype: str | None) -> tuple[TrunkId, int | None]:
     """Which trunk `model` is, and its d_model; of one on the hub, which is not fetched, only the name."""
-    from compt_fast.fleet.job import named_trunk
-    from compt_fast.prompts.store import TrunkId
+    from compt_fast.prompts.artifact import TrunkId
+    from compt_fast.runs.job import named_trunk
 
     flags = {key: flag.default for key, flag in FLAGS.items()}
     flags |= {"model": parse("model", model, "--model"), "dtype": parse("dtype", dtype or "fp32", "--dtype")}

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from safetensors import SafetensorError
 
-from compt_fast.commandline import CommandLine, file_path
-from compt_fast.errors import InputError, exit_code, out_of_memory
-from compt_fast.flags import Flags, add_flags, read_flags
-from compt_fast.output import OutputError, complain
-from compt_fast.recipes import flags_of
+from compt_fast.cli.parser import CommandLine, file_path
+from compt_fast.config.flags import Flags, add_flags, read_flags
+from compt_fast.runs.recipes import flags_of
+from compt_fast.utils.errors import InputError, exit_code, out_of_memory
+from compt_fast.utils.output import OutputError, complain
 
 if TYPE_CHECKING:
-    from compt_fast.fleet.checkpoint import Checkpoint
-    from compt_fast.fleet.job import Job
-    from compt_fast.fleet.monitor import Monitor
-    from compt_fast.fleet.starts import Starts
-    from compt_fast.fleet.trainer import Trainer
     from compt_fast.prompts.store import PromptStore
+    from compt_fast.runs.initialisation import Starts
+    from compt_fast.runs.job import Job
+    from compt_fast.training.checkpoint import Checkpoint
+    from compt_fast.training.loop import Trainer
+    from compt_fast.training.monitor import Monitor
 
 FIRST_SIGNAL = 128  # a command that signal N ended exits with 128 + N
 
@@ -115,7 +115,7 @@ def start_all(jobs: dict[str, Flags], arguments: list[str]) -> int:
 
 def start(flags: Flags, arguments: list[str]) -> int:
     """A new job, or further runs of one that is there, in the folder that `flags` name."""
-    from compt_fast.fleet.folder import own_folder
+    from compt_fast.runs.folder import own_folder
 
     with own_folder(flags) as folder:
         return conduct(folder, flags, arguments)
@@ -123,7 +123,7 @@ def start(flags: Flags, arguments: list[str]) -> int:
 
 def go_on(folder: Path, given: dict[str, Any], arguments: list[str]) -> int:
     """The job of an existing run folder, with what `given` adds to its runs."""
-    from compt_fast.fleet.folder import claimed, is_unbegun
+    from compt_fast.runs.folder import claimed, is_unbegun
 
     path = folder / "config.json"
     if not path.is_file():
@@ -153,10 +153,10 @@ def prepare(folder: Path, flags: Flags, *, writing: bool) -> Prepared:
     With `writing`, what a stage one before had finished goes into the store; else nothing is written.
     """
     from compt_fast import native
-    from compt_fast.fleet.job import open_job
-    from compt_fast.fleet.stage_one import open_stage_one, take_in
-    from compt_fast.fleet.starts import Starts
     from compt_fast.prompts.store import PromptStore
+    from compt_fast.runs.initialisation import Starts
+    from compt_fast.runs.job import open_job
+    from compt_fast.runs.stage_one import open_stage_one, take_in
 
     native.keep_quiet()  # of a build that fails the plan tells
     job = open_job(flags, folder=folder)
@@ -179,9 +179,9 @@ def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
 
     The folder is made, or extended, once everything else is known to be right.
     """
-    from compt_fast.fleet.folder import claimed
-    from compt_fast.fleet.job import prepare_folder, record_stored
-    from compt_fast.fleet.stage_one import keep
+    from compt_fast.runs.folder import claimed
+    from compt_fast.runs.job import prepare_folder, record_stored
+    from compt_fast.runs.stage_one import keep
 
     made = prepare(folder, flags, writing=True)
     job, saved, store, starts, trainer = made.job, made.saved, made.store, made.starts, made.trainer
@@ -207,8 +207,8 @@ def _state(folder: Path, job: Job) -> Checkpoint | None:
     """The latest whole checkpoint of a job in its folder, None before the first; `InputError` where the
     folder is another job's, or prompts of a run that had ended are gone.
     """
-    from compt_fast.fleet.checkpoint import load_latest
-    from compt_fast.fleet.job import check_recorded
+    from compt_fast.runs.job import check_recorded
+    from compt_fast.training.checkpoint import load_latest
 
     if not (folder / "config.json").is_file():
         return None
@@ -229,8 +229,8 @@ def _state(folder: Path, job: Job) -> Checkpoint | None:
 
 def _trainer(folder: Path, job: Job, saved: Checkpoint | None, starts: Starts | None = None) -> Trainer:
     """The trainer of a job, that knows what was done by a checkpoint."""
-    from compt_fast.fleet.data import seen_nothing
-    from compt_fast.fleet.trainer import Trainer, from_nothing
+    from compt_fast.tasks.examples import seen_nothing
+    from compt_fast.training.loop import Trainer, from_nothing
 
     start, seen = (from_nothing, seen_nothing) if starts is None else (starts.of, starts.seen)
     made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start, seen)
@@ -242,10 +242,10 @@ def _trainer(folder: Path, job: Job, saved: Checkpoint | None, starts: Starts | 
 def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], store: PromptStore) -> None:
     """Print what is about to be done."""
     from compt_fast import native
-    from compt_fast.fleet.estimate import estimate
-    from compt_fast.fleet.report import print_plan
-    from compt_fast.fleet.survey import row_notes
     from compt_fast.info import missing_line
+    from compt_fast.runs.estimate import estimate
+    from compt_fast.runs.summary import print_plan
+    from compt_fast.runs.survey import row_notes
 
     for own in stage_one:
         console.print(f"Stage one trains source prompts that the store {store.folder} lacks:", soft_wrap=True)
@@ -266,8 +266,8 @@ def _work(console: Console, trainer: Trainer, saved: Checkpoint | None, job_fold
 
     `job_folder` is what `--resume` takes to go on, which is not the trainer's own in stage one.
     """
-    from compt_fast.fleet.monitor import Monitor
-    from compt_fast.fleet.report import print_results
+    from compt_fast.runs.summary import print_results
+    from compt_fast.training.monitor import Monitor
 
     resume = f"python -m compt_fast.train --resume {shlex.quote(str(job_folder))}"
     try:
@@ -299,7 +299,7 @@ def _work(console: Console, trainer: Trainer, saved: Checkpoint | None, job_fold
 
 def _train(trainer: Trainer, monitor: Monitor) -> int:
     """Train to the end; returns the number of the signal that came before it, else 0."""
-    from compt_fast.fleet.interrupts import Interrupted, Interrupts
+    from compt_fast.training.interrupts import Interrupted, Interrupts
 
     try:
         with Interrupts() as interrupts:

@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 from tables import averages, read
 
-from compt_fast.flags import read_config
+from compt_fast.config.flags import read_config
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

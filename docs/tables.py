@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from compt_fast.fleet.results import RunResult, glue_score, read_results
+from compt_fast.runs.results import read_results
+from compt_fast.training.results import RunResult, glue_score
 
 Key = tuple[str, int | None]  # method and shots
 Seeds = dict[int, dict[str, dict[str, float]]]  # by seed and task: the scores

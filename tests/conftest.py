@@ -98,3 +98,16 @@ def line(tiny_t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
         return jobs.arguments(jobs.settings(tiny_t5, files, **changes), out)
 
     return made
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The files of three small tasks: two of classes, one of a score."""
+    from tests.helpers.jobs import toy_task
+
+    folder = tmp_path_factory.mktemp("toys")
+    return [
+        toy_task(folder, "toy_a"),
+        toy_task(folder, "toy_b"),
+        toy_task(folder, "toy_c", score=True),
+    ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.fleet.test_survey import flawed
 
 from compt_fast import check, train
-from tests.fleet.test_survey import flawed
 from tests.helpers import jobs
 from tests.helpers.jobs import error_of
 

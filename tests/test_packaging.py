@@ -94,14 +94,14 @@ def test_the_wheel_holds_every_module_the_weights_and_the_script(wheel: Path, re
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
         (entry_points,) = (name for name in held if name.endswith(".dist-info/entry_points.txt"))
-        assert "compt-fast = compt_fast.cli:main" in archive.read(entry_points).decode()
+        assert "compt-fast = compt_fast.cli.main:main" in archive.read(entry_points).decode()
     expected = files_below(repository / "compt_fast", "*.py", "py.typed")
     expected |= {f"compt_fast/{name}" for name in files_below(repository / "kernels", "*.py")}
     expected |= {f"compt_fast/{name}" for name in files_below(repository / "csrc", "*")}
     weights = repository / "compt_fast" / "mini" / "weights"
     expected |= {f"compt_fast/mini/weights/{path.name}" for path in weights.iterdir()}
     assert any(name.endswith(".safetensors") for name in expected)
-    expected |= {"compt_fast/report/page.html"}
+    expected |= {"compt_fast/analysis/page.html"}
     metadata = {name for name in held if ".dist-info/" in name}
     assert held - metadata == expected
     assert any(name.endswith("LICENSE") for name in metadata)
@@ -150,7 +150,7 @@ def test_an_editable_install_reads_kernels_where_it_stands(
 ) -> None:
     monkeypatch.setenv("COMPT_FAST_NATIVE", "0")
     pip_install(environment, "--editable", sources)
-    code = "import compt_fast.kernels as k, compt_fast.cli as c; print(k.__file__, c.__file__)"
+    code = "import compt_fast.kernels as k, compt_fast.cli.main as c; print(k.__file__, c.__file__)"
     for folder in (tmp_path, sources):
         kernels, cli = run([environment / "bin" / "python", "-c", code], folder).split()
         assert Path(kernels) == sources / "kernels" / "__init__.py"
@@ -174,7 +174,7 @@ def test_every_module_imports_without_triton_and_datasets(repository: Path) -> N
         "print(*names)"
     )
     imported = set(run([sys.executable, "-c", code], repository).split())
-    assert {"compt_fast.train", "compt_fast.mini.rows", "compt_fast.trunk.reference"} <= imported
+    assert {"compt_fast.train", "compt_fast.mini.rows", "compt_fast.models.reference"} <= imported
 
 
 def test_the_build_asks_for_no_torch_and_the_package_for_no_exact_one(repository: Path) -> None:

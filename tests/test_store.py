@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from compt_fast import evaluate, store, train
-from compt_fast.fleet.reopened import reopen
-from compt_fast.fleet.stored import RunPrompts, save_prompts
+from compt_fast.prompts.artifact import RunPrompts, save_prompts
 from compt_fast.prompts.store import PromptStore
+from compt_fast.runs.loaded import reopen
 from tests.helpers.foreign import peft_adapter, t5_base_prompts
 from tests.helpers.jobs import Line, error_of
 from tests.helpers.shared import real

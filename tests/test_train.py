@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from compt_fast import train
-from compt_fast.fleet import checkpoint
-from compt_fast.fleet.optim import FleetAdamW
-from compt_fast.trunk.packed import PackedTrunk
+from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.training import checkpoint
+from compt_fast.training.optimizer import FleetAdamW
 from tests.helpers import jobs
 from tests.helpers.hub_rows import make_rows, write_rows
 from tests.helpers.jobs import Line, equal, error_of

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from compt_fast import train
-from compt_fast.fleet import estimate
 from compt_fast.native import build, library
+from compt_fast.runs import estimate
 from tests.helpers.jobs import Line
 
 

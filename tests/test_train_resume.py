@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save_file
 
 from compt_fast import evaluate, train
-from compt_fast.fleet import trainer
-from compt_fast.fleet.checkpoint import load_latest
-from compt_fast.fleet.folder import claimed
-from compt_fast.fleet.monitor import Monitor
+from compt_fast.runs.folder import claimed
+from compt_fast.training import loop as trainer
+from compt_fast.training.checkpoint import load_latest
+from compt_fast.training.monitor import Monitor
 from tests.helpers import jobs
 from tests.helpers.jobs import Line, equal, error_of
 
@@ -36,7 +36,7 @@ FEATURES = {
 WRAPPER = """
 import os, signal, sys
 from compt_fast import train
-from compt_fast.fleet.monitor import Monitor
+from compt_fast.training.monitor import Monitor
 number, at, step = int(sys.argv[1]), int(sys.argv[2]), Monitor.step
 def counted(self, records, **speed):
     global at

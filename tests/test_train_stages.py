@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from compt_fast import evaluate, store, train
-from compt_fast.config import PRESETS
-from compt_fast.errors import InputError
-from compt_fast.fleet.monitor import Monitor
-from compt_fast.fleet.trainer import Trainer
+from compt_fast.config.run import PRESETS
 from compt_fast.prompts.store import PromptStore, StoredPrompt
+from compt_fast.training.loop import Trainer
+from compt_fast.training.monitor import Monitor
+from compt_fast.utils.errors import InputError
 from tests.helpers import jobs
 from tests.helpers.jobs import Line, equal, error_of
 
@@ -298,7 +298,7 @@ def test_stored_prompts_that_change_between_the_parts_of_a_job(
 def test_a_source_prompt_that_cannot_be_trained(
     line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
-    from compt_fast.fleet import stage_one
+    from compt_fast.runs import stage_one
 
     flags_of = stage_one.stage_one_flags
     monkeypatch.setattr(

@@ -35,7 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from compt_fast.fleet import job
+from compt_fast.runs import job
 from tests.helpers.bad_inputs import Case, Materials, bad_cases, drawn, sound_cases
 from tests.helpers.bad_inputs.folders import RUN
 from tests.helpers.bad_inputs.settings import line
@@ -111,8 +111,8 @@ def _warm(folder: Path) -> Materials:
             if _command(command[0])(command[1:]):
                 raise RuntimeError(f"sound input was refused: {command}")
     for name in ("about_scores", "about_choices", "about_prompts", "about_masks", "page"):
-        importlib.import_module(f"compt_fast.report.{name}")
-    for name in ("info", "report.command"):
+        importlib.import_module(f"compt_fast.analysis.{name}")
+    for name in ("info", "report"):
         _command(name)
     return Materials(model, work / "out", work / "store")
 

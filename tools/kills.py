@@ -57,9 +57,10 @@ class Interposed:
         self.operations = self.writes = 0
 
     def install(self) -> None:
-        from compt_fast import files
-        from compt_fast.fleet import checkpoint, stored
+        from compt_fast.prompts import artifact as stored
         from compt_fast.prompts import store
+        from compt_fast.training import checkpoint
+        from compt_fast.utils import files
 
         sys.addaudithook(self._heard)
         own: Any
@@ -235,7 +236,7 @@ def prepare() -> None:
     import torch
 
     from compt_fast import train
-    from compt_fast.fleet import job
+    from compt_fast.runs import job
 
     torch.set_num_threads(1)
     job.open_trunk = lru_cache(job.open_trunk)  # of which every fork has a copy

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from compt_fast.flags import read_flags
-from compt_fast.fleet.job import Job, open_job
-from compt_fast.fleet.optim import FleetAdamW
-from compt_fast.fleet.trainer import Trainer
-from compt_fast.trunk.reference import ReferenceTrunk
+from compt_fast.config.flags import read_flags
+from compt_fast.models.reference import ReferenceTrunk
+from compt_fast.runs.job import Job, open_job
+from compt_fast.training.loop import Trainer
+from compt_fast.training.optimizer import FleetAdamW
 
 SHOWN = (1, 5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200)
 

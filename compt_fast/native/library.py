@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from compt_fast.locks import locked
 from compt_fast.native import build
+from compt_fast.utils.locks import locked
 
 HERE = Path(__file__).resolve().parent
 SHOWN_OF_A_FAILURE = 2000

@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from compt_fast.errors import InputError, shown
-from compt_fast.inputs import check_file, check_type, read_object
 from compt_fast.prompts.store import LARGEST, as_prompt
+from compt_fast.utils.errors import InputError, shown
+from compt_fast.utils.inputs import check_file, check_type, read_object
 
 PICKLED = (".pt", ".pth", ".bin")
 PEFT_TENSOR = "prompt_embeddings"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compt_fast.choices import MASKED_TOKENS, MASKINGS
-from compt_fast.errors import InputError, unknown
+from compt_fast.config.choices import MASKED_TOKENS, MASKINGS
 from compt_fast.prompts.products import sigmoid
 from compt_fast.prompts.shape import PromptShape
+from compt_fast.utils.errors import InputError, unknown
 
 FIRST_TEMPERATURE = 5.0
 LAST_TEMPERATURE = 0.1

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compt_fast.errors import InputError, unknown
+from compt_fast.config.choices import COMPOSITIONS, ENCODERS, GATES, NORMALISATIONS, ROUTERS, SHARINGS
+from compt_fast.utils.errors import InputError, unknown
 
-COMPOSITIONS = ("spp", "scp", "pt", "mst", "inside")
-ENCODERS = ("mlp", "linear", "lstm", "none")
-SHARINGS = ("per-prompt", "per-role", "shared")
-ROUTERS = ("direct", "constant", "relaxed-bernoulli")
-NORMALISATIONS = ("auto", "softmax", "sparsemax", "sigmoid", "softmax-temperature")
-GATES = ("fixed", "learned", "learned-global", "tied", "input")
 ROLES = ("source", "private")
 ENCODED = ("both", *ROLES)
 

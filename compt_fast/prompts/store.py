@@ -23,28 +23,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d
 
-from compt_fast.choices import FITS
-from compt_fast.errors import InputError, shown, unknown
-from compt_fast.files import clean, new_folder, remove_folder, write_json
-from compt_fast.inputs import check_file, check_type, dataclass_from, read_object
-from compt_fast.locks import locked
-from compt_fast.names import check_name, is_name
+from compt_fast.config.choices import FITS
+from compt_fast.prompts.artifact import TrunkId
+from compt_fast.utils.errors import InputError, shown, unknown
+from compt_fast.utils.files import clean, new_folder, remove_folder, write_json
+from compt_fast.utils.inputs import check_file, check_type, dataclass_from, read_object
+from compt_fast.utils.locks import locked
+from compt_fast.utils.names import check_name, is_name
 
 FORMAT = 1
 LOCK = ".lock"
 LARGEST = 2**30  # bytes of a file of prompts
 MOST_VALUES = 2**26  # of a prompt: as many as 65,536 tokens of width 1024
-
-
-@dataclass(frozen=True)
-class TrunkId:
-    """Which trunk a prompt belongs to: what the user called it and, where its weights were at hand,
-    their SHA-256 in the precision `dtype` ("fp32" or "bf16").
-    """
-
-    name: str
-    sha256: str | None = None
-    dtype: str | None = None
 
 
 @dataclass(frozen=True)

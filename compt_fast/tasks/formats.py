@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from compt_fast.errors import InputError, shown
-from compt_fast.inputs import check_file, parse, read_text
+from compt_fast.utils.errors import InputError, shown
+from compt_fast.utils.inputs import check_file, parse, read_text
 
 FORMATS = ("jsonl", "csv", "tsv", "parquet")
 LARGEST = 2**32  # bytes of a file of rows

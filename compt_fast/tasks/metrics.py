@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compt_fast.errors import InputError
 from compt_fast.tasks.table import SCORE_METRICS, Task
 from compt_fast.tasks.text import label_text, label_texts
+from compt_fast.utils.errors import InputError
 
 OFF_LABEL = -1  # the class of a prediction that is no label
 

@@ -11,9 +11,9 @@ from zlib import crc32
 
 import numpy as np
 
-from compt_fast.choices import SAMPLINGS
-from compt_fast.errors import InputError, unknown
+from compt_fast.config.choices import SAMPLINGS
 from compt_fast.tasks.table import Task
+from compt_fast.utils.errors import InputError, unknown
 
 # Rows set aside for development where all rows are asked for: at most so many, and at most a tenth.
 # Ours.

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from compt_fast.errors import InputError, shown, unknown
-from compt_fast.numbers import number
 from compt_fast.tasks.formats import Columns
 from compt_fast.tasks.table import Task
+from compt_fast.utils.errors import InputError, shown, unknown
+from compt_fast.utils.numbers import number
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal
 
-from compt_fast.errors import InputError, unknown
+from compt_fast.utils.errors import InputError, unknown
 
 METRICS = ("accuracy", "f1", "matthews", "spearman", "pearson")
 SCORE_METRICS = ("spearman", "pearson")
@@ -213,7 +213,7 @@ def resolve_tasks(
 
 def _own_tasks(task_files: list[Path]) -> dict[str, Task]:
     """The tasks of the user's files by name, each with a letter that no other task has."""
-    from compt_fast.tasks.userfile import load_task_file  # that module needs `Task`
+    from compt_fast.tasks.user import load_task_file  # that module needs `Task`
 
     used = {task.letter for task in TASKS.values()}
     pairs = map("".join, product(ascii_uppercase, repeat=2))

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from compt_fast.choices import LABEL_MODES
-from compt_fast.errors import InputError, unknown
+from compt_fast.config.choices import LABEL_MODES
 from compt_fast.tasks.table import Task
+from compt_fast.utils.errors import InputError, unknown
 
 
 def label_text(task: Task, label: int | float, mode: str) -> str:

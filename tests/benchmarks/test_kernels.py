@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 
 from benchmarks.kernels import Padded, apart, attention_error, drawn_rows, update_error
 from compt_fast.kernels import adamw
-from compt_fast.trunk.attention import attend
+from compt_fast.models.t5.attention import attend
 
 
 def test_the_kernels_are_near_what_they_are_held_against(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,15 +29,16 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.driver import CudaDriver
 
-from compt_fast.kernels import compile_check, compose, launching
+from compt_fast.kernels import compose, launching
 from compt_fast.kernels.launching import Launch, recorded
 from compt_fast.kernels.plan import PRODUCTS, Plan
 from compt_fast.kernels.stand_in import standing_in
-from compt_fast.prompts.fused import plan_text
+from compt_fast.ops.compose import plan_text
 from tests.helpers import jobs
 from tests.helpers.compositions import GRID, SIZES, setting_of
 from tests.helpers.recording import as_on_a_gpu, step_launched
 from tests.helpers.tiny_t5 import make_t5
+from tools import compile_check
 
 
 class _Direct(torch.autograd.Function):

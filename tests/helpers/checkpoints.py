@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from compt_fast.trunk import checkpoint
+from compt_fast.models import checkpoint
 
 
 def edit_json(file: Path, **changes: object) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compt_fast.errors import InputError
-from compt_fast.prompts.bank import LR_GROUP, PromptBank
+from compt_fast.ops.compose import run_kernel
 from compt_fast.prompts.compose import Mask
 from compt_fast.prompts.compose import compose as reference
-from compt_fast.prompts.fused import run_kernel
+from compt_fast.prompts.parameters import LR_GROUP, PromptBank
 from compt_fast.prompts.shape import PromptShape
+from compt_fast.utils.errors import InputError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SPP = PromptShape("spp", tasks=3, sources=2, private=True, length=3, d_model=20, hidden=12)

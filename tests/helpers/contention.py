@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from compt_fast.flags import read_flags
-from compt_fast.fleet.job import open_job
+from compt_fast.config.flags import read_flags
+from compt_fast.runs.job import open_job
 from tests.helpers.busy import busy_loops
 from tests.helpers.jobs import equal, train
 

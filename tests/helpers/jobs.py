@@ -17,14 +17,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
-from compt_fast.flags import Flags, read_flags
-from compt_fast.fleet.interrupts import Interrupts
-from compt_fast.fleet.job import Job, open_job
-from compt_fast.fleet.monitor import Monitor
-from compt_fast.fleet.plan import Run, plan_runs
-from compt_fast.fleet.trainer import Start, Trainer, from_nothing
-from compt_fast.prompts.bank import parameter_shapes
-from compt_fast.trunk.seam import Trunk
+from compt_fast.config.flags import Flags, read_flags
+from compt_fast.models.api import Trunk
+from compt_fast.prompts.parameters import parameter_shapes
+from compt_fast.runs.job import Job, open_job
+from compt_fast.training.interrupts import Interrupts
+from compt_fast.training.loop import Start, Trainer, from_nothing
+from compt_fast.training.monitor import Monitor
+from compt_fast.training.plan import Run, plan_runs
 
 Line = Callable[..., list[str]]
 Command = Callable[[list[str]], int]

@@ -9,18 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compt_fast.config import RunConfig
-from compt_fast.flags import merge_flags
-from compt_fast.fleet.evaluation import average
-from compt_fast.fleet.masking import Way, named_masks, write_masked
-from compt_fast.fleet.plan import Run, plan_runs
-from compt_fast.fleet.results import RunResult, write_results
-from compt_fast.fleet.stored import RunPrompts, save_prompts
-from compt_fast.prompts.bank import PromptBank
+from compt_fast.config.flags import merge_flags
+from compt_fast.config.run import RunConfig
+from compt_fast.evaluation.evaluator import average
+from compt_fast.prompts.artifact import RunPrompts, save_prompts
 from compt_fast.prompts.compose import compose
+from compt_fast.prompts.parameters import PromptBank
+from compt_fast.runs.masking import Way, named_masks, write_masked
 from compt_fast.tasks.metrics import confusion, score
 from compt_fast.tasks.table import Task, resolve_tasks
 from compt_fast.tasks.text import label_text, label_texts
+from compt_fast.training.plan import Run, plan_runs
+from compt_fast.training.results import RunResult, write_results
 
 D_MODEL = 8
 ROWS = 40

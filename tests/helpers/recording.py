@@ -19,20 +19,20 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from compt_fast import native
-from compt_fast.fleet import graphs
-from compt_fast.fleet.cohort import Cohort, Member
-from compt_fast.fleet.fixed_step import FixedStep, Rows
-from compt_fast.fleet.job import Job
-from compt_fast.fleet.plan import Run
 from compt_fast.kernels import adamw, launching
 from compt_fast.kernels.launching import Launch
-from compt_fast.prompts import fused
-from compt_fast.trunk import attention
-from compt_fast.trunk.attention import attend, attend_backward
-from compt_fast.trunk.checkpoint import load_checkpoint
-from compt_fast.trunk.packed import PackedTrunk
-from compt_fast.trunk.rows import Pairs
-from compt_fast.trunk.weights import Weights
+from compt_fast.models.checkpoint import load_checkpoint
+from compt_fast.models.t5 import attention
+from compt_fast.models.t5.attention import attend, attend_backward
+from compt_fast.models.t5.layout import Pairs
+from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.models.t5.weights import Weights
+from compt_fast.ops import compose as fused
+from compt_fast.runs.job import Job
+from compt_fast.training import graphs
+from compt_fast.training.cohort import Cohort, Member
+from compt_fast.training.fixed_step import FixedStep, Rows
+from compt_fast.training.plan import Run
 
 Work = Callable[[], None]
 
@@ -191,7 +191,7 @@ def lawful() -> Iterator[None]:
 
 
 class CpuRecorder:
-    """`compt_fast.fleet.graphs.Recorder` by `Recording`; it adds to `captures` which runs each is of."""
+    """`compt_fast.training.graphs.Recorder` by `Recording`; it adds to `captures` which runs each is of."""
 
     def __init__(self, captures: list[list[str]]) -> None:
         self._captures = captures

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from compt_fast.tasks.sources import TaskData
+from compt_fast.tasks.loaders import TaskData
 
 
 def check_rows(data: TaskData) -> None:

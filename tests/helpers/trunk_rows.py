@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from compt_fast.trunk.batch import Batch, make_batch
-from compt_fast.trunk.seam import Trunk
+from compt_fast.models.api import Trunk
+from compt_fast.models.batch import Batch, make_batch
 
 SLOTS = [2, 0, 1, 1, 3, 2]
 TEXTS = [

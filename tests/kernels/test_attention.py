@@ -12,9 +12,9 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from compt_fast.kernels.attention import attention_bwd, attention_fwd
-from compt_fast.trunk.attention import attend, attend_backward
-from compt_fast.trunk.batch import offsets_of
-from compt_fast.trunk.rows import MASKED, Pairs
+from compt_fast.models.batch import offsets_of
+from compt_fast.models.t5.attention import attend, attend_backward
+from compt_fast.models.t5.layout import MASKED, Pairs
 from tests.helpers import large_scores
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,10 +14,9 @@ import torch
 
 pytest.importorskip("triton")
 
-from compt_fast.kernels.compile_check import empty_inputs
 from compt_fast.kernels.compose import compose_forward
 from compt_fast.kernels.plan import COMPUTED, PRODUCTS, Plan, Tiles
-from compt_fast.prompts.fused import plan_text, run_kernel
+from compt_fast.ops.compose import plan_text, run_kernel
 from tests.helpers.compositions import (
     AXES,
     DEVICE,
@@ -34,6 +33,7 @@ from tests.helpers.compositions import (
     pairs_of,
     setting_of,
 )
+from tools.compile_check import empty_inputs
 
 
 @pytest.mark.parametrize(("setting", "sizes"), [(s, SIZES[i % len(SIZES)]) for i, s in enumerate(GRID)])

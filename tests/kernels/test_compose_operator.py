@@ -10,14 +10,14 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from compt_fast.fleet.optim import FleetAdamW
 from compt_fast.kernels import adamw
 from compt_fast.kernels import compose as kernels
 from compt_fast.kernels.launching import recorded
-from compt_fast.prompts import fused
+from compt_fast.ops import compose as fused
+from compt_fast.ops.compose import input_names, plan_text, run_kernel
 from compt_fast.prompts.compose import compose as reference
-from compt_fast.prompts.fused import input_names, plan_text, run_kernel
 from compt_fast.prompts.shape import PromptShape
+from compt_fast.training.optimizer import FleetAdamW
 from tests.helpers.compositions import DEVICE, INSIDE, PT, SPP, bank_of, direction, name, near
 
 

@@ -7,8 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 from compt_fast.mini import lexicon, rows, styles
 from compt_fast.mini import tokenizer as vocabulary
-from compt_fast.mini.probe import example
 from compt_fast.mini.stream import Encoder
+from tools.probe import example
 
 
 @pytest.fixture(scope="module")

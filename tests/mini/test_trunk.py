@@ -9,8 +9,8 @@ import pytest
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
 import compt_fast.mini
-from compt_fast.mini.report import skill_accuracies
 from compt_fast.mini.styles import STYLES
+from tools.trunk_report import skill_accuracies
 
 WEIGHTS = Path(compt_fast.mini.__file__).parent / "weights"
 REPORTED = json.loads((WEIGHTS / "report.json").read_text())["skills"]

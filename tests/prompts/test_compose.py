@@ -8,16 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from compt_fast.errors import InputError
-from compt_fast.prompts.bank import LR_GROUP, PromptBank
+from compt_fast.config.choices import ENCODERS, GATES, NORMALISATIONS, SHARINGS
 from compt_fast.prompts.compose import Mask, compose, compose_rows
-from compt_fast.prompts.shape import (
-    ENCODERS,
-    GATES,
-    NORMALISATIONS,
-    SHARINGS,
-    PromptShape,
-)
+from compt_fast.prompts.parameters import LR_GROUP, PromptBank
+from compt_fast.prompts.shape import PromptShape
+from compt_fast.utils.errors import InputError
 
 R, T, M, D = 2, 3, 2, 4
 SPP = PromptShape("spp", tasks=T, sources=2, private=True, length=M, d_model=D, encoder="linear")

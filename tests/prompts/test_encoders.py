@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from compt_fast.prompts.bank import PromptBank
+from compt_fast.config.choices import ENCODERS, SHARINGS
 from compt_fast.prompts.encoders import encode, encoder_prefix
-from compt_fast.prompts.shape import ENCODERS, SHARINGS, PromptShape
+from compt_fast.prompts.parameters import PromptBank
+from compt_fast.prompts.shape import PromptShape
 
 SPP = PromptShape("spp", tasks=3, sources=2, private=True, length=3, d_model=6, hidden=5)
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from compt_fast.errors import InputError
 from compt_fast.prompts.foreign import read_foreign
 from compt_fast.prompts.similarity import mean_cosine
+from compt_fast.utils.errors import InputError
 from tests.helpers.foreign import peft_adapter, t5_base_prompts
 from tests.helpers.shared import real
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from compt_fast.fleet.optim import FleetAdamW
-from compt_fast.prompts.bank import PromptBank
 from compt_fast.prompts.compose import compose
+from compt_fast.prompts.parameters import PromptBank
 from compt_fast.prompts.products import batched, sigmoid
 from compt_fast.prompts.shape import PromptShape
+from compt_fast.training.optimizer import FleetAdamW
 
 SHAPES = {
     "spp": PromptShape("spp", 8, 3, True, 5, 192, gates="learned"),

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compt_fast.errors import InputError
 from compt_fast.prompts.routing import Mask, anneal, relaxed_bernoulli, sparsemax, weights
 from compt_fast.prompts.shape import PromptShape
+from compt_fast.utils.errors import InputError
 
 SPP = PromptShape("spp", tasks=2, sources=4, private=True, length=2, d_model=4)
 ROUGH = st.integers(-40, 40).map(lambda i: i / 8)  # eighths: ties and boundary cases are common

@@ -2,8 +2,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from compt_fast.errors import InputError
 from compt_fast.prompts.shape import PromptShape
+from compt_fast.utils.errors import InputError
 
 SPP = PromptShape("spp", tasks=8, sources=3, private=True, length=5, d_model=12)
 PT = PromptShape("pt", tasks=8, sources=0, private=True, length=5, d_model=12)

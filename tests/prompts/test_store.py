@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from compt_fast.errors import InputError
-from compt_fast.prompts.store import PromptStore, StoredPrompt, TrunkId, fit_length
+from compt_fast.prompts.artifact import TrunkId
+from compt_fast.prompts.store import PromptStore, StoredPrompt, fit_length
+from compt_fast.utils.errors import InputError
 from tools.kills import Fault, Interposed
 
 TRUNK = TrunkId("t5-base", "ab" * 32, "fp32")

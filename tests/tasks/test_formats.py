@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from compt_fast.errors import InputError
 from compt_fast.tasks.formats import FORMATS, find_split, read_columns
+from compt_fast.utils.errors import InputError
 from tests.helpers.hub_rows import write_rows
 
 ROWS = [

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compt_fast.errors import InputError
 from compt_fast.tasks.metrics import confusion, score
 from compt_fast.tasks.table import TASKS
 from compt_fast.tasks.text import label_texts
+from compt_fast.utils.errors import InputError
 
 COLA, MRPC, MNLI, STSB = (TASKS[name] for name in ("cola", "mrpc", "mnli", "stsb"))
 PREDICTED = st.sampled_from(["unacceptable", "acceptable", "accept", ""])

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from compt_fast.errors import InputError
 from compt_fast.tasks.formats import FORMATS
-from compt_fast.tasks.sources import check_read, load_scored, load_task
+from compt_fast.tasks.loaders import check_read, load_scored, load_task
 from compt_fast.tasks.table import TASKS
-from compt_fast.tasks.userfile import load_task_file
+from compt_fast.tasks.user import load_task_file
+from compt_fast.utils.errors import InputError
 from tests.helpers.hub_rows import write_rows
 from tests.helpers.task_rows import check_rows, local_rows
 

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compt_fast.errors import InputError
 from compt_fast.tasks.sampling import (
     Draw,
     EpochOrder,
@@ -15,6 +14,7 @@ from compt_fast.tasks.sampling import (
     fixed_order,
 )
 from compt_fast.tasks.table import TASKS, Task
+from compt_fast.utils.errors import InputError
 
 RTE, MNLI, STSB = TASKS["rte"], TASKS["mnli"], TASKS["stsb"]
 LABELS = np.arange(300) % 3

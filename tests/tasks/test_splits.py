@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compt_fast.errors import InputError
 from compt_fast.tasks.formats import Columns, arrow_columns
 from compt_fast.tasks.splits import Row, Split, read_labels
 from compt_fast.tasks.table import TASKS, Task
+from compt_fast.utils.errors import InputError
 
 RTE, STSB, STSB2, SCITAIL = (TASKS[name] for name in ("rte", "stsb", "stsb2", "scitail"))
 STARS = replace(RTE, name="stars", labels=("1", "2", "3"))

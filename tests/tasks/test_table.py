@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from compt_fast.errors import InputError
 from compt_fast.tasks.table import METRICS, SUITES, TASKS, resolve_tasks
+from compt_fast.utils.errors import InputError
 
 PAPER_SUITES = {
     "glue": "cola mnli mrpc qnli qqp rte sst2 stsb",

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, ByT5Tokenizer
 
-from compt_fast.errors import InputError
-from compt_fast.tasks.sources import load_task
+from compt_fast.tasks.loaders import load_task
 from compt_fast.tasks.table import TASKS, Task
 from compt_fast.tasks.text import encode_target, label_text, label_texts, read_source, source_text, unknown_words
+from compt_fast.utils.errors import InputError
 from tests.helpers.hub_rows import write_hub
 from tests.helpers.shared import real
 from tests.helpers.tiny_t5 import tiny_tokenizer

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from compt_fast.fleet import job
+from compt_fast.runs import job
 from tools import kills
 from tools.kills import Fault, Victim
 

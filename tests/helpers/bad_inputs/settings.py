@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from compt_fast.flags import FLAGS, Flag, integer, number, place, shot_count, trunk_name
+from compt_fast.config.flags import FLAGS, Flag, integer, number, place, shot_count, trunk_name
 from tests.helpers import jobs
 from tests.helpers.bad_inputs import ANY_FILE, JSON_FILE, TEXT_FILE, Case, Make, Materials, spoilt_files
 

@@ -1,0 +1,1 @@
+"""Settings: flags, presets, runs' configurations, recipes."""

@@ -1,0 +1,1 @@
+"""Predicting and scoring rows with a run's prompts."""

@@ -1,0 +1,111 @@
+"""Scoring of one run's prompts on the rows of all its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from compt_fast.models.api import Trunk
+from compt_fast.models.batch import Batch, TargetPrompts, make_batch
+from compt_fast.prompts.artifact import RunPrompts
+from compt_fast.prompts.compose import compose_rows
+from compt_fast.tasks.examples import JobData, ScoredRows
+from compt_fast.tasks.metrics import confusion, score
+from compt_fast.tasks.text import label_texts
+
+
+def evaluate(
+    trunk: Trunk,
+    data: JobData,
+    prompts: RunPrompts,
+    sets: list[ScoredRows],
+    *,
+    mode: str,
+    scoring: str,
+    batch_size: int,
+    after_batch: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Predict every row of `sets` (one a task, in the slots' order) and score each task that has rows: `scored`
+    of what `predict` gives.
+    """
+    how: dict[str, Any] = {"mode": mode, "scoring": scoring, "batch_size": batch_size, "after_batch": after_batch}
+    return scored(sets, predict(trunk, data, prompts, sets, **how), mode)
+
+
+@torch.no_grad()
+def predict(
+    trunk: Trunk,
+    data: JobData,
+    prompts: RunPrompts,
+    sets: list[ScoredRows],
+    *,
+    mode: str,
+    scoring: str,
+    batch_size: int,
+    after_batch: Callable[[], None] = lambda: None,
+) -> list[list[str]]:
+    """The string predicted for every row of `sets`, which are one a task in the slots' order.
+
+    Rows of all tasks go through the trunk together, sorted by length. Batches are formed from this
+    run's rows alone, so that its predictions do not depend on the fleet it trained in.
+    """
+    rows = [(t, i) for t, of in enumerate(sets) for i in range(len(of.sources))]
+    rows.sort(key=lambda row: len(sets[row[0]].sources[row[1]]))
+    predicted = [[""] * len(of.sources) for of in sets]
+    candidates = [data.label_ids(of.task, mode) for of in sets]
+    words = [label_texts(of.task, mode) for of in sets]
+    longest = data.longest_label(mode)
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        slots = [t for t, _ in part]
+        batch = make_batch([sets[t].sources[i] for t, i in part], None, slots).to(trunk.device)
+        targets, batch = target_prompts(prompts, trunk, batch)
+        if scoring == "rank":
+            scores = trunk.label_scores(targets, batch, [candidates[t] for t in slots])
+            texts = [words[t][int(s.argmax())] for t, s in zip(slots, scores, strict=True)]
+        else:
+            ids = trunk.generate(targets, batch, max_new_tokens=longest)
+            texts = data.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        for (t, i), text in zip(part, texts, strict=True):
+            predicted[t][i] = text.strip()
+        after_batch()
+    return predicted
+
+
+def target_prompts(prompts: RunPrompts, trunk: Trunk, batch: Batch) -> tuple[TargetPrompts, Batch]:
+    """Target prompts for a batch whose slots are task indices, and the batch to use them with.
+
+    It is the same batch but for input gates, where each row becomes a slot of its own.
+    """
+    device = trunk.embedding.device
+    if prompts.shape.gates != "input":
+        return TargetPrompts.from_stacks([prompts.tensors["targets"].to(device)]), batch
+    composition, params = prompts.composed(device)
+    tasks = batch.slots.to(device)
+    means = trunk.mean_embeddings(batch)
+    rows = compose_rows(composition, params, prompts.shape, torch.zeros_like(tasks), tasks, means)
+    return TargetPrompts.from_stacks([rows]), replace(batch, slots=torch.arange(len(tasks)))
+
+
+def scored(sets: list[ScoredRows], predicted: list[list[str]], mode: str) -> dict[str, Any]:
+    """Per name of a task that has rows, `primary`, `scores` (percent), `n` and `predictions`, the counts of each
+    predicted string under each gold label.
+    """
+    return {
+        of.task.name: {
+            "primary": of.task.primary,
+            "scores": score(of.task, of.golds, texts, mode),
+            "n": len(texts),
+            "predictions": confusion(of.task, of.golds, texts, mode),
+        }
+        for of, texts in zip(sets, predicted, strict=True)
+        if texts
+    }
+
+
+def average(tasks: dict[str, Any]) -> float:
+    """Mean of the tasks' primary scores, as both papers average."""
+    return sum(task["scores"][task["primary"]] for task in tasks.values()) / len(tasks)

@@ -1,0 +1,110 @@
+"""What all engines have in common: how they are opened, and what they refuse."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from compt_fast.config.choices import PROMPT_POSITIONS
+from compt_fast.models.batch import Batch, TargetPrompts
+from compt_fast.models.checkpoint import find_folder, load_checkpoint
+from compt_fast.utils.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class BaseTrunk(ABC):
+    """A frozen T5 behind `compt_fast.models.api.Trunk`, which says what it offers."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        prompt_position: str,
+    ) -> None:
+        self.config: Any = model.config
+        self.tokenizer = tokenizer
+        self.name = name
+        self.prompt_position = prompt_position
+        self.end_id = int(tokenizer.eos_token_id)
+        start = getattr(model.config, "decoder_start_token_id", None)
+        self.start_id = int(model.config.pad_token_id if start is None else start)
+
+    @classmethod
+    def load(
+        cls,
+        name_or_dir: str,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        prompt_position: str,
+    ) -> Self:
+        """The checkpoint in the folder `name_or_dir`, or of that name on the hub, in fp32 or bf16.
+
+        Raises InputError for what `find_folder` and `load_checkpoint` refuse, another dtype, an
+        unknown position and a device that is not there.
+        """
+        if dtype not in DTYPES:
+            raise InputError(f"a trunk computes in fp32 or bf16, not in {dtype}")
+        device = torch.device(device)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise InputError("device cuda: torch sees no GPU here; use cpu")
+        if prompt_position not in PROMPT_POSITIONS:
+            raise unknown("prompt position", prompt_position, PROMPT_POSITIONS)
+        model, tokenizer = load_checkpoint(find_folder(name_or_dir), dtype)
+        return cls(model.to(device), tokenizer, name_or_dir, prompt_position)
+
+    @property
+    @abstractmethod
+    def embedding(self) -> Tensor: ...
+
+    @property
+    def d_model(self) -> int:
+        return int(self.embedding.shape[1])
+
+    @property
+    def max_input_length(self) -> int:
+        return int(getattr(self.config, "n_positions", 1024))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    def mean_embeddings(self, batch: Batch) -> Tensor:
+        embeddings = F.embedding(batch.source_ids.to(self.device), self.embedding).float()
+        return torch.segment_reduce(embeddings, "mean", lengths=batch.source_lengths.to(self.device))
+
+    def _check_sources(self, prompts: TargetPrompts, batch: Batch) -> None:
+        if prompts.flat.shape[1] != self.d_model:
+            raise InputError(
+                f"prompts of d_model {prompts.flat.shape[1]} do not fit the trunk {self.name!r},"
+                f" whose d_model is {self.d_model}"
+            )
+        if int(batch.slots.min()) < 0 or int(batch.slots.max()) >= prompts.slots:
+            raise ValueError(
+                f"the rows ask for slots {batch.slots.tolist()}, but there are only {prompts.slots} target prompts"
+            )
+
+    def _check_targets(self, batch: Batch) -> None:
+        if bool((batch.target_lengths == 0).any()):
+            raise ValueError("every row needs a target for its loss")
+
+    def _check_candidates(self, batch: Batch, candidates: Sequence[Sequence[Sequence[int]]]) -> None:
+        counts = [len(row) for row in candidates]
+        if len(counts) != batch.rows or 0 in counts:
+            raise ValueError(f"candidates for each of the {batch.rows} rows are needed, got counts {counts}")
+        if any(len(label) == 0 for row in candidates for label in row):
+            raise ValueError("a candidate needs at least one token, its </s>")

@@ -1,0 +1,1 @@
+"""The engine `fast`: T5 on packed rows."""

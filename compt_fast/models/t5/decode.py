@@ -1,0 +1,140 @@
+"""Greedy answers and the likelihood of given ones, behind encoder states that are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from compt_fast.models.batch import offsets_of
+from compt_fast.models.t5.attention import attend
+from compt_fast.models.t5.cross_attention import Reading
+from compt_fast.models.t5.decoder import decode
+from compt_fast.models.t5.head import log_likelihoods
+from compt_fast.models.t5.layout import Pairs, equal_offsets
+from compt_fast.models.t5.weights import Weights
+
+
+class _Cache:
+    """The keys and values of what the rows have written so far: (n, t, 2, H, c) by layer."""
+
+    def __init__(self, weights: Weights, longest: int) -> None:
+        self.bias = weights.decoder_bias.by_distance(longest)
+        self.work = weights.inner
+        self.layers: dict[int, Tensor] = {}
+        self.pairs: Pairs | None = None
+
+    def step(self, rows: int, written: int) -> None:
+        """Prepare for the token number `written`, from 1, of `rows` rows."""
+        keys = equal_offsets(rows, written)
+        self.pairs = Pairs(equal_offsets(rows, 1), keys, self.bias.device, self.work, self.bias)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only `rows` (n,) int64."""
+        for depth, kv in self.layers.items():
+            self.layers[depth] = kv[rows]
+
+    def __call__(self, qkv: Tensor, depth: int) -> tuple[Tensor, tuple[()]]:
+        """Attention of the newest token of each row, (n, 3, H, c) -> (n, H, c)."""
+        assert self.pairs is not None
+        newest = qkv[:, None, 1:]
+        kv = torch.cat([self.layers[depth], newest], 1) if depth in self.layers else newest
+        self.layers[depth] = kv
+        k, v = kv.flatten(0, 1).unbind(1)
+        return attend(qkv[:, 0], k, v, self.pairs), ()
+
+
+def greedy(reading: Reading, start_id: int, end_id: int, max_new_tokens: int) -> list[list[int]]:
+    """Each row's likeliest next token, again and again up to `end_id`, which is left out.
+
+    `reading` has one token a row. A row that has ended takes part in no further step.
+    """
+    weights, device = reading.weights, reading.states.device
+    rows = list(range(len(reading.k_offsets) - 1))
+    answers: list[list[int]] = [[] for _ in rows]
+    cache = _Cache(weights, max(1, max_new_tokens))
+    ids = torch.full((len(rows),), start_id, device=device)
+    for written in range(1, max_new_tokens + 1):
+        cache.step(len(rows), written)
+        ids = weights.head(decode(ids, cache, reading)).float().argmax(1)
+        tokens = ids.tolist()
+        going = [i for i, token in enumerate(tokens) if token != end_id]
+        for i in going:
+            answers[rows[i]].append(tokens[i])
+        if not going or written == max_new_tokens:
+            break
+        if len(going) < len(rows):
+            chosen = torch.tensor(going)
+            reading, rows = reading.select(chosen), [rows[i] for i in going]
+            chosen = chosen.to(device)
+            cache.select(chosen)
+            ids = ids[chosen]
+    return answers
+
+
+@dataclass(frozen=True)
+class Trie:
+    """All beginnings of some candidates, each once: so many nodes, the first being the bare start.
+
+    `tokens[n]` is what node n adds to its parent's beginning, `paths[n]` its ancestors from the first
+    node to itself. `steps[i]` lists candidate i's tokens, each with the node that it follows.
+    """
+
+    tokens: list[int]
+    paths: list[list[int]]
+    steps: list[list[tuple[int, int]]]
+
+    @classmethod
+    def of(cls, candidates: Sequence[Sequence[int]], start_id: int) -> Trie:
+        """The trie of token ids, each candidate with its </s>; ValueError for an empty one."""
+        tokens, paths, steps = [start_id], [[0]], []
+        children: dict[tuple[int, int], int] = {}
+        for candidate in candidates:
+            if not candidate:
+                raise ValueError("a candidate needs at least one token, its </s>")
+            node, own = 0, []
+            for token in candidate[:-1]:
+                own.append((node, token))
+                child = children.setdefault((node, token), len(tokens))
+                if child == len(tokens):
+                    tokens.append(token)
+                    paths.append([*paths[node], child])
+                node = child
+            steps.append([*own, (node, candidate[-1])])
+        return cls(tokens, paths, steps)
+
+
+class _Ancestors:
+    """Attention of each node of some tries to its ancestors and itself."""
+
+    def __init__(self, paths: Sequence[Sequence[int]], weights: Weights) -> None:
+        device = weights.embedding.device
+        lengths = [len(path) for path in paths]
+        bias = weights.decoder_bias.by_distance(max(lengths))
+        ends = equal_offsets(len(paths), 1)
+        self.pairs = Pairs(ends, offsets_of(lengths), device, weights.inner, bias)
+        self.places = torch.tensor(list(chain.from_iterable(paths)), device=device)
+
+    def __call__(self, qkv: Tensor, depth: int) -> tuple[Tensor, tuple[()]]:
+        k, v = qkv[:, 1:][self.places].unbind(1)
+        return attend(qkv[:, 0], k, v, self.pairs), ()
+
+
+def rank(reading: Reading, tries: Sequence[Trie]) -> Tensor:
+    """The log-likelihood in nats of all candidates, one trie a row, row after row: fp32 on the host.
+
+    `reading` has a row's nodes as its tokens.
+    """
+    weights, device = reading.weights, reading.states.device
+    rows = list(zip(reading.q_offsets.tolist(), tries, strict=False))
+    paths = [[first + node for node in path] for first, trie in rows for path in trie.paths]
+    tokens = torch.tensor([token for trie in tries for token in trie.tokens], device=device)
+    out = decode(tokens, _Ancestors(paths, weights), reading)
+    steps = [[(first + node, token) for node, token in candidate] for first, trie in rows for candidate in trie.steps]
+    at, ids = torch.tensor(list(chain.from_iterable(steps))).unbind(1)
+    found = log_likelihoods(out, weights.head, at, ids)
+    lengths = torch.tensor([len(candidate) for candidate in steps])
+    return torch.segment_reduce(found, "sum", lengths=lengths)

@@ -1,0 +1,178 @@
+"""Which queries see which keys in packed tensors, and how rows are laid side by side for it.
+
+Row b's queries are `q_offsets[b] .. q_offsets[b+1] - 1` of a packed tensor, its keys the same range of
+`k_offsets` in another (or the same) one. Queries and keys of a row end together: the last query stands
+at the place of the last key, as a decoder's newest token does behind what it has already written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from compt_fast.models.batch import offsets_of, spread
+
+MASKED = -1e30  # added to the score of what is not seen; finite, so that no inf - inf can arise
+ANOTHER_GROUP = 1 << 21  # products that take as long as the steps around them do (ours)
+
+
+@dataclass(frozen=True)
+class Side:
+    """The queries, or the keys, of a group of G rows padded to a width T.
+
+    `first`: where the rows begin, if they stand back to back and are equally long: then nothing needs
+    to be moved. Else `index` (G, T) int64 is the packed place of each padded one, where padding repeats
+    its row's last, and `kept` and `places` (n,) int64 are the real ones, as flat padded places and as
+    packed places.
+    """
+
+    shape: tuple[int, int]
+    first: int | None
+    index: Tensor
+    kept: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, starts: Tensor, lengths: Tensor, device: torch.device) -> Side:
+        """The side whose rows own `starts[i] .. starts[i] + lengths[i] - 1`, on `device`."""
+        width = int(lengths.max())
+        index = starts[:, None] + torch.minimum(torch.arange(width)[None], lengths[:, None] - 1)
+        even = bool((lengths == width).all() and (starts.diff() == width).all())
+        kept = spread(torch.arange(len(starts)) * width, lengths)
+        places = spread(starts, lengths)
+        return cls(
+            (len(starts), width),
+            int(starts[0]) if even else None,
+            *(x.to(device, non_blocking=True) for x in (index, kept, places)),
+        )
+
+    def pad(self, packed: Tensor, blank: bool = False) -> Tensor:
+        """(n, H, c) as (G, H, T, c); padding holds copies, or zeros if `blank`."""
+        if self.first is not None:
+            rows, width = self.shape
+            padded = packed[self.first : self.first + rows * width].unflatten(0, self.shape)
+        elif blank:
+            padded = packed.new_zeros(*self.shape, *packed.shape[1:])
+            padded.flatten(0, 1).index_copy_(0, self.kept, packed[self.places])
+        else:
+            padded = packed[self.index]
+        return padded.transpose(1, 2)
+
+    def store(self, padded: Tensor, packed: Tensor) -> None:
+        """The inverse of `pad`: (G, H, T, c) to this group's places of `packed` (n, H, c)."""
+        rows = padded.transpose(1, 2)
+        if self.first is not None:
+            packed[self.first : self.first + len(self.places)].unflatten(0, self.shape).copy_(rows)
+        else:
+            packed.index_copy_(0, self.places, rows.flatten(0, 1)[self.kept].to(packed.dtype))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of similar length, padded side by side. `bias`, added to every score, holds the position
+    bias and masks what is padding: broadcastable to (G, H, Tq, Tk), fp32; None where there is neither.
+    """
+
+    queries: Side
+    keys: Side
+    bias: Tensor | None
+
+
+class Pairs:
+    """The rows of one attention: `q_offsets` and `k_offsets` (B+1,) int64 on the host.
+
+    `work` is how many products a pair of query and key takes: rows are grouped by it. `bias` (H, 2W - 1)
+    fp32 holds the position bias by distance, key minus query, at W - 1 + distance, for W at least the
+    longest row of keys; None: no position bias. Rows must not be empty. `longest`: a bound of the keys of
+    a row; with it the offsets stand on `device` already, and `groups` is not to be had.
+    """
+
+    def __init__(
+        self,
+        q_offsets: Tensor,
+        k_offsets: Tensor,
+        device: torch.device,
+        work: int,
+        bias: Tensor | None = None,
+        longest: int | None = None,
+    ) -> None:
+        self.q_offsets = q_offsets
+        self.k_offsets = k_offsets
+        self.device = device
+        self.bias = bias
+        self.work = work
+        self._longest = longest
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """`k_offsets` on the device."""
+        known = self._longest is not None
+        return self.k_offsets if known else self.k_offsets.to(self.device, non_blocking=True)
+
+    @cached_property
+    def longest(self) -> int:
+        """The most keys of a row, or the bound that was given."""
+        return int(self.k_offsets.diff().max()) if self._longest is None else self._longest
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """All rows, in groups that waste little; made at first use, once a batch."""
+        q_lengths, k_lengths = self.q_offsets.diff(), self.k_offsets.diff()
+        groups = []
+        for rows in _alike(q_lengths.tolist(), k_lengths.tolist(), self.work):
+            queries = Side.of(self.q_offsets[rows], q_lengths[rows], self.device)
+            keys = Side.of(self.k_offsets[rows], k_lengths[rows], self.device)
+            groups.append(Group(queries, keys, self._bias(q_lengths[rows], k_lengths[rows])))
+        return groups
+
+    def _bias(self, q_lengths: Tensor, k_lengths: Tensor) -> Tensor | None:
+        most_q, most_k = int(q_lengths.max()), int(k_lengths.max())
+        queries, keys = torch.arange(most_q), torch.arange(most_k)
+        even = bool((k_lengths == most_k).all())
+        hidden = (keys[None] >= k_lengths[:, None])[:, None, None].to(self.device)
+        if self.bias is None:
+            return None if even else hidden.float() * MASKED
+        # Both ends of a row coincide, so query i stands at place i + (Tk - Tq) of its own row.
+        shifts = (k_lengths - q_lengths).unique()
+        own = shifts if len(shifts) == 1 else k_lengths - q_lengths
+        distance = keys[None, None] - queries[None, :, None] - own[:, None, None]
+        reach = self.bias.shape[1] // 2
+        at = (distance + reach).clamp(0, 2 * reach).to(self.device)
+        bias = self.bias[:, at].transpose(0, 1)
+        return bias if even else bias.masked_fill(hidden, MASKED)
+
+
+def _alike(q_lengths: list[int], k_lengths: list[int], work: int) -> list[list[int]]:
+    """Rows in groups, so that the products of all padded pairs and the steps of all groups are few."""
+    pairs = list(zip(q_lengths, k_lengths, strict=True))
+    orders = (lambda row: pairs[row], lambda row: pairs[row][::-1])
+    cuts = [_cut(pairs, sorted(range(len(pairs)), key=order), work) for order in orders]
+    return min(cuts, key=lambda cut: cut[0])[1]
+
+
+def _cut(pairs: list[tuple[int, int]], order: list[int], work: int) -> tuple[int, list[list[int]]]:
+    """The rows in this order cut into groups: each joins the group before it, or begins another one,
+    whichever costs less. All costs, in products; and the groups.
+    """
+    groups: list[list[int]] = []
+    done = cost = most_q = most_k = 0
+    for row in order:
+        q, k = pairs[row]
+        joint_q, joint_k = max(most_q, q), max(most_k, k)
+        joint = ((len(groups[-1]) + 1) * joint_q * joint_k * work) if groups else 0
+        alone = q * k * work + ANOTHER_GROUP
+        if groups and joint - cost <= alone:
+            groups[-1].append(row)
+            cost, most_q, most_k = joint, joint_q, joint_k
+        else:
+            groups.append([row])
+            done, cost, most_q, most_k = done + cost + ANOTHER_GROUP, q * k * work, q, k
+    return done + cost, groups
+
+
+def equal_offsets(rows: int, length: int) -> Tensor:
+    """The offsets of `rows` rows of `length` each: (rows + 1,) int64 on the host."""
+    return offsets_of(torch.full((rows,), length))

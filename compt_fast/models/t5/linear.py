@@ -1,0 +1,56 @@
+"""A frozen matrix: it lies in memory once, and serves forward and backward."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from compt_fast.ops.rowwise import compiled
+
+
+class Frozen:
+    """A matrix W (out, in), contiguous, that takes no gradient.
+
+    Where the extension multiplies as fast as the processor can, it does so for both ways from the one W,
+    and finishes the sums, in fp32, with what follows; elsewhere torch does.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight.contiguous()
+
+    def __call__(self, x: Tensor, relu: bool = False) -> Tensor:
+        """`x W^T`, (n, in) -> (n, out), and of that, with `relu`, what is above 0."""
+        if has_own_products(x):
+            return torch.ops.compt_fast.product(x, self.weight, False, relu)
+        y = F.linear(x, self.weight)
+        return y.relu_() if relu else y
+
+    def add_(self, x: Tensor, total: Tensor) -> None:
+        """`total += x W^T`, (n, in) to (n, out)."""
+        if has_own_products(x):
+            torch.ops.compt_fast.product_add(x, self.weight, total)
+        else:
+            total += F.linear(x, self.weight)
+
+    def back(self, grad: Tensor, inner: Tensor | None = None) -> Tensor:
+        """`grad W`, (n, out) -> (n, in); with `inner` (n, in), what a relu gave, only where that is above 0."""
+        if not has_own_products(grad):
+            y = grad @ self.weight
+            return y if inner is None else torch.ops.aten.threshold_backward.default(y, inner, 0)
+        if inner is None:
+            return torch.ops.compt_fast.product(grad, self.weight, True)
+        return torch.ops.compt_fast.product_where(grad, self.weight, inner)
+
+
+def has_own_products(x: Tensor) -> bool:
+    """Whether the extension multiplies `x` with frozen matrices: then a row's result does not depend on the others."""
+    return compiled(x) and _has_products(x.dtype)
+
+
+@lru_cache
+def _has_products(dtype: torch.dtype) -> bool:
+    found: bool = torch.ops.compt_fast.has_products(dtype)
+    return found

@@ -1,0 +1,193 @@
+"""The weights of a frozen T5 as the packed engine computes with them.
+
+What only training would need apart is joined: queries, keys and values are one matrix, a gated
+feed-forward's two inputs another, and every norm's weight is folded into the matrices that read its
+output, `W' = W diag(g)`, in fp32 and rounded once. The decoder's last norm is the exception: it would
+double a head that is tied to the embeddings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from compt_fast.models.t5.attention import PositionBias
+from compt_fast.models.t5.linear import Frozen
+from compt_fast.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ACTIVATIONS = ("relu", "gated-gelu")
+
+
+class UnknownLayerError(InputError):
+    """The checkpoint has layers that only the reference engine computes."""
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """`wo(relu(wi x))`: wi (f, d), wo (d, f); or, gated, wi (2f, d) with the gelu's input first."""
+
+    wi: Frozen
+    wo: Frozen
+    gated: bool
+
+
+@dataclass(frozen=True)
+class SelfAttention:
+    """qkv (3 H c, d): queries, keys, values of all heads; o (d, H c)."""
+
+    qkv: Frozen
+    o: Frozen
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """q (H c, d), of the decoder's states; kv (2 H c, d), of the encoder's; o (d, H c)."""
+
+    q: Frozen
+    kv: Tensor
+    o: Frozen
+
+
+@dataclass(frozen=True)
+class EncoderLayer:
+    attention: SelfAttention
+    feed: FeedForward
+
+
+@dataclass(frozen=True)
+class DecoderLayer:
+    attention: SelfAttention
+    cross: CrossAttention
+    feed: FeedForward
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A whole T5: `embedding` and `head` (V, d); `head_scale` (d,) fp32 is what the decoder's last
+    normed states are multiplied with before the head; `heads` H of width `head_dim` c.
+    """
+
+    embedding: Tensor
+    head: Frozen
+    head_scale: Tensor
+    encoder: list[EncoderLayer]
+    decoder: list[DecoderLayer]
+    encoder_bias: PositionBias
+    decoder_bias: PositionBias
+    heads: int
+    head_dim: int
+    eps: float
+
+    @property
+    def inner(self) -> int:
+        """H c, the width of all heads together."""
+        return self.heads * self.head_dim
+
+    @classmethod
+    def take(cls, model: PreTrainedModel) -> Weights:
+        """The weights of transformers' `model`, which is emptied: both together may not fit.
+
+        Raises UnknownLayerError for a feed-forward layer other than those of `ACTIVATIONS`.
+        """
+        config = model.config
+        if config.feed_forward_proj not in ACTIVATIONS:
+            raise UnknownLayerError(
+                f"the fast engine knows feed_forward_proj {' and '.join(ACTIVATIONS)}, not"
+                f" {config.feed_forward_proj!r}; use --engine reference"
+            )
+        state = dict(model.state_dict())
+        model.to("meta")
+        norm = state.pop("encoder.final_layer_norm.weight")
+        scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
+        tables = {
+            part: state.pop(f"{part}.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
+            for part in ("encoder", "decoder")
+        }
+        taken = cls(
+            embedding=state.pop("shared.weight"),
+            head=Frozen(state.pop("lm_head.weight")),
+            head_scale=state.pop("decoder.final_layer_norm.weight").float() * scale,
+            encoder=[
+                EncoderLayer(
+                    _self_attention(state, f"encoder.block.{i}.layer.0"),
+                    _feed_forward(state, f"encoder.block.{i}.layer.1"),
+                )
+                for i in range(config.num_layers)
+            ],
+            decoder=[
+                DecoderLayer(
+                    _self_attention(state, f"decoder.block.{i}.layer.0"),
+                    _cross_attention(state, f"decoder.block.{i}.layer.1", norm),
+                    _feed_forward(state, f"decoder.block.{i}.layer.2"),
+                )
+                for i in range(config.num_decoder_layers)
+            ],
+            encoder_bias=PositionBias(tables["encoder"], True, config.relative_attention_max_distance),
+            decoder_bias=PositionBias(tables["decoder"], False, config.relative_attention_max_distance),
+            heads=config.num_heads,
+            head_dim=config.d_kv,
+            eps=config.layer_norm_epsilon,
+        )
+        _trim_heap()
+        return taken
+
+    def digest(self) -> str:
+        """SHA-256 of every tensor, in hexadecimal: it tells whether one has changed."""
+        sha = hashlib.sha256()
+        for tensor in _tensors(self):
+            sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return sha.hexdigest()
+
+
+def _tensors(part: Any) -> Iterator[Tensor]:
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, Frozen):
+        yield part.weight
+    elif isinstance(part, list):
+        for item in part:
+            yield from _tensors(item)
+    elif is_dataclass(part):
+        for field in fields(part):
+            yield from _tensors(getattr(part, field.name))
+
+
+def _self_attention(state: dict[str, Tensor], layer: str) -> SelfAttention:
+    norm = state.pop(f"{layer}.layer_norm.weight")
+    parts = [_fold(state.pop(f"{layer}.SelfAttention.{name}.weight"), norm) for name in "qkv"]
+    return SelfAttention(Frozen(torch.cat(parts)), Frozen(state.pop(f"{layer}.SelfAttention.o.weight")))
+
+
+def _cross_attention(state: dict[str, Tensor], layer: str, encoder_norm: Tensor) -> CrossAttention:
+    norm = state.pop(f"{layer}.layer_norm.weight")
+    q, k, v, o = (state.pop(f"{layer}.EncDecAttention.{name}.weight") for name in "qkvo")
+    kv = torch.cat([_fold(k, encoder_norm), _fold(v, encoder_norm)])
+    return CrossAttention(Frozen(_fold(q, norm)), kv, Frozen(o))
+
+
+def _feed_forward(state: dict[str, Tensor], layer: str) -> FeedForward:
+    norm = state.pop(f"{layer}.layer_norm.weight")
+    names = [name for name in ("wi", "wi_0", "wi_1") if f"{layer}.DenseReluDense.{name}.weight" in state]
+    parts = [_fold(state.pop(f"{layer}.DenseReluDense.{name}.weight"), norm) for name in names]
+    wo = state.pop(f"{layer}.DenseReluDense.wo.weight")
+    return FeedForward(Frozen(torch.cat(parts)), Frozen(wo), gated=len(parts) == 2)
+
+
+def _trim_heap() -> None:
+    """Give back to the system what the heap keeps of matrices that are joined now: half of the weights' size."""
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _fold(weight: Tensor, norm: Tensor) -> Tensor:
+    return (weight.float() * norm.float()).to(weight.dtype)

@@ -1,0 +1,1 @@
+"""Operators: which of formula, C++ and Triton computes a call."""

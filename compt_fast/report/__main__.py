@@ -1,8 +1,0 @@
-"""`python -m compt_fast.report`."""
-
-import sys
-
-from compt_fast.report.command import main
-
-if __name__ == "__main__":
-    sys.exit(main())

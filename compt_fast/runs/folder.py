@@ -1,0 +1,119 @@
+"""Whose a run folder is: one process at a time works in it, and all that it writes stays in it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from compt_fast.config.flags import Flags
+from compt_fast.utils.errors import InputError
+from compt_fast.utils.files import clean, unfinished
+from compt_fast.utils.locks import locked
+from compt_fast.utils.names import is_name
+
+LOCK = "lock"
+WRITTEN = ("config.json", "results.json", "results.md")
+OPENED = ("metrics.jsonl", "prompts", "checkpoints", "tensorboard", "store")
+"""What is opened in a run folder; `WRITTEN` is replaced, so that a link there does no harm."""
+
+
+@contextmanager
+def own_folder(flags: Flags) -> Iterator[Path]:
+    """The folder that `flags` name for the job, new, empty, or one of a job to extend, held for this process.
+
+    Without a name it is a new one, whatever else begins in the same second. Raises `InputError` where it cannot be
+    made, holds something else, or another process is at work on it.
+    """
+    folder = named_folder(flags)
+    with nullcontext(folder) if flags["out"] else _made_anew(folder) as own, claimed(own):
+        yield own
+
+
+def named_folder(flags: Flags) -> Path:
+    """The folder that `flags` name for the job; `InputError` where something else is in it. Makes none."""
+    if not flags["out"]:
+        suite = flags["suite"] or ("tasks" if flags["tasks"] or flags["task_file"] else "mini")
+        return Path(f"runs/{suite}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = Path(flags["out"])
+    is_there = os.path.exists(folder)  # False for a name that is too long, which `claimed` finds
+    if is_there and not folder.is_dir():
+        raise InputError(f"--out {folder} is a file; name a folder")
+    if is_there and not (folder / "config.json").exists() and any(map(_is_foreign, folder.iterdir())):
+        raise InputError(f"--out {folder} holds other files; name a new or an empty folder")
+    return folder
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a job that died before its `config.json` was there cannot have left this."""
+    return path.name != LOCK and (unfinished(path) not in WRITTEN or not path.is_file())
+
+
+def is_unbegun(folder: Path) -> bool:
+    """Whether a job died here before its `config.json` was there."""
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    return bool(found) and not any(map(_is_foreign, found))
+
+
+@contextmanager
+def _made_anew(path: Path) -> Iterator[Path]:
+    """A folder that no other process has made: `path`, or with a number behind it; gone again where it stays empty."""
+    made = [parent for parent in path.parents if not parent.exists()]
+    for number in itertools.count(1):
+        folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+            break
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be made ({error.strerror}); name another --out") from None
+    try:
+        yield folder
+    finally:
+        _remove_empty([folder, *made])
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a run folder, with those of its stage one, for this process; made where it is not there, and gone again
+    where it stays empty.
+
+    What a process that died left half written is removed. Raises `InputError` where another process holds it,
+    where it cannot be written, and where a part of it is a link that leads elsewhere.
+    """
+    with ExitStack() as held:
+        held.callback(_remove_empty, [path for path in (folder, *folder.parents) if not os.path.exists(path)])
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder / LOCK, wait=False, busy="wait until it ends, or name another folder"))
+            refuse_links(folder)
+            clean(folder, WRITTEN.__contains__)
+            for part in ("prompts", "checkpoints"):
+                clean(folder / part, is_name)
+            for stage in sorted(path for path in folder.glob("sources-*") if path.is_dir()):
+                held.enter_context(claimed(stage))
+        except OSError as error:
+            raise InputError(f"--out {folder}: cannot be written ({error.strerror})") from None
+        yield
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise `InputError` where something in a run folder that is opened for writing is a link."""
+    for path in (*(folder / name for name in OPENED), *folder.glob("sources-*"), *(folder / "tensorboard").glob("*")):
+        if path.is_symlink():
+            raise InputError(
+                f"{path} is a link: a job writes into its run folder alone; put what it leads to in its place"
+                + (", or name it as --store" if path.name == "store" else "")
+            )
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, the innermost first, up to the first that holds something."""
+    with suppress(OSError):
+        for folder in folders:
+            os.rmdir(folder)

@@ -1,0 +1,275 @@
+"""What runs start from: prompts of the store.
+
+CrossPT (arXiv 2509.14253) trains in two stages: a prompt for each source task by itself (section
+2.1), then targets composed of them (section 2.2). Stage two is a job like any other whose runs start
+from stored values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compt_fast.config.choices import LABEL_MODES, RETRAIN
+from compt_fast.config.flags import FLAGS, Flags
+from compt_fast.config.run import RANDOM, SPOT, STORED
+from compt_fast.prompts.artifact import TrunkId, load_prompts
+from compt_fast.prompts.similarity import mean_cosine
+from compt_fast.prompts.store import PromptStore, StoredPrompt, fit_length
+from compt_fast.runs.job import Job, trunk_hash
+from compt_fast.runs.results import read_results
+from compt_fast.tasks.sampling import Draw
+from compt_fast.training.plan import Run
+from compt_fast.utils.errors import InputError, unknown
+from compt_fast.utils.inputs import check_type
+from compt_fast.utils.names import check_name
+
+_DRAWN = {field.name for field in fields(Draw)}
+
+# What a prompt was trained to answer and where it stood: of two settings, two prompts.
+Setting = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Need:
+    """A stored prompt that some run starts from."""
+
+    task: str
+    length: int
+    label_mode: str
+
+
+def stage_one_draw(flags: Flags) -> Draw:
+    """Which rows of a task stage one trains on: all up to `source_examples`, with the defaults of the rest."""
+    return Draw(None, FLAGS["seeds"].default[0], FLAGS["sampling"].default[0], flags["source_examples"])
+
+
+def entry_name(need: Need, setting: Setting) -> str:
+    """The name under which the store keeps what stage one trains for `need`."""
+    parts = [need.task, f"m{need.length}"]
+    parts += [need.label_mode] if need.label_mode != "natural" else []
+    parts += ["no-prefix"] if setting.get("prefix") is False else []
+    parts += ["append"] if setting.get("prompt_position") == "append" else []
+    return "-".join(parts)
+
+
+class Starts:
+    """The stored prompts that some runs of a job start from."""
+
+    def __init__(self, job: Job, store: PromptStore, runs: Sequence[Run]) -> None:
+        """Reads the store's prompts of the tasks that `runs` need.
+
+        Raises `InputError` for a damaged one, one of another trunk or width, one of another length
+        where `--fit-length` says nothing of it, and for `spot` with nothing to select from.
+        """
+        self.job = job
+        self.store = store
+        self.setting = {key: job.flags[key] for key in ("prefix", "prompt_position")}
+        self.needs = list(dict.fromkeys(need for run in runs for need in self._needs(run)))
+        self._hashes = {job.flags["dtype"]: job.trunk_hash}
+        self._entries: list[StoredPrompt] = []
+        self.refresh()
+        for need in self.lacking():
+            name = entry_name(need, self.setting)
+            if name in store.names():
+                raise InputError(
+                    f"the store {store.folder} has a prompt {name!r} that is not the prompt of task {need.task} with "
+                    f"{need.length} tokens which would be trained under that name; remove it, or name another --store"
+                )
+
+    def refresh(self) -> None:
+        """Read the store again: only prompts of the tasks that are needed, so that a damaged one of another task
+        stands in no run's way.
+        """
+        tasks = {need.task for need in self.needs}
+        names = self.store.names() if tasks else []
+        self._entries = [self.store.load(name) for name in names if self.store.manifest(name)["task"] in tasks]
+        for entry in self._entries:
+            entry.check(self._trunk(entry.trunk.dtype), self.job.trunk.d_model)
+
+    def lacking(self) -> list[Need]:
+        """What the store has not, or not in the length that is asked for."""
+        return [need for need in self.needs if self._find(need) is None]
+
+    def used(self) -> dict[str, str]:
+        """The hash of every entry that the runs start from, by name."""
+        found = [self._find(need) for need in self.needs]
+        return {entry.name: entry.sha256 for entry in found if entry is not None}
+
+    def of(self, run: Run) -> dict[str, Tensor]:
+        """The parameters of a run that start from stored values: `source_tokens` (N, m, d),
+        `private_tokens` (T, m, d), fp32 on the CPU.
+        """
+        config, start = run.config, {}
+
+        def stack(tasks: Sequence[str]) -> Tensor:
+            return torch.stack([self._values(Need(t, config.prompt_length, config.label_mode)) for t in tasks])
+
+        if config.source_init == STORED:
+            start["source_tokens"] = stack(self._sources)
+        if config.private_init != RANDOM:
+            targets = self.job.data.names(config)
+            start["private_tokens"] = stack(targets)
+            if config.private_init == SPOT:
+                nearest = select_sources(start["private_tokens"], stack(self._sources), targets, self._sources)
+                start["private_tokens"] = stack(nearest)
+        return start
+
+    def seen(self, run: Run) -> dict[str, list[Draw]]:
+        """By task of the run: the draws of its training rows that the stored prompts which the run starts from were,
+        or will be, trained on. Of a prompt that was trained elsewhere nothing is known.
+        """
+        draws: dict[str, list[Draw]] = {task: [] for task in self.job.data.names(run.config)}
+        own: str | None
+        for need in self._needs(run):
+            entry = self._find(need)
+            config = entry.training.get("config") if entry is not None else None
+            if entry is None:
+                own, draw = need.task, stage_one_draw(self.job.flags)
+            elif isinstance(config, dict) and config.keys() >= _DRAWN:
+                own, draw = config.get("task"), Draw(**{key: config[key] for key in _DRAWN})
+            else:
+                continue
+            for task in draws:
+                if own in (None, task):  # a run of all its tasks has seen the rows of each
+                    draws[task].append(draw)
+        return draws
+
+    @property
+    def _sources(self) -> list[str]:
+        return self.job.flags["source_tasks"] or [data.task.name for data in self.job.data.tasks]
+
+    def _needs(self, run: Run) -> list[Need]:
+        config, targets = run.config, self.job.data.names(run.config)
+        tasks = list(self._sources) if config.source_init == STORED or config.private_init == SPOT else []
+        tasks += targets if config.private_init != RANDOM else []
+        for target in targets if config.private_init == SPOT else ():
+            if not set(self._sources) - {target}:
+                raise InputError(f"{run.id}: spot needs a source task beside {target}; name more --source-tasks")
+        return [Need(task, config.prompt_length, config.label_mode) for task in dict.fromkeys(tasks)]
+
+    def _trunk(self, dtype: str | None) -> TrunkId:
+        """The job's trunk, with its hash in the precision `dtype`."""
+        own = self.job.flags["dtype"]
+        dtype = dtype or own
+        if dtype not in self._hashes:
+            self._hashes[dtype] = trunk_hash(self.job.flags | {"dtype": dtype})
+        return TrunkId(self.job.trunk.name, self._hashes[dtype], dtype)
+
+    def _find(self, need: Need) -> StoredPrompt | None:
+        """The entry to start from; None where one has to be trained."""
+        setting = self.setting | {"label_mode": need.label_mode}
+        alike = [
+            entry
+            for entry in self._entries
+            if entry.task == need.task and all(entry.training.get(key, v) == v for key, v in setting.items())
+        ]
+        exact = [entry for entry in alike if entry.length == need.length]
+        if len(exact) > 1:
+            names = ", ".join(entry.name for entry in exact)
+            raise InputError(
+                f"the store {self.store.folder} has {len(exact)} prompts of task {need.task} with {need.length} tokens "
+                f"({names}); remove all but one"
+            )
+        how = self.job.flags["fit_length"]
+        if how is None:  # stage one's own prompts of other lengths stand in no sweep's way
+            alike = [entry for entry in alike if not _by_stage_one(entry)]
+        if exact or not alike or how == RETRAIN:
+            return exact[0] if exact else None
+        longest = max(alike, key=lambda entry: entry.length)
+        if how is None:
+            raise InputError(
+                f"stored prompt {longest.name} has {longest.length} tokens and {need.length} are needed: say "
+                f"--fit-length first, mean-pool, repeat or train, or --prompt-length {longest.length}"
+            )
+        fit_length(longest, need.length, how)  # for its check
+        return longest
+
+    def _values(self, need: Need) -> Tensor:
+        entry = self._find(need)
+        if entry is None:
+            raise ValueError(f"the store {self.store.folder} has no prompt for {need}")
+        if entry.length == need.length:
+            return entry.values
+        return fit_length(entry, need.length, self.job.flags["fit_length"])
+
+
+def _by_stage_one(entry: StoredPrompt) -> bool:
+    """Whether a run like those of stage one made the prompt: `p` of its task alone, on all examples."""
+    config = entry.training.get("config")
+    made = {"method": "p", "task": entry.task, "shots": None}
+    return isinstance(config, dict) and made == {key: config.get(key) for key in made}
+
+
+def select_sources(own: Tensor, stored: Tensor, targets: Sequence[str], sources: Sequence[str]) -> list[str]:
+    """SPoT's selection (Vu et al. 2022): for each target the other source task whose prompt is
+    nearest to its own by the mean-token cosine; of equal ones the first.
+
+    own (T, m, d) and stored (N, m, d) are the prompts of `targets` and `sources`.
+    """
+    similarity = mean_cosine(own, stored)
+    for t, target in enumerate(targets):
+        for n, source in enumerate(sources):
+            if source == target:
+                similarity[t, n] = -torch.inf
+    return [sources[int(n)] for n in similarity.argmax(1)]
+
+
+def entries_of(folder: Path) -> list[StoredPrompt]:
+    """The target prompts of a run's folder `RUN/prompts/<run-id>`, one a task, as entries of a store.
+
+    Raises `InputError` for a damaged folder and for gates `input`, under which a task has no one
+    prompt.
+    """
+    prompts, manifest = load_prompts(folder)
+    if "targets" not in prompts.tensors:
+        raise InputError(f"{folder}: with gates 'input' every row has a prompt of its own, and the task has none")
+    config = manifest.get("config") or {}
+    _check_entries(folder / "manifest.json", manifest, prompts.shape.tasks, config.get("label_mode", "natural"))
+    kept = ("run", "prefix", "prompt_position", "config")
+    training: dict[str, Any] = {key: manifest[key] for key in kept if key in manifest}
+    training["label_mode"] = config.get("label_mode", "natural")
+    trunk = TrunkId(manifest["trunk"], manifest["trunk_hash"], manifest.get("dtype"))
+    scores = _scores(folder)
+    length = prompts.shape.target_length
+    return [
+        StoredPrompt(
+            name=entry_name(Need(task, length, training["label_mode"]), training),
+            task=task,
+            trunk=trunk,
+            values=values,
+            encoder=prompts.shape.encoder,
+            score=scores.get(task),
+            training=training,
+        )
+        for task, values in zip(manifest["tasks"], prompts.tensors["targets"], strict=True)
+    ]
+
+
+def _check_entries(path: Path, manifest: dict[str, Any], tasks: int, label_mode: Any) -> None:
+    """Raise `InputError` unless a manifest says all that entries of a store do."""
+    for key, kind in {"tasks": list, "trunk": str, "trunk_hash": str}.items():
+        check_type(manifest.get(key), kind, f"{path}: {key}")
+    for name in manifest["tasks"]:
+        check_name(name, f"a task, in {path}: tasks")
+    if len(manifest["tasks"]) != tasks:
+        raise InputError(f"{path}: tasks are {len(manifest['tasks'])}, but its shape has {tasks}")
+    if label_mode not in LABEL_MODES:
+        raise unknown(f"label_mode in {path}: config:", str(label_mode), LABEL_MODES)
+
+
+def _scores(folder: Path) -> dict[str, dict[str, Any]]:
+    """The primary score of each task of a run, from the results of its run folder, if it is in one."""
+    top = folder.parent.parent
+    results = read_results(top) if (top / "results.json").is_file() else []
+    return {
+        task: {"metric": entry["primary"], "value": entry["scores"][entry["primary"]]}
+        for result in results
+        if result.id == folder.name
+        for task, entry in result.tasks.items()
+    }

@@ -1,0 +1,118 @@
+"""A run folder opened again, to score its stored prompts: whole, or with some switched off."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from compt_fast.config.flags import read_flags
+from compt_fast.evaluation.evaluator import predict, scored
+from compt_fast.prompts.artifact import RunPrompts, TrunkId, check_trunk, load_prompts
+from compt_fast.prompts.routing import Mask
+from compt_fast.runs.job import Job, open_job, trunk_hash
+from compt_fast.runs.results import read_results
+from compt_fast.tasks.examples import ScoredRows
+from compt_fast.tasks.loaders import load_scored
+from compt_fast.training.plan import Run
+from compt_fast.utils.errors import InputError, unknown
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """The job of a run folder, its rows to score on, and the fingerprint that the trunk has in the
+    precision that the prompts were trained with.
+    """
+
+    folder: Path
+    job: Job
+    trained_on: str
+    sets: list[ScoredRows]
+
+    def run(self, name: str) -> Run:
+        """A run of the folder's plan; `InputError` if there is none of that id."""
+        run = next((run for run in self.job.runs if run.id == name), None)
+        if run is None:
+            raise InputError(f"{self.folder / 'prompts' / name}: the config.json of the run folder plans no such run")
+        return run
+
+    def prompts(self, name: str) -> RunPrompts:
+        """The stored prompts of a run.
+
+        Raises `InputError` where they are damaged, of another trunk, or of other tasks than the
+        folder's `config.json` says.
+        """
+        folder = self.folder / "prompts" / name
+        prompts, manifest = load_prompts(folder)
+        trunk = self.job.trunk
+        check_trunk(folder, manifest, TrunkId(trunk.name, self.trained_on), trunk.d_model)
+        names = self.job.data.names(self.run(name).config)
+        if manifest.get("tasks") != names or prompts.shape.tasks != len(names):
+            found = ", ".join(manifest.get("tasks") or ["(none)"])
+            raise InputError(
+                f"{folder}: prompts of the tasks {found}, but those of the run folder's config.json are "
+                f"{', '.join(names)}"
+            )
+        return prompts
+
+    def rows(self, name: str) -> list[ScoredRows]:
+        """The rows of a run's tasks, in the order of its slots; none for a task that is not to be scored."""
+        own = self.job.data.names(self.run(name).config)
+        return [rows for rows in self.sets if rows.task.name in own]
+
+    def predict(self, name: str, mask: Mask | None = None) -> list[list[str]]:
+        """What a run predicts for its `rows`: whole, or with what `mask` leaves on."""
+        run, prompts = self.run(name), self.prompts(name)
+        return predict(
+            self.job.trunk,
+            self.job.data,
+            prompts if mask is None else prompts.masked(mask),
+            self.rows(name),
+            mode=run.config.label_mode,
+            scoring=self.job.flags["scoring"],
+            batch_size=self.job.flags["eval_batch_size"],
+        )
+
+    def score(self, name: str, mask: Mask | None = None) -> dict[str, Any]:
+        """The scores of a run's tasks, as in `results.json`: whole, or with what `mask` leaves on."""
+        return scored(self.rows(name), self.predict(name, mask), self.run(name).config.label_mode)
+
+
+def reopen(folder: Path, given: dict[str, Any]) -> Reopened:
+    """Open the job of a run folder with the flags `given` (texts, or None) in place of its own.
+
+    Of a `data` that is given, a folder or one task's file, all rows are scored unless `eval_size` is given too; a
+    task that the folder does not hold has none. Raises `InputError` for another folder and for whatever is wrong with
+    data and trunk.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no run folder (it has no config.json)")
+    own, flags = read_flags({}, str(path)), read_flags(given, str(path))
+    if given.get("data") or given.get("data_root"):  # one replaces the other
+        flags |= {key: None for key in ("data", "data_root") if not given.get(key)}
+    load = None
+    if given.get("data"):
+        flags["eval_size"] = flags["eval_size"] if given.get("eval_size") else sys.maxsize
+        load = partial(load_scored, place=Path(flags["data"]), skip_empty=flags["skip_empty"])
+    job = open_job(flags, folder=folder, load=load)
+    same = own["dtype"] == job.flags["dtype"]
+    trained_on = job.trunk_hash if same else trunk_hash(own | {"device": job.flags["device"]})
+    return Reopened(folder, job, trained_on, job.data.evaluation())
+
+
+def stored_runs(folder: Path, only: list[str] | None = None) -> list[str]:
+    """The runs of a folder that have stored prompts, or those of them that `only` names.
+
+    Raises `InputError` where there are none, and for a name that is none of them.
+    """
+    names = [result.id for result in read_results(folder)]
+    stored = [name for name in names if (folder / "prompts" / name / "manifest.json").is_file()]
+    if not stored:
+        raise InputError(f"{folder}/prompts: no stored prompts yet; a run's are written when it ends")
+    for name in only or []:
+        if name not in stored:
+            raise unknown("run", name, stored)
+    return only or stored

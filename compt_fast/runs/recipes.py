@@ -1,0 +1,102 @@
+"""Configuration files of `compt_fast.train` that hold several jobs, and what they mean on the embedded suites.
+
+Beside flags a TOML or YAML file may hold `jobs`, a table a job with the flags in which it differs, and `mini`, flags
+that `--mini` sets besides. The project's folder `recipes/` has such a file for each table and figure of both papers.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from compt_fast.config.flags import Flags, check_settings, merge_flags, parse, read_file
+from compt_fast.tasks.table import SUITES, TASKS
+from compt_fast.utils.errors import InputError, shown
+
+Settings = dict[str, Any]
+
+_EMBEDDED = {"glue": "mini", "set2": "mini2", "crosspt-set2": "mini2"}
+_JOB = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_NAMES = ("tasks", "include", "exclude", "source_tasks")  # the flags that name tasks
+
+
+def read_jobs(config: str | None, mini: bool) -> dict[str, Settings]:
+    """The settings of each job of a configuration file by name; a file of one job has the name "".
+
+    With `mini` they are those of the embedded trunk and suites. Raises `InputError` for a file that
+    is missing or malformed, for keys that are no flags, and for tasks that have no embedded kind.
+    """
+    if config is None:
+        if mini:
+            raise InputError("--mini turns the suites of a --config file into the embedded ones: give it one")
+        return {"": {}}
+    path = Path(config)
+    content = read_file(path)
+    small, jobs = _table(content, "mini", path), _table(content, "jobs", path)
+    common = check_settings(content, config)
+    also = check_settings(small, f"{config}: mini") if mini else {}
+    made = {}
+    for name, own in {str(name): own for name, own in jobs.items()}.items() or {"": {}}.items():
+        where = f"{config}: jobs.{name}"
+        if not isinstance(own, dict):
+            raise InputError(f"{where} must be a table of flags, not {shown(own)}")
+        if jobs and not _JOB.fullmatch(name):
+            raise InputError(f"{where}: the name becomes a folder's; take up to 100 ASCII letters, digits, - and _")
+        settings = common | check_settings(own, where)
+        made[name] = (embedded(settings, config) | also) if mini else settings
+    return made
+
+
+def _table(content: Settings, key: str, path: Path) -> Settings:
+    """The table `key` of a file's content, taken out of it."""
+    table = content.pop(key, {})
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: {key} must be a table, not {shown(table)}")
+    return table
+
+
+def embedded(settings: Settings, where: str) -> Settings:
+    """Settings with the embedded trunk, and every suite and task replaced by the embedded one of its kind.
+
+    The suite `crosspt-set2` loses `stsb2`, which has none. Raises `InputError` that names a task
+    without an embedded kind.
+    """
+    made = settings | {"model": "mini", "data": None, "data_root": None}
+    if settings.get("suite") is not None:
+        suite = parse("suite", settings["suite"], f"{where}: suite")
+        made["suite"] = _EMBEDDED.get(suite, suite)
+    for key in _NAMES:
+        if settings.get(key):
+            names = parse(key, settings[key], f"{where}: {key}")
+            made[key] = [_kind(name, f"{where}: {key}") for name in names]
+    return made
+
+
+def _kind(name: str, where: str) -> str:
+    """The embedded suite or task of the kind of `name`."""
+    if name in SUITES:
+        return _EMBEDDED.get(name, name)
+    if name in TASKS and TASKS[name].source == "mini":
+        return name
+    if f"mini_{name}" not in TASKS:
+        raise InputError(f"{where}: {name!r} has no embedded kind; --mini cannot take it")
+    return f"mini_{name}"
+
+
+def flags_of(given: dict[str, Any], config: str | None, mini: bool) -> dict[str, Flags]:
+    """The checked flags of every job of a command line, by name; several get a folder each in `--out`.
+
+    Raises `InputError` as `read_jobs` and `merge_flags` do.
+    """
+    jobs = {}
+    for name, own in read_jobs(config, mini).items():
+        for key, other in (("steps", "epochs"), ("epochs", "steps")):
+            if given.get(key) is not None:
+                own.pop(other, None)  # the two exclude each other, and the command line comes first
+        jobs[name] = merge_flags(given, own, str(config))
+    if config is not None and "" not in jobs:
+        stem = f"runs/{Path(config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        jobs = {name: flags | {"out": str(Path(flags["out"] or stem) / name)} for name, flags in jobs.items()}
+    return jobs

@@ -1,0 +1,101 @@
+"""Stage one of CrossPT (arXiv 2509.14253, section 2.1): the source prompts that a store lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from compt_fast.config.flags import RUN_FLAGS, Flags, read_flags
+from compt_fast.prompts.store import PromptStore
+from compt_fast.runs.initialisation import Need, Starts, entries_of, entry_name
+from compt_fast.runs.job import Job, open_job
+from compt_fast.runs.results import read_results
+from compt_fast.tasks.user import load_task_file
+from compt_fast.training.identity import FREE
+from compt_fast.training.results import RunResult
+from compt_fast.utils.errors import InputError
+
+
+def stage_one_flags(flags: Flags, lacking: Sequence[Need]) -> list[Flags]:
+    """The jobs, one a prompt length and label mode, that train what is lacking.
+
+    Each task has a run of its own, so that its prompt does not depend on what else is trained: the
+    preset `p` with its own settings, seed 0 and `source_examples` examples. The papers name the
+    method only; the rest is ours.
+    """
+    own_tasks = [load_task_file(Path(name)).name for name in flags["task_file"]]
+    jobs = []
+    for length, mode in dict.fromkeys((need.length, need.label_mode) for need in lacking):
+        tasks = [need.task for need in lacking if (need.length, need.label_mode) == (length, mode)]
+        runs = {flag.key: flag.default for flag in RUN_FLAGS} | {
+            "method": ["p"],
+            "shots": ["full"],
+            "max_train": [flags["source_examples"]],
+            "steps": None if flags["source_steps"] is None else [flags["source_steps"]],
+            "prompt_length": [length],
+            "label_mode": [mode],
+        }
+        chosen = {"suite": None, "tasks": tasks, "include": [], "exclude": [t for t in own_tasks if t not in tasks]}
+        starts = dict.fromkeys(
+            ("source_tasks", "source_steps", "fit_length")
+        )  # of stored prompts, which it has none of
+        plain = starts | {"apart": True, "store": None, "select": "last", "out": None}
+        jobs.append(flags | runs | chosen | plain)
+    return jobs
+
+
+def open_stage_one(folder: Path, job: Job, lacking: Sequence[Need]) -> list[tuple[Path, Job]]:
+    """The jobs of stage one over the job's trunk, and the run folder of each in the job's `folder`.
+
+    Raises `InputError` for whatever is wrong with the source tasks' data.
+    """
+    opened = []
+    for flags in stage_one_flags(job.flags, lacking):
+        own = _folder(folder, flags)
+        opened.append((own, open_job(flags, folder=own, trunk=job.trunk)))
+    return opened
+
+
+def _folder(folder: Path, flags: Flags) -> Path:
+    """Where a job of stage one stands: one that is there where it was of these flags, else anew."""
+    mode = flags["label_mode"][0]
+    name = f"sources-m{flags['prompt_length'][0]}" + (f"-{mode}" if mode != "natural" else "")
+    number, own = 1, folder / name
+    while (own / "config.json").is_file() and not _same(own, flags):
+        number += 1
+        own = folder / f"{name}-{number}"
+    return own
+
+
+def _same(folder: Path, flags: Flags) -> bool:
+    began = read_flags({}, str(folder / "config.json"))
+    return all(began[key] == value for key, value in flags.items() if key not in FREE)
+
+
+def keep(store: PromptStore, folder: Path, results: Sequence[RunResult]) -> None:
+    """Put the prompts of a finished job of stage one into the store, those that it has not yet.
+
+    Raises `InputError` where a source prompt could not be trained, or has another's place in the store.
+    """
+    for result in results:
+        if result.status != "finished":
+            raise InputError(f"{folder}: the source prompt of {result.id} could not be trained: {result.reason}")
+    for result in results:
+        for entry in entries_of(folder / "prompts" / result.id):
+            store.keep(entry)
+
+
+def take_in(starts: Starts, folder: Path) -> None:
+    """Let the store of a job have what it lacks and a finished stage one in the job's `folder` has trained, as
+    where the job died in between, and no leftovers of that. Raises `InputError` as `keep` does.
+    """
+    starts.store.tidy()
+    lacking = {entry_name(need, starts.setting) for need in starts.lacking()}
+    for own in sorted(folder.glob("sources-*")) if lacking else ():
+        results = read_results(own) if (own / "results.json").is_file() else []
+        if any(result.status != "finished" for result in results):
+            continue
+        for entry in [entry for result in results for entry in entries_of(own / "prompts" / result.id)]:
+            if entry.name in lacking:
+                starts.store.keep(entry)
+    starts.refresh()

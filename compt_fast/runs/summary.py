@@ -1,0 +1,115 @@
+"""What a job prints: its plan before the first step, its table after the last."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from compt_fast.ops.compose import path
+from compt_fast.runs.answers import off_label_notes
+from compt_fast.runs.estimate import Estimate
+from compt_fast.training.graphs import eager, refused
+from compt_fast.training.loop import Trainer
+from compt_fast.training.results import print_scores
+from compt_fast.utils.words import duration, listed, plural
+
+
+def print_plan(console: Console, trainer: Trainer, estimate: Estimate | None) -> None:
+    """Runs, tasks, steps, sizes and the time that they will take, in a few lines; of a job that goes on, what is
+    done and what is left.
+    """
+    runs = trainer.runs
+    console.print(_runs(trainer), soft_wrap=True)
+    if len(trainer.results) == len(runs):
+        console.print(f"run folder: {trainer.folder}", soft_wrap=True)
+        return
+    counts = [run.parameters for run in runs]
+    steps = [trainer.steps_of(run) for run in runs]
+    names = ", ".join(data.task.name for data in trainer.data.tasks)
+    console.print(f"{plural(len(trainer.data.tasks), 'task')}: {names}", soft_wrap=True)
+    for note in (split.note for data in trainer.data.tasks for split in (data.train, data.evaluation)):
+        if note:
+            console.print(note, soft_wrap=True)
+    dtype = str(trainer.trunk.dtype).removeprefix("torch.")
+    console.print(
+        f"{_span(steps)} steps a run; {_span(counts)} trainable parameters a run; "
+        f"trunk {trainer.trunk.name} ({dtype}, {trainer.trunk.device})",
+        soft_wrap=True,
+    )
+    for note in (*foreign_words(trainer), *composing(trainer), *replaying(trainer)):
+        console.print(note, soft_wrap=True)
+    console.print(_cost(trainer, estimate), soft_wrap=True)
+    console.print(f"run folder: {trainer.folder}", soft_wrap=True)
+
+
+def foreign_words(trainer: Trainer) -> list[str]:
+    """A line where the embedded trunk is to read texts that are not of its world."""
+    names = [data.task.name for data in trainer.data.tasks if data.task.source != "mini"]
+    if trainer.trunk.name != "mini" or not names:
+        return []
+    return [
+        "note: the embedded trunk mini knows the words of the embedded tasks alone, and spells those of "
+        f"{listed(names)} letter by letter: scores will mean little; name a T5 that has read more (--model t5-base)"
+    ]
+
+
+def _runs(trainer: Trainer) -> str:
+    """How many runs there are, how many of them are done, and how many train side by side."""
+    runs, done = trainer.runs, len(trainer.results)
+    text = f"{plural(len(runs), 'run')} ({', '.join(dict.fromkeys(run.config.method for run in runs))})"
+    left = len(runs) - done
+    if not left:
+        return f"{text}: done, nothing is left to train"
+    if done or trainer.begun:
+        begun = f" ({len(trainer.begun)} begun)" if trainer.begun else ""
+        text += f": {done} done, {left} left{begun}"
+    return text + (f", {min(left, trainer.flags['runs_at_once'])} side by side" if len(runs) > 1 else "")
+
+
+def _cost(trainer: Trainer, estimate: Estimate | None) -> str:
+    """Steps and memory, and what measured steps say of them."""
+    sizes = sorted((12 * run.parameters for run in trainer.waiting), reverse=True)
+    parameters = sum(sizes[: trainer.flags["runs_at_once"]]) / 2**20
+    left = sum(trainer.steps_left(run) for run in trainer.runs)
+    part = left < trainer.total_steps
+    text = f"{trainer.total_steps:,} steps in all" + (f", {left:,} of them left" if part else "")
+    text += f"; parameters and moments of the runs side by side {parameters:,.0f} MiB"
+    if estimate is None:
+        return text
+    return (
+        f"{text}, memory in all {estimate.memory / 2**30:.1f} GiB; about {duration(estimate.whole)}"
+        f"{' for what is left' if part else ''} "
+        f"({estimate.step:.2f} s a step of runs side by side and {estimate.scoring:.1f} s to score a run, as measured)"
+    )
+
+
+def composing(trainer: Trainer) -> list[str]:
+    """Which path composes the prompts of which methods, and why: a line a path."""
+    methods: dict[tuple[str, str], dict[str, None]] = {}
+    for run in trainer.runs:
+        methods.setdefault(path(run.shape, trainer.trunk.device), {})[run.config.method] = None
+    return [f"prompts of {', '.join(of)} composed by the {name}: {why}" for (name, why), of in methods.items()]
+
+
+def replaying(trainer: Trainer) -> list[str]:
+    """Which methods' steps are replayed as CUDA graphs where that is asked for, and why others are not."""
+    if not trainer.flags["cuda_graphs"]:
+        return []
+    why = refused(trainer.trunk) or next((why for run in trainer.runs if (why := eager(run.shape))), "")
+    return [f"steps are not replayed as CUDA graphs: {why}" if why else "steps are replayed as CUDA graphs"]
+
+
+def _span(numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def print_results(console: Console, trainer: Trainer) -> None:
+    """The table of methods and tasks, how long it took, and where everything lies."""
+    print_scores(console, trainer.ended)
+    for note in off_label_notes(trainer.ended, trainer.runs, [data.task for data in trainer.data.tasks]):
+        console.print(note, soft_wrap=True)
+    whole, earlier = trainer.wall_seconds, trainer.earlier_seconds
+    took = duration(whole) + (
+        f" with the job's earlier parts, {duration(whole - earlier)} of it now" if earlier else ""
+    )
+    console.print(f"{took}; results in {trainer.folder}/results.json and results.md", soft_wrap=True)

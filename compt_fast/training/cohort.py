@@ -1,0 +1,243 @@
+"""Runs in training whose parameters have the same shapes, stacked along a run axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compt_fast.kernels import moved
+from compt_fast.ops import compose as fused
+from compt_fast.prompts.artifact import RunPrompts
+from compt_fast.prompts.compose import Composition, anneal, compose, compose_rows
+from compt_fast.prompts.parameters import LR_GROUP, PromptBank, parameter_shapes
+from compt_fast.prompts.shape import PromptShape
+from compt_fast.tasks.examples import TrainingRow
+from compt_fast.tasks.sampling import EpochOrder
+from compt_fast.training.optimizer import FleetAdamW, schedule
+from compt_fast.training.plan import Run
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a step's update is worked out from, each (R,) float64 on the CPU; `rates` by group of parameters."""
+
+    rates: dict[str, Tensor]
+    decay: Tensor
+    clip: Tensor
+    taken: Tensor
+
+
+@dataclass
+class Member:
+    """A run in training. Its order of rows and random draws follow from seed and `step` alone."""
+
+    run: Run
+    rows: list[TrainingRow]
+    start: dict[str, Tensor] = field(default_factory=dict)  # parameters that start from stored values
+    step: int = 0
+    stopped: str = ""  # why, once loss or gradient were not finite
+    selected: int = 0  # the step of the last development score
+    best: RunPrompts | None = None
+    development: dict[str, Any] | None = None  # the development scores of `best`, as in results.json
+    total: int = field(init=False)
+    order: EpochOrder = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = self.run.config
+        self.total = self.run.steps(len(self.rows))
+        self.order = EpochOrder(len(self.rows), config.batch_size, config.seed)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it beside its tensors."""
+        return {
+            "run": self.run.id,
+            "step": self.step,
+            "stopped": self.stopped,
+            "selected": self.selected,
+            "development": self.development,
+        }
+
+    @property
+    def best_score(self) -> float:
+        """The average development score of `best`."""
+        return float("-inf") if self.development is None else float(self.development["average"])
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.total
+
+    def batch(self) -> list[TrainingRow]:
+        """The rows of the present step."""
+        return [self.rows[int(i)] for i in self.order.batch(self.step)]
+
+
+class Cohort:
+    """Prompt bank, optimizer state and members of the runs of one `PromptShape`."""
+
+    def __init__(self, shape: PromptShape, embedding: Tensor) -> None:
+        self.shape = shape
+        self.embedding = embedding
+        self.members: list[Member] = []
+        self.bank: PromptBank | None = None
+        self.optim: FleetAdamW | None = None
+
+    def admit(self, member: Member) -> None:
+        """Let a run in, its parameters freshly drawn from its seed but for those that it starts with."""
+        config = member.run.config
+        fresh = PromptBank.create(
+            self.shape,
+            [config.seed],
+            init=config.init,
+            init_range=config.init_range,
+            embedding=self.embedding,
+            device=self.embedding.device,
+            task=config.task,
+        )
+        with torch.no_grad():
+            for name, values in member.start.items():
+                fresh.params[name][0].copy_(values)
+        if self.bank is None or self.optim is None:
+            self.bank, self.optim = fresh, FleetAdamW(fresh.params)
+        else:
+            self.bank = PromptBank.concat([self.bank, fresh])
+            self.optim.extend(fresh.params)
+        self.members.append(member)
+
+    def keep(self, indices: list[int]) -> None:
+        """Let every run but those at `indices` go."""
+        assert self.bank is not None and self.optim is not None
+        self.members = [self.members[i] for i in indices]
+        if not indices:
+            self.bank = self.optim = None
+            return
+        chosen = torch.tensor(indices, device=self.embedding.device)
+        self.bank = self.bank.select(indices)
+        self.optim.select(chosen)
+
+    def draws(self) -> dict[str, Tensor]:
+        """What a relaxed-bernoulli router draws its weights by at the present steps, on the CPU; else nothing."""
+        if self.shape.router != "relaxed-bernoulli":
+            return {}
+        temperature = anneal(self._steps(), _numbers([m.total for m in self.members]))
+        return {"temperature": temperature, "noise": torch.stack([self._noise(m) for m in self.members])}
+
+    def compose(self, draws: dict[str, Tensor] | None = None) -> Composition:
+        """The training composition of all members at their present steps, with their `draws` if those are on the device
+        already.
+        """
+        assert self.bank is not None
+        if draws is None:
+            draws = {name: moved(drawn, self.embedding.device) for name, drawn in self.draws().items()}
+        temperature, noise = draws.get("temperature"), draws.get("noise")
+        return fused.compose(self.bank.params, self.shape, training=True, temperature=temperature, noise=noise)
+
+    def targets(
+        self, composition: Composition, runs: Tensor, tasks: Tensor, means: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Target prompts (S, L, d) of this cohort's slots, and the slot (B,) of each of its rows.
+
+        `runs` and `tasks` (B,) say whose row each is; `means` (B, d), the mean token embedding of
+        each row, is needed with input gates only, where every row is a slot of its own.
+        """
+        if self.shape.gates == "input":
+            assert self.bank is not None and means is not None
+            device = means.device
+            runs, tasks = runs.to(device), tasks.to(device)
+            prompts = compose_rows(composition, self.bank.params, self.shape, runs, tasks, means)
+            return prompts, torch.arange(len(runs))
+        assert composition.targets is not None
+        return composition.targets.flatten(0, 1), self.slots(runs, tasks)
+
+    def slots(self, runs: Tensor, tasks: Tensor) -> Tensor:
+        """The slots (B,) of rows of these runs and tasks, where a run's tasks have one prompt each."""
+        return runs * self.shape.tasks + tasks
+
+    def update(self, healthy: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """One optimizer step from the gradients of the last backward pass.
+
+        Returns gradient norms (R,), which runs were updated (R,), and the rate (R,) of each group, on
+        the CPU.
+        """
+        assert self.bank is not None and self.optim is not None
+        now = self.numbers()
+        for name, p in self.bank.params.items():
+            if p.grad is not None and (frozen := self.frozen(name)):
+                p.grad = p.grad.clone()  # it may be another one's too
+                p.grad[frozen] = 0
+        norm, updated = self.optim.step(
+            self.bank.params,
+            rates={name: now.rates[LR_GROUP[name]] for name in self.bank.params},
+            decay=now.decay,
+            clip=now.clip,
+            taken=now.taken,
+            healthy=healthy,
+        )
+        return norm, updated, now.rates
+
+    def numbers(self) -> Numbers:
+        """Rates, decay, clipping and steps taken of all members at their present steps."""
+        configs = [m.run.config for m in self.members]
+        taken = self._steps()
+        share = schedule(
+            taken,
+            _numbers([m.total for m in self.members]),
+            _numbers([c.warmup for c in configs]),
+        )
+        groups = dict.fromkeys(LR_GROUP[name] for name in parameter_shapes(self.shape))
+        rates = {group: share * _numbers([c.rate(group) for c in configs]) for group in groups}
+        decay, clip = ([getattr(c, name) for c in configs] for name in ("weight_decay", "clip_norm"))
+        return Numbers(rates, _numbers(decay), _numbers(clip), taken)
+
+    def frozen(self, name: str) -> list[int]:
+        """The runs that have a rate of 0 for the parameter `name`: it keeps its bits, and its gradient is forgotten, so
+        that it does not count when the run's is clipped.
+        """
+        group = LR_GROUP[name]
+        return [i for i, member in enumerate(self.members) if member.run.config.rate(group) == 0]
+
+    @torch.no_grad()
+    def prompts(self, index: int) -> RunPrompts:
+        """What the run at `index` would be evaluated with now."""
+        assert self.bank is not None
+        own = self.bank.select([index])
+        composition = compose(own.params, self.shape, training=False)
+        return RunPrompts.of(self.shape, composition, own.params)
+
+    def _steps(self) -> Tensor:
+        return _numbers([m.step for m in self.members])
+
+    def _noise(self, member: Member) -> Tensor:
+        """Uniform noise (T, n_weights) of a run's present step."""
+        generator = torch.Generator().manual_seed(member.run.config.seed * 1_000_003 + member.step)
+        return torch.rand(self.shape.tasks, self.shape.n_weights, generator=generator)
+
+    def run_tensors(self, index: int) -> dict[str, Tensor]:
+        """All tensors that continue the run at `index`: parameters, moments, best prompts."""
+        assert self.bank is not None and self.optim is not None
+        kinds = {"param": self.bank.params, "first": self.optim.first, "second": self.optim.second}
+        tensors = {f"{kind}.{name}": t[index] for kind, of in kinds.items() for name, t in of.items()}
+        best = self.members[index].best
+        return tensors | {f"best.{name}": t for name, t in (best.tensors if best else {}).items()}
+
+    @torch.no_grad()
+    def restore(self, index: int, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Put back what `Member.state` and `run_tensors` gave for the run admitted at `index`."""
+        assert self.bank is not None and self.optim is not None
+        kinds = {"param": self.bank.params, "first": self.optim.first, "second": self.optim.second}
+        for kind, of in kinds.items():
+            for name, whole in of.items():
+                whole[index].copy_(tensors[f"{kind}.{name}"])
+        best = {n.removeprefix("best."): t for n, t in tensors.items() if n.startswith("best.")}
+        member = self.members[index]
+        member.step, member.stopped = state["step"], state["stopped"]
+        member.selected = state["selected"]
+        if best:
+            member.best, member.development = RunPrompts(self.shape, best), state["development"]
+
+
+def _numbers(values: list[float]) -> Tensor:
+    """One number a run, on the CPU: what is worked out from them goes to the device in one copy."""
+    return torch.tensor(values, dtype=torch.float64)

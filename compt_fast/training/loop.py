@@ -1,0 +1,396 @@
+"""The training loop of a fleet: the rows of all runs in one pass over the frozen trunk."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compt_fast.config.flags import Flags
+from compt_fast.config.run import RANDOM, STORED
+from compt_fast.evaluation.evaluator import average, evaluate
+from compt_fast.models.api import Trunk
+from compt_fast.models.batch import TargetPrompts, make_batch
+from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.prompts.artifact import RunPrompts, save_prompts
+from compt_fast.tasks.examples import JobData, ScoredRows, Seen, TrainingRow, seen_nothing
+from compt_fast.training import checkpoint
+from compt_fast.training.cohort import Cohort, Member
+from compt_fast.training.fixed_step import Outcome
+from compt_fast.training.graphs import Graphs, refused
+from compt_fast.training.identity import Identity
+from compt_fast.training.interrupts import Interrupts
+from compt_fast.training.monitor import Monitor
+from compt_fast.training.plan import Run
+from compt_fast.training.results import RunResult, write_results
+from compt_fast.utils.errors import InputError
+from compt_fast.utils.words import plural
+
+Start = Callable[[Run], dict[str, Tensor]]
+"""A run's parameters that start from stored values, by name and without a run axis."""
+SeenBy = Callable[[Run], Seen]
+"""The training rows that a run's stored values were trained on, which no development sample of it may hold."""
+SELECTIONS = 10  # with --select best a run is scored on development every tenth of its steps
+
+
+def from_nothing(run: Run) -> dict[str, Tensor]:
+    """The start of a run that needs no stored prompts; `ValueError` for one that does."""
+    if run.config.source_init != RANDOM or run.config.private_init != RANDOM:
+        raise ValueError(f"{run.id} starts from stored prompts, and the trainer was given none")
+    return {}
+
+
+@dataclass
+class Trainer:
+    """Trains `runs`, `flags["runs_at_once"]` side by side, and scores each as it ends.
+
+    `start` gives what a run's prompts start from where that is stored, `seen` the rows that it was
+    trained on. `results` and the checkpoints hold everything done so far, so a job can stop after any
+    step. Of a job that goes on, `begun` holds the steps of the runs that were midway, and
+    `earlier_seconds` the time that its earlier parts took.
+    """
+
+    runs: list[Run]
+    trunk: Trunk
+    trunk_hash: str
+    data: JobData
+    flags: Flags
+    folder: Path
+    start: Start = from_nothing
+    seen: SeenBy = seen_nothing
+    cohorts: list[Cohort] = field(default_factory=list)
+    results: dict[str, RunResult] = field(default_factory=dict)
+    begun: dict[str, int] = field(default_factory=dict)
+    step: int = 0
+    midway: bool = False  # an error left a change of runs or parameters half done: nothing to save
+    earlier_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._started: float | None = None
+        self.graphs: Graphs | None = None
+        if self.flags["cuda_graphs"] and isinstance(self.trunk, PackedTrunk) and not refused(self.trunk):
+            self.graphs = Graphs(self.trunk)
+        self._evaluation = self.data.evaluation()
+        self._rows = {run.id: self.data.training(run.config) for run in self.runs}
+        if self.flags["select"] == "best":
+            for run in self.runs:
+                self._check_development(run)
+
+    @property
+    def identity(self) -> Identity:
+        """What tells the job's files from another's."""
+        return Identity(self.trunk_hash, self.flags, {run.id: run.config for run in self.runs})
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all runs together."""
+        return sum(self.steps_of(run) for run in self.runs)
+
+    def steps_left(self, run: Run) -> int:
+        """Training steps that a run needs beyond those of the checkpoint that `note_results` knows."""
+        return 0 if run.id in self.results else self.steps_of(run) - self.begun.get(run.id, 0)
+
+    def steps_of(self, run: Run) -> int:
+        """Training steps of a run."""
+        return run.steps(len(self._rows[run.id]))
+
+    @property
+    def ended(self) -> list[RunResult]:
+        """Results of the runs that have ended, in the plan's order."""
+        return [self.results[run.id] for run in self.runs if run.id in self.results]
+
+    @property
+    def waiting(self) -> list[Run]:
+        """The runs that have not begun, in the plan's order."""
+        begun = {member.run.id for cohort in self.cohorts for member in cohort.members} | self.results.keys()
+        return [run for run in self.runs if run.id not in begun]
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of training and scoring, `earlier_seconds` included."""
+        now = time.perf_counter()
+        return self.earlier_seconds + (now - self._started if self._started is not None else 0.0)
+
+    def _check_development(self, run: Run) -> None:
+        for sample in self.development_of(run):
+            if not sample.sources:
+                raise InputError(
+                    f"{run.id}: --select best needs training rows of {sample.task.name} beyond the shots and those "
+                    "that its stored prompts were trained on, and there are none; lower --shots or --source-examples, "
+                    "or use --select last"
+                )
+
+    def train(self, monitor: Monitor, interrupts: Interrupts) -> None:
+        """Train and score every run.
+
+        On `Interrupted` or an error, `save` keeps what was done, unless the trainer is `midway`.
+        """
+        self._started = time.perf_counter()
+        every = self.flags["checkpoint_every"]
+        while True:
+            self._retire(monitor, interrupts)
+            self.refill()
+            if not self.cohorts:
+                break
+            self.train_step(monitor)
+            if self.step % every == 0:
+                self.save(monitor)
+            interrupts.check()
+        self.save(monitor)
+
+    def save(self, monitor: Monitor) -> None:
+        """Write a checkpoint of the present state."""
+        members = [member.run.id for cohort in self.cohorts for member in cohort.members]
+        state = {
+            "job": self.identity.hash([*self.results, *members]),
+            "step": self.step,
+            "wall_seconds": self.wall_seconds,
+            "metrics_offset": monitor.offset,
+            "results": {run: result.to_json() for run, result in self.results.items()},
+        }
+        checkpoint.save(self.folder / "checkpoints", state, self.cohorts)
+
+    def restore(self, monitor: Monitor, saved: checkpoint.Checkpoint) -> None:
+        """Go back to the state of a checkpoint of the same job, or of one with fewer runs.
+
+        Raises `InputError` when the checkpoint is another job's.
+        """
+        state = saved.state
+        by_id = {run.id: run for run in self.runs}
+        try:
+            for entry in itertools.chain.from_iterable(state["members"]):
+                cohort = self._admit(by_id[entry["run"]])
+                cohort.restore(len(cohort.members) - 1, entry, saved.tensors[entry["run"]])
+        except (KeyError, RuntimeError) as error:
+            raise InputError(f"{saved.path}: not a checkpoint of this job: {error}") from None
+        self.step = state["step"]
+        self.earlier_seconds = state["wall_seconds"]
+        self.note_results(saved)
+        alive = sum(m.step for c in self.cohorts for m in c.members)
+        done = sum(self.steps_of(by_id[run]) for run in self.results)
+        monitor.rewind(state["metrics_offset"], alive + done)
+
+    def note_results(self, saved: checkpoint.Checkpoint) -> None:
+        """Know of the runs that had ended, and the steps of those that had begun, by a checkpoint."""
+        self.results = {run: RunResult(**result) for run, result in saved.state["results"].items()}
+        self.begun = {entry["run"]: entry["step"] for entry in itertools.chain.from_iterable(saved.state["members"])}
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """A change of several parts, after which they belong together again."""
+        self.midway = True
+        yield
+        self.midway = False  # not so after an error
+
+    # One step
+
+    def train_step(self, monitor: Monitor) -> list[dict[str, Any]]:
+        """Forward, backward and update of all members on their next batches.
+
+        Returns what went to `metrics.jsonl`: a record a run, in the cohorts' order.
+        """
+        began = time.perf_counter()
+        batches = [[member.batch() for member in cohort.members] for cohort in self.cohorts]
+        rows = self.graphs.rows(self.cohorts, batches) if self.graphs is not None else None
+        if self.graphs is not None and rows is not None:
+            tokens = rows.tokens
+            with self._change():
+                records = self._records(self.graphs.step(self.cohorts, rows))
+                self.step += 1
+        else:
+            losses, tokens = self._forward(batches)
+            # Every loss has only its own run's prompts behind it, so the sum's gradient is each one's
+            # own, and a loss that is not finite spoils no other.
+            losses.sum().backward()
+            with self._change():
+                records = self._records(self._update(losses.detach()))
+                self.step += 1
+        speed = tokens / (time.perf_counter() - began)
+        for record in records:
+            record["tokens_per_second"] = round(speed, 1)
+        monitor.step(records, speed=speed)
+        return records
+
+    def _forward(self, batches: list[list[list[TrainingRow]]]) -> tuple[Tensor, int]:
+        """Loss (runs,) of each member, and the real tokens of the batch.
+
+        `batches` holds the rows of each member of each cohort; they go through the trunk as one.
+        """
+        rows = [row for cohort in batches for member in cohort for row in member]
+        sources, targets = [row.source for row in rows], [row.target for row in rows]
+        batch = make_batch(sources, targets, [0] * len(rows)).to(self.trunk.device)
+        needs_means = any(cohort.shape.gates == "input" for cohort in self.cohorts)
+        means = self.trunk.mean_embeddings(batch) if needs_means else None
+        stacks: list[Tensor] = []
+        slots: list[Tensor] = []
+        first_row = first_slot = 0
+        for cohort, members in zip(self.cohorts, batches, strict=True):
+            runs = torch.tensor([i for i, own in enumerate(members) for _ in own])
+            tasks = torch.tensor([row.task for own in members for row in own])
+            part = means[first_row : first_row + len(runs)] if means is not None else None
+            stack, local = cohort.targets(cohort.compose(), runs, tasks, part)
+            stacks.append(stack)
+            slots.append(local + first_slot)
+            first_row += len(runs)
+            first_slot += len(stack)
+        prompts = TargetPrompts.from_stacks(stacks)
+        batch = replace(batch, slots=torch.cat(slots))
+        row_losses = self.trunk.row_losses(prompts, batch)
+        counts = [len(own) for members in batches for own in members]
+        lengths = batch.target_lengths.to(self.trunk.device)
+        losses = [
+            loss.sum() / length.sum()
+            for loss, length in zip(row_losses.split(counts), lengths.split(counts), strict=True)
+        ]
+        prompt_tokens = int(prompts.lengths[batch.slots].sum())
+        tokens = batch.source_tokens + int(batch.target_offsets[-1]) + prompt_tokens
+        return torch.stack(losses), tokens
+
+    def _update(self, losses: Tensor) -> list[Outcome]:
+        """Step every cohort's optimizer."""
+        outcomes = []
+        parts = losses.split([len(cohort.members) for cohort in self.cohorts])
+        for cohort, own in zip(self.cohorts, parts, strict=True):
+            norms, updated, rates = cohort.update(own.isfinite())
+            rate_of = {group: rate.tolist() for group, rate in rates.items()}
+            outcomes.append(Outcome(own.tolist(), norms.tolist(), updated.tolist(), rate_of))
+        return outcomes
+
+    def _records(self, outcomes: list[Outcome]) -> list[dict[str, Any]]:
+        """Note a step's outcomes, of each cohort; a run that is not finite is stopped and reported."""
+        records = []
+        for cohort, outcome in zip(self.cohorts, outcomes, strict=True):
+            columns = (outcome.losses, outcome.norms, outcome.updated)
+            for i, (member, loss, norm, healthy) in enumerate(zip(cohort.members, *columns, strict=True)):
+                member.step += 1
+                if not healthy:
+                    which = "gradient" if math.isfinite(loss) else "loss"
+                    member.stopped = f"{which} not finite at step {member.step}"
+                records.append(
+                    {
+                        "run": member.run.id,
+                        "step": member.step,
+                        "loss": loss if math.isfinite(loss) else None,
+                        "gradient_norm": norm if math.isfinite(norm) else None,
+                        "learning_rate": {group: rate[i] for group, rate in outcome.rates.items()},
+                    }
+                )
+        return records
+
+    # Runs that enter and leave
+
+    def refill(self) -> None:
+        """Let waiting runs in until `runs_at_once` train side by side."""
+        alive = sum(len(cohort.members) for cohort in self.cohorts)
+        for run in self.waiting[: max(0, self.flags["runs_at_once"] - alive)]:
+            with self._change():
+                self._admit(run)
+
+    def _admit(self, run: Run) -> Cohort:
+        member = Member(run, self._rows[run.id], self.start(run))
+        cohort = next((c for c in self.cohorts if c.shape == run.shape), None)
+        if cohort is None:
+            cohort = Cohort(run.shape, self.trunk.embedding)
+            self.cohorts.append(cohort)
+        cohort.admit(member)
+        return cohort
+
+    def _retire(self, monitor: Monitor, interrupts: Interrupts) -> None:
+        """Score the runs that are through, store their prompts and results, and let them leave."""
+        for cohort in list(self.cohorts):
+            if self.flags["select"] == "best":
+                self._select(cohort, monitor, interrupts)
+            for member in [m for m in cohort.members if m.finished or m.stopped]:
+                self._finish(cohort, member, monitor, interrupts)
+            if not cohort.members:
+                self.cohorts.remove(cohort)
+
+    def _finish(self, cohort: Cohort, member: Member, monitor: Monitor, interrupts: Interrupts) -> None:
+        run, index = member.run, cohort.members.index(member)
+        if self.graphs is not None:
+            self.graphs.drop()  # they are of other runs than will go on, and scoring needs the memory
+        if member.stopped:
+            self.results[run.id] = RunResult.stopped(run, member.stopped)
+        else:
+            monitor.phase(f"scoring {run.id}")
+            prompts = member.best or cohort.prompts(index)
+            tasks = self._score(prompts, run, self.evaluation_of(run), interrupts)
+            save_prompts(self.folder / "prompts" / run.id, prompts, self._about(run))
+            self.results[run.id] = RunResult.finished(run, tasks, average(tasks), member.development)
+            monitor.phase("training")
+        with self._change():
+            cohort.keep([i for i in range(len(cohort.members)) if i != index])
+        self.write_results()
+        monitor.ended(f"{self.results[run.id].says} ({len(self.results)} of {plural(len(self.runs), 'run')} ended)")
+
+    def _select(self, cohort: Cohort, monitor: Monitor, interrupts: Interrupts) -> None:
+        """Keep the prompts of each run that did best so far on its development sample."""
+        for index, member in enumerate(cohort.members):
+            due = member.step % max(1, member.total // SELECTIONS) == 0 or member.finished
+            if member.stopped or not due or member.step in (0, member.selected):
+                continue
+            monitor.phase(f"selecting {member.run.id}")
+            prompts = cohort.prompts(index)
+            sample = self.development_of(member.run)
+            tasks = self._score(prompts, member.run, sample, interrupts)
+            member.selected = member.step
+            if average(tasks) > member.best_score:
+                member.best = prompts
+                scores = {name: task["scores"] for name, task in tasks.items()}
+                member.development = {"average": average(tasks), "step": member.step, "tasks": scores}
+            monitor.phase("training")
+
+    def development_of(self, run: Run) -> list[ScoredRows]:
+        """The rows that the best of a run's weights are selected on, those of each of its tasks."""
+        return self.data.development(run.config, self.seen(run))
+
+    def evaluation_of(self, run: Run) -> list[ScoredRows]:
+        """The rows that a run is scored on, those of each of its tasks."""
+        if run.config.task is None:
+            return self._evaluation
+        return [rows for rows in self._evaluation if rows.task.name == run.config.task]
+
+    def _score(self, prompts: RunPrompts, run: Run, sets: list[ScoredRows], interrupts: Interrupts) -> dict[str, Any]:
+        return evaluate(
+            self.trunk,
+            self.data,
+            prompts,
+            sets,
+            mode=run.config.label_mode,
+            scoring=self.flags["scoring"],
+            batch_size=self.flags["eval_batch_size"],
+            after_batch=interrupts.check,
+        )
+
+    def write_results(self) -> None:
+        """Write `results.json` with every run's state as of now."""
+        results = [self.results.get(run.id) or RunResult.waiting(run) for run in self.runs]
+        write_results(self.folder, results, self.wall_seconds, self.identity.hash(run.id for run in self.runs))
+
+    def _source_tasks(self, run: Run) -> list[str] | None:
+        """The task of each source prompt, where they started from stored ones."""
+        if run.config.source_init != STORED:
+            return None
+        return self.flags["source_tasks"] or [data.task.name for data in self.data.tasks]
+
+    def _about(self, run: Run) -> dict[str, Any]:
+        return {
+            "run": run.id,
+            "config": run.config.to_json(),
+            "tasks": self.data.names(run.config),
+            "source_tasks": self._source_tasks(run),
+            "trunk": self.trunk.name,
+            "trunk_hash": self.trunk_hash,
+            "d_model": self.trunk.d_model,
+            "dtype": self.flags["dtype"],
+            "prefix": self.flags["prefix"],
+            "prompt_position": self.flags["prompt_position"],
+        }

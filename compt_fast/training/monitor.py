@@ -1,0 +1,126 @@
+"""What a job tells while it works: `metrics.jsonl`, TensorBoard, and progress, as a bar or in plain lines."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from compt_fast.utils.output import OutputError
+from compt_fast.utils.words import duration, plural
+
+EVERY = 30.0  # seconds from one plain line of progress to the next
+
+
+class Monitor:
+    """Writes one object a step and run to `metrics.jsonl`; shows a bar on a terminal and elsewhere, as in a log
+    file, prints a line now and then and at each run's end.
+    """
+
+    def __init__(self, folder: Path, total_steps: int, console: Console, *, tensorboard: bool) -> None:
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._folder = folder
+        self._writers: dict[str, Any] | None = {} if tensorboard else None
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+            TextColumn("{task.fields[speed]:,.0f} tokens/s"),
+            TextColumn("{task.fields[alive]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._bar = self.progress.add_task("training", total=total_steps, loss=float("nan"), speed=0.0, alive="")
+        self._console = console
+        self._began = self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with suppress(OutputError):  # nothing more can be shown, and what ends the job is said elsewhere
+            self.progress.stop()
+        self._file.close()
+        for writer in (self._writers or {}).values():
+            writer.close()
+
+    @property
+    def offset(self) -> int:
+        """Bytes of `metrics.jsonl` so far, which are on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def rewind(self, offset: int, done: int) -> None:
+        """Forget what a checkpoint does not know: cut the file to `offset` bytes, the bar to `done`
+        steps. Of a file that is shorter a last line that is not whole goes too.
+        """
+        if self.offset < offset:
+            offset = (self._folder / "metrics.jsonl").read_bytes().rfind(b"\n") + 1
+        self._file.truncate(offset)
+        self._file.seek(offset)
+        self.progress.update(self._bar, completed=done)
+
+    def step(self, records: list[dict[str, Any]], *, speed: float) -> None:
+        """One training step: a record a run, and tokens per second of the whole batch."""
+        for record in records:
+            self._file.write(json.dumps(record) + "\n")
+            self._events(record)
+        losses = [record["loss"] for record in records if record["loss"] is not None]
+        mean = sum(losses) / len(losses) if losses else float("nan")
+        self.progress.update(self._bar, advance=len(records), loss=mean, speed=speed, alive=plural(len(records), "run"))
+        self._say_now_and_then()
+
+    def phase(self, text: str) -> None:
+        """What is going on from now."""
+        self.progress.update(self._bar, description=text)
+        self._say_now_and_then()
+
+    def ended(self, text: str) -> None:
+        """What came of a run."""
+        if not self._console.is_terminal:
+            self._console.print(text, soft_wrap=True)
+
+    def _say_now_and_then(self) -> None:
+        """A line of progress where there is no bar, unless one was said a moment ago."""
+        now = time.monotonic()
+        if self._console.is_terminal or now - self._said < EVERY:
+            return
+        self._said = now
+        task = self.progress.tasks[self._bar]
+        loss, alive = task.fields["loss"], task.fields["alive"]
+        parts = [f"{task.description}: {task.completed:,.0f} of {task.total:,.0f} steps ({task.percentage:.0f} %)"]
+        parts += [f"loss {loss:.3f}"] if math.isfinite(loss) else []
+        parts += [f"{task.fields['speed']:,.0f} tokens/s", f"{alive} side by side"] if alive else []
+        self._console.print(", ".join([*parts, f"{duration(now - self._began)} so far"]), soft_wrap=True)
+
+    def _events(self, record: dict[str, Any]) -> None:
+        if self._writers is None:
+            return
+        run = record["run"]
+        if run not in self._writers:
+            from torch.utils.tensorboard import SummaryWriter  # an optional package
+
+            # What an interrupted job wrote of steps that are taken again is to be forgotten.
+            self._writers[run] = SummaryWriter(str(self._folder / "tensorboard" / run), purge_step=record["step"])
+        for name in ("loss", "gradient_norm"):
+            if record[name] is not None:
+                self._writers[run].add_scalar(name, record[name], record["step"])
+        for group, rate in record["learning_rate"].items():
+            self._writers[run].add_scalar(f"learning_rate/{group}", rate, record["step"])

@@ -1,0 +1,66 @@
+"""How an engine is opened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from compt_fast.config.choices import ENGINES
+from compt_fast.models import open_trunk
+from compt_fast.models.reference import ReferenceTrunk
+from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.utils.errors import InputError
+from tests.helpers.tiny_t5 import make_t5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_t5(tmp_path_factory.mktemp("trunk"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_opens(engine: str, folder: Path) -> None:
+    trunk = open_trunk(engine, str(folder), prompt_position="append")
+    assert isinstance(trunk, ReferenceTrunk if engine == "reference" else PackedTrunk)
+    assert (trunk.name, trunk.prompt_position, trunk.d_model) == (str(folder), "append", 32)
+    assert (trunk.dtype, trunk.device) == (torch.float32, torch.device("cpu"))
+    assert trunk.embedding.shape == (384, 32) and not trunk.embedding.requires_grad
+
+
+def test_a_trunk_says_how_long_its_inputs_may_be(folder: Path, tmp_path: Path) -> None:
+    assert open_trunk("auto", str(folder)).max_input_length == 512
+    assert open_trunk("auto", str(make_t5(tmp_path, "mt5"))).max_input_length == 1024
+
+
+def test_auto_leaves_to_the_reference_what_fast_does_not_know(folder: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "trunk"))
+    config = json.loads((other / "config.json").read_text()) | {"feed_forward_proj": "silu"}
+    (other / "config.json").write_text(json.dumps(config))
+    assert isinstance(open_trunk("auto", str(other)), ReferenceTrunk)
+    with pytest.raises(InputError, match="not 'silu'; use --engine reference"):
+        open_trunk("fast", str(other))
+
+
+def test_an_unknown_engine_is_refused_with_the_near_one(folder: Path) -> None:
+    with pytest.raises(InputError, match="engine 'referense'.*'reference'"):
+        open_trunk("referense", str(folder))
+
+
+def test_an_unknown_prompt_position_is_refused_with_the_near_one(folder: Path) -> None:
+    with pytest.raises(InputError, match="prompt position 'prepent'.*'prepend'"):
+        open_trunk("reference", str(folder), prompt_position="prepent")
+
+
+def test_a_dtype_the_trunk_does_not_compute_in_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="fp32 or bf16, not in torch.float16"):
+        open_trunk("reference", str(folder), dtype=torch.float16)
+
+
+def test_a_gpu_that_is_not_there_is_refused(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="device cuda"):
+        open_trunk("reference", str(folder), device="cuda")

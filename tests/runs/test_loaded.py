@@ -1,0 +1,51 @@
+"""A run folder opened again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compt_fast import train
+from compt_fast.prompts.routing import Mask
+from compt_fast.runs.loaded import reopen, stored_runs
+from compt_fast.utils.errors import InputError
+from tests.helpers import jobs
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_t5: Path, toys: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tasks apart, and a sweep that was extended, so that its first run has a short name."""
+    out = tmp_path_factory.mktemp("reopened") / "run"
+    for rates in ("0.05", "0.05,0.1"):
+        chosen = jobs.settings(tiny_t5, toys[:2], method="pt-joint", lr_private=rates)
+        assert train.main([*jobs.arguments(chosen, out), "--apart"]) == 0
+    return out
+
+
+def test_scores_of_runs_apart_and_of_a_sweep_that_grew(folder: Path) -> None:
+    results = {run["id"]: run["tasks"] for run in jobs.results(folder)["runs"]}
+    assert list(results) == [
+        *(
+            "pt-joint-k4-s0-toy_a",
+            "pt-joint-k4-s0-toy_b",
+            "pt-joint-k4-s0-lr-private0.1-toy_a",
+            "pt-joint-k4-s0-lr-private0.1-toy_b",
+        )
+    ]
+    reopened = reopen(folder, {})
+    assert stored_runs(folder) == list(results)
+    for name, tasks in results.items():
+        assert reopened.score(name) == tasks and len(tasks) == 1
+    assert reopened.score("pt-joint-k4-s0-toy_a", Mask(())) == results["pt-joint-k4-s0-toy_a"]
+
+
+def test_other_flags_and_names(folder: Path, tmp_path: Path) -> None:
+    (entry,) = reopen(folder, {"eval_size": "3"}).score("pt-joint-k4-s0-toy_b").values()
+    assert entry["n"] == 3
+    with pytest.raises(InputError, match="plans no such run"):
+        reopen(folder, {}).score("pt-joint-k4-s9-toy_b")
+    with pytest.raises(InputError, match=r"unknown run 'pt-joint-k4-s0'\. Did you mean"):
+        stored_runs(folder, ["pt-joint-k4-s0"])
+    with pytest.raises(InputError, match="no run folder"):
+        reopen(tmp_path, {})

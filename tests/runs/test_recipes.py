@@ -1,0 +1,186 @@
+"""Recipes: every experiment of both papers is there and means runs, in full and in small; several jobs a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compt_fast import train
+from compt_fast.config.flags import Flags
+from compt_fast.runs.recipes import embedded, flags_of, read_jobs
+from compt_fast.tasks.table import TASKS, resolve_tasks
+from compt_fast.training.plan import Run, plan_runs
+from compt_fast.utils.errors import InputError
+from tests.helpers.jobs import error_of, results
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECIPES = sorted((REPOSITORY / "recipes").glob("*.toml"))
+T5_BASE, MINI = 768, 192  # d_model
+
+# Every table and figure of the papers that is an experiment of theirs.
+COMPT = [f"compt-table-{k}" for k in range(1, 10)] + [f"compt-figure-{k}" for k in range(2, 7)]
+CROSSPT = ["crosspt-table-2", "crosspt-table-3", "crosspt-table-a1", "crosspt-table-a2", "crosspt-table-a3"]
+CROSSPT += [f"crosspt-figure-{k}" for k in range(2, 12)]
+NINE = {"p", "pi", "sl", "slp", "sln", "slpn", "sil", "sip", "silp"}
+
+
+def planned(flags: Flags, d_model: int) -> list[Run]:
+    tasks = resolve_tasks(flags["suite"], flags["tasks"], flags["include"], flags["exclude"], [])
+    return plan_runs(flags, tasks=[task.name for task in tasks], d_model=d_model)
+
+
+def runs_of(name: str, *, mini: bool = True) -> dict[str, list[Run]]:
+    jobs = flags_of({}, str(REPOSITORY / "recipes" / f"{name}.toml"), mini)
+    return {job: planned(flags, MINI if mini else T5_BASE) for job, flags in jobs.items()}
+
+
+def test_every_experiment_of_both_papers_has_a_recipe_and_the_readme_names_the_rest() -> None:
+    there = [path.stem for path in RECIPES]
+    assert set(COMPT + CROSSPT) <= set(there)
+    readme = (REPOSITORY / "recipes" / "README.md").read_text()
+    for stem in there:
+        paper, _, rest = stem.partition("-")
+        assert stem in readme or re.search(rf"`{paper}-[^|]*`-{rest.split('-', 1)[1]}`", readme), stem
+    for rest in ("ComPT, figure 1", "CrossPT, figure 1", "CrossPT, table 1"):
+        assert f"| {rest} |" in readme
+
+
+@pytest.mark.parametrize("mini", [False, True], ids=["full", "mini"])
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_every_recipe_plans(path: Path, mini: bool) -> None:
+    jobs = flags_of({}, str(path), mini)
+    for name, flags in jobs.items():
+        tasks = resolve_tasks(flags["suite"], flags["tasks"], flags["include"], flags["exclude"], [])
+        assert {task.source for task in tasks} == ({"mini"} if mini else {"hub"})
+        assert flags["model"] == ("mini" if mini else "t5-base")
+        assert planned(flags, MINI if mini else T5_BASE)
+        assert (name == "") == (len(jobs) == 1)
+
+
+def test_recipes_mean_what_the_papers_say() -> None:
+    (table,) = runs_of("compt-table-1").values()
+    assert len(table) == (8 + 3) * 3 * 3, "pt trains each of eight tasks alone"
+    assert {(run.config.method, run.config.shots, run.config.seed) for run in table} == {
+        (method, shots, seed) for method in ("pt", "mst", "scp", "spp") for shots in (8, 16, 32) for seed in (0, 1, 2)
+    }
+    large = [run.config for runs in runs_of("compt-table-3", mini=False).values() for run in runs]
+    assert [(c.method, c.sources, c.shots, c.max_train) for c in large] == [
+        ("spp", 10, None, 5000),
+        ("scp", 3, None, 5000),
+    ]
+    grids = runs_of("crosspt-figure-11")
+    for job, of_encoders in (("encoder-as-sources", {0.05, 0.1, 0.15, 0.2}), ("encoder-fixed", {0.1})):
+        grid = [run.config for run in grids[job]]
+        assert len({(config.lr_source, config.lr_private) for config in grid}) == 16
+        assert {config.rate("shared_encoder") for config in grid} == of_encoders
+    assert {run.config.method for run in runs_of("crosspt-figure-2")["group2"]} == NINE
+    labels = runs_of("crosspt-figure-6")[""]
+    assert {run.config.label_mode for run in labels} == {"natural", "synthetic", "numeric"}
+    sl2 = runs_of("crosspt-figure-9")["sl2"]
+    assert [(run.config.method, run.config.sources) for run in sl2] == [("sl", 2)]
+
+
+def test_mini_turns_suites_and_tasks_into_embedded_ones() -> None:
+    settings = {"suite": "set2", "include": ["mnli"], "source_tasks": "crosspt-set2, qnli", "model": "t5-base"}
+    made = embedded(settings | {"data_root": "rows", "shots": [8]}, "recipe")
+    assert made["suite"] == "mini2" and made["model"] == "mini" and made["data_root"] is None
+    assert made["include"] == ["mini_mnli"] and made["source_tasks"] == ["mini2", "mini_qnli"] and made["shots"] == [8]
+    assert settings["include"] == ["mnli"]
+    assert embedded({"suite": "mini", "tasks": ["mini_rte"]}, "recipe")["tasks"] == ["mini_rte"]
+    assert {f"mini_{name}" for name, task in TASKS.items() if task.source == "hub"} - set(TASKS) == {"mini_stsb2"}
+    with pytest.raises(InputError, match="recipe: tasks: 'stsb2' has no embedded kind"):
+        embedded({"tasks": ["rte", "stsb2"]}, "recipe")
+
+
+RECIPE = """
+suite = "glue"
+shots = [8, 16]
+epochs = 3
+
+[jobs.one]
+method = "pt"
+
+[jobs.two]
+method = "spp"
+sources = [1, 2]
+shots = 4
+
+[mini]
+eval_size = 7
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    path = tmp_path / "two.toml"
+    path.write_text(RECIPE)
+    return str(path)
+
+
+def test_jobs_take_the_flags_above_them_and_the_command_line_comes_first(recipe: str) -> None:
+    jobs = flags_of({"seeds": "3,4", "out": "somewhere"}, recipe, mini=False)
+    assert list(jobs) == ["one", "two"]
+    assert jobs["one"]["shots"] == [8, 16] and jobs["two"]["shots"] == [4] and jobs["two"]["sources"] == [1, 2]
+    assert all(flags["seeds"] == [3, 4] and flags["eval_size"] == 300 for flags in jobs.values())
+    assert [Path(flags["out"]).parts[-2:] for flags in jobs.values()] == [("somewhere", "one"), ("somewhere", "two")]
+    small = flags_of({"steps": "5"}, recipe, mini=True)
+    assert all(flags["eval_size"] == 7 and flags["suite"] == "mini" for flags in small.values())
+    assert all(flags["steps"] == [5] and flags["epochs"] is None for flags in small.values())
+    outs = [Path(flags["out"]) for flags in small.values()]
+    assert outs[0].parent == outs[1].parent and outs[0].parent.name.startswith("two-")
+
+
+def test_a_plain_file_and_no_file_are_one_job(tmp_path: Path) -> None:
+    path = tmp_path / "plain.yaml"
+    path.write_text("suite: set2\nmini: {shots: [4]}\n")
+    assert read_jobs(str(path), mini=False) == {"": {"suite": "set2"}}
+    small = flags_of({}, str(path), mini=True)[""]
+    assert small["suite"] == "mini2" and small["shots"] == [4] and small["out"] is None
+    assert read_jobs(None, mini=False) == {"": {}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("jobs = 3", "jobs must be a table, not 3"),
+        ("mini = true", "mini must be a table, not True"),
+        ("[jobs]\nspp = 1", "jobs.spp must be a table of flags, not 1"),
+        ('[jobs."a/b"]', "jobs.a/b: the name becomes a folder's"),
+        ("[jobs.a]\nshot = 3", "jobs.a: 'shot'"),
+        ("[mini]\nshot = 3", "mini: 'shot'"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(message)):
+        flags_of({}, str(path), mini=True)
+
+
+def test_mini_alone_and_mini_with_resume_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "give it one" in error_of(capsys, train.main, ["--mini"])
+    assert "leave out --mini" in error_of(capsys, train.main, ["--mini", f"--resume={tmp_path}"])
+
+
+def test_a_recipe_of_two_jobs_trains_both(
+    line: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "two.toml"
+    path.write_text('[jobs.one]\nmethod = "pt-joint"\n\n[jobs.two]\nmethod = "spp"\nsources = 2\n')
+    out = tmp_path / "out"
+    given: dict[str, Any] = {"method": None}
+    assert train.main([f"--config={path}", *line(out, **given)]) == 0
+    assert "job 2 of 2: two" in capsys.readouterr().out
+    assert [run["id"] for run in results(out / "one")["runs"]] == ["pt-joint-k4-s0"]
+    assert [run["id"] for run in results(out / "two")["runs"]] == ["spp-n2-k4-s0"]
+
+
+def test_the_readme_says_which_recipes_share_a_run() -> None:
+    five, six, seven = (flags_of({}, str(REPOSITORY / "recipes" / f"compt-table-{k}.toml"), False) for k in (5, 6, 7))
+    assert five == six == seven
+    readme = (REPOSITORY / "recipes" / "README.md").read_text()
+    assert "`compt-table-5`, `-6` and `-7` are one experiment" in readme

@@ -1,0 +1,209 @@
+"""`python -m tools.compile_check`: compiles every kernel for GPUs that need not be here.
+
+Prints registers, shared memory and spills of each as ptxas reports them, and exits with 1 if one spills
+or needs more shared memory than the smallest of the GPUs has. What is compiled are the launches that
+`compose` and `adamw` make for typical cohorts, and `attention` for heads of T5, on tensors without memory.
+Arguments are bound and specialised by Triton's own launcher, so that what it refuses fails here too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton import knobs
+
+from . import adamw, attention
+from .compose import Inputs, compose_backward, compose_forward
+from .launching import Launch, recorded
+from .plan import Plan
+from .stand_in import standing_in
+
+TARGETS = (80, 90, 100)
+SHARED = 99 * 1024  # bytes a program may take on compute capability 8.6; others have more
+BASE = Plan(
+    composition="spp",
+    tasks=8,
+    sources=3,
+    privates=8,
+    n_weights=3,
+    length=5,
+    d=768,
+    hidden=768,
+    encoder="mlp",
+    per_prompt=True,
+    shared=False,
+    normaliser="softmax",
+    tau=1.0,
+    gates="learned",
+    mask="none",
+    private_on=True,
+    products="tf32x3",
+)
+LINEAR = replace(BASE, length=10, encoder="linear", hidden=0, gates="none")
+INSIDE = replace(LINEAR, composition="inside", sources=8, n_weights=9, per_prompt=False, shared=True, tau=0.35)
+PT: dict[str, Any] = {"composition": "pt", "sources": 0, "n_weights": 0, "normaliser": "constant", "gates": "none"}
+PLANS = {
+    "spp": BASE,
+    "spp m=100": replace(BASE, length=100),
+    "scp N=10": replace(BASE, composition="scp", sources=10, n_weights=10, normaliser="sparsemax"),
+    "slpn": INSIDE,
+    "none": replace(BASE, encoder="none", hidden=0, gates="tied", mask="before"),
+    "pt": replace(BASE, **PT),
+    "mst": replace(BASE, **PT | {"composition": "mst", "sources": 1, "n_weights": 1}, privates=0),
+    "p": replace(LINEAR, **PT),
+    "sln": replace(INSIDE, privates=0, n_weights=8),
+    "slpn m=100": replace(INSIDE, length=100),
+    "by role": replace(BASE, per_prompt=False, gates="learned-global", mask="after"),
+    "by role m=40": replace(BASE, per_prompt=False, length=40),
+    "spp 100 tasks": replace(BASE, tasks=100, privates=100, sources=31, n_weights=31, normaliser="sparsemax"),
+    "spp d=500": replace(BASE, d=500, hidden=300),
+    **{f"spp {products}": replace(BASE, products=products) for products in ("fp32", "tf32", "bf16")},
+    **{f"spp m=100 {products}": replace(BASE, length=100, products=products) for products in ("tf32", "bf16")},
+}
+"""Typical cohorts of a t5-base; the first five have every kernel."""
+
+ATTENTION = {
+    f"attention {name}": (dtype, width, longest)
+    for name, dtype, width, longest in (
+        ("bf16", torch.bfloat16, 64, 200),
+        ("fp32", torch.float32, 64, 200),
+        ("11b", torch.bfloat16, 128, 200),
+        ("1 tile", torch.bfloat16, 64, 9),
+    )
+}
+"""Dtype and width of a head, 64 in all checkpoints but T5's largest, and the longest row: for rows of a single tile
+Triton compiles a kernel of its own.
+"""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a program of a compiled kernel takes: registers a thread, shared bytes, spilled bytes."""
+
+    plan: str
+    kernel: str
+    target: int
+    registers: int
+    shared: int
+    spilled: int
+
+
+def empty_inputs(plan: Plan, runs: int, device: str = "meta") -> Inputs:
+    """Inputs of the plan's shapes with nothing in them."""
+
+    def new(*size: int) -> Tensor:
+        return torch.empty(runs, *size, device=device)
+
+    def encoder(prompts: int) -> list[Tensor]:
+        count = prompts if plan.per_prompt else 1
+        sizes = [(plan.hidden, plan.d)] if plan.encoder == "mlp" else []
+        sizes += [(plan.d, plan.hidden or plan.d)] if plan.encoder != "none" else []
+        return [new(count, *size) for out in sizes for size in (out, out[:1])]
+
+    n, t = plan.sources, plan.privates
+    gates = {"learned": (plan.tasks, 2), "learned-global": (1, 2), "tied": (plan.tasks, 1), "fixed": None, "none": None}
+    size = gates[plan.gates]
+    return Inputs(
+        new(n, plan.length, plan.d) if n else None,
+        new(t, plan.length, plan.d) if t else None,
+        encoder(n) if n else [],
+        encoder(t) if t and not plan.shared else [],
+        new(plan.tasks, plan.n_weights) if plan.has_router else None,
+        None if size is None else new(*size),
+        torch.empty(plan.n_weights, device=device) if plan.mask != "none" else None,
+    )
+
+
+def launches(plan: Plan, runs: int = 2) -> list[Launch]:
+    """What a step of a cohort starts, but for the update."""
+    inputs = empty_inputs(plan, runs)
+    dtype = torch.bfloat16 if plan.products == "bf16" else torch.float32
+    with recorded() as found:
+        outputs = compose_forward(inputs, plan, dtype, save=True)
+        assert outputs["targets"] is not None
+        compose_backward(torch.empty_like(outputs["targets"]), inputs, outputs, plan)
+    return found
+
+
+def update_launches(plan: Plan, runs: int = 2) -> list[Launch]:
+    """What an update starts."""
+    params = empty_inputs(plan, runs).listed()
+    table = torch.empty(runs, len(params) + 4, dtype=torch.float64, device="meta")
+    healthy = torch.empty(runs, dtype=torch.bool, device="meta")
+    with recorded() as found:
+        adamw.by_kernel(params, params, params, params, table, healthy)
+    return found
+
+
+def attention_launches(dtype: torch.dtype, width: int, longest: int) -> list[Launch]:
+    """What a layer's attention starts, forward and backward."""
+    heads, device = 12, "meta"
+    qkv = torch.empty(2 * longest, 3, heads, width, dtype=dtype, device=device)
+    offsets = torch.empty(3, dtype=torch.int64, device=device)
+    bias = torch.empty(heads, 2 * longest - 1, device=device)
+    with recorded() as found:
+        out, lse = attention.attention_fwd(qkv, offsets, bias, longest)
+        attention.attention_bwd(torch.empty_like(out), qkv, out, lse, offsets, bias, longest)
+    return found
+
+
+def usage(plan: str, launch: Launch, target: int) -> Usage:
+    """Compiles the kernel of a launch for a compute capability (80 for 8.0)."""
+    log = io.StringIO()
+    # What was compiled before is not compiled again, and has no log.
+    launch.kernel.device_caches.clear()
+    with knobs.nvidia.scope(), knobs.compilation.scope(), standing_in(target), contextlib.redirect_stdout(log):
+        knobs.nvidia.dump_ptxas_log = True
+        knobs.compilation.always_compile = True
+        compiled = launch.kernel.warmup(**launch.arguments, grid=(launch.programs,), **launch.options)
+    spilled = [int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", log.getvalue())]
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", log.getvalue())]
+    if not registers or not spilled:
+        raise RuntimeError(f"ptxas reported no registers or no spills: {log.getvalue()!r}")
+    name = launch.kernel.fn.__name__
+    return Usage(plan, name, target, max(registers), compiled.metadata.shared, sum(spilled))
+
+
+def check(plans: Sequence[str], targets: Sequence[int]) -> Iterator[Usage]:
+    """Compiles all kernels of the plans, and the update's and the attention's, for each target."""
+    launched = [(name, launch) for name in plans for launch in launches(PLANS[name])]
+    odd = replace(BASE, tasks=7, privates=7)  # its router has no multiple of four values
+    updates = {"update": BASE, "update, 7 tasks": odd}
+    launched += [(name, launch) for name, plan in updates.items() for launch in update_launches(plan)]
+    launched += [(name, launch) for name, heads in ATTENTION.items() for launch in attention_launches(*heads)]
+    for name, launch in launched:
+        for target in targets:
+            yield usage(name, launch, target)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the report; 1 if a kernel spills or needs too much shared memory, else 0."""
+    parser = argparse.ArgumentParser(description="Compile every kernel; fail if one spills.")
+    parser.add_argument("--plan", choices=PLANS, action="append", help="only this; may be repeated")
+    parser.add_argument("--target", type=int, choices=TARGETS, action="append", help="only this; may be repeated")
+    arguments = parser.parse_args(argv)
+    bad = count = 0
+    print(f"{'plan':16} {'kernel':17} {'target':>7} {'registers':>9} {'shared':>7} {'spilled':>7}")
+    for used in check(arguments.plan or list(PLANS), arguments.target or TARGETS):
+        count += 1
+        bad += used.spilled > 0 or used.shared > SHARED
+        print(
+            f"{used.plan:16} {used.kernel:17} {'sm_' + str(used.target):>7} {used.registers:9} "
+            f"{used.shared:7} {used.spilled:7}",
+            flush=True,
+        )
+    print(f"{bad} of {count} compiled kernels spill or need more than {SHARED} bytes of shared memory")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
