@@ -158,7 +158,7 @@ def kernel_tests() -> None:
 
 def device_tests() -> None:
     """The other tests that need a device."""
-    _tests("tests/native", "tests/trunk", "tests/fleet", "tests/test_info.py", "-m", "gpu", workers=6)
+    _tests("tests/native", "tests/models", "tests/training", "tests/test_info.py", "-m", "gpu", workers=6)
 
 
 def _tests(*arguments: str, workers: int) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.fleet.test_survey import flawed
 
 from compt_fast import check, train
 from tests.helpers import jobs
 from tests.helpers.jobs import error_of
+from tests.runs.test_survey import flawed
 
 
 def test_a_flawed_task(

@@ -97,7 +97,7 @@ def _verdicts(folder: Path, count: int, seed: int, only: str, sound: bool) -> It
 def _warm(folder: Path) -> Materials:
     """Good things to spoil; on the way every module is imported and the embedded trunk opened, once."""
     torch.set_num_threads(1)
-    job.open_trunk = cache(job.open_trunk)  # type: ignore[assignment]  # only the embedded one is asked for twice
+    job.open_trunk = cache(job.open_trunk)  # only the embedded one is asked for twice
     model = make_t5(folder / "model")
     work = folder / "made"
     work.mkdir()

@@ -132,8 +132,9 @@ def _weights(config: dict[str, object], seed: int) -> dict[str, torch.Tensor]:
             # These outweigh the residual: else a tied head only repeats the token it reads.
             if name.startswith("decoder") and name.endswith((".o.weight", ".wo.weight")):
                 value.mul_(8)
+        shared = weights["shared.weight"]
         if config.get("tie_word_embeddings") is False:
-            weights["lm_head.weight"] = torch.randn_like(weights["shared.weight"]) * config["d_model"] ** -0.5
+            weights["lm_head.weight"] = torch.randn_like(shared) * shared.shape[1] ** -0.5
     logging.set_verbosity(verbosity)
     return weights
 

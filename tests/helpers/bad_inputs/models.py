@@ -161,7 +161,10 @@ def _saved(content: Any) -> Spoil:
 def _pickle(content: Any) -> Spoil:
     import pickle
 
-    return lambda path: path.write_bytes(pickle.dumps(content)) and None
+    def spoil(path: Path) -> None:
+        path.write_bytes(pickle.dumps(content))
+
+    return spoil
 
 
 _PICKLES: dict[str, Spoil] = {

@@ -30,7 +30,8 @@ def line(folder: Path, **changes: str) -> list[str]:
 def _bad_texts(flag: Flag) -> tuple[str, ...]:
     if flag.choices:
         return WORD
-    return {integer: WHOLE, shot_count: WHOLE, number: DECIMAL}.get(flag.parse, ())
+    texts: dict[Any, tuple[str, ...]] = {integer: WHOLE, shot_count: WHOLE, number: DECIMAL}
+    return texts.get(flag.parse, ())
 
 
 def _flag(flag: Flag, text: str) -> Case:
