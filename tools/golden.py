@@ -51,7 +51,7 @@ JOBS: dict[str, list[str]] = {
     "resumed": [*FLEET, "--scoring=rank"],
 }
 MASKED = ("gates", "normalisations")  # evaluated with every mask, too
-ENGINES = ("packed", "reference")
+ENGINES = ("fast", "reference")
 KILLED_AT = 70  # the operation on files before which "resumed" is killed
 
 Golden = dict[str, str]

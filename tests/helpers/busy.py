@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+LOOP = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"  # ends with who began it, however that ends
+
+
 @contextmanager
 def busy_loops(count: int) -> Iterator[None]:
     """Inside, `count` processes do nothing but turn, on the cores and at the priority of this one."""
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    loops = [subprocess.Popen([sys.executable, "-c", LOOP]) for _ in range(count)]
     try:
         yield
     finally:
