@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
-LOOP = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"  # ends with who began it, however that ends
+# A loop ends with the process that began it, however that ends.
+LOOP = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
 @contextmanager
