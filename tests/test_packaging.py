@@ -154,7 +154,7 @@ def test_an_editable_install_reads_kernels_where_it_stands(
     for folder in (tmp_path, sources):
         kernels, cli = run([environment / "bin" / "python", "-c", code], folder).split()
         assert Path(kernels) == sources / "kernels" / "__init__.py"
-        assert Path(cli) == sources / "compt_fast" / "cli.py"
+        assert Path(cli) == sources / "compt_fast" / "cli" / "main.py"
 
 
 @pytest.mark.slow
@@ -208,9 +208,9 @@ def test_make_and_ci_do_what_they_say(repository: Path) -> None:
     assert train[-1] == "/nowhere/venv/bin/python -m compt_fast.train --seeds 0,1"
     torch_first = [line for line in train if " install " in line]
     assert torch_first[1].endswith(" torch") and "--no-build-isolation" in torch_first[2]
-    tests = run([*dry, "test", "ARGS="], repository).splitlines()  # whatever this run of make was given
+    tests = run([*dry, "test", "ARGS=", "PARALLEL=-n 2"], repository).splitlines()  # whatever this run of make was given
     commands = [line.partition(" -m ")[2].strip() for line in tests[-3:]]
-    assert commands == ["ruff check .", "mypy", "pytest"]
+    assert commands == ["ruff check .", "mypy", "pytest -n 2"]
     without_venv = run([*dry[:-1], "train", "VENV="], repository)
     assert "--no-deps --no-build-isolation --editable" in without_venv
     assert "constraints.txt torch" not in without_venv

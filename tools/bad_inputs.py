@@ -173,7 +173,7 @@ def _in_child(line: list[str], folder: Path, errors: Path) -> int:
     signal.alarm(WALL_SECONDS)
     os.chdir(folder)
     try:
-        code = _command("report.command" if line[0] == "report" else line[0])(line[1:])
+        code = _command(line[0])(line[1:])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else CRASHED
     except BaseException:

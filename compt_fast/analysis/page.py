@@ -60,7 +60,7 @@ def _write(folder: Path, exhibit: Exhibit) -> Markup:
 
 def _page(sections: Sequence[Section], pictures: dict[str, Markup], **rest: object) -> str:
     environment = Environment(
-        loader=PackageLoader("compt_fast.report", "."),
+        loader=PackageLoader("compt_fast.analysis", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
