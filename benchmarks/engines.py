@@ -48,7 +48,7 @@ class Engine:
     @cached_property
     def prompts(self) -> TargetPrompts:
         """The runs' first target prompts (a leaf), as the first layer of a backward sees them."""
-        targets = self.trainer.cohorts[0].compose().targets
+        targets = self.trainer.cohorts[0].compose({}).targets
         assert targets is not None
         prompts = TargetPrompts.from_stacks([targets])
         return replace(prompts, flat=prompts.flat.detach().requires_grad_())

@@ -1,5 +1,6 @@
 """The fleet: many runs that train side by side over one frozen trunk.
 
-`plan` turns flags into runs, `data` draws and encodes their rows, `cohort` holds the runs in
-training, `trainer` is the loop, `evaluation` scores a finished run, `results` writes what came out.
+`plan` turns flags into runs, `cohort` holds the runs in training, `step` is one training step of all of them, which
+`graphs` captures and `optimizer` ends; `loop` says who trains, when to score and to save, `results` writes what came
+out.
 """

@@ -8,26 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compt_fast.kernels import moved
 from compt_fast.ops import compose as fused
 from compt_fast.prompts.artifact import RunPrompts
-from compt_fast.prompts.compose import Composition, anneal, compose, compose_rows
-from compt_fast.prompts.parameters import LR_GROUP, PromptBank, parameter_shapes
+from compt_fast.prompts.compose import Composition, anneal, compose
+from compt_fast.prompts.parameters import LR_GROUP, PromptBank
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.tasks.examples import TrainingRow
 from compt_fast.tasks.sampling import EpochOrder
-from compt_fast.training.optimizer import FleetAdamW, schedule
+from compt_fast.training.optimizer import FleetAdamW, Hyperparameters, schedule
 from compt_fast.training.plan import Run
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """What a step's update is worked out from, each (R,) float64 on the CPU; `rates` by group of parameters."""
-
-    rates: dict[str, Tensor]
-    decay: Tensor
-    clip: Tensor
-    taken: Tensor
 
 
 @dataclass
@@ -69,9 +58,9 @@ class Member:
     def finished(self) -> bool:
         return self.step >= self.total
 
-    def batch(self) -> list[TrainingRow]:
-        """The rows of the present step."""
-        return [self.rows[int(i)] for i in self.order.batch(self.step)]
+    def batch(self, ahead: int = 0) -> list[TrainingRow]:
+        """The rows of the present step, or of the step `ahead` steps later."""
+        return [self.rows[int(i)] for i in self.order.batch(self.step + ahead)]
 
 
 class Cohort:
@@ -117,84 +106,39 @@ class Cohort:
         self.bank = self.bank.select(indices)
         self.optim.select(chosen)
 
-    def draws(self) -> dict[str, Tensor]:
-        """What a relaxed-bernoulli router draws its weights by at the present steps, on the CPU; else nothing."""
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """All members' parameters (R, ...) by name."""
+        assert self.bank is not None
+        return self.bank.params
+
+    def draws(self, ahead: int = 0) -> dict[str, Tensor]:
+        """What a relaxed-bernoulli router draws its weights by at the present steps, or `ahead` steps later, on the
+        CPU; else nothing.
+        """
         if self.shape.router != "relaxed-bernoulli":
             return {}
-        temperature = anneal(self._steps(), _numbers([m.total for m in self.members]))
-        return {"temperature": temperature, "noise": torch.stack([self._noise(m) for m in self.members])}
+        temperature = anneal(self._steps(ahead), _by_run([m.total for m in self.members]))
+        return {"temperature": temperature, "noise": torch.stack([self._noise(m, ahead) for m in self.members])}
 
-    def compose(self, draws: dict[str, Tensor] | None = None) -> Composition:
-        """The training composition of all members at their present steps, with their `draws` if those are on the device
-        already.
-        """
-        assert self.bank is not None
-        if draws is None:
-            draws = {name: moved(drawn, self.embedding.device) for name, drawn in self.draws().items()}
+    def compose(self, draws: dict[str, Tensor]) -> Composition:
+        """The training composition of all members with their `draws`, which are on the device."""
         temperature, noise = draws.get("temperature"), draws.get("noise")
-        return fused.compose(self.bank.params, self.shape, training=True, temperature=temperature, noise=noise)
+        return fused.compose(self.params, self.shape, training=True, temperature=temperature, noise=noise)
 
-    def targets(
-        self, composition: Composition, runs: Tensor, tasks: Tensor, means: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Target prompts (S, L, d) of this cohort's slots, and the slot (B,) of each of its rows.
-
-        `runs` and `tasks` (B,) say whose row each is; `means` (B, d), the mean token embedding of
-        each row, is needed with input gates only, where every row is a slot of its own.
-        """
-        if self.shape.gates == "input":
-            assert self.bank is not None and means is not None
-            device = means.device
-            runs, tasks = runs.to(device), tasks.to(device)
-            prompts = compose_rows(composition, self.bank.params, self.shape, runs, tasks, means)
-            return prompts, torch.arange(len(runs))
-        assert composition.targets is not None
-        return composition.targets.flatten(0, 1), self.slots(runs, tasks)
-
-    def slots(self, runs: Tensor, tasks: Tensor) -> Tensor:
-        """The slots (B,) of rows of these runs and tasks, where a run's tasks have one prompt each."""
-        return runs * self.shape.tasks + tasks
-
-    def update(self, healthy: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """One optimizer step from the gradients of the last backward pass.
-
-        Returns gradient norms (R,), which runs were updated (R,), and the rate (R,) of each group, on
-        the CPU.
-        """
-        assert self.bank is not None and self.optim is not None
-        now = self.numbers()
-        for name, p in self.bank.params.items():
-            if p.grad is not None and (frozen := self.frozen(name)):
-                p.grad = p.grad.clone()  # it may be another one's too
-                p.grad[frozen] = 0
-        norm, updated = self.optim.step(
-            self.bank.params,
-            rates={name: now.rates[LR_GROUP[name]] for name in self.bank.params},
-            decay=now.decay,
-            clip=now.clip,
-            taken=now.taken,
-            healthy=healthy,
-        )
-        return norm, updated, now.rates
-
-    def numbers(self) -> Numbers:
-        """Rates, decay, clipping and steps taken of all members at their present steps."""
+    def hyperparameters(self, ahead: int = 0) -> Hyperparameters:
+        """What all members are updated by at their present steps, or `ahead` steps later."""
         configs = [m.run.config for m in self.members]
-        taken = self._steps()
-        share = schedule(
-            taken,
-            _numbers([m.total for m in self.members]),
-            _numbers([c.warmup for c in configs]),
-        )
-        groups = dict.fromkeys(LR_GROUP[name] for name in parameter_shapes(self.shape))
-        rates = {group: share * _numbers([c.rate(group) for c in configs]) for group in groups}
+        step = self._steps(ahead)
+        share = schedule(step, _by_run([m.total for m in self.members]), _by_run([c.warmup for c in configs]))
+        groups = dict.fromkeys(LR_GROUP[name] for name in self.params)
+        rates = {group: share * _by_run([c.rate(group) for c in configs]) for group in groups}
         decay, clip = ([getattr(c, name) for c in configs] for name in ("weight_decay", "clip_norm"))
-        return Numbers(rates, _numbers(decay), _numbers(clip), taken)
+        by_name = {name: rates[LR_GROUP[name]] for name in self.params}
+        return Hyperparameters(by_name, _by_run(decay), _by_run(clip), step)
 
     def frozen(self, name: str) -> list[int]:
-        """The runs that have a rate of 0 for the parameter `name`: it keeps its bits, and its gradient is forgotten, so
-        that it does not count when the run's is clipped.
-        """
+        """The runs, by their index, that have a rate of 0 for the parameter `name`, which keeps its bits."""
         group = LR_GROUP[name]
         return [i for i, member in enumerate(self.members) if member.run.config.rate(group) == 0]
 
@@ -206,12 +150,12 @@ class Cohort:
         composition = compose(own.params, self.shape, training=False)
         return RunPrompts.of(self.shape, composition, own.params)
 
-    def _steps(self) -> Tensor:
-        return _numbers([m.step for m in self.members])
+    def _steps(self, ahead: int) -> Tensor:
+        return _by_run([m.step + ahead for m in self.members])
 
-    def _noise(self, member: Member) -> Tensor:
-        """Uniform noise (T, n_weights) of a run's present step."""
-        generator = torch.Generator().manual_seed(member.run.config.seed * 1_000_003 + member.step)
+    def _noise(self, member: Member, ahead: int) -> Tensor:
+        """Uniform noise (T, n_weights) of one of a run's steps."""
+        generator = torch.Generator().manual_seed(member.run.config.seed * 1_000_003 + member.step + ahead)
         return torch.rand(self.shape.tasks, self.shape.n_weights, generator=generator)
 
     def run_tensors(self, index: int) -> dict[str, Tensor]:
@@ -238,6 +182,6 @@ class Cohort:
             member.best, member.development = RunPrompts(self.shape, best), state["development"]
 
 
-def _numbers(values: list[float]) -> Tensor:
+def _by_run(values: list[float]) -> Tensor:
     """One number a run, on the CPU: what is worked out from them goes to the device in one copy."""
     return torch.tensor(values, dtype=torch.float64)

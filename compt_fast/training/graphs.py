@@ -8,18 +8,19 @@ When a run enters or leaves, parameters move and all graphs are dropped.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
-from compt_fast.kernels import unavailable
+from compt_fast.kernels import moved, unavailable
 from compt_fast.models.api import Trunk
-from compt_fast.models.t5.fixed import Bucket
+from compt_fast.models.t5.fixed import Bucket, FixedBatch, integers
 from compt_fast.models.t5.trunk import PackedTrunk
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.training.cohort import Cohort
-from compt_fast.training.fixed_step import Batches, FixedStep, Outcome, Rows
+from compt_fast.training.step import Inputs, Packed, Part, forward, gradients, update
 
 Work = Callable[[], None]
 
@@ -90,12 +91,51 @@ def eager(shape: PromptShape) -> str:
     return ""
 
 
-@dataclass
-class _Entry:
-    """One bucket's step; `replay` once it is captured."""
+@dataclass(frozen=True)
+class Fitted:
+    """A packed step that can be captured, and on the host what its rows are in their bucket: see `integers`."""
 
-    step: FixedStep
-    replay: Work | None = None
+    packed: Packed
+    bucket: Bucket
+    integers: Tensor
+
+
+class FixedStep:
+    """The steps of these cohorts' members on batches of one bucket, on tensors that stay where they are.
+
+    What differs from step to step is copied to them by `put`; of what `run` does nothing reads the host's memory or
+    waits for the device. `found` is what `update` gave.
+    """
+
+    def __init__(self, trunk: PackedTrunk, cohorts: Sequence[Cohort], first: Fitted) -> None:
+        self.cohorts = cohorts
+        self._batch = FixedBatch(trunk, first.bucket)
+        parts = [_kept(part, trunk.device) for part in first.packed.parts]
+        self._inputs = Inputs(self._batch, first.packed.counts, parts)
+        self.found = torch.zeros(3, len(first.packed.counts), device=trunk.device)
+        self.replay: Work | None = None  # once it is captured
+
+    def put(self, fitted: Fitted) -> None:
+        """Copy what the next `run` is to compute with."""
+        self._batch.put(fitted.integers)
+        for mine, part in zip(self._inputs.parts, fitted.packed.parts, strict=True):
+            table = mine.hyperparameters.table
+            assert table is not None
+            table.copy_(moved(part.hyperparameters.tabled(), table.device))
+            for name, drawn in part.draws.items():
+                mine.draws[name].copy_(moved(drawn, table.device))
+
+    def run(self) -> None:
+        """One step; every tensor that it makes is gone with it, so that it can be captured."""
+        losses = forward(self.cohorts, self._inputs)
+        self.found.copy_(update(self.cohorts, self._inputs, losses, gradients(self.cohorts, losses)))
+
+
+def _kept(part: Part, device: torch.device) -> Part:
+    """A part whose draws and hyperparameters are room on the device."""
+    table = torch.empty_like(part.hyperparameters.tabled(), device=device)
+    draws = {name: torch.empty_like(drawn, device=device) for name, drawn in part.draws.items()}
+    return replace(part, draws=draws, hyperparameters=replace(part.hyperparameters, table=table))
 
 
 class Graphs:
@@ -105,35 +145,38 @@ class Graphs:
         self.trunk = trunk
         self._recorder = recorder or CudaRecorder(trunk.device)
         self._members: tuple[object, ...] = ()
-        self._entries: dict[tuple[tuple[int, ...], Bucket], _Entry] = {}
+        self._steps: dict[tuple[tuple[int, ...], Bucket], FixedStep] = {}
 
     @property
     def captured(self) -> int:
         """Graphs that are kept."""
-        return sum(entry.replay is not None for entry in self._entries.values())
+        return sum(step.replay is not None for step in self._steps.values())
 
-    def rows(self, cohorts: Sequence[Cohort], batches: Batches) -> Rows | None:
-        """The rows of a step that can be captured; None for one that cannot."""
+    def fit(self, cohorts: Sequence[Cohort], packed: Packed) -> Fitted | None:
+        """What a step is to its graph, worked out on the host; None for a step that cannot be captured."""
         if any(eager(cohort.shape) for cohort in cohorts):
             return None
-        rows = Rows.of(cohorts, batches)
-        return rows if rows.bucket.carried(self.trunk.weights) else None
+        bucket = Bucket.of(packed.prompt_lengths, packed.batch)
+        if not bucket.carried(self.trunk.weights):
+            return None
+        prepend = self.trunk.prompt_position == "prepend"
+        return Fitted(packed, bucket, integers(bucket, packed.cu_seqlens, packed.batch, prepend))
 
-    def step(self, cohorts: Sequence[Cohort], rows: Rows) -> list[Outcome]:
-        """One step of all members on `rows`: what it gave each cohort."""
+    def step(self, cohorts: Sequence[Cohort], fitted: Fitted) -> Tensor:
+        """One step of all members: what `update` gives, for which the host does not wait."""
         self._follow(cohorts)
-        key = (rows.counts, rows.bucket)
-        entry = self._entries.get(key)
-        if entry is None:
-            entry = self._entries[key] = _Entry(FixedStep(self.trunk, list(cohorts), *key))
-            entry.step.put(rows)
-            self._recorder.warm_up(entry.step.run)
+        key = (fitted.packed.counts, fitted.bucket)
+        step = self._steps.get(key)
+        if step is None:
+            step = self._steps[key] = FixedStep(self.trunk, list(cohorts), fitted)
+            step.put(fitted)
+            self._recorder.warm_up(step.run)
         else:
-            entry.step.put(rows)
-            if entry.replay is None:
-                entry.replay = self._recorder.capture(entry.step.run)
-            entry.replay()
-        return entry.step.outcomes()
+            step.put(fitted)
+            if step.replay is None:
+                step.replay = self._recorder.capture(step.run)
+            step.replay()
+        return step.found
 
     def _follow(self, cohorts: Sequence[Cohort]) -> None:
         """Drop everything if other runs train than at the last step, or the same at other addresses."""
@@ -144,12 +187,12 @@ class Graphs:
 
     def drop(self) -> None:
         """Forget every step, and give its graph's memory back."""
-        self._entries.clear()
+        self._steps.clear()
         self._recorder.forget()
 
 
 def _identity(cohort: Cohort) -> list[object]:
     """Who trains in a cohort, and where."""
-    assert cohort.bank is not None and cohort.optim is not None
-    tensors = [*cohort.bank.params.values(), *cohort.optim.first.values(), *cohort.optim.second.values()]
+    assert cohort.optim is not None
+    tensors = [*cohort.params.values(), *cohort.optim.first.values(), *cohort.optim.second.values()]
     return [*(member.run.id for member in cohort.members), *(tensor.data_ptr() for tensor in tensors)]

@@ -7,30 +7,30 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from compt_fast.config.flags import Flags
 from compt_fast.config.run import RANDOM, STORED
 from compt_fast.evaluation.evaluator import average, evaluate
 from compt_fast.models.api import Trunk
-from compt_fast.models.batch import TargetPrompts, make_batch
 from compt_fast.models.t5.trunk import PackedTrunk
 from compt_fast.prompts.artifact import RunPrompts, save_prompts
-from compt_fast.tasks.examples import JobData, ScoredRows, Seen, TrainingRow, seen_nothing
+from compt_fast.prompts.parameters import LR_GROUP
+from compt_fast.tasks.examples import JobData, ScoredRows, Seen, seen_nothing
 from compt_fast.training import checkpoint
 from compt_fast.training.cohort import Cohort, Member
-from compt_fast.training.fixed_step import Outcome
-from compt_fast.training.graphs import Graphs, refused
+from compt_fast.training.graphs import Fitted, Graphs, refused
 from compt_fast.training.identity import Identity
 from compt_fast.training.interrupts import Interrupts
 from compt_fast.training.monitor import Monitor
 from compt_fast.training.plan import Run
 from compt_fast.training.results import RunResult, write_results
+from compt_fast.training.step import Inputs, Packed, forward, gradients, members_of, pack, update
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.words import plural
 
@@ -38,6 +38,8 @@ Start = Callable[[Run], dict[str, Tensor]]
 """A run's parameters that start from stored values, by name and without a run axis."""
 SeenBy = Callable[[Run], Seen]
 """The training rows that a run's stored values were trained on, which no development sample of it may hold."""
+Prepared = tuple[Packed, Fitted | None]
+"""All that a step takes, on the host; fitted to its graph, where it has one."""
 SELECTIONS = 10  # with --select best a run is scored on development every tenth of its steps
 
 
@@ -75,6 +77,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._started: float | None = None
+        self._next: Prepared | None = None  # what the next step takes, if the same runs train
         self.graphs: Graphs | None = None
         if self.flags["cuda_graphs"] and isinstance(self.trunk, PackedTrunk) and not refused(self.trunk):
             self.graphs = Graphs(self.trunk)
@@ -198,80 +201,46 @@ class Trainer:
         Returns what went to `metrics.jsonl`: a record a run, in the cohorts' order.
         """
         began = time.perf_counter()
-        batches = [[member.batch() for member in cohort.members] for cohort in self.cohorts]
-        rows = self.graphs.rows(self.cohorts, batches) if self.graphs is not None else None
-        if self.graphs is not None and rows is not None:
-            tokens = rows.tokens
-            with self._change():
-                records = self._records(self.graphs.step(self.cohorts, rows))
-                self.step += 1
-        else:
-            losses, tokens = self._forward(batches)
-            # Every loss has only its own run's prompts behind it, so the sum's gradient is each one's
-            # own, and a loss that is not finite spoils no other.
-            losses.sum().backward()
-            with self._change():
-                records = self._records(self._update(losses.detach()))
-                self.step += 1
-        speed = tokens / (time.perf_counter() - began)
+        packed, fitted = self._prepared()
+        finish = self._begin(packed, fitted)
+        with self._change():
+            found = finish()
+            self._next = self._pack(ahead=1)  # while the device works
+            records = self._records(packed, found.tolist())
+            self.step += 1
+        speed = packed.tokens / (time.perf_counter() - began)
         for record in records:
             record["tokens_per_second"] = round(speed, 1)
         monitor.step(records, speed=speed)
         return records
 
-    def _forward(self, batches: list[list[list[TrainingRow]]]) -> tuple[Tensor, int]:
-        """Loss (runs,) of each member, and the real tokens of the batch.
+    def _pack(self, ahead: int = 0) -> Prepared:
+        packed = pack(self.cohorts, ahead)
+        return packed, self.graphs.fit(self.cohorts, packed) if self.graphs is not None else None
 
-        `batches` holds the rows of each member of each cohort; they go through the trunk as one.
-        """
-        rows = [row for cohort in batches for member in cohort for row in member]
-        sources, targets = [row.source for row in rows], [row.target for row in rows]
-        batch = make_batch(sources, targets, [0] * len(rows)).to(self.trunk.device)
-        needs_means = any(cohort.shape.gates == "input" for cohort in self.cohorts)
-        means = self.trunk.mean_embeddings(batch) if needs_means else None
-        stacks: list[Tensor] = []
-        slots: list[Tensor] = []
-        first_row = first_slot = 0
-        for cohort, members in zip(self.cohorts, batches, strict=True):
-            runs = torch.tensor([i for i, own in enumerate(members) for _ in own])
-            tasks = torch.tensor([row.task for own in members for row in own])
-            part = means[first_row : first_row + len(runs)] if means is not None else None
-            stack, local = cohort.targets(cohort.compose(), runs, tasks, part)
-            stacks.append(stack)
-            slots.append(local + first_slot)
-            first_row += len(runs)
-            first_slot += len(stack)
-        prompts = TargetPrompts.from_stacks(stacks)
-        batch = replace(batch, slots=torch.cat(slots))
-        row_losses = self.trunk.row_losses(prompts, batch)
-        counts = [len(own) for members in batches for own in members]
-        lengths = batch.target_lengths.to(self.trunk.device)
-        losses = [
-            loss.sum() / length.sum()
-            for loss, length in zip(row_losses.split(counts), lengths.split(counts), strict=True)
-        ]
-        prompt_tokens = int(prompts.lengths[batch.slots].sum())
-        tokens = batch.source_tokens + int(batch.target_offsets[-1]) + prompt_tokens
-        return torch.stack(losses), tokens
+    def _prepared(self) -> Prepared:
+        """What was packed ahead, unless other runs train now."""
+        ahead, self._next = self._next, None
+        return ahead if ahead is not None and ahead[0].members == members_of(self.cohorts) else self._pack()
 
-    def _update(self, losses: Tensor) -> list[Outcome]:
-        """Step every cohort's optimizer."""
-        outcomes = []
-        parts = losses.split([len(cohort.members) for cohort in self.cohorts])
-        for cohort, own in zip(self.cohorts, parts, strict=True):
-            norms, updated, rates = cohort.update(own.isfinite())
-            rate_of = {group: rate.tolist() for group, rate in rates.items()}
-            outcomes.append(Outcome(own.tolist(), norms.tolist(), updated.tolist(), rate_of))
-        return outcomes
+    def _begin(self, packed: Packed, fitted: Fitted | None) -> Callable[[], Tensor]:
+        """Do as much of a step as changes no run; returns what does the rest, and gives what `update` does."""
+        if self.graphs is not None and fitted is not None:
+            return partial(self.graphs.step, self.cohorts, fitted)
+        inputs = Inputs.of(self.trunk, self.cohorts, packed)
+        losses = forward(self.cohorts, inputs)
+        return partial(update, self.cohorts, inputs, losses, gradients(self.cohorts, losses))
 
-    def _records(self, outcomes: list[Outcome]) -> list[dict[str, Any]]:
-        """Note a step's outcomes, of each cohort; a run that is not finite is stopped and reported."""
+    def _records(self, packed: Packed, found: list[list[float]]) -> list[dict[str, Any]]:
+        """Note what `update` gave; a run that is not finite is stopped and reported."""
         records = []
-        for cohort, outcome in zip(self.cohorts, outcomes, strict=True):
-            columns = (outcome.losses, outcome.norms, outcome.updated)
-            for i, (member, loss, norm, healthy) in enumerate(zip(cohort.members, *columns, strict=True)):
+        columns = zip(*found, strict=True)
+        for cohort, part in zip(self.cohorts, packed.parts, strict=True):
+            rates = {LR_GROUP[name]: rate.tolist() for name, rate in part.hyperparameters.rates.items()}
+            for i, member in enumerate(cohort.members):
+                loss, norm, updated = next(columns)
                 member.step += 1
-                if not healthy:
+                if not updated:
                     which = "gradient" if math.isfinite(loss) else "loss"
                     member.stopped = f"{which} not finite at step {member.step}"
                 records.append(
@@ -280,7 +249,7 @@ class Trainer:
                         "step": member.step,
                         "loss": loss if math.isfinite(loss) else None,
                         "gradient_norm": norm if math.isfinite(norm) else None,
-                        "learning_rate": {group: rate[i] for group, rate in outcome.rates.items()},
+                        "learning_rate": {group: rate[i] for group, rate in rates.items()},
                     }
                 )
         return records

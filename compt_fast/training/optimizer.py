@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -24,6 +27,26 @@ def schedule(step: Tensor, total: Tensor, warmup: Tensor) -> Tensor:
     return torch.where(step < rise, up, down).clamp(0, 1)
 
 
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What R runs are updated by, each (R,) float64 on the CPU, so that the bias corrections of the first steps are
+    exact: `rates`, a learning rate for each parameter's name, `decay` of weights, `clip`, the largest gradient norm of
+    a run, and `step`, how many were taken before this one.
+
+    `table`, where there is one, is `tabled` on the device, and all that an update reads.
+    """
+
+    rates: dict[str, Tensor]
+    decay: Tensor
+    clip: Tensor
+    step: Tensor
+    table: Tensor | None = None
+
+    def tabled(self) -> Tensor:
+        """All of them as the update's kernels take them: (R, parameters + 4) float64 on the CPU."""
+        return adamw.table_of(list(self.rates.values()), self.decay, self.clip, self.step)
+
+
 class FleetAdamW:
     """Decoupled weight decay (Loshchilov and Hutter 2019) over tensors with a leading run axis R.
 
@@ -39,50 +62,20 @@ class FleetAdamW:
 
     @torch.no_grad()
     def step(
-        self,
-        params: dict[str, Tensor],
-        *,
-        rates: dict[str, Tensor],
-        decay: Tensor,
-        clip: Tensor,
-        taken: Tensor,
-        healthy: Tensor,
+        self, params: dict[str, Tensor], grads: Sequence[Tensor], now: Hyperparameters, healthy: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Update `params` in place from their `.grad`, which is freed.
+        """Update `params` in place from `grads`, which are in their order and used up; `now.rates` are in it too.
 
-        `rates` holds a (R,) learning rate for each parameter's name; `decay`, `clip` (largest
-        gradient norm of a run) and `taken` (steps taken before this one) are (R,), float64 so that
-        the bias corrections of the first steps are exact, and on the CPU, from where they go to the
-        device in one copy. A run that is not `healthy` (R, bool) or whose gradient is not finite
-        keeps its values and moments.
+        A run that is not `healthy` (R, bool) or whose gradient is not finite keeps its values and moments.
 
         Returns the gradient norms before clipping and which runs were updated, both (R,).
         """
-        found = adamw.step(
-            list(params.values()),
-            [torch.zeros_like(p) if p.grad is None else p.grad for p in params.values()],
-            [self.first[name] for name in params],
-            [self.second[name] for name in params],
-            rates=[rates[name] for name in params],
-            decay=decay,
-            clip=clip,
-            taken=taken,
-            healthy=healthy,
-        )
-        for p in params.values():
-            p.grad = None
-        return found
-
-    @torch.no_grad()
-    def apply(
-        self, params: dict[str, Tensor], grads: list[Tensor], table: Tensor, healthy: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """`step` by its kernels, of `grads` in the parameters' order and numbers that are on the device already:
-        `table` as `adamw.table_of` makes it, and `healthy`.
-        """
-        grads = [grad.contiguous() for grad in grads]
         first, second = ([moments[name] for name in params] for moments in (self.first, self.second))
-        return adamw.by_kernel(list(params.values()), grads, first, second, table, healthy)
+        groups = (list(params.values()), [grad.contiguous() for grad in grads], first, second)
+        if now.table is not None:
+            return adamw.by_kernel(*groups, now.table, healthy)
+        rates = list(now.rates.values())
+        return adamw.step(*groups, rates=rates, decay=now.decay, clip=now.clip, taken=now.step, healthy=healthy)
 
     def select(self, indices: Tensor) -> None:
         """Keep the runs `indices` only, in that order."""

@@ -31,8 +31,9 @@ from compt_fast.ops import compose as fused
 from compt_fast.runs.job import Job
 from compt_fast.training import graphs
 from compt_fast.training.cohort import Cohort, Member
-from compt_fast.training.fixed_step import FixedStep, Rows
+from compt_fast.training.graphs import FixedStep, Graphs
 from compt_fast.training.plan import Run
+from compt_fast.training.step import pack
 
 Work = Callable[[], None]
 
@@ -226,8 +227,8 @@ class CpuRecorder:
 
 def state_of(cohort: Cohort) -> list[Tensor]:
     """What a step changes of a cohort."""
-    assert cohort.bank is not None and cohort.optim is not None
-    return [*cohort.bank.params.values(), *cohort.optim.first.values(), *cohort.optim.second.values()]
+    assert cohort.optim is not None
+    return [*cohort.params.values(), *cohort.optim.first.values(), *cohort.optim.second.values()]
 
 
 def on_meta(trunk: PackedTrunk, folder: Path) -> PackedTrunk:
@@ -254,15 +255,15 @@ def step_launched(job: Job, trunk_folder: Path, runs: Sequence[Run]) -> list[Lau
     """What a captured training step of `runs`, each a cohort of its own, starts, on tensors without data."""
     assert isinstance(job.trunk, PackedTrunk)
     trunk = on_meta(job.trunk, trunk_folder)
-    cohorts, batches = [], []
+    cohorts = []
     for run in runs:
         member = Member(run, job.data.training(run.config))
         cohorts.append(Cohort(run.shape, trunk.embedding))
         cohorts[-1].admit(member)
-        batches.append([member.batch()])
-    rows = Rows.of(cohorts, batches)
-    step = FixedStep(trunk, cohorts, rows.counts, rows.bucket)
-    step.put(rows)
+    fitted = Graphs(trunk, CpuRecorder([])).fit(cohorts, pack(cohorts))
+    assert fitted is not None
+    step = FixedStep(trunk, cohorts, fitted)
+    step.put(fitted)
     with launching.recorded() as launches, OneDevice():
         step.run()
     return launches

@@ -17,7 +17,7 @@ from compt_fast.ops import compose as fused
 from compt_fast.ops.compose import input_names, plan_text, run_kernel
 from compt_fast.prompts.compose import compose as reference
 from compt_fast.prompts.shape import PromptShape
-from compt_fast.training.optimizer import FleetAdamW
+from compt_fast.training.optimizer import FleetAdamW, Hyperparameters
 from tests.helpers.compositions import DEVICE, INSIDE, PT, SPP, bank_of, direction, name, near
 
 
@@ -135,11 +135,10 @@ def trained(shape: PromptShape, steps: int, kernel: bool, monkeypatch: pytest.Mo
     for step in range(steps):
         targets = fused.compose(bank.params, shape).targets
         assert targets is not None
-        ((targets - goal) ** 2).mean((1, 2, 3)).sum().backward()
-        optim.step(
-            bank.params, rates=dict.fromkeys(bank.params, 0.01 * same), decay=0.01 * same, clip=same,
-            taken=step * same, healthy=same.bool().to(DEVICE),
-        )  # fmt: skip
+        loss = ((targets - goal) ** 2).mean((1, 2, 3)).sum()
+        grads = torch.autograd.grad(loss, list(bank.params.values()))
+        now = Hyperparameters(dict.fromkeys(bank.params, 0.01 * same), 0.01 * same, same, step * same)
+        optim.step(bank.params, grads, now, same.bool().to(DEVICE))
     return [p.detach() for p in bank.params.values()]
 
 

@@ -10,7 +10,7 @@ from compt_fast.prompts.compose import compose
 from compt_fast.prompts.parameters import PromptBank
 from compt_fast.prompts.products import batched, sigmoid
 from compt_fast.prompts.shape import PromptShape
-from compt_fast.training.optimizer import FleetAdamW
+from compt_fast.training.optimizer import FleetAdamW, Hyperparameters
 
 SHAPES = {
     "spp": PromptShape("spp", 8, 3, True, 5, 192, gates="learned"),
@@ -34,11 +34,10 @@ def trained(shape: PromptShape, seeds: list[int]) -> tuple[Tensor, Tensor]:
         targets = compose(bank.params, shape).targets
         assert targets is not None
         goals = [torch.randn(targets.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        ((targets - torch.stack(goals)) ** 2).mean((1, 2, 3)).sum().backward()
-        norms, _ = optim.step(
-            bank.params, rates=dict.fromkeys(bank.params, 0.01 * same), decay=0.01 * same, clip=same,
-            taken=step * same, healthy=same.bool(),
-        )  # fmt: skip
+        loss = ((targets - torch.stack(goals)) ** 2).mean((1, 2, 3)).sum()
+        grads = torch.autograd.grad(loss, list(bank.params.values()))
+        now = Hyperparameters(dict.fromkeys(bank.params, 0.01 * same), 0.01 * same, same, step * same)
+        norms, _ = optim.step(bank.params, grads, now, same.bool())
     return targets.detach(), norms
 
 

@@ -12,6 +12,7 @@ from compt_fast.prompts.products import sigmoid
 from compt_fast.tasks.examples import TrainingRow
 from compt_fast.training.cohort import Cohort, Member
 from compt_fast.training.plan import Run, plan_runs
+from compt_fast.training.step import gradients
 
 ROWS = [TrainingRow([5, 1], [7, 1], i % 2) for i in range(10)]
 
@@ -30,10 +31,11 @@ def cohort_of(runs: list[Run]) -> Cohort:
 
 def learn(cohort: Cohort, times: int = 1) -> None:
     for _ in range(times):
-        composition = cohort.compose()
-        assert composition.targets is not None
-        composition.targets.square().sum().backward()
-        cohort.update(torch.ones(len(cohort.members), dtype=torch.bool))
+        targets = cohort.compose(cohort.draws()).targets
+        assert targets is not None and cohort.optim is not None
+        (grads,) = gradients([cohort], targets.square().sum((1, 2, 3)))
+        healthy = torch.ones(len(cohort.members), dtype=torch.bool)
+        cohort.optim.step(cohort.params, grads, cohort.hyperparameters(), healthy)
         for member in cohort.members:
             member.step += 1
 
@@ -95,7 +97,7 @@ def test_noise_follows_from_seed_and_step() -> None:
     cohort, solo = cohort_of(runs), cohort_of(runs[1:])
 
     def weights(of: Cohort, index: int) -> Any:
-        drawn = of.compose().weights
+        drawn = of.compose(of.draws()).weights
         assert drawn is not None
         return drawn[index].detach()
 
@@ -133,12 +135,18 @@ def test_a_rate_of_zero_freezes_bits_and_leaves_the_clipping() -> None:
         assert not cohort.optim.first[name][0].any() and cohort.optim.first[name][1].any()
     assert not torch.equal(cohort.bank.params["private_tokens"][0], before["private_tokens"][0])
 
-    composition = cohort.compose()
-    assert composition.targets is not None
-    composition.targets.square().sum().backward()
-    grads = {name: p.grad[0].clone() for name, p in cohort.bank.params.items() if p.grad is not None}
-    norms, _, _ = cohort.update(torch.ones(2, dtype=torch.bool))
-    moving = torch.stack([grads[name].square().sum() for name in ("private_tokens", "router")])
+    targets = cohort.compose({}).targets
+    assert targets is not None
+    losses = targets.square().sum((1, 2, 3))
+    plain = torch.autograd.grad(losses.sum(), list(cohort.params.values()), retain_graph=True)
+    (grads,) = gradients([cohort], losses)
+    of = dict(zip(cohort.params, plain, strict=True))
+    for name, grad in zip(cohort.params, grads, strict=True):
+        assert torch.equal(grad[1], of[name][1])
+        learns = name in ("private_tokens", "router")
+        assert torch.equal(grad[0], of[name][0] if learns else torch.zeros_like(grad[0]))
+    norms, _ = cohort.optim.step(cohort.params, grads, cohort.hyperparameters(), torch.ones(2, dtype=torch.bool))
+    moving = torch.stack([of[name][0].square().sum() for name in ("private_tokens", "router")])
     torch.testing.assert_close(norms[0], moving.sum().sqrt())
 
 
@@ -149,39 +157,17 @@ def test_a_run_begins_with_what_is_stored() -> None:
     cohort.admit(Member(run, ROWS, {"source_tokens": values}))
     assert cohort.bank is not None
     assert torch.equal(cohort.bank.params["source_tokens"][0], values)
-    sources = cohort.compose().sources
+    sources = cohort.compose({}).sources
     assert sources is not None and torch.equal(sources[0], values), "no encoder changes them"
     fresh = cohort_of([run]).bank
     assert fresh is not None
     assert torch.equal(cohort.bank.params["private_tokens"], fresh.params["private_tokens"])
 
 
-def test_slots_of_rows() -> None:
-    runs = plan(seeds="0,1,2")
-    cohort = cohort_of(runs)
-    composition = cohort.compose()
-    owners, tasks = torch.tensor([2, 0, 1, 2]), torch.tensor([1, 0, 1, 0])
-    stack, slots = cohort.targets(composition, owners, tasks, None)
-    assert composition.targets is not None
-    assert torch.equal(stack[slots], composition.targets[owners, tasks])
-    assert stack.shape == (6, 5, 8)
-
-
-def test_every_row_is_its_own_slot_with_input_gates() -> None:
-    runs = plan(seeds="0,1", gates="input")
-    cohort = cohort_of(runs)
-    owners, tasks = torch.tensor([1, 0, 1]), torch.tensor([1, 0, 1])
-    stack, slots = cohort.targets(cohort.compose(), owners, tasks, torch.randn(3, 8))
-    assert stack.shape == (3, 5, 8) and slots.tolist() == [0, 1, 2]
-
-
 def test_rates_follow_each_runs_own_schedule() -> None:
     short, long = (plan(steps=steps, warmup="0.5")[0] for steps in ("2", "6"))
     cohort = cohort_of([short, long])
-    composition = cohort.compose()
-    assert composition.targets is not None
-    composition.targets.sum().backward()
-    _, _, rates = cohort.update(torch.ones(2, dtype=torch.bool))
-    assert rates["source"].tolist() == pytest.approx([0.07, 0.07 / 3])
-    assert rates["private"].tolist() == pytest.approx([0.02, 0.02 / 3])
+    rates = cohort.hyperparameters().rates
+    assert rates["source_tokens"].tolist() == pytest.approx([0.07, 0.07 / 3])
+    assert rates["private_tokens"].tolist() == pytest.approx([0.02, 0.02 / 3])
     assert rates["router"].tolist() == pytest.approx([0.1, 0.1 / 3])

@@ -28,6 +28,7 @@ from compt_fast.training.cohort import Cohort, Member
 from compt_fast.training.graphs import Graphs, eager
 from compt_fast.training.loop import Trainer
 from compt_fast.training.plan import Run
+from compt_fast.training.step import pack
 from tests.helpers import jobs
 from tests.helpers.recording import CpuRecorder, as_on_a_gpu, quick_attention, step_launched
 from tests.helpers.tiny_t5 import make_t5
@@ -131,13 +132,13 @@ def test_targets_that_are_read_best_by_projecting_are_not_captured(
     job: Job, tiny_t5: Path, toys: list[Path], captures: list[list[str]]
 ) -> None:
     (run,) = plan(job, tiny_t5, toys, method="pt-joint")
-    cohort = Cohort(run.shape, job.trunk.embedding)
-    cohort.admit(Member(run, job.data.training(run.config)))
     assert isinstance(job.trunk, PackedTrunk)
     graphs = Graphs(job.trunk, CpuRecorder([]))
     short, long = TrainingRow([5] * 60 + [1], [7, 1], 0), TrainingRow([5, 1], [7] * 60 + [1], 0)
-    assert graphs.rows([cohort], [[[short] * 4]]) is not None
-    assert graphs.rows([cohort], [[[long] * 4]]) is None
+    for row, fits in ((short, True), (long, False)):
+        cohort = Cohort(run.shape, job.trunk.embedding)
+        cohort.admit(Member(run, [row] * 4))
+        assert (graphs.fit([cohort], pack([cohort])) is not None) == fits
 
 
 @pytest.mark.slow
@@ -180,9 +181,9 @@ def test_the_same_runs_at_other_addresses_are_captured_anew(
     graphs = Graphs(job.trunk, CpuRecorder(captures))
 
     def step() -> None:
-        rows = graphs.rows([cohort], [[member.batch()]])
-        assert rows is not None
-        graphs.step([cohort], rows)
+        fitted = graphs.fit([cohort], pack([cohort]))
+        assert fitted is not None
+        graphs.step([cohort], fitted)
         member.step += 1
 
     for _ in range(3):

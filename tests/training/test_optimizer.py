@@ -13,7 +13,7 @@ from compt_fast.config.choices import ENCODERS, SHARINGS
 from compt_fast.prompts.compose import compose
 from compt_fast.prompts.parameters import PromptBank
 from compt_fast.prompts.shape import PromptShape
-from compt_fast.training.optimizer import FleetAdamW, schedule
+from compt_fast.training.optimizer import FleetAdamW, Hyperparameters, schedule
 
 SIZES = {"a": (3, 2), "b": (5,), "c": (2, 2, 2)}
 RATES = {"a": [0.1, 0.02, 0.5], "b": [0.3, 0.0, 0.01], "c": [0.05, 0.07, 0.2]}
@@ -39,16 +39,9 @@ def step(
     taken: list[float],
     healthy: list[bool] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    for name, p in params.items():
-        p.grad = grads[name].clone()
-    return optim.step(
-        params,
-        rates={name: wide(rates) for name, rates in RATES.items()},
-        decay=wide(DECAY),
-        clip=wide(CLIP),
-        taken=wide(taken),
-        healthy=torch.tensor(healthy or [True] * RUNS),
-    )
+    now = Hyperparameters({name: wide(rates) for name, rates in RATES.items()}, wide(DECAY), wide(CLIP), wide(taken))
+    used = [grads[name].clone() for name in params]
+    return optim.step(params, used, now, torch.tensor(healthy or [True] * RUNS))
 
 
 def test_every_run_takes_torchs_steps() -> None:
@@ -68,7 +61,7 @@ def test_every_run_takes_torchs_steps() -> None:
     for taken in range(6):
         grads = fresh(generator)
         norm, updated = step(optim, params, grads, [taken] * RUNS)
-        assert updated.all() and all(p.grad is None for p in params.values())
+        assert updated.all()
         for r in range(RUNS):
             for n, p in alone[r].items():
                 p.grad = grads[n][r].clone()
@@ -121,17 +114,11 @@ def test_a_bank_takes_torchs_clipped_steps(encoder: str, sharing: str, compositi
     for taken in range(3):
         targets = compose(bank.params, shape, training=True).targets
         assert targets is not None
-        targets.square().sum().backward()
-        for name, p in bank.params.items():
-            alone[name].grad = torch.zeros_like(alone[name]) if p.grad is None else p.grad[0].clone()
-        norm, _ = optim.step(
-            bank.params,
-            rates={name: wide([0.05]) for name in bank.params},
-            decay=wide([0.01]),
-            clip=wide([clip]),
-            taken=wide([taken]),
-            healthy=torch.tensor([True]),
-        )
+        grads = torch.autograd.grad(targets.square().sum(), list(bank.params.values()))
+        for p, grad in zip(alone.values(), grads, strict=True):
+            p.grad = grad[0].clone()
+        now = Hyperparameters({name: wide([0.05]) for name in bank.params}, wide([0.01]), wide([clip]), wide([taken]))
+        norm, _ = optim.step(bank.params, grads, now, torch.tensor([True]))
         assert norm[0] > 2 * clip
         for p in alone.values():
             assert p.grad is not None
@@ -179,16 +166,10 @@ def test_runs_leave_and_enter() -> None:
         assert not moments[2].any() and moments.shape == (3, *SIZES[name])
 
 
-def test_a_parameter_without_gradient_only_decays() -> None:
+def test_a_parameter_with_a_gradient_of_zero_only_decays() -> None:
     params = {"a": torch.ones(1, 2, dtype=torch.float64)}
-    FleetAdamW(params).step(
-        params,
-        rates={"a": wide([0.5])},
-        decay=wide([0.1]),
-        clip=wide([1.0]),
-        taken=wide([0]),
-        healthy=torch.tensor([True]),
-    )
+    now = Hyperparameters({"a": wide([0.5])}, wide([0.1]), wide([1.0]), wide([0]))
+    FleetAdamW(params).step(params, [torch.zeros_like(params["a"])], now, torch.tensor([True]))
     assert params["a"].tolist() == [[0.95, 0.95]]
 
 
@@ -224,10 +205,9 @@ def test_a_clipped_gradient_has_the_norm_that_was_asked_for() -> None:
     """torch's has `clip norm / (norm + 1e-6)`."""
     values, clip = torch.tensor([3e-4, 4e-4], dtype=torch.float64), 1e-4
     params = {"a": torch.zeros(1, 2, dtype=torch.float64)}
-    params["a"].grad = values[None].clone()
     optim = FleetAdamW(params)
-    options = {"rates": {"a": wide([0.1])}, "decay": wide([0]), "clip": wide([clip]), "taken": wide([0])}
-    norm, _ = optim.step(params, healthy=torch.tensor([True]), **options)
+    now = Hyperparameters({"a": wide([0.1])}, wide([0]), wide([clip]), wide([0]))
+    norm, _ = optim.step(params, [values[None].clone()], now, torch.tensor([True]))
     clipped = optim.first["a"][0] / 0.1
     assert float(norm[0]) == pytest.approx(5e-4) and float(clipped.norm()) == pytest.approx(clip, rel=1e-6)
     theirs = torch.zeros(2, dtype=torch.float64, requires_grad=True)

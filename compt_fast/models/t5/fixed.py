@@ -128,7 +128,6 @@ class FixedBatch:
 
     def __init__(self, trunk: PackedTrunk, bucket: Bucket) -> None:
         self.bucket = bucket
-        self.prepend = trunk.prompt_position == "prepend"
         self.weights = weights = trunk.weights
         device, sizes = trunk.device, bucket.sizes
         self._integers = torch.zeros(sum(sizes.values()), dtype=torch.int64, device=device)
@@ -144,9 +143,9 @@ class FixedBatch:
         self._queries = Side.of(torch.arange(rows) * asked, torch.full((rows,), asked), device)
         self._numbers = torch.arange(max(bucket.longest, bucket.tokens), device=device)
 
-    def put(self, prompts: Tensor, batch: Batch) -> None:
-        """Make a batch, on the CPU, the present one; `prompts` (S+1,) are its target prompts' offsets."""
-        self._integers.copy_(moved(integers(self.bucket, prompts, batch, self.prepend), self._integers.device))
+    def put(self, found: Tensor) -> None:
+        """Make the batch whose `integers` these are, on the CPU, the present one."""
+        self._integers.copy_(moved(found, self._integers.device))
 
     def row_losses(self, flat: Tensor) -> Tensor:
         """`PackedTrunk.row_losses` of the present batch, (B,) fp32; its prompts' rows are `flat` (P, d), any float."""

@@ -58,9 +58,14 @@ def with_gradient(losses: Tensor, prompts: TargetPrompts) -> tuple[Tensor, Tenso
     return losses.detach(), grad
 
 
+def put(fixed: FixedBatch, trunk: PackedTrunk, prompts: TargetPrompts, batch: Batch) -> None:
+    prepend = trunk.prompt_position == "prepend"
+    fixed.put(integers(fixed.bucket, prompts.offsets, batch, prepend))
+
+
 def fixed_for(trunk: PackedTrunk, prompts: TargetPrompts, batch: Batch) -> FixedBatch:
     fixed = FixedBatch(trunk, Bucket.of(prompts.lengths, batch))
-    fixed.put(prompts.offsets, batch)
+    put(fixed, trunk, prompts, batch)
     return fixed
 
 
@@ -196,7 +201,7 @@ def test_a_record_of_one_batch_repeated_on_another_gives_that_ones_losses(
     with recording:
         found = with_gradient(fixed.row_losses(prompts.flat), prompts)
     for batch, want in [*zip(batches, wanted, strict=True)][::-1]:
-        fixed.put(prompts.offsets, batch)
+        put(fixed, trunk, prompts, batch)
         recording.replay()
         torch.testing.assert_close(found[0], want[0], **CLOSE[0])
         torch.testing.assert_close(found[1], want[1], **CLOSE[1])
@@ -227,7 +232,7 @@ def test_a_replayed_graph_gives_what_packed_rows_give(trunk: PackedTrunk) -> Non
     with torch.cuda.graph(graph, stream=stream):
         found = with_gradient(fixed.row_losses(prompts.flat), prompts)
     for batch in batches[::-1]:
-        fixed.put(prompts.offsets, batch)
+        put(fixed, trunk, prompts, batch)
         graph.replay()
         wanted = with_gradient(trunk.row_losses(prompts, batch), prompts)
         torch.testing.assert_close(found[0], wanted[0], **CLOSE[0])
