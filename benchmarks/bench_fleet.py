@@ -8,6 +8,7 @@ saving; a fleet's losses are compared with those of the runs alone before anythi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,8 @@ def job() -> Job:
 
 def trainer_of(job: Job, runs: slice, folder: Path, graphs: bool = False) -> tuple[Trainer, Monitor]:
     """Some of the job's runs, admitted and ready for a step."""
-    flags = job.flags | {"cuda_graphs": graphs}
-    trainer = Trainer(job.runs[runs], job.trunk, job.trunk_hash, job.data, flags, folder)
+    settings = replace(job.settings, cuda_graphs=graphs)
+    trainer = Trainer(job.runs[runs], job.trunk, job.trunk_hash, job.data, settings, folder)
     trainer.refill()
     return trainer, Monitor(folder, ENDLESS, Console(quiet=True), tensorboard=False)
 

@@ -40,7 +40,7 @@ class Engine:
     def trainer(self) -> Trainer:
         """All runs of the job, admitted and ready for a step."""
         trainer = Trainer(
-            self.job.runs, self.job.trunk, self.job.trunk_hash, self.job.data, self.job.flags, self.folder
+            self.job.runs, self.job.trunk, self.job.trunk_hash, self.job.data, self.job.settings, self.folder
         )
         trainer.refill()
         return trainer
@@ -113,7 +113,7 @@ class Engine:
         form them.
         """
         prompts = self.trainer.cohorts[0].prompts(0)
-        size = self.job.flags["eval_batch_size"]
+        size = self.job.settings.eval_batch_size
         trunk, data = self.job.trunk, self.job.data
         return evaluate(trunk, data, prompts, self.scored, mode="natural", scoring="generate", batch_size=size)
 
@@ -136,8 +136,8 @@ def opened(name: str, size: str, folder: Path, runs: int = 1) -> Engine:
     kind, dtype = name.rsplit(" ", 1)
     own = kind in ("fast", "replayed")
     opened_job = job(size, "fast" if own else "reference", dtype, folder, runs)
-    flags = opened_job.flags | {"cuda_graphs": kind == "replayed"}
-    engine = Engine(name, replace(opened_job, flags=flags), folder)
+    settings = replace(opened_job.settings, cuda_graphs=kind == "replayed")
+    engine = Engine(name, replace(opened_job, settings=settings), folder)
     if kind == "torch.compile":
         model = engine.job.trunk.model  # type: ignore[attr-defined]
         for part in (model.encoder, model.decoder):

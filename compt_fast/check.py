@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from compt_fast.cli.parser import CommandLine
-from compt_fast.config.flags import RUN_FLAGS, Flags
-from compt_fast.runs.recipes import flags_of
-from compt_fast.train import add_job, prepare
+from compt_fast.config.job import JobSettings
+from compt_fast.config.presets import PRESETS
+from compt_fast.config.run import RUN_FLAGS
+from compt_fast.runs.recipes import settings_of
+from compt_fast.train import add_job
 from compt_fast.utils.errors import exit_code
 from compt_fast.utils.words import plural
 
@@ -56,50 +58,50 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> int:
         code = 0
-        for name, flags in flags_of(given, config, mini).items():
+        for name, settings in settings_of(given, config, mini).items():
             if name:
                 console.print(f"job {name}")
-            code = max(code, check(flags, console))
+            code = max(code, check(settings, console))
         return code
 
     return exit_code(work, out_of_memory_hint=": lower --runs-at-once, --batch-size or --max-source-length")
 
 
-def check(flags: Flags, console: Console) -> int:
+def check(settings: JobSettings, console: Console) -> int:
     """Look at one job and print what there is to see; 1 where there is something to warn of."""
     from compt_fast.runs.estimate import estimate
     from compt_fast.runs.folder import named_folder
+    from compt_fast.runs.pipeline import prepare
     from compt_fast.runs.summary import foreign_words, print_plan
     from compt_fast.runs.survey import problems, survey
 
-    made = prepare(named_folder(flags), flags, writing=False)
-    data = made.job.data
+    made = prepare(named_folder(settings), settings, writing=False)
+    job, trainer = made.stage_two.job, made.stage_two.trainer
+    data = job.data
     seen = [(survey(data, t, train=True), survey(data, t, train=False)) for t in range(len(data.tasks))]
     _print_rows(console, [of for pair in seen for of in pair])
-    _print_examples(console, data, made.job.runs)
-    for _, _, own in made.stage_one:
+    _print_examples(console, data, job.runs)
+    for own in made.stage_one:
         console.print("Stage one, of source prompts that the store lacks:")
-        print_plan(console, own, estimate(own))
-    print_plan(console, made.trainer, estimate(made.trainer))
-    for note in unused(flags):
+        print_plan(console, own.trainer, estimate(own.trainer))
+    print_plan(console, trainer, estimate(trainer))
+    for note in unused(settings):
         console.print(f"note: {note}", soft_wrap=True)
     warnings = [line for pair in seen for line in problems(*pair, data.max_length)]
     for line in warnings:
         console.print(f"warning: {line}", soft_wrap=True)
-    count = len(warnings) + len(foreign_words(made.trainer))
+    count = len(warnings) + len(foreign_words(trainer))
     console.print(f"{plural(count, 'warning')}; nothing was trained, nothing was written")
     return 1 if count else 0
 
 
-def unused(flags: Flags) -> list[str]:
+def unused(settings: JobSettings) -> list[str]:
     """A line on each flag that is given, and changes nothing in some of the methods."""
-    from compt_fast.config.run import PRESETS, flag_name, ignored_fields
-
     lines = []
-    for flag in RUN_FLAGS:
-        idle = [method for method in flags["method"] if flag.key in ignored_fields(PRESETS[method])]
-        if flag.default is None and flags[flag.key] is not None and idle:
-            lines.append(f"--{flag_name(flag.key)} changes nothing in {', '.join(idle)}")
+    for flag in RUN_FLAGS.values():
+        idle = [method for method in settings.sweep.methods if not flag.used(PRESETS[method])]
+        if flag.field in settings.sweep.values and idle:
+            lines.append(f"--{flag.name} changes nothing in {', '.join(idle)}")
     return lines
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from argparse import ArgumentParser
-from dataclasses import replace
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +15,13 @@ from rich.progress import track
 from compt_fast.cli.console import print_table
 from compt_fast.cli.parser import CommandLine, file_path
 from compt_fast.config.choices import MASKED_TOKENS, MASKINGS
-from compt_fast.config.flags import FLAGS, add_flag, meaning
+from compt_fast.config.flags import add_flag, flags_also_of, meaning
 from compt_fast.utils.errors import InputError, exit_code
 from compt_fast.utils.files import write_json
 
 if TYPE_CHECKING:
-    from compt_fast.evaluation.predictions import Record
     from compt_fast.runs.loaded import Reopened
-    from compt_fast.training.results import RunResult
 
-OVERRIDES = ("scoring", "eval_size", "eval_batch_size", "data_root", "data", "skip_empty", "device", "dtype")
 LABELLED = (
     "labelled rows to score instead: DIR/<task>/{validation,test}.{jsonl,csv,tsv,parquet}, or, of a run of one task, "
     "a file; all their rows unless --eval-size is given, and only the tasks that DIR has a folder of"
@@ -64,9 +61,9 @@ def parser() -> CommandLine:
         help="write what was predicted there, a row each: run, task, row, where, input, gold, prediction; as JSON "
         "lines or CSV, by the suffix .jsonl or .csv",
     )
-    for key in OVERRIDES:
-        text = LABELLED if key == "data" else meaning(FLAGS[key])
-        add_flag(made, FLAGS[key], f"{text} (default: as in the run folder)")
+    for flag in flags_also_of("evaluate"):
+        text = LABELLED if flag.key == "data" else meaning(flag)
+        add_flag(made, flag, f"{text} (default: as in the run folder)")
     return made
 
 
@@ -89,131 +86,96 @@ def add_way(made: ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    given = vars(parser().parse_args(argv))
-    folder, runs, out, masks, file = (given.pop(key) for key in ("folder", "runs", "out", "masks", "predictions"))
-    way = {key: given.pop(f"mask_{key}") for key in ("how", "tokens")}
+    line = parser().parse_args(argv)
     console = Console(markup=False)  # brackets in names are no markup
-    only = runs.split(",") if runs else None
 
     def work() -> int:
-        if masks is None:
-            if any(way.values()):
+        if line.masks is None:
+            if line.mask_how or line.mask_tokens:
                 raise InputError(
                     "--mask-how and --mask-tokens say how to mask: say what too, by --masks each or subsets"
                 )
-            return repeat(folder, only, given, out, file, console)
-        if file is not None:
+            return repeat(line, console)
+        if line.predictions is not None:
             raise InputError("--predictions are those of whole prompts: leave out --masks")
-        return mask(folder, only, given, out, masks, way, console)
+        return mask(line, console)
 
     return exit_code(work, out_of_memory_hint=": lower --eval-batch-size, or take --device cpu")
 
 
-def repeat(
-    folder: Path, only: list[str] | None, given: dict[str, Any], out: Path | None, file: Path | None, console: Console
-) -> int:
+def repeat(line: Namespace, console: Console) -> int:
     """Score, print the table, write what is asked for, and compare with `results.json` when nothing was changed."""
     from compt_fast.evaluation.predictions import check_format, write_predictions
-    from compt_fast.runs.answers import off_label_notes
-    from compt_fast.runs.results import read_results
+    from compt_fast.runs.rescoring import rescore
     from compt_fast.training.results import print_scores, results_json
 
     began = time.perf_counter()
-    if file is not None:
-        check_format(file)
-    reopened, names = _open(folder, only, given)
-    rows: list[Record] = []
-    # the development scores, by which a run's prompts were chosen, are the training's alone
-    recorded = {result.id: replace(result, development=None) for result in read_results(folder)}
-    results = [
-        _score(reopened, name, rows)
-        for name in track(names, "scoring", console=console, disable=not console.is_terminal)
-    ]
-    print_scores(console, results)
-    for note in off_label_notes(results, reopened.job.runs, [data.task for data in reopened.job.data.tasks]):
+    if line.predictions is not None:
+        check_format(line.predictions)
+    reopened, names = _open(line)
+    found = rescore(reopened, _tracked(names, console))
+    print_scores(console, found.results)
+    for note in found.notes:
         console.print(note, soft_wrap=True)
-    unscored = [of.task.name for of in reopened.sets if not of.golds]
-    if unscored:
-        console.print(f"not scored, as {given['data']} has no folder of them: {', '.join(unscored)}", soft_wrap=True)
-    if out is not None:
+    if found.unscored:
+        console.print(f"not scored, as {line.data} has no folder of them: {', '.join(found.unscored)}", soft_wrap=True)
+    if line.out is not None:
         try:
-            write_json(out, results_json(results, time.perf_counter() - began))
+            write_json(line.out, results_json(found.results, time.perf_counter() - began))
         except OSError as error:
-            raise InputError(f"--out {out}: cannot be written ({error.strerror})") from None
-    if file is not None:
-        write_predictions(file, rows)
-        console.print(f"{len(rows):,} predictions in {file}", soft_wrap=True)
-    if any(value is not None for value in given.values()):
+            raise InputError(f"--out {line.out}: cannot be written ({error.strerror})") from None
+    if line.predictions is not None:
+        write_predictions(line.predictions, found.records)
+        console.print(f"{len(found.records):,} predictions in {line.predictions}", soft_wrap=True)
+    if any(value is not None for value in _given(line).values()):
         return 0
-    changed = [result.id for result in results if result != recorded.get(result.id)]
-    if changed:
-        console.print(f"other numbers than in results.json: {', '.join(changed)}", soft_wrap=True)
+    if found.changed:
+        console.print(f"other numbers than in results.json: {', '.join(found.changed)}", soft_wrap=True)
         return 1
     console.print("the same numbers as in results.json")
     return 0
 
 
-def mask(
-    folder: Path,
-    only: list[str] | None,
-    given: dict[str, Any],
-    out: Path | None,
-    which: str,
-    how: dict[str, str | None],
-    console: Console,
-) -> int:
+def mask(line: Namespace, console: Console) -> int:
     """Score under masks, write `masked.json` and print its averages."""
     from compt_fast.runs.masking import Way, masked_scores, write_masked
 
-    changed = [
-        key for key in ("scoring", "eval_size", "data_root", "data", "skip_empty", "dtype") if given[key] is not None
-    ]
-    if changed or out is not None:
-        name = FLAGS[changed[0]].name if changed else "out"
-        raise InputError(f"--masks scores as the training did, into {folder}/masked.json: leave out --{name}")
-    way = Way(**{key: value for key, value in how.items() if value is not None})
-    reopened, names = _open(folder, only, given)
+    given = _given(line)
+    others = [flag.name for flag in flags_also_of("evaluate") if not flag.pace and given[flag.key] is not None]
+    others += ["out"] if line.out is not None else []
+    if others:
+        raise InputError(f"--masks scores as the training did, into {line.folder}/masked.json: leave out --{others[0]}")
+    way = Way(line.mask_how or Way.how, line.mask_tokens or Way.tokens)
+    reopened, names = _open(line)
     rows = []
-    for name in track(names, "scoring", console=console, disable=not console.is_terminal):
-        masked = masked_scores(reopened, [name], which, way)
+    for name in _tracked(names, console):
+        masked = masked_scores(reopened, [name], line.masks, way)
         try:
-            write_masked(folder, way, masked)
+            write_masked(line.folder, way, masked)
         except OSError as error:
-            raise InputError(f"{folder}/masked.json: cannot be written ({error.strerror})") from None
+            raise InputError(f"{line.folder}/masked.json: cannot be written ({error.strerror})") from None
         for mask_name, scores in masked[name].items():
             rows.append([name, mask_name, f"{scores['average']:.1f}"])
     print_table(console, ["run", "prompts that are on", "average"], rows, caption="percent", turn=False)
-    console.print(f"{way.says}\nscores of each task in {folder}/masked.json", soft_wrap=True)
+    console.print(f"{way.says}\nscores of each task in {line.folder}/masked.json", soft_wrap=True)
     return 0
 
 
-def _open(folder: Path, only: list[str] | None, given: dict[str, Any]) -> tuple[Reopened, list[str]]:
-    """The folder's job, and the runs to score; what is cheap to check is checked first."""
-    from compt_fast.runs.loaded import reopen, stored_runs
-
-    if not (folder / "config.json").is_file():
-        one = folder.resolve()
-        inner = one.parent.name == "prompts" and (one / "manifest.json").is_file()
-        hint = f"; it holds one run's prompts: name its run folder, {folder.parent.parent} --runs {one.name}"
-        raise InputError(f"{folder}: no run folder (it has no config.json){hint if inner else ''}")
-    names = stored_runs(folder, only)
-    reopened = reopen(folder, given)
-    scored = [name for name in names if any(of.golds for of in reopened.rows(name))]
-    if not scored:
-        raise InputError(f"--data {given['data']}: there are rows of no task of {', '.join(names)}")
-    return reopened, scored
+def _given(line: Namespace) -> dict[str, Any]:
+    """The settings of the job that the line replaces: texts (of a switch true or false), or None."""
+    return {flag.key: getattr(line, flag.key) for flag in flags_also_of("evaluate")}
 
 
-def _score(reopened: Reopened, name: str, rows: list[Record]) -> RunResult:
-    """A run's scores; the records of its predictions are added to `rows`."""
-    from compt_fast.evaluation.evaluator import average, scored
-    from compt_fast.evaluation.predictions import records
-    from compt_fast.training.results import RunResult
+def _open(line: Namespace) -> tuple[Reopened, list[str]]:
+    """The folder's job, and the runs to score."""
+    from compt_fast.runs.rescoring import open_stored
 
-    sets, mode, predicted = reopened.rows(name), reopened.run(name).config.label_mode, reopened.predict(name)
-    rows += records(name, reopened.job.data, sets, predicted, mode)
-    tasks = scored(sets, predicted, mode)
-    return RunResult.finished(reopened.run(name), tasks, average(tasks))
+    return open_stored(line.folder, line.runs.split(",") if line.runs else None, _given(line))
+
+
+def _tracked(names: list[str], console: Console) -> Iterable[str]:
+    """The names, with a bar of how many are done on a terminal."""
+    return track(names, "scoring", console=console, disable=not console.is_terminal)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def report(given: argparse.Namespace, console: Console) -> int:
     from compt_fast.runs.masking import Way
 
     out = given.out or _beside(given.folders)
-    way = Way(given.mask_how or "before", given.mask_tokens or "zero")
+    way = Way(given.mask_how or Way.how, given.mask_tokens or Way.tokens)
     material = replace(ranked_by(read_runs(given.folders), given.rank_by), way=way)
     material.portraits.extend(portraits(material.entries, given.runs.split(",") if given.runs else None))
     with Progress(console=console, disable=not console.is_terminal) as progress:
@@ -202,7 +202,7 @@ def _about(material: Material) -> list[str]:
         counts = [sum(entry.folder == folder for entry in material.entries) for folder in material.folders]
         names = [material.names[folder] for folder in material.folders]
         runs = [f"{plural(n, 'run')} in {name}" for n, name in zip(counts, names, strict=True)]
-        trunks = dict.fromkeys(Path(entry.flags["model"]).name for entry in material.entries)
+        trunks = dict.fromkeys(Path(entry.job.model).name for entry in material.entries)
         lines.append(f"Finished: {listed(runs)}. " + (f"Trunk: {listed(list(trunks))}." if trunks else ""))
     for suite, entries in panels(material).items():
         metrics = metric_of(entries[0])

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from compt_fast.cli.console import print_table
 from compt_fast.cli.parser import CommandLine, file_path
-from compt_fast.config.flags import FLAGS, add_flag, meaning, parse
+from compt_fast.config.flags import add_flag, flags_also_of, meaning, parse
+from compt_fast.config.job import JobSettings
 from compt_fast.utils.errors import InputError, exit_code
 from compt_fast.utils.names import check_name
 from compt_fast.utils.words import plural
@@ -59,8 +60,8 @@ def parser() -> CommandLine:
             own.add_argument("--name", help="name of the entry (default: <task>-m<tokens>)")
             own.add_argument("--replace", action="store_true", help="take the place of an entry of that name")
         if name in ("add", "check"):
-            for key in ("model", "dtype"):
-                add_flag(own, FLAGS[key], meaning(FLAGS[key]) + " (the trunk that the prompts belong to)")
+            for flag in flags_also_of("store"):
+                add_flag(own, flag, f"{meaning(flag)} (the trunk that the prompts belong to)")
     return made
 
 
@@ -214,12 +215,11 @@ def _trunk_id(model: str, dtype: str | None) -> tuple[TrunkId, int | None]:
     from compt_fast.prompts.artifact import TrunkId
     from compt_fast.runs.job import named_trunk
 
-    flags = {key: flag.default for key, flag in FLAGS.items()}
-    flags |= {"model": parse("model", model, "--model"), "dtype": parse("dtype", dtype or "fp32", "--dtype")}
-    if flags["model"] != "mini" and not Path(flags["model"]).is_dir():
-        return TrunkId(flags["model"]), None
-    trunk = named_trunk(flags)
-    return TrunkId(trunk.name, trunk.fingerprint(), flags["dtype"]), trunk.d_model
+    own = JobSettings(model=parse("model", model, "--model"), dtype=parse("dtype", dtype or "fp32", "--dtype"))
+    if own.model != "mini" and not Path(own.model).is_dir():
+        return TrunkId(own.model), None
+    trunk = named_trunk(own)
+    return TrunkId(trunk.name, trunk.fingerprint(), own.dtype), trunk.d_model
 
 
 if __name__ == "__main__":

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from safetensors import SafetensorError
 
 from compt_fast.cli.parser import CommandLine, file_path
-from compt_fast.config.flags import Flags, add_flags, read_flags
-from compt_fast.runs.recipes import flags_of
-from compt_fast.utils.errors import InputError, exit_code, out_of_memory
-from compt_fast.utils.output import OutputError, complain
+from compt_fast.config.flags import add_flags, read_flags
+from compt_fast.config.job import JobSettings
+from compt_fast.runs.recipes import settings_of
+from compt_fast.utils.errors import FIRST_SIGNAL, InputError, exit_code
 
 if TYPE_CHECKING:
-    from compt_fast.prompts.store import PromptStore
-    from compt_fast.runs.initialisation import Starts
-    from compt_fast.runs.job import Job
-    from compt_fast.training.checkpoint import Checkpoint
-    from compt_fast.training.loop import Trainer
-    from compt_fast.training.monitor import Monitor
-
-FIRST_SIGNAL = 128  # a command that signal N ended exits with 128 + N
+    from compt_fast.runs.pipeline import Pipeline
 
 EXAMPLES = """examples:
   python -m compt_fast.train
@@ -92,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> int:
         if resume is None:
-            return start_all(flags_of(given, config, mini), arguments)
+            return start_all(settings_of(given, config, mini), arguments)
         for name, value in (("config", config), ("mini", mini or None), ("out", given["out"])):
             if value is not None:
                 raise InputError(f"--resume takes every other setting from the run folder: leave out --{name}")
@@ -101,145 +90,43 @@ def main(argv: list[str] | None = None) -> int:
     return exit_code(work, out_of_memory_hint=" outside of training: take a smaller --model, or --device cpu")
 
 
-def start_all(jobs: dict[str, Flags], arguments: list[str]) -> int:
+def start_all(jobs: dict[str, JobSettings], arguments: list[str]) -> int:
     """The jobs of a configuration, one after another; the highest exit code. A signal ends them all."""
+    from compt_fast.runs.folder import own_folder
+
     code = 0
-    for number, (name, flags) in enumerate(jobs.items(), start=1):
+    for number, (name, settings) in enumerate(jobs.items(), start=1):
         if name:
             print(f"job {number} of {len(jobs)}: {name}", flush=True)
-        code = max(code, start(flags, arguments))
+        with own_folder(settings) as folder:
+            code = max(code, train(folder, settings, arguments))
         if code >= FIRST_SIGNAL:
             break
     return code
 
 
-def start(flags: Flags, arguments: list[str]) -> int:
-    """A new job, or further runs of one that is there, in the folder that `flags` name."""
-    from compt_fast.runs.folder import own_folder
-
-    with own_folder(flags) as folder:
-        return conduct(folder, flags, arguments)
-
-
 def go_on(folder: Path, given: dict[str, Any], arguments: list[str]) -> int:
     """The job of an existing run folder, with what `given` adds to its runs."""
-    from compt_fast.runs.folder import claimed, is_unbegun
+    from compt_fast.runs.folder import check_begun, claimed
 
-    path = folder / "config.json"
-    if not path.is_file():
-        hint = f"; a job ended here before it had begun: give its flags again, with --out {shlex.quote(str(folder))}"
-        raise InputError(
-            f"--resume {folder}: no run folder (it has no config.json)" + (hint if is_unbegun(folder) else "")
-        )
+    check_begun(folder)
     with claimed(folder):
-        return conduct(folder, read_flags(given, str(path)), arguments)
+        return train(folder, read_flags(given, str(folder / "config.json")), arguments)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A job, and what it begins with: all is opened and checked, and nothing is written."""
-
-    job: Job
-    saved: Checkpoint | None
-    store: PromptStore
-    starts: Starts
-    stage_one: list[tuple[Job, Checkpoint | None, Trainer]]
-    trainer: Trainer
-
-
-def prepare(folder: Path, flags: Flags, *, writing: bool) -> Prepared:
-    """Open the job of `folder`, new or to go on with; raises `InputError` for whatever is wrong with it.
-
-    With `writing`, what a stage one before had finished goes into the store; else nothing is written.
+def train(folder: Path, settings: JobSettings, arguments: list[str]) -> int:
+    """Say what is to be done in a folder that this process holds, and do it; nothing is written before all is known to
+    be right.
     """
-    from compt_fast import native
-    from compt_fast.prompts.store import PromptStore
-    from compt_fast.runs.initialisation import Starts
-    from compt_fast.runs.job import open_job
-    from compt_fast.runs.stage_one import open_stage_one, take_in
+    from compt_fast.runs.pipeline import conduct, prepare
 
-    native.keep_quiet()  # of a build that fails the plan tells
-    job = open_job(flags, folder=folder)
-    saved = _state(folder, job)
-    done = saved.state["results"] if saved else ()
-    store = PromptStore(Path(flags["store"] or folder / "store"))
-    starts = Starts(job, store, [run for run in job.runs if run.id not in done])
-    if writing:
-        take_in(starts, folder)
-    stage_one = []
-    for own_folder, own_job in open_stage_one(folder, job, starts.lacking()):
-        own_saved = _state(own_folder, own_job)
-        stage_one.append((own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
-    return Prepared(job, saved, store, starts, stage_one, _trainer(folder, job, saved, starts))
-
-
-def conduct(folder: Path, flags: Flags, arguments: list[str]) -> int:
-    """Train what a job lacks: the source prompts that its store has not, then its runs, each from
-    the latest checkpoint.
-
-    The folder is made, or extended, once everything else is known to be right.
-    """
-    from compt_fast.runs.folder import claimed
-    from compt_fast.runs.job import prepare_folder, record_stored
-    from compt_fast.runs.stage_one import keep
-
-    made = prepare(folder, flags, writing=True)
-    job, saved, store, starts, trainer = made.job, made.saved, made.store, made.starts, made.trainer
     console = Console(markup=False)  # brackets in names are no markup
-    _announce(console, trainer, [own for _, _, own in made.stage_one], store)
-    command = ["compt-fast", "train", *arguments]
-    prepare_folder(folder, job, command)
-    if saved is None:
-        trainer.write_results()
-    for own_job, own_saved, own in made.stage_one:
-        with nullcontext() if own.folder.exists() else claimed(own.folder):  # with the job's folder the old ones are
-            prepare_folder(own.folder, own_job, command)
-            code = _work(console, own, own_saved, folder)
-        if code >= FIRST_SIGNAL:
-            return code
-        keep(store, own.folder, own.ended)
-    starts.refresh()
-    record_stored(folder, starts.used())
-    return _work(console, trainer, saved, folder)
+    pipeline = prepare(folder, settings, writing=True)
+    _announce(console, pipeline)
+    return conduct(pipeline, ["compt-fast", "train", *arguments], console)
 
 
-def _state(folder: Path, job: Job) -> Checkpoint | None:
-    """The latest whole checkpoint of a job in its folder, None before the first; `InputError` where the
-    folder is another job's, or prompts of a run that had ended are gone.
-    """
-    from compt_fast.runs.job import check_recorded
-    from compt_fast.training.checkpoint import load_latest
-
-    if not (folder / "config.json").is_file():
-        return None
-    check_recorded(folder, job)
-    saved = load_latest(folder / "checkpoints", job.identity)
-    if saved is not None and saved.damaged:
-        complain(f"note: {saved.damaged}; going on from {saved.path.name}, the one before it")
-    for name, result in saved.state["results"].items() if saved else ():
-        parts = [folder / "prompts" / name / part for part in ("manifest.json", "prompts.safetensors")]
-        gone = [part for part in parts if not part.is_file()] if result["status"] == "finished" else []
-        if gone:
-            raise InputError(
-                f"{gone[0]}: not there, though its run has ended, and no checkpoint holds it any more: put back a "
-                f"copy, or remove {folder / 'checkpoints'} and the job trains all its runs again"
-            )
-    return saved
-
-
-def _trainer(folder: Path, job: Job, saved: Checkpoint | None, starts: Starts | None = None) -> Trainer:
-    """The trainer of a job, that knows what was done by a checkpoint."""
-    from compt_fast.tasks.examples import seen_nothing
-    from compt_fast.training.loop import Trainer, from_nothing
-
-    start, seen = (from_nothing, seen_nothing) if starts is None else (starts.of, starts.seen)
-    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, start, seen)
-    if saved is not None:
-        made.note_results(saved)
-    return made
-
-
-def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], store: PromptStore) -> None:
+def _announce(console: Console, pipeline: Pipeline) -> None:
     """Print what is about to be done."""
     from compt_fast import native
     from compt_fast.info import missing_line
@@ -247,10 +134,11 @@ def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], stor
     from compt_fast.runs.summary import print_plan
     from compt_fast.runs.survey import row_notes
 
-    for own in stage_one:
+    trainer, store = pipeline.stage_two.trainer, pipeline.store
+    for own in pipeline.stage_one:
         console.print(f"Stage one trains source prompts that the store {store.folder} lacks:", soft_wrap=True)
-        print_plan(console, own, estimate(own))
-    if stage_one:
+        print_plan(console, own.trainer, estimate(own.trainer))
+    if pipeline.stage_one:
         console.print("Stage two:")
     print_plan(console, trainer, estimate(trainer))
     for note in row_notes(trainer.data):
@@ -259,72 +147,6 @@ def _announce(console: Console, trainer: Trainer, stage_one: list[Trainer], stor
     if missing:
         console.print(missing, soft_wrap=True)
     native.keep_quiet(not native.status().pending)  # a build to come may still fail, in a job too short to measure
-
-
-def _work(console: Console, trainer: Trainer, saved: Checkpoint | None, job_folder: Path) -> int:
-    """Train, score and report; the checkpoint left behind tells what was done, whatever ends it.
-
-    `job_folder` is what `--resume` takes to go on, which is not the trainer's own in stage one.
-    """
-    from compt_fast.runs.summary import print_results
-    from compt_fast.training.monitor import Monitor
-
-    resume = f"python -m compt_fast.train --resume {shlex.quote(str(job_folder))}"
-    try:
-        with Monitor(
-            trainer.folder,
-            trainer.total_steps,
-            console,
-            tensorboard=trainer.flags["tensorboard"],
-        ) as monitor:
-            if saved is not None:
-                trainer.restore(monitor, saved)
-            else:
-                monitor.rewind(0, 0)
-            trainer.write_results()
-            interrupted = _train(trainer, monitor)
-    except OutputError:
-        complain(f"the output cannot be written any more; at step {trainer.step}, go on with: {resume}")
-        raise
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{trainer.folder}: writing failed at step {trainer.step}: {error}") from None
-    if interrupted:
-        complain(f"interrupted at step {trainer.step}; go on with: {resume}")
-        return FIRST_SIGNAL + interrupted
-    if trainer.trunk.fingerprint() != trainer.trunk_hash:
-        raise RuntimeError("a weight of the frozen trunk has changed during training: its results are void")
-    print_results(console, trainer)
-    return 0 if all(result.status == "finished" for result in trainer.ended) else 1
-
-
-def _train(trainer: Trainer, monitor: Monitor) -> int:
-    """Train to the end; returns the number of the signal that came before it, else 0."""
-    from compt_fast.training.interrupts import Interrupted, Interrupts
-
-    try:
-        with Interrupts() as interrupts:
-            trainer.train(monitor, interrupts)
-    except Interrupted as interrupted:
-        trainer.save(monitor)
-        trainer.write_results()
-        return interrupted.signal
-    except OutputError:
-        if not trainer.midway:
-            trainer.save(monitor)
-            trainer.write_results()
-        raise
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        if not trainer.midway:
-            trainer.save(monitor)
-        left = "the checkpoint before it, if any, is left" if trainer.midway else "a checkpoint is left"
-        raise InputError(
-            f"out of memory at step {trainer.step}: begin again with a lower --runs-at-once, "
-            f"--batch-size, --max-source-length or --eval-batch-size; {left} for a --resume where "
-            "there is more memory"
-        ) from None
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from compt_fast import evaluate, store, train
-from compt_fast.config.run import PRESETS
+from compt_fast.config.job import JobSettings, Sweep
+from compt_fast.config.presets import PRESETS
 from compt_fast.prompts.store import PromptStore, StoredPrompt
 from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
@@ -300,12 +302,15 @@ def test_a_source_prompt_that_cannot_be_trained(
 ) -> None:
     from compt_fast.runs import stage_one
 
-    flags_of = stage_one.stage_one_flags
-    monkeypatch.setattr(
-        stage_one,
-        "stage_one_flags",
-        lambda *rest: [flags | {"lr_private": [1e30]} for flags in flags_of(*rest)],
-    )
+    settings_of = stage_one.stage_one_settings
+
+    def too_fast(*rest: Any) -> dict[Any, JobSettings]:
+        jobs_of = settings_of(*rest)
+        return {
+            kind: replace(own, sweep=Sweep({**own.sweep.values, "lr_private": [1e30]})) for kind, own in jobs_of.items()
+        }
+
+    monkeypatch.setattr(stage_one, "stage_one_settings", too_fast)
     capsys.readouterr()
     assert train.main(line(tmp_path / "run", method="sil", source_steps=4)) == 2
     said = capsys.readouterr().err

@@ -28,7 +28,7 @@ from typing import Any
 from safetensors import safe_open
 
 from compt_fast.config.choices import ENCODERS, GATES, NORMALISATIONS, ROUTERS, SHARINGS
-from compt_fast.config.run import PRESETS
+from compt_fast.config.presets import PRESETS
 
 SMALL = ["--tasks=mini_rte,mini_qnli", "--shots=4", "--eval-size=8", "--prompt-length=3", "--device=cpu"]
 UNLIKE = ["--method=spp,pt,slpn,pi", "--lr-source=0.02,0.1", "--steps=4", "--source-steps=2", "--source-examples=8"]

@@ -10,6 +10,7 @@ are how far the losses then are apart, relative to their size: the least, the me
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,8 +45,8 @@ def opened(options: argparse.Namespace) -> Job:
 
 def losses(job: Job, steps: int, shift: float) -> Tensor:
     """The losses (steps, runs) of all runs side by side from a start that was moved by `shift`."""
-    flags = job.flags | {"runs_at_once": len(job.runs)}
-    trainer = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, flags, Path())
+    settings = replace(job.settings, runs_at_once=len(job.runs))
+    trainer = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, settings, Path())
     trainer.refill()
     generator = torch.Generator().manual_seed(0)
     for cohort in trainer.cohorts:

@@ -242,8 +242,8 @@ def _included(small: tuple[str, ...], large: tuple[str, ...], found: dict[Settin
     entries = next(iter(found.values()))
     base = next(entry for entry in entries if entry.tasks == small)
     return Exhibit(
-        slug(f"including {added} {suite_name(base.flags)}"),
-        f"{suite_name(base.flags)}: with and without {added}",
+        slug(f"including {added} {suite_name(base.job)}"),
+        f"{suite_name(base.job)}: with and without {added}",
         f"With {added} the average of the other tasks moves for {listed(gains)} points; {heads[most]} moves most "
         f"({by_task[most]:+.1f}).{_flipped(names, list(found.values()), small, added)}",
         "primary scores in percent, means over seeds; "

@@ -70,7 +70,7 @@ def masking(material: Material) -> Section | None:
 
 def _title(entry: Entry, material: Material) -> str:
     folder = f" ({material.names[entry.folder]})" if len(material.folders) > 1 else ""
-    return f"{suite_name(entry.flags)}: {entry.id}{folder}"
+    return f"{suite_name(entry.job)}: {entry.id}{folder}"
 
 
 def _masking(entry: Entry, masks: Masked, material: Material) -> Exhibit:

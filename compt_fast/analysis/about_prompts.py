@@ -51,7 +51,7 @@ def _about(material: Material) -> list[tuple[str, str, Anatomy]]:
         parts = anatomy_of(material, entry)
         if parts is not None:
             folder = f" ({material.names[entry.folder]})" if len(material.folders) > 1 else ""
-            title = f"{suite_name(entry.flags)}: {entry.id}{folder}"
+            title = f"{suite_name(entry.job)}: {entry.id}{folder}"
             found.append((slug(title), title, parts))
     return found
 

@@ -12,10 +12,11 @@ from compt_fast.analysis.contrasts import Point, Series, grouped, labels, points
 from compt_fast.analysis.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.analysis.runs import Entry, Material, metric_of, suite_name
 from compt_fast.analysis.words import examples, slug, unused
+from compt_fast.config.job import JOB_FLAGS
 from compt_fast.training.results import score_table
 from compt_fast.utils.words import listed, plural, short
 
-SAME = ("model", "trunk", "dtype", "max_source_length", "eval_size", "scoring", "data", "data_root")
+SAME = ("trunk", *(flag.field for flag in JOB_FLAGS.values() if flag.report == "panel"))
 AVERAGE = "average of primary scores, %"
 MOST_ROWS = 24
 
@@ -28,7 +29,7 @@ def panels(material: Material) -> dict[str, list[Entry]]:
     """
     found: dict[tuple[Any, ...], list[Entry]] = {}
     for entry in material.entries:
-        key = (suite_name(entry.flags), entry.tasks, *(entry.settings[name] for name in SAME))
+        key = (suite_name(entry.job), entry.tasks, *(entry.settings[name] for name in SAME))
         found.setdefault(key, []).append(entry)
     suites = [key[0] for key in found]
     titled: dict[str, list[Entry]] = {}
@@ -72,7 +73,7 @@ def _result_table(entries: list[Entry], shots: int | None, folder: str) -> Exhib
         numbers = [_number(row[c]) for row in rows]
         best |= {(r, c) for r, number in enumerate(numbers) if number == max(numbers)}
     few = examples(shots)
-    suite = suite_name(entries[0].flags)
+    suite = suite_name(entries[0].job)
     return Exhibit(
         slug(f"results {suite} {few} {folder}"),
         f"{suite}, {few}" + (f" ({folder})" if folder else ""),

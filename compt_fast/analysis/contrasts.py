@@ -93,7 +93,7 @@ def settings(entry: Entry, *without: str) -> Settings:
     a flag named them, and sources that are as many as the tasks.
     """
     own = dict(entry.settings)
-    if "shots" in without and entry.flags["epochs"] is None:
+    if "shots" in without and "epochs" not in entry.job.sweep.values:
         own["epochs"] = "of the preset"
     if "tasks" in without and entry.sources_grow:
         own["sources"] = "one a task"

@@ -12,39 +12,22 @@ from typing import Any
 
 from compt_fast.analysis.formulas import Anatomy
 from compt_fast.analysis.words import told_apart
-from compt_fast.config.flags import Flags, read_flags
-from compt_fast.config.run import PER_TASK, PRESETS, STORED, RunConfig
+from compt_fast.config.job import JOB_FLAGS, JobSettings
+from compt_fast.config.presets import PRESETS, STORED
+from compt_fast.config.run import RunConfig
 from compt_fast.evaluation.evaluator import average
 from compt_fast.prompts.shape import PromptShape
-from compt_fast.runs.job import recorded_runs, recorded_trunk
+from compt_fast.runs.job import recorded_identity
 from compt_fast.runs.masking import Way
 from compt_fast.runs.results import read_results
 from compt_fast.training.results import RunResult
 from compt_fast.utils.errors import InputError, unknown
 from compt_fast.utils.words import plural, short
 
-# The settings of a job, beside those of a run, that decide what a run scores.
-_JOB_SETTINGS = (
-    "model",
-    "dtype",
-    "engine",
-    "prefix",
-    "prompt_position",
-    "max_source_length",
-    "eval_size",
-    "scoring",
-    "select",
-    "source_tasks",
-    "source_examples",
-    "source_steps",
-    "data",
-    "data_root",
-)
-
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished run: where it lies, its configuration, its job's flags, its trunk's hash and its results.
+    """A finished run: where it lies, its configuration, its job's settings, its trunk's hash and its results.
 
     Runs that were trained apart, a task each, are one entry; `parts` are what it is made of. `by` names the
     scores by which it is held against others (`RANKINGS`).
@@ -52,7 +35,7 @@ class Entry:
 
     folder: Path
     config: RunConfig
-    flags: Flags
+    job: JobSettings
     trunk: str
     result: RunResult
     parts: tuple[RunResult, ...]
@@ -85,8 +68,8 @@ class Entry:
     def sources_grow(self) -> bool:
         """Whether it has as many sources as tasks because its preset or its stored prompts say so."""
         if self.config.source_init == STORED:
-            return not self.flags["source_tasks"]
-        return PRESETS[self.config.method].sources == PER_TASK and self.flags["sources"] is None
+            return not self.job.source_tasks
+        return PRESETS[self.config.method].one_source_a_task() and "sources" not in self.job.sweep.values
 
     @property
     def normaliser(self) -> str | None:
@@ -120,7 +103,7 @@ class Entry:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that decides its outcome, by name; lists as tuples."""
-        job = {name: self.flags.get(name) for name in _JOB_SETTINGS}
+        job = {flag.field: getattr(self.job, flag.field) for flag in JOB_FLAGS.values() if flag.report}
         every = {**asdict(self.config), "apart": self.apart, "tasks": self.tasks, **job, "trunk": self.trunk}
         return {name: tuple(value) if isinstance(value, list) else value for name, value in every.items()}
 
@@ -216,8 +199,8 @@ def _run_folders(path: Path) -> list[Path]:
 
 def _finished(folder: Path, called: str, missing: list[str]) -> list[Entry]:
     """The finished runs of a folder; a line of `missing` for what is not, under what the folder is `called`."""
-    configs, trunk = recorded_runs(folder), recorded_trunk(folder)
-    flags = read_flags({}, str(folder / "config.json"))
+    recorded = recorded_identity(folder)
+    configs, trunk = recorded.runs, recorded.trunk_hash
     results = {}
     if (folder / "results.json").exists():
         results = {result.id: result for result in read_results(folder)}
@@ -228,7 +211,7 @@ def _finished(folder: Path, called: str, missing: list[str]) -> list[Entry]:
     for name, config in configs.items():
         result = results.get(name)
         if result is not None and result.status == "finished":
-            entries.append(Entry(folder, config, flags, trunk, result, (result,), config.task is not None))
+            entries.append(Entry(folder, config, recorded.settings, trunk, result, (result,), config.task is not None))
         elif result is not None and result.status == "stopped":
             missing.append(f"{called}: {name} was stopped: {result.reason}")
         elif results:
@@ -286,13 +269,13 @@ def _many(shots: int | None) -> float:
     return math.inf if shots is None else shots
 
 
-def suite_name(flags: Flags) -> str:
+def suite_name(job: JobSettings) -> str:
     """What the tasks of a job are called: the suite and what was added or left out, or the tasks."""
-    name = flags["suite"] or (", ".join(flags["tasks"]) if flags["tasks"] else "mini")
-    if flags["task_file"] and not flags["suite"] and not flags["tasks"]:
+    name = job.suite or (", ".join(job.tasks) if job.tasks else "mini")
+    if job.task_file and not job.suite and not job.tasks:
         name = "own tasks"
-    added = "".join(f" + {task}" for task in flags["include"])
-    return str(name) + added + "".join(f" without {task}" for task in flags["exclude"])
+    added = "".join(f" + {task}" for task in job.include)
+    return name + added + "".join(f" without {task}" for task in job.exclude)
 
 
 def metric_of(entry: Entry) -> str:

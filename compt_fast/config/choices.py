@@ -1,6 +1,6 @@
 """Words that a flag takes and the module behind it acts on, in one place that needs no torch.
 
-The presets stand in `compt_fast.config.run`.
+The presets stand in `compt_fast.config.presets`.
 """
 
 from __future__ import annotations

@@ -1,129 +1,219 @@
-"""What one run is: the table of presets, and a preset with the user's changes: a `RunConfig`.
-
-Presets follow ComPT (arXiv 2408.13227, sections 2 and 3: `spp`, `scp`, `pt`, `mst`) and CrossPT
-(arXiv 2509.14253, Table 1: `p`, `pi`, `sl`, `slp`, `sln`, `slpn`, `sil`, `sip`, `silp`); `pt-joint` is
-ours. Every name of a field here, but for `task`, is the name of a flag of `compt_fast.train`.
-"""
+"""What one run is: the settings of a run, a field each, and how they resolve from a preset and the user's changes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from typing import Any, ClassVar
 
+from compt_fast.config.choices import (
+    ENCODERS,
+    GATES,
+    INITS,
+    LABEL_MODES,
+    NORMALISATIONS,
+    ROUTERS,
+    SAMPLINGS,
+    SHARINGS,
+)
+from compt_fast.config.fields import FULL, NOT_NEGATIVE, POSITIVE, SHOTS, Flag, Range, flags_of, stated, up_to
+from compt_fast.config.presets import PER_TASK, PRESETS, RANDOM, SPOT, STORED, Preset, encoded_roles
 from compt_fast.utils.errors import InputError, unknown
 
 SEEDS = 2**32  # what NumPy takes as a seed
 MAX_TRAIN = 5000  # examples a task, where a run takes all of them
 INIT_RANGE = 0.5  # of uniform tokens
-PER_TASK = -1  # "as many sources as there are tasks", for the presets sln and slpn
-RANDOM, STORED, SPOT = "random", "stored", "spot"  # where the tokens of a role's prompts start from
+FEW = 10  # shots, up to which a preset's epochs double
+
+
+def _always(preset: Preset) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
-class Preset:
-    """One configuration of a paper: all that its name decides, each a flag's to override."""
+class RunFlag(Flag):
+    """The flag of a setting of runs: a comma list, of which each value makes runs of its own.
 
-    composition: str
-    sources: int
-    private: bool
-    prompt_length: int
-    lr_source: float
-    lr_private: float
-    lr_router: float
-    encoder: str = "mlp"
-    encoder_sharing: str = "per-prompt"
-    router: str = "direct"
-    normalisation: str = "auto"
-    gates: str = "fixed"
-    epochs: int = 30
-    source_init: str = RANDOM
-    private_init: str = RANDOM
-    learn_sources: bool = True
-    apart: bool = False  # each task in a run of its own, as the papers train their baselines
-
-
-def _crosspt(sources: int, rates: tuple[float, float, float], **more: Any) -> Preset:
-    """A CrossPT preset: one linear encoder for all prompts, and one softmax with temperature over
-    sources and private. `rates` are those of source, private (0: there is none) and router.
+    `default` holds the values without the flag; where it is None the preset decides, and `usual` is the value of a
+    preset that says nothing of the setting. `used` says whether a preset has a use for it. The flag cannot stand
+    beside the one with the key `excludes`. A setting `in_id` is always part of a run's id, the others where they
+    vary. `shape` is what `PromptShape` calls it, where that is another name.
     """
-    return Preset(
-        "inside",
-        sources,
-        rates[1] > 0,
-        10,
-        *rates,
-        encoder="linear",
-        encoder_sharing="shared",
-        normalisation="softmax-temperature",
-        **more,
-    )
+
+    _: KW_ONLY
+    usual: Any = None
+    used: Callable[[Preset], bool] = _always
+    excludes: str = ""
+    in_id: bool = False
+    shape: str = ""
+    many: ClassVar[bool] = True
 
 
-def _from_store(rates: tuple[float, float, float], **more: Any) -> Preset:
-    """A CrossPT preset whose sources are stored prompts, which trains for ten epochs fewer
-    (section 3.2)."""
-    return _crosspt(PER_TASK, rates, source_init=STORED, epochs=20, **more)
+_flag = stated(RunFlag)
 
 
-PRESETS: dict[str, Preset] = {
-    "spp": Preset("spp", 3, True, 5, 0.07, 0.02, 0.1, gates="learned"),
-    "scp": Preset("scp", 3, True, 5, 0.1, 0.1, 0.1, gates="learned"),
-    "pt": Preset("pt", 0, True, 5, 0.0, 0.07, 0.0, apart=True),
-    "pt-joint": Preset("pt", 0, True, 5, 0.0, 0.07, 0.0),
-    "mst": Preset("mst", 1, False, 5, 0.15, 0.0, 0.1),
-    "p": Preset("pt", 0, True, 10, 0.0, 0.07, 0.0, encoder="linear", apart=True),
-    "pi": Preset("pt", 0, True, 10, 0.0, 0.02, 0.0, encoder="linear", private_init=STORED, epochs=20, apart=True),
-    "sl": _crosspt(1, (0.15, 0.0, 0.1)),
-    "slp": _crosspt(1, (0.15, 0.07, 0.1)),
-    "sln": _crosspt(PER_TASK, (0.15, 0.0, 0.1)),
-    "slpn": _crosspt(PER_TASK, (0.15, 0.07, 0.1)),
-    "sil": _from_store((0.05, 0.0, 0.1)),
-    "sip": _from_store((0.0, 0.02, 0.1), learn_sources=False),
-    "silp": _from_store((0.05, 0.02, 0.1)),
-}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One training, resolved: nothing is left to a default.
 
     `shots` None means all examples up to `max_train`; learning rates are peaks, and prompts, encoders,
     router or gates whose rate is 0 are frozen; `lr_encoder` None is the rate of the encoded prompts.
-    `task` names the one task of a run that is trained apart from the job's other tasks.
+    `composition` and `private` are the preset's, and `task` names the one task of a run that is trained apart from
+    the job's other tasks: these three have no flag. A field with a default came after the first version: its default
+    is what older files mean, and counts in no hash of a job.
     """
 
-    method: str
-    shots: int | None
-    seed: int
+    method: str = field(
+        metadata=_flag("presets to train", choices=tuple(PRESETS), default=["spp", "pt", "mst"], in_id=True)
+    )
     composition: str
-    sources: int
     private: bool
-    prompt_length: int
-    encoder: str
-    encoder_hidden: int
-    encoder_sharing: str
-    router: str
-    normalisation: str
-    gates: str
-    init: str
-    init_range: float
-    lr_source: float
-    lr_private: float
-    lr_router: float
-    weight_decay: float
-    clip_norm: float
-    warmup: float
-    epochs: int
-    steps: int | None
-    batch_size: int
-    label_mode: str
-    sampling: str
-    max_train: int
-    source_init: str = RANDOM
-    private_init: str = RANDOM
+    shots: int | None = field(
+        metadata=_flag(
+            "examples a task, or 'full' (bounded by --max-train)",
+            kind=SHOTS,
+            ranges=(POSITIVE,),
+            default=[16],
+            in_id=True,
+        )
+    )
+    seed: int = field(
+        metadata=_flag(
+            "each seed draws its own examples, initial prompts and order",
+            name="seeds",
+            ranges=(NOT_NEGATIVE, Range(f"must be below {SEEDS}, not {{}}", most=SEEDS - 1)),
+            default=[0],
+            in_id=True,
+        )
+    )
+    sources: int = field(
+        metadata=_flag(
+            "number of source prompts N",
+            ranges=(
+                Range(
+                    "must be a number of source prompts, not {}; without it the preset decides: sln and slpn take one "
+                    "a task, sil, sip and silp one a source task",
+                    least=0,
+                ),
+                up_to(10_000),
+            ),
+            usual=0,
+            used=Preset.chooses_sources,
+            in_id=True,
+        )
+    )
+    prompt_length: int = field(metadata=_flag("prompt tokens m", ranges=(up_to(100_000), POSITIVE), shape="length"))
+    encoder: str = field(metadata=_flag("prompt encoder", choices=ENCODERS, usual="mlp", used=Preset.encodes))
+    encoder_hidden: int = field(
+        metadata=_flag(
+            "inner width of the encoders mlp and lstm (default: d_model)",
+            ranges=(up_to(100_000),),
+            used=Preset.encodes,
+            shape="hidden",
+        )
+    )
+    encoder_sharing: str = field(
+        metadata=_flag(
+            "who shares an encoder", choices=SHARINGS, usual="per-prompt", used=Preset.encodes, shape="sharing"
+        )
+    )
+    router: str = field(metadata=_flag("how source weights arise", choices=ROUTERS, usual="direct", used=Preset.mixes))
+    normalisation: str = field(
+        metadata=_flag(
+            "how the router's logits become weights", choices=NORMALISATIONS, usual="auto", used=Preset.mixes
+        )
+    )
+    gates: str = field(
+        metadata=_flag(
+            "alpha of the private prompt and beta of the sources", choices=GATES, usual="fixed", used=Preset.has_gates
+        )
+    )
+    init: str = field(
+        metadata=_flag(
+            "random prompt tokens: uniform noise or rows of the vocabulary", choices=INITS, default=["uniform"]
+        )
+    )
+    init_range: float = field(metadata=_flag("uniform tokens lie in [-r, r]", ranges=(POSITIVE,), default=[INIT_RANGE]))
+    source_init: str = field(
+        default=RANDOM,
+        metadata=_flag(
+            "where sources start: as --init says, or from stored prompts",
+            choices=(RANDOM, STORED),
+            usual=RANDOM,
+            used=Preset.chooses_sources,
+        ),
+    )
+    private_init: str = field(
+        default=RANDOM,
+        metadata=_flag(
+            "where private prompts start: as --init says, from the task's own stored prompt, or (spot) from that of "
+            "the most similar source task",
+            choices=(RANDOM, STORED, SPOT),
+            usual=RANDOM,
+            used=Preset.chooses_private,
+        ),
+    )
+    lr_source: float = field(
+        metadata=_flag(
+            "peak learning rate of the sources; 0 freezes them and their encoders",
+            ranges=(NOT_NEGATIVE,),
+            usual=0.0,
+            used=Preset.trains_sources,
+        )
+    )
+    lr_private: float = field(
+        metadata=_flag(
+            "peak learning rate of the private prompts; 0 freezes them and their encoders",
+            ranges=(NOT_NEGATIVE,),
+            usual=0.0,
+            used=Preset.trains_private,
+        )
+    )
+    lr_encoder: float | None = field(
+        default=None,
+        metadata=_flag(
+            "peak learning rate of the prompt encoders; 0 freezes them (default: that of the prompts they encode; of "
+            "one that sources and private prompts share, the sources')",
+            ranges=(NOT_NEGATIVE,),
+            used=Preset.encodes,
+        ),
+    )
+    lr_router: float = field(
+        metadata=_flag(
+            "peak learning rate of router and gates; 0 freezes them",
+            ranges=(NOT_NEGATIVE,),
+            usual=0.0,
+            used=Preset.mixes,
+        )
+    )
+    weight_decay: float = field(
+        metadata=_flag("AdamW's decoupled weight decay", ranges=(NOT_NEGATIVE,), default=[0.01])
+    )
+    clip_norm: float = field(
+        metadata=_flag("gradient norm of a run is clipped to this", ranges=(POSITIVE,), default=[1.0])
+    )
+    warmup: float = field(
+        metadata=_flag(
+            "share of the steps over which the rate rises",
+            ranges=(Range("is a share of the steps, from 0 to 1, not {}", least=0, most=1),),
+            default=[0.2],
+        )
+    )
+    epochs: int = field(
+        metadata=_flag(
+            "passes over the examples (default: the preset's, doubled up to 10 shots)", ranges=(POSITIVE,), usual=30
+        )
+    )
+    steps: int | None = field(
+        metadata=_flag(
+            "training steps, instead of --epochs (default: whole epochs)", ranges=(POSITIVE,), excludes="epochs"
+        )
+    )
+    batch_size: int = field(metadata=_flag("rows a step and run", ranges=(up_to(1_000_000), POSITIVE), default=[16]))
+    label_mode: str = field(metadata=_flag("words for the labels", choices=LABEL_MODES, default=["natural"]))
+    sampling: str = field(metadata=_flag("how the shots are drawn", choices=SAMPLINGS, default=["balanced"]))
+    max_train: int = field(metadata=_flag("examples a task with --shots full", ranges=(POSITIVE,), default=[MAX_TRAIN]))
     task: str | None = None
-    lr_encoder: float | None = None
 
     def rate(self, group: str) -> float:
         """The peak rate of a group of parameters (`compt_fast.prompts.parameters.LR_GROUP`).
@@ -137,13 +227,22 @@ class RunConfig:
             return self.lr_encoder
         return self.lr_private if group == "private_encoder" else self.lr_source
 
+    @property
+    def encoded_roles(self) -> list[str]:
+        """The roles ("source", "private") whose prompts start as prompt encoders take them."""
+        return encoded_roles(self.composition, self.private, self.source_init, self.private_init)
+
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""
         return asdict(self)
 
 
-def resolve(choice: dict[str, Any], *, tasks: int, d_model: int, source_tasks: int | None = None) -> RunConfig:
-    """The run that `choice` (one value a flag, None where the preset decides) means for so many
+RUN_FLAGS = flags_of(RunConfig, RunFlag)
+"""The flags of runs by key, in the order in which their comma lists multiply."""
+
+
+def resolve(choice: Mapping[str, Any], *, tasks: int, d_model: int, source_tasks: int | None = None) -> RunConfig:
+    """The run that `choice` (one value a field, None where the preset decides) means for so many
     tasks, source tasks (default: as many as tasks) and such a trunk.
 
     Sources that start from stored prompts are one a source task. Prompts that start from stored
@@ -160,25 +259,23 @@ def resolve(choice: dict[str, Any], *, tasks: int, d_model: int, source_tasks: i
     if method not in PRESETS:
         raise unknown("method", method, PRESETS)
     preset = PRESETS[method]
-    ignored = ignored_fields(preset)
-    values: dict[str, Any] = {}
-    for field in fields(RunConfig):
-        given = choice.get(field.name)
-        own = getattr(preset, field.name, None)
-        values[field.name] = own if given is None or field.name in ignored else given
+    own = {flag.field: preset.settings.get(flag.field, flag.usual) for flag in RUN_FLAGS.values()}
+    given = {flag.field: choice.get(flag.field) for flag in RUN_FLAGS.values() if flag.used(preset)}
+    values = own | {name: value for name, value in given.items() if value is not None}
     if values["source_init"] == STORED:
         values["sources"] = tasks if source_tasks is None else source_tasks
     if values["sources"] == PER_TASK:
         values["sources"] = tasks
-    if not encoded_roles(values):
-        values |= {"encoder": "none", "encoder_sharing": preset.encoder_sharing}
+    if not encoded_roles(preset.composition, preset.private, values["source_init"], values["private_init"]):
+        values |= {"encoder": "none", "encoder_sharing": own["encoder_sharing"]}
     if values["encoder"] == "none":
         values["lr_encoder"] = None
     values["encoder_hidden"] = _hidden(values, d_model)
-    shots = values["shots"]
-    if choice.get("epochs") is None and shots is not None and shots <= 10:
+    if values["shots"] == FULL:
+        values["shots"] = None
+    if values["shots"] is not None and values["shots"] <= FEW and choice.get("epochs") is None:
         values["epochs"] *= 2
-    config = RunConfig(**values)
+    config = RunConfig(composition=preset.composition, private=preset.private, **values)
     _check(config)
     return settled(config)
 
@@ -196,29 +293,10 @@ def settled(config: RunConfig) -> RunConfig:
 
 def ignored_fields(preset: Preset) -> set[str]:
     """The fields that mean nothing to a preset, so that its runs are the same whatever they say."""
-    ignored = set() if preset.composition in ("spp", "scp") else {"gates"}
-    if preset.composition in ("pt", "mst"):
-        ignored |= {"sources", "router", "normalisation", "lr_router", "source_init"}
-    if preset.composition == "pt" or not preset.learn_sources:
-        ignored.add("lr_source")
-    if preset.source_init == STORED:
-        ignored |= {"sources", "source_init"}
-    if preset.private_init == STORED:
-        ignored.add("private_init")
-    if not preset.private:
-        ignored |= {"lr_private", "private_init"}
-    if not encoded_roles(asdict(preset)):
-        ignored |= {"encoder", "encoder_hidden", "encoder_sharing", "lr_encoder"}
-    return ignored
+    return {flag.field for flag in RUN_FLAGS.values() if not flag.used(preset)}
 
 
-def encoded_roles(values: Mapping[str, Any]) -> list[str]:
-    """The roles ("source", "private") of a configuration's fields that have prompt encoders."""
-    there = {"source": values["composition"] != "pt", "private": values["private"]}
-    return [role for role, has in there.items() if has and values[f"{role}_init"] == RANDOM]
-
-
-def _hidden(values: dict[str, Any], d_model: int) -> int:
+def _hidden(values: Mapping[str, Any], d_model: int) -> int:
     """Width of the encoder's hidden layer: d_model by default, 0 where the encoder has none."""
     if values["encoder"] in ("linear", "none"):
         return 0
@@ -227,28 +305,9 @@ def _hidden(values: dict[str, Any], d_model: int) -> int:
 
 def _check(config: RunConfig) -> None:
     """Numbers that no training can use, named by their flag."""
-    positive = ("prompt_length", "epochs", "batch_size", "clip_norm", "init_range", "max_train")
-    for name in positive:
-        if getattr(config, name) <= 0:
-            raise InputError(f"--{flag_name(name)} must be above 0, not {getattr(config, name)}")
-    for name in ("lr_source", "lr_private", "lr_router", "lr_encoder", "weight_decay", "seed"):
-        value = getattr(config, name)
-        if value is not None and value < 0:
-            raise InputError(f"--{flag_name(name)} must not be negative, not {value}")
-    if config.seed >= SEEDS:
-        raise InputError(f"--seeds must be below {SEEDS}, not {config.seed}")
-    for name in ("shots", "steps"):
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise InputError(f"--{flag_name(name)} must be above 0, not {value}")
+    for flag in RUN_FLAGS.values():
+        flag.check(getattr(config, flag.field))
     if config.encoder in ("mlp", "lstm") and config.encoder_hidden < 1:
         raise InputError(f"--encoder-hidden must be above 0, not {config.encoder_hidden}")
-    if not 0 <= config.warmup <= 1:
-        raise InputError(f"--warmup is a share of the steps, from 0 to 1, not {config.warmup}")
     if config.sources < 1 and config.composition != "pt":
         raise InputError(f"--sources must be at least 1 for method {config.method!r}, not {config.sources}")
-
-
-def flag_name(field: str) -> str:
-    """The flag of a configuration field (`lr_source` -> `lr-source`, `seed` -> `seeds`)."""
-    return {"seed": "seeds"}.get(field, field).replace("_", "-")

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -58,10 +58,10 @@ def estimate(trainer: Trainer) -> Estimate | None:
     before side by side. None for a job that is done or short. Raises `InputError` where memory runs out.
     """
     left = trainer.waiting
-    width = min(trainer.flags["runs_at_once"], len(left))
+    width = min(trainer.settings.runs_at_once, len(left))
     if not left:
         return None
-    text = trainer.flags["max_source_length"]
+    text = trainer.settings.max_source_length
     largest = sorted(left, key=lambda run: _need(run, text), reverse=True)[:width]
     alike = len({_need(run, text) for run in left}) == 1
     most = 1 if alike else min(PARTS, -(-len(left) // width))
@@ -114,14 +114,14 @@ def _work(trainer: Trainer, runs: Sequence[Run]) -> int:
 def _cost(trainer: Trainer, largest: Sequence[Run], parts: int) -> int:
     """What it takes to measure so many parts, at most, in scored rows."""
     step = TRAINED * sum(run.config.batch_size for run in largest)
-    scored = max(trainer.flags["eval_batch_size"], len(trainer.data.tasks))
+    scored = max(trainer.settings.eval_batch_size, len(trainer.data.tasks))
     return parts * ((1 + MEASURED) * step + scored) + (parts > 1) * (step + scored)
 
 
 def scored_rows(trainer: Trainer, run: Run) -> int:
     """Rows that a run is scored on at its end and, to select the best of its weights, before."""
     rows = sum(len(of.sources) for of in trainer.evaluation_of(run))
-    if trainer.flags["select"] == "best":
+    if trainer.settings.select == "best":
         steps, development = trainer.steps_of(run), trainer.development_of(run)
         every = max(1, steps // SELECTIONS)
         before = trainer.begun.get(run.id, 0) // every
@@ -138,8 +138,8 @@ def _zeros(run: Run) -> dict[str, Tensor]:
 def _seconds(trainer: Trainer, runs: Sequence[Run], steps: int) -> tuple[float, float]:
     """Seconds of a step of `runs` side by side, as `steps` after a first one take on average, and of scoring a row."""
     # A few steps are no more than graphs need to be captured: without them the time does not come out too low.
-    flags = trainer.flags | {"cuda_graphs": False}
-    probe = Trainer(list(runs), trainer.trunk, trainer.trunk_hash, trainer.data, flags, trainer.folder, _zeros)
+    settings = replace(trainer.settings, cuda_graphs=False)
+    probe = Trainer(list(runs), trainer.trunk, trainer.trunk_hash, trainer.data, settings, trainer.folder, _zeros)
     return _step_seconds(probe, steps), _row_seconds(probe)
 
 
@@ -166,7 +166,7 @@ def _step_seconds(probe: Trainer, steps: int) -> float:
 def _row_seconds(probe: Trainer) -> float:
     """Seconds to score a row with the longest prompts, from a batch of some rows of every task."""
     run = max(probe.runs, key=lambda run: run.shape.target_length)
-    size = probe.flags["eval_batch_size"]
+    size = probe.settings.eval_batch_size
     cohort = next(cohort for cohort in probe.cohorts if cohort.shape == run.shape)
     sets = probe.evaluation_of(run)
     prompts = cohort.prompts(0)
@@ -179,7 +179,7 @@ def _row_seconds(probe: Trainer) -> float:
             prompts,
             part,
             mode=run.config.label_mode,
-            scoring=probe.flags["scoring"],
+            scoring=probe.settings.scoring,
             batch_size=size,
         )
         seconds = time.perf_counter() - began

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from compt_fast.config.flags import Flags
+from compt_fast.config.job import JobSettings
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.files import clean, unfinished
 from compt_fast.utils.locks import locked
@@ -22,23 +23,23 @@ OPENED = ("metrics.jsonl", "prompts", "checkpoints", "tensorboard", "store")
 
 
 @contextmanager
-def own_folder(flags: Flags) -> Iterator[Path]:
-    """The folder that `flags` name for the job, new, empty, or one of a job to extend, held for this process.
+def own_folder(settings: JobSettings) -> Iterator[Path]:
+    """The folder that a job's settings name, new, empty, or one of a job to extend, held for this process.
 
     Without a name it is a new one, whatever else begins in the same second. Raises `InputError` where it cannot be
     made, holds something else, or another process is at work on it.
     """
-    folder = named_folder(flags)
-    with nullcontext(folder) if flags["out"] else _made_anew(folder) as own, claimed(own):
+    folder = named_folder(settings)
+    with nullcontext(folder) if settings.out else _made_anew(folder) as own, claimed(own):
         yield own
 
 
-def named_folder(flags: Flags) -> Path:
-    """The folder that `flags` name for the job; `InputError` where something else is in it. Makes none."""
-    if not flags["out"]:
-        suite = flags["suite"] or ("tasks" if flags["tasks"] or flags["task_file"] else "mini")
+def named_folder(settings: JobSettings) -> Path:
+    """The folder that a job's settings name; `InputError` where something else is in it. Makes none."""
+    if not settings.out:
+        suite = settings.suite or ("tasks" if settings.tasks or settings.task_file else "mini")
         return Path(f"runs/{suite}-{time.strftime('%Y%m%d-%H%M%S')}")
-    folder = Path(flags["out"])
+    folder = Path(settings.out)
     is_there = os.path.exists(folder)  # False for a name that is too long, which `claimed` finds
     if is_there and not folder.is_dir():
         raise InputError(f"--out {folder} is a file; name a folder")
@@ -52,10 +53,14 @@ def _is_foreign(path: Path) -> bool:
     return path.name != LOCK and (unfinished(path) not in WRITTEN or not path.is_file())
 
 
-def is_unbegun(folder: Path) -> bool:
-    """Whether a job died here before its `config.json` was there."""
+def check_begun(folder: Path) -> None:
+    """Raise `InputError` where no job has begun, and say so where one died before its `config.json` was there."""
+    if (folder / "config.json").is_file():
+        return
     found = list(folder.iterdir()) if folder.is_dir() else []
-    return bool(found) and not any(map(_is_foreign, found))
+    unbegun = bool(found) and not any(map(_is_foreign, found))
+    hint = f"; a job ended here before it had begun: give its flags again, with --out {shlex.quote(str(folder))}"
+    raise InputError(f"--resume {folder}: no run folder (it has no config.json)" + (hint if unbegun else ""))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from stored values.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from compt_fast.config.choices import LABEL_MODES, RETRAIN
-from compt_fast.config.flags import FLAGS, Flags
-from compt_fast.config.run import RANDOM, SPOT, STORED
+from compt_fast.config.job import JobSettings
+from compt_fast.config.presets import RANDOM, SPOT, STORED
+from compt_fast.config.run import RUN_FLAGS
 from compt_fast.prompts.artifact import TrunkId, load_prompts
 from compt_fast.prompts.similarity import mean_cosine
 from compt_fast.prompts.store import PromptStore, StoredPrompt, fit_length
@@ -44,9 +45,9 @@ class Need:
     label_mode: str
 
 
-def stage_one_draw(flags: Flags) -> Draw:
+def stage_one_draw(settings: JobSettings) -> Draw:
     """Which rows of a task stage one trains on: all up to `source_examples`, with the defaults of the rest."""
-    return Draw(None, FLAGS["seeds"].default[0], FLAGS["sampling"].default[0], flags["source_examples"])
+    return Draw(None, RUN_FLAGS["seeds"].default[0], RUN_FLAGS["sampling"].default[0], settings.source_examples)
 
 
 def entry_name(need: Need, setting: Setting) -> str:
@@ -69,9 +70,9 @@ class Starts:
         """
         self.job = job
         self.store = store
-        self.setting = {key: job.flags[key] for key in ("prefix", "prompt_position")}
+        self.setting = {"prefix": job.settings.prefix, "prompt_position": job.settings.prompt_position}
         self.needs = list(dict.fromkeys(need for run in runs for need in self._needs(run)))
-        self._hashes = {job.flags["dtype"]: job.trunk_hash}
+        self._hashes = {job.settings.dtype: job.trunk_hash}
         self._entries: list[StoredPrompt] = []
         self.refresh()
         for need in self.lacking():
@@ -130,7 +131,7 @@ class Starts:
             entry = self._find(need)
             config = entry.training.get("config") if entry is not None else None
             if entry is None:
-                own, draw = need.task, stage_one_draw(self.job.flags)
+                own, draw = need.task, stage_one_draw(self.job.settings)
             elif isinstance(config, dict) and config.keys() >= _DRAWN:
                 own, draw = config.get("task"), Draw(**{key: config[key] for key in _DRAWN})
             else:
@@ -142,7 +143,7 @@ class Starts:
 
     @property
     def _sources(self) -> list[str]:
-        return self.job.flags["source_tasks"] or [data.task.name for data in self.job.data.tasks]
+        return self.job.settings.source_tasks or [data.task.name for data in self.job.data.tasks]
 
     def _needs(self, run: Run) -> list[Need]:
         config, targets = run.config, self.job.data.names(run.config)
@@ -155,10 +156,10 @@ class Starts:
 
     def _trunk(self, dtype: str | None) -> TrunkId:
         """The job's trunk, with its hash in the precision `dtype`."""
-        own = self.job.flags["dtype"]
+        own = self.job.settings.dtype
         dtype = dtype or own
         if dtype not in self._hashes:
-            self._hashes[dtype] = trunk_hash(self.job.flags | {"dtype": dtype})
+            self._hashes[dtype] = trunk_hash(replace(self.job.settings, dtype=dtype))
         return TrunkId(self.job.trunk.name, self._hashes[dtype], dtype)
 
     def _find(self, need: Need) -> StoredPrompt | None:
@@ -176,7 +177,7 @@ class Starts:
                 f"the store {self.store.folder} has {len(exact)} prompts of task {need.task} with {need.length} tokens "
                 f"({names}); remove all but one"
             )
-        how = self.job.flags["fit_length"]
+        how = self.job.settings.fit_length
         if how is None:  # stage one's own prompts of other lengths stand in no sweep's way
             alike = [entry for entry in alike if not _by_stage_one(entry)]
         if exact or not alike or how == RETRAIN:
@@ -196,7 +197,9 @@ class Starts:
             raise ValueError(f"the store {self.store.folder} has no prompt for {need}")
         if entry.length == need.length:
             return entry.values
-        return fit_length(entry, need.length, self.job.flags["fit_length"])
+        how = self.job.settings.fit_length
+        assert how is not None  # or `_find` has refused it
+        return fit_length(entry, need.length, how)
 
 
 def _by_stage_one(entry: StoredPrompt) -> bool:

@@ -1,10 +1,10 @@
-"""A job: all that a run folder's flags stand for, opened and checked before the first step."""
+"""A job: all that a run folder's settings stand for, opened and checked before the first step."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from compt_fast.config.flags import FLAGS, RUN_FLAGS, Flags, check_settings, merge_flags, typed
+from compt_fast.config.flags import check_settings, merge_flags, typed
+from compt_fast.config.job import JOB_FLAGS, JobSettings
 from compt_fast.config.run import RunConfig, settled
 from compt_fast.models.api import Trunk, open_trunk
 from compt_fast.tasks.examples import JobData
 from compt_fast.tasks.loaders import TaskData, check_read, load_task
 from compt_fast.tasks.table import SUITES, Task, resolve_tasks
-from compt_fast.training.identity import FREE, Identity
+from compt_fast.training.identity import Identity
 from compt_fast.training.plan import Run, keep_ids, plan_runs
 from compt_fast.utils.environment import environment
 from compt_fast.utils.errors import InputError
@@ -33,9 +34,9 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Job:
-    """Tasks' rows, trunk and runs of one set of flags."""
+    """Tasks' rows, trunk and runs of a job's settings."""
 
-    flags: Flags
+    settings: JobSettings
     trunk: Trunk
     trunk_hash: str
     data: JobData
@@ -44,97 +45,93 @@ class Job:
     @property
     def identity(self) -> Identity:
         """What tells its files from another job's."""
-        return Identity(self.trunk_hash, self.flags, {run.id: run.config for run in self.runs})
+        return Identity(self.trunk_hash, self.settings, {run.id: run.config for run in self.runs})
 
 
 Load = Callable[[Sequence[Task]], list[TaskData]]
 
 
-def open_job(flags: Flags, *, folder: Path | None = None, trunk: Trunk | None = None, load: Load | None = None) -> Job:
+def open_job(
+    settings: JobSettings, *, folder: Path | None = None, trunk: Trunk | None = None, load: Load | None = None
+) -> Job:
     """Load and check data, trunk and plan.
 
-    Runs that are recorded in the run folder `folder` keep their ids. `trunk` is what `flags` name,
-    where it is open already. `load` gives the tasks other rows than those that `flags` name. Raises
+    Runs that are recorded in the run folder `folder` keep their ids. `trunk` is what `settings` name,
+    where it is open already. `load` gives the tasks other rows than those that `settings` name. Raises
     `InputError` for whatever is wrong with them.
     """
-    tasks = resolve_tasks(
-        flags["suite"],
-        flags["tasks"],
-        flags["include"],
-        flags["exclude"],
-        [Path(name) for name in flags["task_file"]],
-    )
-    loaded = (load or partial(_named_rows, flags))(tasks)
-    if flags["tensorboard"] and find_spec("tensorboard") is None:
+    files = [Path(name) for name in settings.task_file]
+    tasks = resolve_tasks(settings.suite, settings.tasks, settings.include, settings.exclude, files)
+    loaded = (load or partial(_named_rows, settings))(tasks)
+    if settings.tensorboard and find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
-    flags = flags | {"dtype": _dtype(flags), "source_tasks": _source_tasks(flags)}
-    trunk = trunk or named_trunk(flags)
-    runs = plan_runs(flags, tasks=[task.name for task in tasks], d_model=trunk.d_model)
+    settings = replace(settings, dtype=_dtype(settings), source_tasks=_source_tasks(settings))
+    trunk = trunk or named_trunk(settings)
+    runs = plan_runs(settings, tasks=[task.name for task in tasks], d_model=trunk.d_model)
     if folder is not None and (folder / "config.json").is_file():
-        runs = keep_ids(runs, recorded_runs(folder))
+        runs = keep_ids(runs, recorded_identity(folder).runs)
     for run in runs:
         check_name(run.id, "a run")
-    _check_lengths(flags, trunk, runs)
-    rows = JobData(loaded, flags, trunk.tokenizer)
+    _check_lengths(settings, trunk, runs)
+    rows = JobData(loaded, settings, trunk.tokenizer)
     for mode in dict.fromkeys(run.config.label_mode for run in runs):
         rows.check_labels(mode)
-    return Job(flags, trunk, trunk.fingerprint(), rows, runs)
+    return Job(settings, trunk, trunk.fingerprint(), rows, runs)
 
 
-def _named_rows(flags: Flags, tasks: Sequence[Task]) -> list[TaskData]:
-    """The rows of `tasks` that `flags` name."""
-    root, data = (Path(flags[key]) if flags[key] else None for key in ("data_root", "data"))
+def _named_rows(settings: JobSettings, tasks: Sequence[Task]) -> list[TaskData]:
+    """The rows of `tasks` that the settings name."""
+    root, data = (Path(place) if place else None for place in (settings.data_root, settings.data))
     check_read(tasks, data_root=root, data=data)
-    return [load_task(task, data_root=root, data=data, skip_empty=flags["skip_empty"]) for task in tasks]
+    return [load_task(task, data_root=root, data=data, skip_empty=settings.skip_empty) for task in tasks]
 
 
-def _source_tasks(flags: Flags) -> list[str] | None:
+def _source_tasks(settings: JobSettings) -> list[str] | None:
     """The source tasks by name, once each: a suite stands for its tasks."""
-    if flags["source_tasks"] is None:
+    if settings.source_tasks is None:
         return None
-    names = dict.fromkeys(task for name in flags["source_tasks"] for task in SUITES.get(name, (name,)))
-    files = [Path(name) for name in flags["task_file"]]
+    names = dict.fromkeys(task for name in settings.source_tasks for task in SUITES.get(name, (name,)))
+    files = [Path(name) for name in settings.task_file]
     resolve_tasks(None, list(names), [], [], files)  # each of them is known
     return list(names)
 
 
-def trunk_hash(flags: Flags) -> str:
-    """Fingerprint of the trunk that `flags` name, in their dtype."""
-    return named_trunk(flags).fingerprint()
+def trunk_hash(settings: JobSettings) -> str:
+    """Fingerprint of the trunk that the settings name, in their dtype."""
+    return named_trunk(settings).fingerprint()
 
 
-def _device(flags: Flags) -> str:
-    device: str = flags["device"]
-    if device == "auto":
+def _device(settings: JobSettings) -> str:
+    if settings.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
+    if settings.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this torch sees no GPU; use --device cpu")
-    return device
+    return settings.device
 
 
-def _dtype(flags: Flags) -> str:
+def _dtype(settings: JobSettings) -> str:
     """The trunk's dtype; a job keeps it in `config.json`, as its prompts fit no other rounding."""
-    if flags["dtype"] != "auto":
-        return str(flags["dtype"])
-    return "bf16" if _device(flags) == "cuda" else "fp32"
+    if settings.dtype != "auto":
+        return settings.dtype
+    return "bf16" if _device(settings) == "cuda" else "fp32"
 
 
-def named_trunk(flags: Flags) -> Trunk:
-    """The trunk that `flags` name, opened; `InputError` where it cannot be."""
+def named_trunk(settings: JobSettings) -> Trunk:
+    """The trunk that the settings name, opened; `InputError` where it cannot be."""
     trunk = open_trunk(
-        flags["engine"],
-        str(MINI_WEIGHTS) if flags["model"] == "mini" else flags["model"],
-        dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[_dtype(flags)],
-        device=_device(flags),
-        prompt_position=flags["prompt_position"],
+        settings.engine,
+        str(MINI_WEIGHTS) if settings.model == "mini" else settings.model,
+        dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[_dtype(settings)],
+        device=_device(settings),
+        prompt_position=settings.prompt_position,
     )
-    trunk.name = flags["model"]  # "mini", not where this installation keeps it
+    trunk.name = settings.model  # "mini", not where this installation keeps it
     return trunk
 
 
-def _check_lengths(flags: Flags, trunk: Trunk, runs: list[Run]) -> None:
+def _check_lengths(settings: JobSettings, trunk: Trunk, runs: list[Run]) -> None:
     """Prompt and longest text together must fit the input that the trunk was trained for."""
-    room, text = trunk.max_input_length, flags["max_source_length"]
+    room, text = trunk.max_input_length, settings.max_source_length
     for run in runs:
         if run.shape.target_length + text > room:
             raise InputError(
@@ -144,57 +141,39 @@ def _check_lengths(flags: Flags, trunk: Trunk, runs: list[Run]) -> None:
             )
 
 
-def _recorded(folder: Path) -> dict[str, Any]:
-    """The content of a run folder's `config.json`; `InputError` where it is none."""
+def recorded_identity(folder: Path) -> Identity:
+    """Trunk, settings and runs of a run folder's job, as in its `config.json`; `InputError` for another folder."""
     path = folder / "config.json"
     content = read_object(path, "the config.json of a run folder")
     for key in ("trunk", "flags", "runs"):
         check_type(content.get(key), dict, f"{path}: not the config.json of a run folder: {key}")
     check_type(content["trunk"].get("sha256"), str, f"{path}: trunk: sha256")
-    merge_flags({}, check_settings(content["flags"], str(path)), str(path))  # names the one that is wrong
+    settings = merge_flags({}, check_settings(content["flags"], str(path)), str(path))
     try:
         names = [check_name(name, "a run") for name in content["runs"]]
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    content["runs"] = {
-        name: settled(dataclass_from(RunConfig, content["runs"][name], f"{path}: runs: {name}")) for name in names
-    }
-    return content
-
-
-def recorded_runs(folder: Path) -> dict[str, RunConfig]:
-    """The configuration of every run of a run folder, by id; `InputError` for another folder."""
-    runs: dict[str, RunConfig] = _recorded(folder)["runs"]
-    return runs
-
-
-def recorded_trunk(folder: Path) -> str:
-    """The hash of the trunk that a run folder's job was trained on; `InputError` for another folder."""
-    return str(_recorded(folder)["trunk"]["sha256"])
-
-
-def recorded_identity(folder: Path) -> Identity:
-    """What tells the files of a run folder's job from another's; `InputError` for another folder."""
-    content = _recorded(folder)
-    return Identity(content["trunk"]["sha256"], content["flags"], content["runs"])
+    runs = {name: settled(dataclass_from(RunConfig, content["runs"][name], f"{path}: runs: {name}")) for name in names}
+    return Identity(content["trunk"]["sha256"], settings, runs)
 
 
 def check_recorded(folder: Path, job: Job) -> None:
     """Raise `InputError` unless `job` is what a run folder's job began as, or more runs of it."""
-    path, content = folder / "config.json", _recorded(folder)
-    if content["trunk"]["sha256"] != job.trunk_hash:
+    path, recorded = folder / "config.json", recorded_identity(folder)
+    if recorded.trunk_hash != job.trunk_hash:
         raise InputError(f"{path}: the trunk {job.trunk.name} is not the one that the job began with")
-    for key, flag in FLAGS.items():
-        began = content["flags"].get(key, flag.default)
-        if key == "fit_length" and began is None:
-            continue  # no run has been fitted yet
-        if flag not in RUN_FLAGS and key not in FREE and began != job.flags[key]:
+    settings = recorded.settings
+    if settings.fit_length is None:  # no run has been fitted yet
+        settings = replace(settings, fit_length=job.settings.fit_length)
+    for flag in JOB_FLAGS.values():
+        began, now = (getattr(of, flag.field) for of in (settings, job.settings))
+        if began != now and not flag.free:
             raise InputError(
-                f"{folder}: its job began {typed(flag, began)}, not {typed(flag, job.flags[key])}; only flags of runs "
-                "may take more values, so name another folder"
+                f"{folder}: its job began {typed(flag, began)}, not {typed(flag, now)}; only flags of runs may take "
+                "more values, so name another folder"
             )
     planned = {run.id: run.config for run in job.runs}
-    for name, config in content["runs"].items():
+    for name, config in recorded.runs.items():
         if planned.get(name) != config:
             raise InputError(
                 f"{path}: the job began with the run {name}, which is not among the {plural(len(planned), 'run')} that "
@@ -208,7 +187,7 @@ def prepare_folder(folder: Path, job: Job, command: list[str]) -> None:
 
     Raises `InputError` for a folder that cannot be written or a disk without room.
     """
-    if (folder / "config.json").is_file() and len(recorded_runs(folder)) == len(job.runs):
+    if (folder / "config.json").is_file() and len(recorded_identity(folder).runs) == len(job.runs):
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -230,7 +209,8 @@ def _stored_before(folder: Path) -> dict[str, Any]:
     """What `record_stored` noted of a job that is extended."""
     if not (folder / "config.json").is_file():
         return {}
-    return {key: value for key, value in _recorded(folder).items() if key == "stored"}
+    content = read_object(folder / "config.json", "the config.json of a run folder")
+    return {key: value for key, value in content.items() if key == "stored"}
 
 
 def record_stored(folder: Path, stored: dict[str, str]) -> None:
@@ -263,14 +243,14 @@ def disk_need(job: Job) -> int:
     """
     sizes = sorted((12 * run.parameters for run in job.runs), reverse=True)
     prompts = [4 * run.shape.tasks * run.shape.target_length * run.shape.d_model * 3 for run in job.runs]
-    return 3 * sum(sizes[: job.flags["runs_at_once"]]) + sum(prompts)
+    return 3 * sum(sizes[: job.settings.runs_at_once]) + sum(prompts)
 
 
 def _config(job: Job, command: list[str]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "command": command,
-        "flags": job.flags | {"out": None},  # a job repeated from this file gets a folder of its own
+        "flags": job.settings.to_json() | {"out": None},  # a job repeated from this file gets a folder of its own
         "trunk": {"name": job.trunk.name, "sha256": job.trunk_hash},
         "runs": {run.id: run.config.to_json() for run in job.runs},
         "environment": environment(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,8 @@ class Reopened:
             prompts if mask is None else prompts.masked(mask),
             self.rows(name),
             mode=run.config.label_mode,
-            scoring=self.job.flags["scoring"],
-            batch_size=self.job.flags["eval_batch_size"],
+            scoring=self.job.settings.scoring,
+            batch_size=self.job.settings.eval_batch_size,
         )
 
     def score(self, name: str, mask: Mask | None = None) -> dict[str, Any]:
@@ -90,16 +90,18 @@ def reopen(folder: Path, given: dict[str, Any]) -> Reopened:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder}: no run folder (it has no config.json)")
-    own, flags = read_flags({}, str(path)), read_flags(given, str(path))
+    own, settings = read_flags({}, str(path)), read_flags(given, str(path))
     if given.get("data") or given.get("data_root"):  # one replaces the other
-        flags |= {key: None for key in ("data", "data_root") if not given.get(key)}
+        data = settings.data if given.get("data") else None
+        root = settings.data_root if given.get("data_root") else None
+        settings = replace(settings, data=data, data_root=root)
     load = None
-    if given.get("data"):
-        flags["eval_size"] = flags["eval_size"] if given.get("eval_size") else sys.maxsize
-        load = partial(load_scored, place=Path(flags["data"]), skip_empty=flags["skip_empty"])
-    job = open_job(flags, folder=folder, load=load)
-    same = own["dtype"] == job.flags["dtype"]
-    trained_on = job.trunk_hash if same else trunk_hash(own | {"device": job.flags["device"]})
+    if settings.data and given.get("data"):
+        load = partial(load_scored, place=Path(settings.data), skip_empty=settings.skip_empty)
+        settings = replace(settings, eval_size=settings.eval_size if given.get("eval_size") else sys.maxsize)
+    job = open_job(settings, folder=folder, load=load)
+    same = own.dtype == job.settings.dtype
+    trained_on = job.trunk_hash if same else trunk_hash(replace(own, device=job.settings.device))
     return Reopened(folder, job, trained_on, job.data.evaluation())
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compt_fast.config.flags import Flags, check_settings, merge_flags, parse, read_file
+from compt_fast.config.flags import check_settings, excluded, merge_flags, parse, read_file
+from compt_fast.config.job import JOB_FLAGS, JobSettings
 from compt_fast.tasks.table import SUITES, TASKS
 from compt_fast.utils.errors import InputError, shown
 
@@ -19,7 +21,6 @@ Settings = dict[str, Any]
 
 _EMBEDDED = {"glue": "mini", "set2": "mini2", "crosspt-set2": "mini2"}
 _JOB = re.compile(r"[A-Za-z0-9_-]{1,100}")
-_NAMES = ("tasks", "include", "exclude", "source_tasks")  # the flags that name tasks
 
 
 def read_jobs(config: str | None, mini: bool) -> dict[str, Settings]:
@@ -67,8 +68,8 @@ def embedded(settings: Settings, where: str) -> Settings:
     if settings.get("suite") is not None:
         suite = parse("suite", settings["suite"], f"{where}: suite")
         made["suite"] = _EMBEDDED.get(suite, suite)
-    for key in _NAMES:
-        if settings.get(key):
+    for key, flag in JOB_FLAGS.items():
+        if flag.names_tasks and settings.get(key):
             names = parse(key, settings[key], f"{where}: {key}")
             made[key] = [_kind(name, f"{where}: {key}") for name in names]
     return made
@@ -85,18 +86,17 @@ def _kind(name: str, where: str) -> str:
     return f"mini_{name}"
 
 
-def flags_of(given: dict[str, Any], config: str | None, mini: bool) -> dict[str, Flags]:
-    """The checked flags of every job of a command line, by name; several get a folder each in `--out`.
+def settings_of(given: dict[str, Any], config: str | None, mini: bool) -> dict[str, JobSettings]:
+    """The checked settings of every job of a command line, by name; several get a folder each in `--out`.
 
     Raises `InputError` as `read_jobs` and `merge_flags` do.
     """
     jobs = {}
     for name, own in read_jobs(config, mini).items():
-        for key, other in (("steps", "epochs"), ("epochs", "steps")):
-            if given.get(key) is not None:
-                own.pop(other, None)  # the two exclude each other, and the command line comes first
+        for key in excluded(given):
+            own.pop(key, None)  # the command line comes first
         jobs[name] = merge_flags(given, own, str(config))
     if config is not None and "" not in jobs:
         stem = f"runs/{Path(config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        jobs = {name: flags | {"out": str(Path(flags["out"] or stem) / name)} for name, flags in jobs.items()}
+        jobs = {name: replace(own, out=str(Path(own.out or stem) / name)) for name, own in jobs.items()}
     return jobs

@@ -3,44 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from compt_fast.config.flags import RUN_FLAGS, Flags, read_flags
+from compt_fast.config.fields import FULL
+from compt_fast.config.flags import read_flags
+from compt_fast.config.job import JOB_FLAGS, JobSettings, Sweep
 from compt_fast.prompts.store import PromptStore
 from compt_fast.runs.initialisation import Need, Starts, entries_of, entry_name
 from compt_fast.runs.job import Job, open_job
 from compt_fast.runs.results import read_results
 from compt_fast.tasks.user import load_task_file
-from compt_fast.training.identity import FREE
 from compt_fast.training.results import RunResult
 from compt_fast.utils.errors import InputError
 
+SourceKind = tuple[int, str]
+"""What the jobs of stage one differ in: prompt length and label mode."""
 
-def stage_one_flags(flags: Flags, lacking: Sequence[Need]) -> list[Flags]:
-    """The jobs, one a prompt length and label mode, that train what is lacking.
+
+def stage_one_settings(settings: JobSettings, lacking: Sequence[Need]) -> dict[SourceKind, JobSettings]:
+    """The settings of the jobs, one a prompt length and label mode, that train what is lacking.
 
     Each task has a run of its own, so that its prompt does not depend on what else is trained: the
     preset `p` with its own settings, seed 0 and `source_examples` examples. The papers name the
     method only; the rest is ours.
     """
-    own_tasks = [load_task_file(Path(name)).name for name in flags["task_file"]]
-    jobs = []
+    own_tasks = [load_task_file(Path(name)).name for name in settings.task_file]
+    jobs = {}
     for length, mode in dict.fromkeys((need.length, need.label_mode) for need in lacking):
         tasks = [need.task for need in lacking if (need.length, need.label_mode) == (length, mode)]
-        runs = {flag.key: flag.default for flag in RUN_FLAGS} | {
-            "method": ["p"],
-            "shots": ["full"],
-            "max_train": [flags["source_examples"]],
-            "steps": None if flags["source_steps"] is None else [flags["source_steps"]],
-            "prompt_length": [length],
-            "label_mode": [mode],
-        }
-        chosen = {"suite": None, "tasks": tasks, "include": [], "exclude": [t for t in own_tasks if t not in tasks]}
-        starts = dict.fromkeys(
-            ("source_tasks", "source_steps", "fit_length")
-        )  # of stored prompts, which it has none of
-        plain = starts | {"apart": True, "store": None, "select": "last", "out": None}
-        jobs.append(flags | runs | chosen | plain)
+        sweep = Sweep.of(
+            method=["p"],
+            shots=[FULL],
+            max_train=[settings.source_examples],
+            steps=None if settings.source_steps is None else [settings.source_steps],
+            prompt_length=[length],
+            label_mode=[mode],
+        )
+        jobs[length, mode] = replace(
+            settings,
+            sweep=sweep,
+            suite=None,
+            tasks=tasks,
+            include=[],
+            exclude=[task for task in own_tasks if task not in tasks],
+            apart=True,
+            store=None,
+            select="last",
+            out=None,
+            source_tasks=None,  # it starts from no stored prompts
+            source_steps=None,
+            fit_length=None,
+        )
     return jobs
 
 
@@ -50,26 +64,27 @@ def open_stage_one(folder: Path, job: Job, lacking: Sequence[Need]) -> list[tupl
     Raises `InputError` for whatever is wrong with the source tasks' data.
     """
     opened = []
-    for flags in stage_one_flags(job.flags, lacking):
-        own = _folder(folder, flags)
-        opened.append((own, open_job(flags, folder=own, trunk=job.trunk)))
+    for kind, settings in stage_one_settings(job.settings, lacking).items():
+        own = _folder(folder, kind, settings)
+        opened.append((own, open_job(settings, folder=own, trunk=job.trunk)))
     return opened
 
 
-def _folder(folder: Path, flags: Flags) -> Path:
-    """Where a job of stage one stands: one that is there where it was of these flags, else anew."""
-    mode = flags["label_mode"][0]
-    name = f"sources-m{flags['prompt_length'][0]}" + (f"-{mode}" if mode != "natural" else "")
+def _folder(folder: Path, kind: SourceKind, settings: JobSettings) -> Path:
+    """Where a job of stage one stands: one that is there where it was of these settings, else anew."""
+    length, mode = kind
+    name = f"sources-m{length}" + (f"-{mode}" if mode != "natural" else "")
     number, own = 1, folder / name
-    while (own / "config.json").is_file() and not _same(own, flags):
+    while (own / "config.json").is_file() and not _same(own, settings):
         number += 1
         own = folder / f"{name}-{number}"
     return own
 
 
-def _same(folder: Path, flags: Flags) -> bool:
+def _same(folder: Path, settings: JobSettings) -> bool:
     began = read_flags({}, str(folder / "config.json"))
-    return all(began[key] == value for key, value in flags.items() if key not in FREE)
+    free = {flag.field: getattr(settings, flag.field) for flag in JOB_FLAGS.values() if flag.free}
+    return replace(began, **free) == settings
 
 
 def keep(store: PromptStore, folder: Path, results: Sequence[RunResult]) -> None:

@@ -62,13 +62,13 @@ def _runs(trainer: Trainer) -> str:
     if done or trainer.begun:
         begun = f" ({len(trainer.begun)} begun)" if trainer.begun else ""
         text += f": {done} done, {left} left{begun}"
-    return text + (f", {min(left, trainer.flags['runs_at_once'])} side by side" if len(runs) > 1 else "")
+    return text + (f", {min(left, trainer.settings.runs_at_once)} side by side" if len(runs) > 1 else "")
 
 
 def _cost(trainer: Trainer, estimate: Estimate | None) -> str:
     """Steps and memory, and what measured steps say of them."""
     sizes = sorted((12 * run.parameters for run in trainer.waiting), reverse=True)
-    parameters = sum(sizes[: trainer.flags["runs_at_once"]]) / 2**20
+    parameters = sum(sizes[: trainer.settings.runs_at_once]) / 2**20
     left = sum(trainer.steps_left(run) for run in trainer.runs)
     part = left < trainer.total_steps
     text = f"{trainer.total_steps:,} steps in all" + (f", {left:,} of them left" if part else "")
@@ -92,7 +92,7 @@ def composing(trainer: Trainer) -> list[str]:
 
 def replaying(trainer: Trainer) -> list[str]:
     """Which methods' steps are replayed as CUDA graphs where that is asked for, and why others are not."""
-    if not trainer.flags["cuda_graphs"]:
+    if not trainer.settings.cuda_graphs:
         return []
     why = refused(trainer.trunk) or next((why for run in trainer.runs if (why := eager(run.shape))), "")
     return [f"steps are not replayed as CUDA graphs: {why}" if why else "steps are replayed as CUDA graphs"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from compt_fast.config.flags import Flags
+from compt_fast.config.job import JobSettings
 from compt_fast.config.run import RunConfig
 from compt_fast.tasks.loaders import TaskData
 from compt_fast.tasks.sampling import Draw, draw_development, draw_training, evaluation_indices
@@ -74,13 +74,13 @@ class JobData:
     split, and their index there.
     """
 
-    def __init__(self, tasks: list[TaskData], flags: Flags, tokenizer: Any) -> None:
+    def __init__(self, tasks: list[TaskData], settings: JobSettings, tokenizer: Any) -> None:
         self.tasks = tasks
         self.tokenizer = tokenizer
-        self.prefix = flags["prefix"]
-        self._eval_size = flags["eval_size"]
-        self._selects = flags["select"] == "best"
-        self.max_length = flags["max_source_length"]
+        self.prefix = settings.prefix
+        self._eval_size = settings.eval_size
+        self._selects = settings.select == "best"
+        self.max_length = settings.max_source_length
         self.measures: dict[tuple[int, bool, int], Measure] = {}
         self._encoded: dict[tuple[int, int], list[int]] = {}
         self._scored: list[ScoredRows] | None = None

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from compt_fast.config.flags import Flags
-from compt_fast.config.run import RANDOM, STORED
+from compt_fast.config.job import JobSettings
+from compt_fast.config.presets import RANDOM, STORED
 from compt_fast.evaluation.evaluator import average, evaluate
 from compt_fast.models.api import Trunk
 from compt_fast.models.t5.trunk import PackedTrunk
@@ -52,7 +52,7 @@ def from_nothing(run: Run) -> dict[str, Tensor]:
 
 @dataclass
 class Trainer:
-    """Trains `runs`, `flags["runs_at_once"]` side by side, and scores each as it ends.
+    """Trains `runs`, `settings.runs_at_once` side by side, and scores each as it ends.
 
     `start` gives what a run's prompts start from where that is stored, `seen` the rows that it was
     trained on. `results` and the checkpoints hold everything done so far, so a job can stop after any
@@ -64,7 +64,7 @@ class Trainer:
     trunk: Trunk
     trunk_hash: str
     data: JobData
-    flags: Flags
+    settings: JobSettings
     folder: Path
     start: Start = from_nothing
     seen: SeenBy = seen_nothing
@@ -79,18 +79,18 @@ class Trainer:
         self._started: float | None = None
         self._next: Prepared | None = None  # what the next step takes, if the same runs train
         self.graphs: Graphs | None = None
-        if self.flags["cuda_graphs"] and isinstance(self.trunk, PackedTrunk) and not refused(self.trunk):
+        if self.settings.cuda_graphs and isinstance(self.trunk, PackedTrunk) and not refused(self.trunk):
             self.graphs = Graphs(self.trunk)
         self._evaluation = self.data.evaluation()
         self._rows = {run.id: self.data.training(run.config) for run in self.runs}
-        if self.flags["select"] == "best":
+        if self.settings.select == "best":
             for run in self.runs:
                 self._check_development(run)
 
     @property
     def identity(self) -> Identity:
         """What tells the job's files from another's."""
-        return Identity(self.trunk_hash, self.flags, {run.id: run.config for run in self.runs})
+        return Identity(self.trunk_hash, self.settings, {run.id: run.config for run in self.runs})
 
     @property
     def total_steps(self) -> int:
@@ -137,7 +137,7 @@ class Trainer:
         On `Interrupted` or an error, `save` keeps what was done, unless the trainer is `midway`.
         """
         self._started = time.perf_counter()
-        every = self.flags["checkpoint_every"]
+        every = self.settings.checkpoint_every
         while True:
             self._retire(monitor, interrupts)
             self.refill()
@@ -259,7 +259,7 @@ class Trainer:
     def refill(self) -> None:
         """Let waiting runs in until `runs_at_once` train side by side."""
         alive = sum(len(cohort.members) for cohort in self.cohorts)
-        for run in self.waiting[: max(0, self.flags["runs_at_once"] - alive)]:
+        for run in self.waiting[: max(0, self.settings.runs_at_once - alive)]:
             with self._change():
                 self._admit(run)
 
@@ -275,7 +275,7 @@ class Trainer:
     def _retire(self, monitor: Monitor, interrupts: Interrupts) -> None:
         """Score the runs that are through, store their prompts and results, and let them leave."""
         for cohort in list(self.cohorts):
-            if self.flags["select"] == "best":
+            if self.settings.select == "best":
                 self._select(cohort, monitor, interrupts)
             for member in [m for m in cohort.members if m.finished or m.stopped]:
                 self._finish(cohort, member, monitor, interrupts)
@@ -334,8 +334,8 @@ class Trainer:
             prompts,
             sets,
             mode=run.config.label_mode,
-            scoring=self.flags["scoring"],
-            batch_size=self.flags["eval_batch_size"],
+            scoring=self.settings.scoring,
+            batch_size=self.settings.eval_batch_size,
             after_batch=interrupts.check,
         )
 
@@ -348,7 +348,7 @@ class Trainer:
         """The task of each source prompt, where they started from stored ones."""
         if run.config.source_init != STORED:
             return None
-        return self.flags["source_tasks"] or [data.task.name for data in self.data.tasks]
+        return self.settings.source_tasks or [data.task.name for data in self.data.tasks]
 
     def _about(self, run: Run) -> dict[str, Any]:
         return {
@@ -359,7 +359,7 @@ class Trainer:
             "trunk": self.trunk.name,
             "trunk_hash": self.trunk_hash,
             "d_model": self.trunk.d_model,
-            "dtype": self.flags["dtype"],
-            "prefix": self.flags["prefix"],
-            "prompt_position": self.flags["prompt_position"],
+            "dtype": self.settings.dtype,
+            "prefix": self.settings.prefix,
+            "prompt_position": self.settings.prompt_position,
         }

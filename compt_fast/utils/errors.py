@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from compt_fast.utils.output import OutputError, complain, guarded
 
+FIRST_SIGNAL = 128  # a command that signal N ended exits with 128 + N
 _COMPARED = 100  # characters of a word that is sought among known ones, which takes their number squared
 
 
@@ -53,7 +54,7 @@ def exit_code(work: Callable[[], int], *, out_of_memory_hint: str = "") -> int:
             return work()
     except OutputError as error:
         if error.closed:
-            return 128 + signal.SIGPIPE
+            return FIRST_SIGNAL + signal.SIGPIPE
         complain(f"error: standard output cannot be written ({error})")
         return 2
     except InputError as error:
@@ -70,4 +71,4 @@ def exit_code(work: Callable[[], int], *, out_of_memory_hint: str = "") -> int:
         complain(f"error: out of memory{out_of_memory_hint}")
         return 2
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return FIRST_SIGNAL + signal.SIGINT

@@ -44,7 +44,7 @@ def test_a_finished_folder_is_all_there(made: Path) -> None:
     assert first.tasks == ("mini_rte", "mini_stsb") and short(first.tasks) == ["rte", "stsb"]
     assert first.average == (first.score("mini_rte") + first.score("mini_stsb")) / 2
     assert metric_of(first) == "accuracy; spearman for stsb"
-    assert suite_name(first.flags) == "mini_rte, mini_stsb"
+    assert suite_name(first.job) == "mini_rte, mini_stsb"
 
 
 def test_a_folder_of_run_folders_is_all_of_them(made: Path) -> None:

@@ -10,29 +10,32 @@ from typing import Any
 
 import pytest
 
-from compt_fast.config.flags import FLAGS, add_flags, parse, read_config, read_flags, typed
+from compt_fast.config.flags import FLAGS, add_flags, excluded, parse, read_config, read_flags, typed
+from compt_fast.config.job import JobSettings
 from compt_fast.utils.errors import InputError
 
 
-def parsed(*line: str) -> dict[str, Any]:
+def parsed(*line: str) -> JobSettings:
     parser = argparse.ArgumentParser()
     add_flags(parser)
     return read_flags(vars(parser.parse_args(line)), None)
 
 
 def test_defaults() -> None:
-    flags = parsed()
-    assert flags["method"] == ["spp", "pt", "mst"] and flags["shots"] == [16]
-    assert flags["seeds"] == [0] and flags["sources"] is None
-    assert flags["suite"] is None and flags["model"] == "mini" and flags["prefix"] is True
-    assert set(flags) == set(FLAGS)
+    settings = parsed()
+    runs = settings.sweep.values
+    assert settings.sweep.methods == ["spp", "pt", "mst"] and runs["shots"] == [16]
+    assert runs["seed"] == [0] and "sources" not in runs
+    assert settings.suite is None and settings.model == "mini" and settings.prefix is True
+    assert settings == JobSettings() and list(settings.to_json()) == list(FLAGS)
 
 
 def test_comma_lists_and_switches() -> None:
-    flags = parsed("--method", "pt, spp", "--shots", "8,full", "--lr-source=0.1,1e-3", "--no-prefix")
-    assert flags["method"] == ["pt", "spp"] and flags["shots"] == [8, "full"]
-    assert flags["lr_source"] == [0.1, 0.001] and flags["prefix"] is False
-    assert parsed("--tasks", "rte,cola")["tasks"] == ["rte", "cola"]
+    settings = parsed("--method", "pt, spp", "--shots", "8,full", "--lr-source=0.1,1e-3", "--no-prefix")
+    runs = settings.sweep.values
+    assert settings.sweep.methods == ["pt", "spp"] and runs["shots"] == [8, "full"]
+    assert runs["lr_source"] == [0.1, 0.001] and settings.prefix is False
+    assert parsed("--tasks", "rte,cola").tasks == ["rte", "cola"]
 
 
 @pytest.mark.parametrize(
@@ -86,11 +89,12 @@ FILES = {
 def test_configuration_files(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text(FILES[name])
-    flags = read_flags({"seeds": "7"}, str(path))
-    assert flags["method"] == ["pt", "spp"] and flags["lr_source"] == [0.5]
-    assert flags["prefix"] is False and flags["sources"] is None
-    assert flags["seeds"] == [7], "the command line goes before the file"
-    assert flags["shots"] == [16], "what the file leaves out keeps its default"
+    settings = read_flags({"seeds": "7"}, str(path))
+    runs = settings.sweep.values
+    assert settings.sweep.methods == ["pt", "spp"] and runs["lr_source"] == [0.5]
+    assert settings.prefix is False and "sources" not in runs
+    assert runs["seed"] == [7], "the command line goes before the file"
+    assert runs["shots"] == [16], "what the file leaves out keeps its default"
 
 
 def test_null_stands_for_the_default(tmp_path: Path) -> None:
@@ -103,19 +107,19 @@ def test_places_are_kept_as_absolute_paths(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t5-base").mkdir()
     (tmp_path / "mini").mkdir()
-    flags = parsed("--task-file", "a.toml,../b.toml", "--data-root", "hub", "--model", "t5-base")
-    assert flags["task_file"] == [str(tmp_path / "a.toml"), str(tmp_path.parent / "b.toml")]
-    assert flags["data_root"] == str(tmp_path / "hub") and flags["model"] == str(tmp_path / "t5-base")
-    assert parsed("--data", "~/rows")["data"] == str(Path.home() / "rows")
-    assert parsed("--model", "google/flan-t5-base")["model"] == "google/flan-t5-base"
-    assert parsed("--model", "mini")["model"] == "mini", "whatever folders there are"
+    settings = parsed("--task-file", "a.toml,../b.toml", "--data-root", "hub", "--model", "t5-base")
+    assert settings.task_file == [str(tmp_path / "a.toml"), str(tmp_path.parent / "b.toml")]
+    assert settings.data_root == str(tmp_path / "hub") and settings.model == str(tmp_path / "t5-base")
+    assert parsed("--data", "~/rows").data == str(Path.home() / "rows")
+    assert parsed("--model", "google/flan-t5-base").model == "google/flan-t5-base"
+    assert parsed("--model", "mini").model == "mini", "whatever folders there are"
 
 
 def test_a_run_folders_config_gives_its_flags_back(tmp_path: Path) -> None:
-    flags = parsed("--shots", "8,full", "--tasks", "rte", "--lr-router", "0.125", "--tensorboard")
+    settings = parsed("--shots", "8,full", "--tasks", "rte", "--lr-router", "0.125", "--tensorboard")
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({"format": 1, "flags": flags, "runs": {}}))
-    assert read_flags({}, str(path)) == flags
+    path.write_text(json.dumps({"format": 1, "flags": settings.to_json(), "runs": {}}))
+    assert read_flags({}, str(path)) == settings
 
 
 @pytest.mark.parametrize(
@@ -166,8 +170,10 @@ def test_a_flag_without_a_value_is_said_as_left_out(value: Any) -> None:
 
 def test_values_are_said_as_they_are_typed() -> None:
     line = ["--tasks=rte,cola", "--shots=8,full", "--no-prefix", "--eval-size=5", "--data=/a folder"]
-    flags = parsed(*line)
-    said = {key: typed(FLAGS[key], flags[key]) for key in ("tasks", "shots", "prefix", "eval_size", "data")}
+    settings = parsed(*line)
+    said = {
+        key: typed(FLAGS[key], settings.to_json()[key]) for key in ("tasks", "shots", "prefix", "eval_size", "data")
+    }
     assert said == {
         "tasks": "with --tasks rte,cola",
         "shots": "with --shots 8,full",
@@ -175,4 +181,9 @@ def test_values_are_said_as_they_are_typed() -> None:
         "eval_size": "with --eval-size 5",
         "data": "with --data '/a folder'",
     }
-    assert parsed(*(word for text in said.values() for word in shlex.split(text)[1:])) == flags
+    assert parsed(*(word for text in said.values() for word in shlex.split(text)[1:])) == settings
+
+
+def test_what_excludes_each_other() -> None:
+    assert excluded({"steps": "3"}) == {"epochs"} and excluded({"epochs": "3"}) == {"steps"}
+    assert excluded({"steps": None, "seeds": "1"}) == set()

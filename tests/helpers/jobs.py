@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
-from compt_fast.config.flags import Flags, read_flags
+from compt_fast.config.flags import read_flags
 from compt_fast.models.api import Trunk
 from compt_fast.prompts.parameters import parameter_shapes
 from compt_fast.runs.job import Job, open_job
@@ -88,11 +89,11 @@ def drawn(run: Run) -> dict[str, Tensor]:
     return {name: torch.randn(sizes[name], generator=generator) for name, init in inits.items() if init != "random"}
 
 
-def train(job: Job, runs: list[Run], folder: Path, start: Start = from_nothing, **flags: Any) -> Trainer:
-    """Train and score `runs` in a new folder, the job's flags changed by `flags`."""
+def train(job: Job, runs: list[Run], folder: Path, start: Start = from_nothing, **changes: Any) -> Trainer:
+    """Train and score `runs` in a new folder, under the job's settings but for the `changes`."""
     folder.mkdir(parents=True)
-    changed: Flags = job.flags | flags
-    trainer = Trainer(runs, job.trunk, job.trunk_hash, job.data, changed, folder, start)
+    settings = replace(job.settings, **changes)
+    trainer = Trainer(runs, job.trunk, job.trunk_hash, job.data, settings, folder, start)
     total, console = trainer.total_steps, Console(quiet=True)
     with Monitor(folder, total, console, tensorboard=False) as monitor, Interrupts() as interrupts:
         trainer.train(monitor, interrupts)

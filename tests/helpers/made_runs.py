@@ -35,15 +35,15 @@ def made_run(
     With `masked` it holds a `masked.json` too, in which odds fall to a half. With `select` "best" runs have development
     scores, in the order opposite to that of the test.
     """
-    flags = merge_flags(given, {}, "test")
-    tasks = resolve_tasks(flags["suite"], flags["tasks"], flags["include"], flags["exclude"], [])
+    settings = merge_flags(given, {}, "test")
+    tasks = resolve_tasks(settings.suite, settings.tasks, settings.include, settings.exclude, [])
     names = [task.name for task in tasks]
-    runs = plan_runs(flags, tasks=names, d_model=D_MODEL)
+    runs = plan_runs(settings, tasks=names, d_model=D_MODEL)
     folder.mkdir(parents=True)
     config = {
         "format": 1,
         "command": ["compt-fast", "train"],
-        "flags": flags,
+        "flags": settings.to_json(),
         "trunk": {"name": "mini", "sha256": "0" * 64},
         "runs": {run.id: asdict(run.config) for run in runs},
         "environment": {},
@@ -53,7 +53,7 @@ def made_run(
     for run in runs:
         of = [task for task in tasks if run.config.task in (None, task.name)]
         own = {task.name: answered(task, run, odds(run.config, task.name)) for task in of}
-        chosen = {"average": 100 - average(own), "step": 3, "tasks": {}} if flags["select"] == "best" else None
+        chosen = {"average": 100 - average(own), "step": 3, "tasks": {}} if settings.select == "best" else None
         results.append(RunResult.finished(run, own, average(own), chosen))
         save_prompts(folder / "prompts" / run.id, drawn(run), {"run": run.id, "tasks": list(own), "source_tasks": None})
         if masked:

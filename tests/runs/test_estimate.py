@@ -33,7 +33,7 @@ def job(tiny_t5: Path, toys: list[Path]) -> Job:
 
 
 def trainer_of(job: Job, folder: Path) -> Trainer:
-    return Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.flags, folder, jobs.drawn)
+    return Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.settings, folder, jobs.drawn)
 
 
 def test_a_long_job_is_measured_and_left_as_it_was(job: Job, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from compt_fast.config.flags import read_flags
 from compt_fast.runs import folder as module
-from compt_fast.runs.folder import claimed, is_unbegun, own_folder
+from compt_fast.runs.folder import check_begun, claimed, own_folder
 from compt_fast.utils.errors import InputError
 
 
@@ -56,10 +56,13 @@ def test_a_folder_is_held_by_one_job(tmp_path: Path) -> None:
 
 
 def test_what_died_before_it_had_begun_is_in_nobodys_way(tmp_path: Path) -> None:
-    assert not is_unbegun(tmp_path) and not is_unbegun(tmp_path / "none")
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(InputError, match=r"no run folder \(it has no config\.json\)$"):
+            check_begun(folder)
     (tmp_path / "lock").write_text("process 1 on a\n")
     (tmp_path / ".config.json.12345678").write_text('{"half')
-    assert is_unbegun(tmp_path)
+    with pytest.raises(InputError, match="a job ended here before it had begun: give its flags again"):
+        check_begun(tmp_path)
     with own_folder(read_flags({"out": str(tmp_path)}, None)) as folder:
         assert [path.name for path in folder.iterdir()] == ["lock"]
     (tmp_path / ".config.json.12345678").mkdir()

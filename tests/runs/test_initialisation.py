@@ -37,7 +37,7 @@ def reopened(plain: Job, tiny_t5: Path, toys: list[Path], **changes: Any) -> Job
 def filled(folder: Path, job: Job, length: int = 2, tasks: tuple[str, ...] = TASKS, **changes: Any) -> PromptStore:
     """A store with a prompt of each task, named as stage one names them."""
     store = PromptStore(folder)
-    trunk = TrunkId(job.trunk.name, job.trunk_hash, job.flags["dtype"])
+    trunk = TrunkId(job.trunk.name, job.trunk_hash, job.settings.dtype)
     for k, task in enumerate(tasks):
         values = torch.randn(length, 32, generator=torch.Generator().manual_seed(k))
         entry = StoredPrompt(f"{task}-m{length}", task, trunk, values)
@@ -203,7 +203,7 @@ def test_no_development_sample_holds_a_row_that_stage_one_trains_on(
         for data in job.data.tasks:
             if data.task.name in job.data.names(run.config):
                 drawn.clear()
-                one = JobData([data], job.flags, job.data.tokenizer)
+                one = JobData([data], job.settings, job.data.tokenizer)
                 one.development(run.config, starts.seen(run))
                 found[data.task.name] = set(drawn)
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from compt_fast.runs.job import (
     open_job,
     prepare_folder,
     record_stored,
-    recorded_runs,
+    recorded_identity,
     trunk_hash,
 )
 from compt_fast.training import checkpoint
@@ -34,10 +35,10 @@ def job(tiny_t5: Path, toys: list[Path]) -> Job:
 
 
 def test_the_dtype_is_settled_and_kept(job: Job, tiny_t5: Path, toys: list[Path]) -> None:
-    assert job.flags["dtype"] == ("bf16" if torch.cuda.is_available() else "fp32")
+    assert job.settings.dtype == ("bf16" if torch.cuda.is_available() else "fp32")
     half = jobs.opened(jobs.settings(tiny_t5, toys, dtype="bf16", device="cpu"))
     assert half.trunk.dtype == torch.bfloat16 and half.trunk_hash != job.trunk_hash
-    assert trunk_hash(half.flags) == half.trunk_hash
+    assert trunk_hash(half.settings) == half.trunk_hash
 
 
 def test_config_json_repeats_the_job(job: Job, tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_config_json_repeats_the_job(job: Job, tmp_path: Path) -> None:
     assert list(content) == ["format", "command", "flags", "trunk", "runs", "environment"]
     assert content["runs"].keys() == {"spp-n3-k4-s0", "pt-joint-k4-s0"}
     again = open_job(read_flags({}, str(path)))
-    assert again.flags == job.flags and again.runs == job.runs
+    assert again.settings == job.settings and again.runs == job.runs
     check_recorded(path.parent, again)
 
     path.write_text(json.dumps(content | {"trunk": {"sha256": "0" * 64}}))
@@ -76,7 +77,7 @@ def test_a_job_may_grow_in_its_runs_alone(job: Job, tiny_t5: Path, toys: list[Pa
     content = json.loads((tmp_path / "run" / "config.json").read_text())
     assert len(content["runs"]) == 6 and content["command"] == ["again"]
     assert content["stored"] == {"toy_a-m2": "abc"}
-    assert recorded_runs(tmp_path / "run") == {run.id: run.config for run in wider.runs}
+    assert recorded_identity(tmp_path / "run").runs == {run.id: run.config for run in wider.runs}
     with pytest.raises(InputError, match=r"the job began with the run pt-joint-k4-s0, which is not among the 2 runs"):
         check_recorded(tmp_path / "run", reopened(method="spp", seeds="0,1"))
     fitted = reopened(method="spp,pt-joint,mst,pi", seeds="0,1", fit_length="first")
@@ -118,8 +119,7 @@ def test_stored_prompts_that_change_are_noticed(job: Job, tmp_path: Path) -> Non
 def test_source_tasks_are_named_or_are_those_of_a_suite(tiny_t5: Path, toys: list[Path]) -> None:
     def source_tasks(names: str | None) -> list[str] | None:
         chosen = jobs.settings(tiny_t5, toys, method="sil", source_tasks=names)
-        named: list[str] | None = jobs.opened(chosen).flags["source_tasks"]
-        return named
+        return jobs.opened(chosen).settings.source_tasks
 
     assert source_tasks(None) is None
     assert source_tasks("toy_a,mini2,mini_mrpc,mini_qnli") == [
@@ -174,14 +174,14 @@ def test_no_gpu(tiny_t5: Path, toys: list[Path]) -> None:
 
 def test_tensorboard_is_missed_at_once(tiny_t5: Path, toys: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    flags = read_flags(jobs.settings(tiny_t5, toys), None) | {"tensorboard": True}
+    settings = replace(read_flags(jobs.settings(tiny_t5, toys), None), tensorboard=True)
     with pytest.raises(InputError, match="pip install tensorboard"):
-        open_job(flags)
+        open_job(settings)
 
 
 def test_fingerprints_tell_trunks_apart(job: Job, tmp_path: Path) -> None:
     other = make_t5(tmp_path / "other", seed=1)
-    assert trunk_hash(job.flags | {"model": str(other)}) != job.trunk_hash
+    assert trunk_hash(replace(job.settings, model=str(other))) != job.trunk_hash
 
 
 def test_a_folder_that_cannot_be_made(job: Job, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_disk_without_room(job: Job, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_need_of_disk_is_what_is_written(job: Job, tmp_path: Path) -> None:
     """Three checkpoints with every run in training, and all prompts, but for the files' headers."""
-    chosen = job.flags | {"checkpoint_every": 4, "max_source_length": 32}
+    chosen: dict[str, Any] = {"checkpoint_every": 4, "max_source_length": 32}
     largest = 0
     save = checkpoint.save
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from compt_fast import train
-from compt_fast.config.flags import Flags
-from compt_fast.runs.recipes import embedded, flags_of, read_jobs
+from compt_fast.config.job import JobSettings
+from compt_fast.runs.recipes import embedded, read_jobs, settings_of
 from compt_fast.tasks.table import TASKS, resolve_tasks
 from compt_fast.training.plan import Run, plan_runs
 from compt_fast.utils.errors import InputError
@@ -28,14 +28,14 @@ CROSSPT += [f"crosspt-figure-{k}" for k in range(2, 12)]
 NINE = {"p", "pi", "sl", "slp", "sln", "slpn", "sil", "sip", "silp"}
 
 
-def planned(flags: Flags, d_model: int) -> list[Run]:
-    tasks = resolve_tasks(flags["suite"], flags["tasks"], flags["include"], flags["exclude"], [])
-    return plan_runs(flags, tasks=[task.name for task in tasks], d_model=d_model)
+def planned(job: JobSettings, d_model: int) -> list[Run]:
+    tasks = resolve_tasks(job.suite, job.tasks, job.include, job.exclude, [])
+    return plan_runs(job, tasks=[task.name for task in tasks], d_model=d_model)
 
 
 def runs_of(name: str, *, mini: bool = True) -> dict[str, list[Run]]:
-    jobs = flags_of({}, str(REPOSITORY / "recipes" / f"{name}.toml"), mini)
-    return {job: planned(flags, MINI if mini else T5_BASE) for job, flags in jobs.items()}
+    jobs = settings_of({}, str(REPOSITORY / "recipes" / f"{name}.toml"), mini)
+    return {name: planned(job, MINI if mini else T5_BASE) for name, job in jobs.items()}
 
 
 def test_every_experiment_of_both_papers_has_a_recipe_and_the_readme_names_the_rest() -> None:
@@ -52,12 +52,12 @@ def test_every_experiment_of_both_papers_has_a_recipe_and_the_readme_names_the_r
 @pytest.mark.parametrize("mini", [False, True], ids=["full", "mini"])
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
 def test_every_recipe_plans(path: Path, mini: bool) -> None:
-    jobs = flags_of({}, str(path), mini)
-    for name, flags in jobs.items():
-        tasks = resolve_tasks(flags["suite"], flags["tasks"], flags["include"], flags["exclude"], [])
+    jobs = settings_of({}, str(path), mini)
+    for name, job in jobs.items():
+        tasks = resolve_tasks(job.suite, job.tasks, job.include, job.exclude, [])
         assert {task.source for task in tasks} == ({"mini"} if mini else {"hub"})
-        assert flags["model"] == ("mini" if mini else "t5-base")
-        assert planned(flags, MINI if mini else T5_BASE)
+        assert job.model == ("mini" if mini else "t5-base")
+        assert planned(job, MINI if mini else T5_BASE)
         assert (name == "") == (len(jobs) == 1)
 
 
@@ -122,15 +122,15 @@ def recipe(tmp_path: Path) -> str:
 
 
 def test_jobs_take_the_flags_above_them_and_the_command_line_comes_first(recipe: str) -> None:
-    jobs = flags_of({"seeds": "3,4", "out": "somewhere"}, recipe, mini=False)
+    jobs = settings_of({"seeds": "3,4", "out": "somewhere"}, recipe, mini=False)
     assert list(jobs) == ["one", "two"]
     assert jobs["one"]["shots"] == [8, 16] and jobs["two"]["shots"] == [4] and jobs["two"]["sources"] == [1, 2]
-    assert all(flags["seeds"] == [3, 4] and flags["eval_size"] == 300 for flags in jobs.values())
-    assert [Path(flags["out"]).parts[-2:] for flags in jobs.values()] == [("somewhere", "one"), ("somewhere", "two")]
-    small = flags_of({"steps": "5"}, recipe, mini=True)
-    assert all(flags["eval_size"] == 7 and flags["suite"] == "mini" for flags in small.values())
-    assert all(flags["steps"] == [5] and flags["epochs"] is None for flags in small.values())
-    outs = [Path(flags["out"]) for flags in small.values()]
+    assert all(job.sweep.values["seed"] == [3, 4] and job.eval_size == 300 for job in jobs.values())
+    assert [Path(job.out or "").parts[-2:] for job in jobs.values()] == [("somewhere", "one"), ("somewhere", "two")]
+    small = settings_of({"steps": "5"}, recipe, mini=True)
+    assert all(job.eval_size == 7 and job.suite == "mini" for job in small.values())
+    assert all(job.sweep.values["steps"] == [5] and "epochs" not in job.sweep.values for job in small.values())
+    outs = [Path(job.out or "") for job in small.values()]
     assert outs[0].parent == outs[1].parent and outs[0].parent.name.startswith("two-")
 
 
@@ -138,7 +138,7 @@ def test_a_plain_file_and_no_file_are_one_job(tmp_path: Path) -> None:
     path = tmp_path / "plain.yaml"
     path.write_text("suite: set2\nmini: {shots: [4]}\n")
     assert read_jobs(str(path), mini=False) == {"": {"suite": "set2"}}
-    small = flags_of({}, str(path), mini=True)[""]
+    small = settings_of({}, str(path), mini=True)[""]
     assert small["suite"] == "mini2" and small["shots"] == [4] and small["out"] is None
     assert read_jobs(None, mini=False) == {"": {}}
 
@@ -158,7 +158,7 @@ def test_what_is_wrong_in_a_recipe_is_named(text: str, message: str, tmp_path: P
     path = tmp_path / "wrong.toml"
     path.write_text(text)
     with pytest.raises(InputError, match=re.escape(message)):
-        flags_of({}, str(path), mini=True)
+        settings_of({}, str(path), mini=True)
 
 
 def test_mini_alone_and_mini_with_resume_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -180,7 +180,9 @@ def test_a_recipe_of_two_jobs_trains_both(
 
 
 def test_the_readme_says_which_recipes_share_a_run() -> None:
-    five, six, seven = (flags_of({}, str(REPOSITORY / "recipes" / f"compt-table-{k}.toml"), False) for k in (5, 6, 7))
+    five, six, seven = (
+        settings_of({}, str(REPOSITORY / "recipes" / f"compt-table-{k}.toml"), False) for k in (5, 6, 7)
+    )
     assert five == six == seven
     readme = (REPOSITORY / "recipes" / "README.md").read_text()
     assert "`compt-table-5`, `-6` and `-7` are one experiment" in readme

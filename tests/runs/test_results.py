@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,8 +159,8 @@ def test_other_settings_are_other_rows() -> None:
 
 
 def test_runs_apart_share_a_row() -> None:
-    flags = read_flags({"method": "p", "seeds": "0,1"}, None) | {"apart": True}
-    runs = plan_runs(flags, tasks=["cola", "stsb"], d_model=8)
+    settings = replace(read_flags({"method": "p", "seeds": "0,1"}, None), apart=True)
+    runs = plan_runs(settings, tasks=["cola", "stsb"], d_model=8)
     results = []
     for run, acc in zip(runs, (10.0, 20.0, 30.0, 40.0), strict=True):
         whole = finished(run, {"accuracy": acc, "matthews": acc}, {"spearman": acc, "pearson": acc})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from compt_fast.config.flags import read_flags
 from compt_fast.prompts.store import PromptStore
 from compt_fast.runs.initialisation import Need
 from compt_fast.runs.job import Job, prepare_folder
-from compt_fast.runs.stage_one import keep, open_stage_one, stage_one_flags
+from compt_fast.runs.stage_one import keep, open_stage_one, stage_one_settings
 from compt_fast.training.results import RunResult
 from compt_fast.utils.errors import InputError
 from tests.helpers import jobs
@@ -27,22 +28,28 @@ def job(tiny_t5: Path, toys: list[Path]) -> Job:
 
 
 def test_its_flags(job: Job) -> None:
-    first, second = stage_one_flags(job.flags | {"source_examples": 70, "source_steps": 9}, LACKING)
-    assert (first["tasks"], first["exclude"], first["suite"]) == (["toy_b", "mini_rte"], ["toy_a", "toy_c"], None)
-    assert (second["tasks"], second["prompt_length"], second["label_mode"]) == (["toy_b"], [3], ["numeric"])
-    assert first["method"] == ["p"] and first["apart"] is True and first["seeds"] == [0]
-    assert (first["shots"], first["max_train"], first["steps"]) == (["full"], [70], [9])
-    assert (first["lr_source"], first["batch_size"]) == (None, [16])
+    jobs_of = stage_one_settings(replace(job.settings, source_examples=70, source_steps=9), LACKING)
+    assert list(jobs_of) == [(2, "natural"), (3, "numeric")]
+    first, second = jobs_of.values()
+    assert (first.tasks, first.exclude, first.suite) == (["toy_b", "mini_rte"], ["toy_a", "toy_c"], None)
+    own = first.sweep.values
+    assert (second.tasks, second.sweep.values["prompt_length"], second.sweep.values["label_mode"]) == (
+        ["toy_b"],
+        [3],
+        ["numeric"],
+    )
+    assert first.sweep.methods == ["p"] and first.apart is True and own["seed"] == [0]
+    assert (own["shots"], own["max_train"], own["steps"]) == (["full"], [70], [9])
+    assert "lr_source" not in own and own["batch_size"] == [16]
     same = ("model", "task_file", "prefix", "max_source_length", "eval_size", "dtype", "scoring", "runs_at_once")
-    assert all(first[key] == job.flags[key] for key in same)
-    assert set(first) == set(job.flags)
-    assert stage_one_flags(job.flags, LACKING)[0]["steps"] is None
-    assert stage_one_flags(job.flags, []) == []
+    assert all(getattr(first, key) == getattr(job.settings, key) for key in same)
+    assert "steps" not in stage_one_settings(job.settings, LACKING)[2, "natural"].sweep.values
+    assert stage_one_settings(job.settings, []) == {}
 
 
 def test_it_has_a_run_a_task_over_the_same_trunk_and_a_folder_of_its_own(job: Job, tmp_path: Path) -> None:
     def opened(lacking: list[Need], **changes: Any) -> list[tuple[Path, Job]]:
-        changed = Job(job.flags | changes, job.trunk, job.trunk_hash, job.data, job.runs)
+        changed = Job(replace(job.settings, **changes), job.trunk, job.trunk_hash, job.data, job.runs)
         return open_stage_one(tmp_path, changed, lacking)
 
     first, second = opened(LACKING)
@@ -54,14 +61,12 @@ def test_it_has_a_run_a_task_over_the_same_trunk_and_a_folder_of_its_own(job: Jo
     assert [path.name for path, _ in opened(LACKING)] == ["sources-m2", "sources-m3-numeric"]
     assert [path.name for path, _ in opened(LACKING[1:], runs_at_once=3)] == ["sources-m2-2", "sources-m3-numeric"]
     assert [run.id for run in opened(LACKING)[0][1].runs] == [run.id for run in first[1].runs]
-    flags = read_flags({}, str(first[0] / "config.json"))
-    assert flags["apart"] is True and json.loads((first[0] / "config.json").read_text())["runs"].keys() == {
-        run.id for run in first[1].runs
-    }
+    assert read_flags({}, str(first[0] / "config.json")).apart is True
+    assert json.loads((first[0] / "config.json").read_text())["runs"].keys() == {run.id for run in first[1].runs}
 
 
 def test_its_prompts_go_to_the_store(job: Job, tmp_path: Path) -> None:
-    short = Job(job.flags | {"source_steps": 2}, job.trunk, job.trunk_hash, job.data, job.runs)
+    short = Job(replace(job.settings, source_steps=2), job.trunk, job.trunk_hash, job.data, job.runs)
     ((folder, own),) = open_stage_one(tmp_path, short, LACKING[:2])
     trainer = jobs.train(own, own.runs, folder)
     store = PromptStore(tmp_path / "store")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_full_takes_at_most_max_train(job: Job, run: Any) -> None:
     rows = job.data.training(run(shots="full", max_train=7).config)
     assert len(rows) == 21
     assert len(job.data.training(run(shots="full").config)) == 3 * 48
-    selecting = JobData(job.data.tasks, job.flags | {"select": "best"}, job.data.tokenizer)
+    selecting = JobData(job.data.tasks, replace(job.settings, select="best"), job.data.tokenizer)
     assert len(selecting.training(run(shots="full").config)) == 3 * (48 - 4), "a tenth is set aside for development"
 
 
@@ -85,7 +86,7 @@ def test_evaluation_rows_are_the_same_for_all(job: Job) -> None:
 
 
 def test_a_text_is_encoded_once(job: Job, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = JobData(job.data.tasks, job.flags, job.data.tokenizer)
+    data = JobData(job.data.tasks, job.settings, job.data.tokenizer)
     calls: list[Any] = []
     encode = JobData._encode
     monkeypatch.setattr(JobData, "_encode", lambda self, *a, **k: calls.append(a) or encode(self, *a, **k))
@@ -96,10 +97,10 @@ def test_a_text_is_encoded_once(job: Job, run: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_prefix_and_length(tiny_t5: Path, toys: list[Path], run: Any) -> None:
-    flags = jobs.opened(jobs.settings(tiny_t5, toys, max_source_length=12))
-    rows = flags.data.training(run().config)
+    opened = jobs.opened(jobs.settings(tiny_t5, toys, max_source_length=12))
+    rows = opened.data.training(run().config)
     assert max(len(row.source) for row in rows) == 12
-    bare = JobData(flags.data.tasks, flags.flags | {"prefix": False}, flags.data.tokenizer)
+    bare = JobData(opened.data.tasks, replace(opened.settings, prefix=False), opened.data.tokenizer)
     text = bare.tokenizer.decode(bare.training(run().config)[0].source)
     assert text.startswith("sentence: ")
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from compt_fast.config.flags import read_flags
+from compt_fast.config.job import JobSettings
 from compt_fast.tasks.examples import TrainingRow
 from compt_fast.training import checkpoint
 from compt_fast.training.cohort import Cohort, Member
@@ -150,14 +151,14 @@ def test_what_reads_otherwise_than_it_was_written_replaces_nothing(
 
 def test_another_jobs_checkpoint_is_refused(cohorts: list[Cohort], tmp_path: Path) -> None:
     configs = {member.run.id: member.run.config for cohort in cohorts for member in cohort.members}
-    job = Identity("ab", {"prefix": False}, configs)
+    job = Identity("ab", JobSettings(prefix=False), configs)
     checkpoint.save(tmp_path, {"step": 1, "results": {}, "job": job.hash(configs)}, cohorts)
     wider = dataclasses.replace(job, runs={**configs, "new": configs["pt-joint-k16-s0"]})
     assert checkpoint.load_latest(tmp_path, job) and checkpoint.load_latest(tmp_path, wider)
     faster = {name: dataclasses.replace(config, lr_private=0.5) for name, config in configs.items()}
     for other in (
         dataclasses.replace(job, trunk_hash="cd"),
-        dataclasses.replace(job, flags={}),
+        dataclasses.replace(job, settings=JobSettings()),
         dataclasses.replace(job, runs=faster),
         dataclasses.replace(job, runs={}),
     ):

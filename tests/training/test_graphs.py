@@ -237,7 +237,7 @@ def test_without_a_gpu_or_unasked_nothing_is_captured(
     assert flagged.graphs is None and "not replayed" in note and "cpu" in note
     assert plain.graphs is None and replaying(plain) == []
     as_on_a_gpu(monkeypatch)
-    unasked = Trainer(runs, job.trunk, job.trunk_hash, job.data, job.flags, tmp_path)
+    unasked = Trainer(runs, job.trunk, job.trunk_hash, job.data, job.settings, tmp_path)
     assert unasked.graphs is None
     assert replaying(flagged) == ["steps are replayed as CUDA graphs"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from compt_fast.config.run import PRESETS
+from compt_fast.config.presets import PRESETS
 from compt_fast.models.batch import TargetPrompts, make_batch
 from compt_fast.prompts.compose import compose
 from compt_fast.prompts.parameters import LR_GROUP, PromptBank

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from compt_fast.config.flags import read_flags
@@ -103,15 +105,15 @@ def test_which_role_has_encoders() -> None:
 
 
 def apart(names: list[str], **given: str) -> list[Run]:
-    flags = read_flags(given, None) | {"apart": True}
-    return plan_runs(flags, tasks=names, d_model=8)
+    settings = replace(read_flags(given, None), apart=True)
+    return plan_runs(settings, tasks=names, d_model=8)
 
 
 def test_what_the_papers_train_apart_is_a_run_for_each_task() -> None:
     runs = plan(method="pt,spp,pt-joint", seeds="0")
     assert [run.id for run in runs] == [*(f"pt-k16-s0-{task}" for task in TASKS), "spp-n3-k16-s0", "pt-joint-k16-s0"]
     assert [(run.config.task, run.shape.tasks) for run in runs] == [*((t, 1) for t in TASKS), (None, 4), (None, 4)]
-    together = plan_runs(read_flags({"method": "pt"}, None) | {"apart": False}, tasks=TASKS, d_model=8)
+    together = plan_runs(replace(read_flags({"method": "pt"}, None), apart=False), tasks=TASKS, d_model=8)
     assert [(run.id, run.config.task) for run in together] == [("pt-k16-s0", None)]
 
 

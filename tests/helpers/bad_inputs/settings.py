@@ -9,14 +9,15 @@ from typing import Any
 
 import yaml
 
-from compt_fast.config.flags import FLAGS, Flag, integer, number, place, shot_count, trunk_name
+from compt_fast.config.fields import DECIMAL, SHOTS, WHOLE, WORD, Flag
+from compt_fast.config.flags import FLAGS
 from tests.helpers import jobs
 from tests.helpers.bad_inputs import ANY_FILE, JSON_FILE, TEXT_FILE, Case, Make, Materials, spoilt_files
 
 LONG = "9" * 5000
-WHOLE = ("x", "1.5", "nan", "1e3", "0_1", "\uff11", "\u0663", LONG, "0x10", "True", "- 1", "-1", "1\0", "1" * 30)
-DECIMAL = ("x", "nan", "inf", "-inf", "1e999", "1_0", "\uff11.5", "0x1p3", "1e", LONG, "-1", "1\0")
-WORD = ("x", "\uff41", "a" * 5000, "\0", "spp\x1b[31m")
+WHOLES = ("x", "1.5", "nan", "1e3", "0_1", "\uff11", "\u0663", LONG, "0x10", "True", "- 1", "-1", "1\0", "1" * 30)
+DECIMALS = ("x", "nan", "inf", "-inf", "1e999", "1_0", "\uff11.5", "0x1p3", "1e", LONG, "-1", "1\0")
+WORDS = ("x", "\uff41", "a" * 5000, "\0", "spp\x1b[31m")
 WORKING = {"method": "spp", "shots": "2", "steps": "1", "eval-size": "2", "scoring": "rank", "prompt-length": "2"}
 
 
@@ -29,9 +30,9 @@ def line(folder: Path, **changes: str) -> list[str]:
 
 def _bad_texts(flag: Flag) -> tuple[str, ...]:
     if flag.choices:
-        return WORD
-    texts: dict[Any, tuple[str, ...]] = {integer: WHOLE, shot_count: WHOLE, number: DECIMAL}
-    return texts.get(flag.parse, ())
+        return WORDS
+    texts = {WHOLE: WHOLES, SHOTS: WHOLES, DECIMAL: DECIMALS}
+    return texts.get(flag.kind, ())
 
 
 def _flag(flag: Flag, text: str) -> Case:
@@ -50,7 +51,7 @@ def _flags() -> Iterator[Case]:
         texts = ["", " ", *_bad_texts(flag)]
         if flag.many:
             texts += [",", "1,,1", ",".join(["3"] * 2)]
-        if flag.parse in (place, trunk_name) or flag.name == "out":
+        if flag.kind.path:
             texts += ["\0", "a" * 300, "a/" * 3000]
         for text in texts:
             yield _flag(flag, text)
@@ -121,10 +122,10 @@ def _configs() -> Iterator[Case]:
     for number_, (key, flag) in enumerate(FLAGS.items()):
         kind = ("toml", "yaml", "json")[number_ % 3]
         for way, value in _ODD.items():
-            is_text = flag.parse is str and not flag.choices and not flag.switch
-            if (is_text or flag.parse in (place, trunk_name)) and way in ("nan", "inf", "wide", "digits"):
+            is_text = flag.kind is WORD and not flag.choices
+            if (is_text or flag.kind.path) and way in ("nan", "inf", "wide", "digits"):
                 continue
-            if (flag.switch and way == "true") or (flag.parse is number and way == "wide"):
+            if (flag.switch and way == "true") or (flag.kind is DECIMAL and way == "wide"):
                 continue
             yield Case(f"config/{kind}: {key} = {way}", _config(kind, {key: value}), (f"job.{kind}", key))
     for kind in ("toml", "yaml", "json"):

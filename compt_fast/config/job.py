@@ -1,0 +1,262 @@
+"""What one job is: its settings, a field each, and the sweep of its runs' settings."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal
+
+from compt_fast.config.choices import ENGINES, FITS, PROMPT_POSITIONS, RETRAIN
+from compt_fast.config.fields import FOLDER, PLACE, POSITIVE, TRUNK, Flag, flags_of, stated
+from compt_fast.config.presets import PRESETS
+from compt_fast.config.run import RUN_FLAGS
+
+
+@dataclass(frozen=True)
+class JobFlag(Flag):
+    """The flag of a setting of a job: one value, or a list that stays one.
+
+    A job goes on under another value of a `free` setting: it changes no number, or what it changed is done already.
+    Of the others one that is not `hashed` is no part of the hash of a job's files. `names_tasks` says that it holds
+    tasks or suites, `of_stored` that it means something only where runs start from stored sources, or from stored
+    prompts of either role. Under another `pace` a job computes the same, faster or slower.
+
+    `also` are the commands besides `train` and `check` that have the flag. A report keeps runs of two values in
+    panels of their own, compares them, or takes no notice of the setting.
+    """
+
+    _: KW_ONLY
+    free: bool = False
+    hashed: bool = True
+    names_tasks: bool = False
+    of_stored: Literal["", "sources", "prompts"] = ""
+    pace: bool = False
+    also: tuple[str, ...] = ()
+    report: Literal["", "panel", "compared"] = ""
+
+
+_flag = stated(JobFlag)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The values of the settings of runs, by field; each combination of them is a run.
+
+    What has no values is left to the presets.
+    """
+
+    values: Mapping[str, list[Any]]
+
+    @classmethod
+    def of(cls, **values: list[Any] | None) -> Sweep:
+        """These values, and those of the other flags without them; None leaves a setting to the presets."""
+        every = {flag.field: flag.default for flag in RUN_FLAGS.values()} | values
+        return cls({name: of for name, of in every.items() if of is not None})
+
+    @property
+    def methods(self) -> list[str]:
+        """The presets."""
+        return self.values["method"]
+
+    def choices(self) -> Iterator[dict[str, Any]]:
+        """One value a field, or None where the preset decides, for each combination; the last field varies fastest."""
+        names = [flag.field for flag in RUN_FLAGS.values()]
+        for chosen in itertools.product(*(self.values.get(name, [None]) for name in names)):
+            yield dict(zip(names, chosen, strict=True))
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """The settings of a job, as read and checked; `dtype` and `source_tasks` are settled where the job is opened."""
+
+    sweep: Sweep = field(default_factory=Sweep.of)
+    model: str = field(
+        default="mini",
+        metadata=_flag(
+            "trunk: 'mini' (embedded), a folder, or a hub name such as t5-base",
+            kind=TRUNK,
+            hashed=False,  # the weights are
+            also=("store",),
+            report="panel",
+        ),
+    )
+    suite: str | None = field(
+        default=None,
+        metadata=_flag("tasks to train together: mini, mini2, glue, set2, crosspt-set2 (default: mini)"),
+    )
+    tasks: list[str] | None = field(default=None, metadata=_flag("tasks by name, instead of a suite", names_tasks=True))
+    include: list[str] = field(default_factory=list, metadata=_flag("tasks to add to the suite", names_tasks=True))
+    exclude: list[str] = field(
+        default_factory=list, metadata=_flag("tasks to leave out of the suite", names_tasks=True)
+    )
+    task_file: list[str] = field(default_factory=list, metadata=_flag("your own tasks: TOML or YAML files", kind=PLACE))
+    data_root: str | None = field(
+        default=None,
+        metadata=_flag(
+            "local folder in the hub's layout (DIR/nyu-mll/glue/...)", kind=PLACE, also=("evaluate",), report="panel"
+        ),
+    )
+    data: str | None = field(
+        default=None,
+        metadata=_flag(
+            "local folder DIR/<task>/{train,validation}.{jsonl,csv,tsv,parquet}",
+            kind=PLACE,
+            also=("evaluate",),
+            report="panel",
+        ),
+    )
+    skip_empty: bool = field(
+        default=False,
+        metadata=_flag(
+            "leave out rows of --data and task files that lack a text or label (default: refuse them)",
+            also=("evaluate",),
+        ),
+    )
+    prefix: bool = field(
+        default=True, metadata=_flag("begin each text with '<task>:' (default: yes)", report="compared")
+    )
+    prompt_position: str = field(
+        default="prepend", metadata=_flag("the prompt's place", choices=PROMPT_POSITIONS, report="compared")
+    )
+    max_source_length: int = field(
+        default=256,
+        metadata=_flag("tokens of a text, the prompt not counted", ranges=(POSITIVE,), report="panel"),
+    )
+    apart: bool | None = field(
+        default=None,
+        metadata=_flag(
+            "a run for each task alone, or one for all tasks (default: as the papers train the method: "
+            + ", ".join(name for name, preset in PRESETS.items() if preset.apart)
+            + " each task alone, the others all together)"
+        ),
+    )
+    store: str | None = field(
+        default=None,
+        metadata=_flag("folder of stored prompts (default: store/ in the run folder)", kind=PLACE, free=True),
+    )
+    source_tasks: list[str] | None = field(
+        default=None,
+        metadata=_flag(
+            "tasks, or suites, whose stored prompts runs start from; what the store lacks is trained first (default: "
+            "the tasks trained)",
+            names_tasks=True,
+            of_stored="sources",
+            report="compared",
+        ),
+    )
+    source_examples: int = field(
+        default=200,
+        metadata=_flag(
+            "examples a task that lacking source prompts are trained on, at most",
+            ranges=(POSITIVE,),
+            free=True,
+            report="compared",
+        ),
+    )
+    source_steps: int | None = field(
+        default=None,
+        metadata=_flag(
+            "steps that train them (default: the epochs of the preset p)",
+            ranges=(POSITIVE,),
+            free=True,
+            of_stored="prompts",
+            report="compared",
+        ),
+    )
+    fit_length: str | None = field(
+        default=None,
+        metadata=_flag(
+            "what to do with a stored prompt of another length: its first tokens, means of neighbouring ones, its "
+            "tokens again and again, or train one of the right length (default: refuse it)",
+            choices=(*FITS, RETRAIN),
+            hashed=False,  # so that a job may begin without it, and go on with it
+            of_stored="prompts",
+        ),
+    )
+    out: str | None = field(
+        default=None,
+        metadata=_flag(
+            "run folder (default: runs/<suite>-<time>); one that is there is extended by the runs that it lacks",
+            kind=FOLDER,
+            free=True,
+        ),
+    )
+    engine: str = field(default="auto", metadata=_flag("what runs the trunk", choices=ENGINES, report="compared"))
+    device: str = field(
+        default="auto",
+        metadata=_flag(
+            "where the trunk runs", choices=("auto", "cpu", "cuda"), free=True, pace=True, also=("evaluate",)
+        ),
+    )
+    dtype: str = field(
+        default="auto",
+        metadata=_flag(
+            "the trunk's numbers; auto is bf16 on a GPU and fp32 elsewhere",
+            choices=("auto", "bf16", "fp32"),
+            also=("evaluate", "store"),
+            report="panel",
+        ),
+    )
+    cuda_graphs: bool = field(
+        default=False,
+        metadata=_flag(
+            "on a GPU, replay training steps as CUDA graphs (default: no, as nothing of it is measured on a GPU yet)",
+            free=True,
+            pace=True,
+        ),
+    )
+    runs_at_once: int = field(
+        default=12,
+        metadata=_flag(
+            "runs that train side by side, in one pass over the trunk, while the rest wait: more take more memory, and "
+            "fill a larger device; what a run learns does not depend on it (on a CPU in fp32 to the last bit)",
+            ranges=(POSITIVE,),
+            free=True,
+            pace=True,
+        ),
+    )
+    eval_size: int = field(
+        default=300,
+        metadata=_flag("evaluation rows a task", ranges=(POSITIVE,), also=("evaluate",), report="panel"),
+    )
+    eval_batch_size: int = field(
+        default=128,
+        metadata=_flag("rows a batch in evaluation", ranges=(POSITIVE,), pace=True, also=("evaluate",)),
+    )
+    scoring: str = field(
+        default="generate",
+        metadata=_flag(
+            "greedy decoding, or likelihood of each label",
+            choices=("generate", "rank"),
+            also=("evaluate",),
+            report="panel",
+        ),
+    )
+    select: str = field(
+        default="last",
+        metadata=_flag(
+            "weights that are reported: last, or best on the development sample",
+            choices=("last", "best"),
+            report="compared",
+        ),
+    )
+    checkpoint_every: int = field(
+        default=200, metadata=_flag("steps between checkpoints", ranges=(POSITIVE,), free=True, pace=True)
+    )
+    tensorboard: bool = field(default=False, metadata=_flag("also write TensorBoard events", free=True))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> JobSettings:
+        """The settings with these values, by the keys of all flags; those of runs are lists or None."""
+        sweep = Sweep({flag.field: values[key] for key, flag in RUN_FLAGS.items() if values[key] is not None})
+        return cls(sweep, **{flag.field: values[key] for key, flag in JOB_FLAGS.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """What `of` takes: every value by the key of its flag, as `config.json` keeps it."""
+        runs = {key: self.sweep.values.get(flag.field) for key, flag in RUN_FLAGS.items()}
+        return runs | {key: getattr(self, flag.field) for key, flag in JOB_FLAGS.items()}
+
+
+JOB_FLAGS = flags_of(JobSettings, JobFlag)
+"""The flags of a job by key."""

@@ -1,0 +1,184 @@
+"""A job from its settings to its results: opened and checked, stage one where its store lacks prompts, then its runs,
+each from the latest checkpoint.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from safetensors import SafetensorError
+
+from compt_fast import native
+from compt_fast.config.job import JobSettings
+from compt_fast.prompts.store import PromptStore
+from compt_fast.runs.folder import claimed
+from compt_fast.runs.initialisation import Starts
+from compt_fast.runs.job import Job, check_recorded, open_job, prepare_folder, record_stored
+from compt_fast.runs.stage_one import keep, open_stage_one, take_in
+from compt_fast.runs.summary import print_results
+from compt_fast.tasks.examples import seen_nothing
+from compt_fast.training.checkpoint import Checkpoint, load_latest
+from compt_fast.training.interrupts import Interrupted, Interrupts
+from compt_fast.training.loop import Trainer, from_nothing
+from compt_fast.training.monitor import Monitor
+from compt_fast.utils.errors import FIRST_SIGNAL, InputError, out_of_memory
+from compt_fast.utils.output import OutputError, complain
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A job, the checkpoint that it goes on from (None: it begins), and its trainer, which knows what that holds."""
+
+    job: Job
+    saved: Checkpoint | None
+    trainer: Trainer
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A job and what it begins with: all is opened and checked, and nothing is written.
+
+    `stage_one` trains what the `store` lacks, and `stage_two` what was asked for, from `starts`.
+    """
+
+    folder: Path
+    store: PromptStore
+    starts: Starts
+    stage_one: Sequence[Stage]
+    stage_two: Stage
+
+
+def prepare(folder: Path, settings: JobSettings, *, writing: bool) -> Pipeline:
+    """Open the job of `folder`, new or to go on with; raises `InputError` for whatever is wrong with it.
+
+    With `writing`, what a stage one before had finished goes into the store; else nothing is written.
+    """
+    native.keep_quiet()  # of a build that fails the plan tells
+    job = open_job(settings, folder=folder)
+    saved = _latest(folder, job)
+    done = saved.state["results"] if saved else ()
+    store = PromptStore(Path(settings.store or folder / "store"))
+    starts = Starts(job, store, [run for run in job.runs if run.id not in done])
+    if writing:
+        take_in(starts, folder)
+    stage_one = []
+    for own_folder, own_job in open_stage_one(folder, job, starts.lacking()):
+        own_saved = _latest(own_folder, own_job)
+        stage_one.append(Stage(own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
+    return Pipeline(folder, store, starts, stage_one, Stage(job, saved, _trainer(folder, job, saved, starts)))
+
+
+def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
+    """Train what a job lacks: the source prompts that its store has not, then its runs; prints what came of each.
+
+    The folder is made, or extended, by the `command` that `config.json` is to name. Returns 0 where all runs have
+    finished, 1 where some were stopped, and `FIRST_SIGNAL` or more after a signal.
+    """
+    folder, starts, last = pipeline.folder, pipeline.starts, pipeline.stage_two
+    prepare_folder(folder, last.job, command)
+    if last.saved is None:
+        last.trainer.write_results()
+    for stage in pipeline.stage_one:
+        own = stage.trainer.folder
+        with nullcontext() if own.exists() else claimed(own):  # with the job's folder the old ones are
+            prepare_folder(own, stage.job, command)
+            code = _train(stage, folder, console)
+        if code >= FIRST_SIGNAL:
+            return code
+        keep(pipeline.store, own, stage.trainer.ended)
+    starts.refresh()
+    record_stored(folder, starts.used())
+    return _train(last, folder, console)
+
+
+def _latest(folder: Path, job: Job) -> Checkpoint | None:
+    """The latest whole checkpoint of a job in its folder, None before the first; `InputError` where the
+    folder is another job's, or prompts of a run that had ended are gone.
+    """
+    if not (folder / "config.json").is_file():
+        return None
+    check_recorded(folder, job)
+    saved = load_latest(folder / "checkpoints", job.identity)
+    if saved is not None and saved.damaged:
+        complain(f"note: {saved.damaged}; going on from {saved.path.name}, the one before it")
+    for name, result in saved.state["results"].items() if saved else ():
+        parts = [folder / "prompts" / name / part for part in ("manifest.json", "prompts.safetensors")]
+        gone = [part for part in parts if not part.is_file()] if result["status"] == "finished" else []
+        if gone:
+            raise InputError(
+                f"{gone[0]}: not there, though its run has ended, and no checkpoint holds it any more: put back a "
+                f"copy, or remove {folder / 'checkpoints'} and the job trains all its runs again"
+            )
+    return saved
+
+
+def _trainer(folder: Path, job: Job, saved: Checkpoint | None, starts: Starts | None = None) -> Trainer:
+    """The trainer of a job, that knows what was done by a checkpoint."""
+    start, seen = (from_nothing, seen_nothing) if starts is None else (starts.of, starts.seen)
+    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.settings, folder, start, seen)
+    if saved is not None:
+        made.note_results(saved)
+    return made
+
+
+def _train(stage: Stage, job_folder: Path, console: Console) -> int:
+    """Train, score and report; the checkpoint left behind tells what was done, whatever ends it.
+
+    `job_folder` is what `--resume` takes to go on, which is not the trainer's own in stage one.
+    """
+    trainer, saved = stage.trainer, stage.saved
+    resume = f"python -m compt_fast.train --resume {shlex.quote(str(job_folder))}"
+    tensorboard = stage.job.settings.tensorboard
+    try:
+        with Monitor(trainer.folder, trainer.total_steps, console, tensorboard=tensorboard) as monitor:
+            if saved is not None:
+                trainer.restore(monitor, saved)
+            else:
+                monitor.rewind(0, 0)
+            trainer.write_results()
+            interrupted = _to_the_end(trainer, monitor)
+    except OutputError:
+        complain(f"the output cannot be written any more; at step {trainer.step}, go on with: {resume}")
+        raise
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{trainer.folder}: writing failed at step {trainer.step}: {error}") from None
+    if interrupted:
+        complain(f"interrupted at step {trainer.step}; go on with: {resume}")
+        return FIRST_SIGNAL + interrupted
+    if trainer.trunk.fingerprint() != trainer.trunk_hash:
+        raise RuntimeError("a weight of the frozen trunk has changed during training: its results are void")
+    print_results(console, trainer)
+    return 0 if all(result.status == "finished" for result in trainer.ended) else 1
+
+
+def _to_the_end(trainer: Trainer, monitor: Monitor) -> int:
+    """Train to the end; returns the number of the signal that came before it, else 0."""
+    try:
+        with Interrupts() as interrupts:
+            trainer.train(monitor, interrupts)
+    except Interrupted as interrupted:
+        trainer.save(monitor)
+        trainer.write_results()
+        return interrupted.signal
+    except OutputError:
+        if not trainer.midway:
+            trainer.save(monitor)
+            trainer.write_results()
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        if not trainer.midway:
+            trainer.save(monitor)
+        left = "the checkpoint before it, if any, is left" if trainer.midway else "a checkpoint is left"
+        raise InputError(
+            f"out of memory at step {trainer.step}: begin again with a lower --runs-at-once, "
+            f"--batch-size, --max-source-length or --eval-batch-size; {left} for a --resume where "
+            "there is more memory"
+        ) from None
+    return 0
