@@ -80,7 +80,7 @@ class Engine:
 
     def padding(self, batch: Batch) -> float:
         """Slots of the padded input over its real tokens, prompts included."""
-        lengths = batch.source_lengths + self.prompts.lengths[batch.slots]
+        lengths = batch.input_lengths + self.prompts.lengths[batch.slots]
         return batch.rows * int(lengths.max()) / int(lengths.sum())
 
     def trunk_step(self) -> tuple[Tensor, Tensor]:
@@ -159,8 +159,8 @@ def peft_step(size: str, folder: Path) -> tuple[Callable[[], Tensor], Tensor]:
     sources, targets = (
         torch.nn.utils.rnn.pad_sequence(flat.split(lengths.tolist()), batch_first=True, padding_value=fill)
         for flat, lengths, fill in (
-            (batch.source_ids, batch.source_lengths, 0),
-            (batch.target_ids, batch.target_lengths, -100),
+            (batch.input_ids, batch.input_lengths, 0),
+            (batch.label_ids, batch.label_lengths, -100),
         )
     )
 

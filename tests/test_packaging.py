@@ -174,7 +174,7 @@ def test_every_module_imports_without_triton_and_datasets(repository: Path) -> N
         "print(*names)"
     )
     imported = set(run([sys.executable, "-c", code], repository).split())
-    assert {"compt_fast.train", "compt_fast.mini.rows", "compt_fast.models.reference"} <= imported
+    assert {"compt_fast.train", "compt_fast.mini.rows", "compt_fast.models.engines.reference"} <= imported
 
 
 def test_the_build_asks_for_no_torch_and_the_package_for_no_exact_one(repository: Path) -> None:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from compt_fast.kernels import adamw, moved
-from compt_fast.models.batch import Batch, make_batch, offsets_of
-from compt_fast.models.t5.fixed import Bucket, FixedBatch
-from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.models.batch import Batch, make_batch
+from compt_fast.models.engines.fast import PackedTrunk
+from compt_fast.models.t5.fixed import Bucket, FixedBatch, integers
+from compt_fast.ops.varlen import cu_seqlens_of
 from compt_fast.prompts.parameters import LR_GROUP
 from compt_fast.tasks.examples import TrainingRow
 from compt_fast.training.cohort import Cohort, Numbers
@@ -60,14 +61,14 @@ class Rows:
         numbers = torch.cat(slots).tolist()
         batch = make_batch([row.source for row in rows], [row.target for row in rows], numbers)
         counts = tuple(len(own) for members in batches for own in members)
-        offsets = offsets_of(lengths)
+        offsets = cu_seqlens_of(lengths)
         return cls(counts, batch, offsets, Bucket.of(offsets.diff(), batch))
 
     @property
     def tokens(self) -> int:
         """Real tokens: texts, targets and prompts."""
         prompts = int(self.offsets.diff()[self.batch.slots].sum())
-        return self.batch.source_tokens + int(self.batch.target_offsets[-1]) + prompts
+        return self.batch.input_tokens + int(self.batch.label_cu_seqlens[-1]) + prompts
 
 
 class FixedStep:
@@ -77,6 +78,7 @@ class FixedStep:
         self.cohorts = cohorts
         self._counts = list(counts)
         self._batch = FixedBatch(trunk, bucket)
+        self._prepend = trunk.prepend
         device = trunk.device
         self._draws = [_like(cohort.draws(), device) for cohort in cohorts]
         self._tables = [torch.empty_like(_table(cohort, cohort.numbers()), device=device) for cohort in cohorts]
@@ -85,7 +87,7 @@ class FixedStep:
 
     def put(self, rows: Rows) -> None:
         """Copy what the next `run` is to compute with: `rows`, and the members' present numbers and draws."""
-        self._batch.put(rows.offsets, rows.batch)
+        self._batch.put(integers(self._batch.bucket, rows.offsets, rows.batch, self._prepend))
         self._rates = []
         for cohort, draws, table in zip(self.cohorts, self._draws, self._tables, strict=True):
             now = cohort.numbers()
@@ -117,7 +119,7 @@ class FixedStep:
             assert targets is not None  # no gates that depend on the input
             stacks.append(targets.flatten(0, -2))
         row_losses = self._batch.row_losses(torch.cat(stacks)).split(self._counts)
-        lengths = self._batch.target_lengths().split(self._counts)
+        lengths = self._batch.label_lengths().split(self._counts)
         return torch.stack([loss.sum() / length.sum() for loss, length in zip(row_losses, lengths, strict=True)])
 
     def outcomes(self) -> list[Outcome]:

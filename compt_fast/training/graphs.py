@@ -15,8 +15,8 @@ import torch
 
 from compt_fast.kernels import unavailable
 from compt_fast.models.api import Trunk
+from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.models.t5.fixed import Bucket
-from compt_fast.models.t5.trunk import PackedTrunk
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.training.cohort import Cohort
 from compt_fast.training.fixed_step import Batches, FixedStep, Outcome, Rows
@@ -117,7 +117,7 @@ class Graphs:
         if any(eager(cohort.shape) for cohort in cohorts):
             return None
         rows = Rows.of(cohorts, batches)
-        return rows if rows.bucket.carried(self.trunk.weights) else None
+        return rows if rows.bucket.absorbs(self.trunk.weights) else None
 
     def step(self, cohorts: Sequence[Cohort], rows: Rows) -> list[Outcome]:
         """One step of all members on `rows`: what it gave each cohort."""

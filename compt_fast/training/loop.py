@@ -19,7 +19,7 @@ from compt_fast.config.run import RANDOM, STORED
 from compt_fast.evaluation.evaluator import average, evaluate
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import TargetPrompts, make_batch
-from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.prompts.artifact import RunPrompts, save_prompts
 from compt_fast.tasks.examples import JobData, ScoredRows, Seen, TrainingRow, seen_nothing
 from compt_fast.training import checkpoint
@@ -245,13 +245,13 @@ class Trainer:
         batch = replace(batch, slots=torch.cat(slots))
         row_losses = self.trunk.row_losses(prompts, batch)
         counts = [len(own) for members in batches for own in members]
-        lengths = batch.target_lengths.to(self.trunk.device)
+        lengths = batch.label_lengths.to(self.trunk.device)
         losses = [
             loss.sum() / length.sum()
             for loss, length in zip(row_losses.split(counts), lengths.split(counts), strict=True)
         ]
         prompt_tokens = int(prompts.lengths[batch.slots].sum())
-        tokens = batch.source_tokens + int(batch.target_offsets[-1]) + prompt_tokens
+        tokens = batch.input_tokens + int(batch.label_cu_seqlens[-1]) + prompt_tokens
         return torch.stack(losses), tokens
 
     def _update(self, losses: Tensor) -> list[Outcome]:

@@ -10,7 +10,7 @@ import torch
 
 from compt_fast.evaluation.evaluator import average, evaluate, target_prompts
 from compt_fast.models.batch import make_batch
-from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.prompts.artifact import RunPrompts
 from compt_fast.runs.job import Job
 from compt_fast.training.cohort import Cohort, Member

@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.runs import estimate as module
 from compt_fast.runs.estimate import Estimate, estimate
 from compt_fast.runs.job import Job
