@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils import benchmark as timing
 
 from compt_fast import native
-from compt_fast.native import plain
+from compt_fast.ops import assembly
 
 WIDTH, VOCABULARY, PROMPT, TASKS, ROWS = 768, 32128, 10, 8, 16
 SECONDS = 1.0  # spent on each of the two others
@@ -97,10 +97,10 @@ def test_forward(runs: int, device: str, benchmark: BenchmarkFixture) -> None:
     given = arguments(runs, device)
     operator = torch.ops.compt_fast.assemble
     packed = forward(operator, given)
-    assert torch.equal(packed, forward(plain.assemble, given))
+    assert torch.equal(packed, forward(assembly.formula, given))
     prompts = PROMPT * len(given["slots"])
     size = 2 * packed.nbytes + prompts * WIDTH * (given["prompts"].itemsize - packed.itemsize)
-    timed(benchmark, lambda: forward(operator, given), lambda: forward(plain.assemble, given), size, device)
+    timed(benchmark, lambda: forward(operator, given), lambda: forward(assembly.formula, given), size, device)
 
 
 @pytest.mark.parametrize("runs", [1, 27])
@@ -108,7 +108,7 @@ def test_backward(runs: int, device: str, benchmark: BenchmarkFixture) -> None:
     given = arguments(runs, device)
     operator = torch.ops.compt_fast.assemble
     grad = torch.randn(given["total"], WIDTH, device=device).bfloat16()
-    ours, theirs = backward(operator, given, grad), backward(plain.assemble, given, grad)
+    ours, theirs = backward(operator, given, grad), backward(assembly.formula, given, grad)
     torch.testing.assert_close(ours(), theirs())
     size = PROMPT * len(given["slots"]) * WIDTH * grad.itemsize + given["prompts"].nbytes
     timed(benchmark, ours, theirs, size, device)

@@ -249,8 +249,8 @@ def trunk_step_seconds(engine: str, rows: int = 16) -> float:
     from transformers import T5Config, T5ForConditionalGeneration
 
     from compt_fast.models.batch import TargetPrompts, make_batch
-    from compt_fast.models.reference import ReferenceTrunk
-    from compt_fast.models.t5.trunk import PackedTrunk
+    from compt_fast.models.engines.fast import PackedTrunk
+    from compt_fast.models.engines.reference import ReferenceTrunk
 
     kind = {"fast": PackedTrunk, "reference": ReferenceTrunk}[engine]
     config = T5Config(d_model=WIDTH, d_ff=3072, num_layers=12, num_heads=12, dropout_rate=0.0)

@@ -157,25 +157,25 @@ def operations(one: Engine) -> float:
     """Multiplications and additions of the products of a step of the frozen trunk, about.
 
     Forward, and as many back to its input: every token through the encoder's matrices and its row's
-    attention, whose backward is twice its forward; every target token through the decoder's matrices, whose
-    cross-attention is counted as carried, and the head.
+    attention, whose backward is twice its forward; every label token through the decoder's matrices, whose
+    cross-attention is counted with absorbed keys and values, and the head.
     """
     config, batch = one.job.trunk.config, one.batch  # type: ignore[attr-defined]
     width, inner = config.d_model, config.num_heads * config.d_kv
     feed = (3 if config.is_gated_act else 2) * width * config.d_ff
-    lengths = (batch.source_lengths + one.prompts.lengths[batch.slots]).double()
-    answers = batch.target_lengths.double()
+    lengths = (batch.input_lengths + one.prompts.lengths[batch.slots]).double()
+    labels = batch.label_lengths.double()
     encoder = config.num_layers * (lengths.sum() * (4 * width * inner + feed) + 3 * inner * lengths.square().sum())
-    carried = answers.sum() * 4 * width * inner + 2 * config.num_heads * width * (answers * lengths).sum()
-    own = answers.sum() * (4 * width * inner + feed) + 2 * inner * answers.square().sum()
-    decoder = config.num_decoder_layers * (own + carried)
-    head = answers.sum() * width * config.vocab_size
+    cross = labels.sum() * 4 * width * inner + 2 * config.num_heads * width * (labels * lengths).sum()
+    own = labels.sum() * (4 * width * inner + feed) + 2 * inner * labels.square().sum()
+    decoder = config.num_decoder_layers * (own + cross)
+    head = labels.sum() * width * config.vocab_size
     return float(2 * 2 * (encoder + decoder + head))
 
 
 def note(benchmark: BenchmarkFixture, one: Engine, seconds: dict[str, float], peak: float, runs: int) -> None:
     batch, device = one.batch, torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
-    tokens = int(one.prompts.lengths[batch.slots].sum()) + batch.source_tokens + int(batch.target_offsets[-1])
+    tokens = int(one.prompts.lengths[batch.slots].sum()) + batch.input_tokens + int(batch.label_cu_seqlens[-1])
     benchmark.extra_info.update(
         tokens=tokens,
         runs=runs,
@@ -218,7 +218,7 @@ def checked_peft(size: str, folder: Path) -> Work:
     one = engine("fast fp32", size, folder)
     shared = TargetPrompts.from_stacks([prompt[None]])
     rows = one.job.trunk.row_losses(shared, replace(one.batch, slots=torch.zeros_like(one.batch.slots)))
-    wanted = float(rows.sum() / one.batch.target_lengths.sum())
+    wanted = float(rows.sum() / one.batch.label_lengths.sum())
     assert float(step()) == pytest.approx(wanted, rel=0.05), "bf16 against fp32"
     return step
 

@@ -76,11 +76,11 @@ class Engine:
         tasks = len(self.job.data.tasks)
         slots = [number * tasks + row.task for number, own in enumerate(rows) for row in own]
         flat = [row for own in rows for row in own]
-        return make_batch([row.source for row in flat], [row.target for row in flat], slots)
+        return make_batch([row.input_ids for row in flat], [row.label_ids for row in flat], slots)
 
     def padding(self, batch: Batch) -> float:
         """Slots of the padded input over its real tokens, prompts included."""
-        lengths = batch.source_lengths + self.prompts.lengths[batch.slots]
+        lengths = batch.input_lengths + self.prompts.lengths[batch.slots]
         return batch.rows * int(lengths.max()) / int(lengths.sum())
 
     def trunk_step(self) -> tuple[Tensor, Tensor]:
@@ -106,7 +106,7 @@ class Engine:
         """`ROWS` rows of all tasks."""
         sets = self.job.data.evaluation()
         counts = [ROWS // len(sets) + (i < ROWS % len(sets)) for i in range(len(sets))]
-        return [replace(of, sources=of.sources[:n], golds=of.golds[:n]) for of, n in zip(sets, counts, strict=True)]
+        return [replace(of, inputs=of.inputs[:n], golds=of.golds[:n]) for of, n in zip(sets, counts, strict=True)]
 
     def evaluation(self) -> dict[str, Any]:
         """Greedy answers to `ROWS` rows, and their scores: batches of rows sorted by length, as both engines
@@ -119,14 +119,14 @@ class Engine:
 
     def answers(self) -> list[list[int]]:
         """Greedy answers to `ROWS` rows, `batch_size` at a time, as they come: a row of each task in turn."""
-        longest = max(len(of.sources) for of in self.scored)
-        rows = [(t, of.sources[i]) for i in range(longest) for t, of in enumerate(self.scored) if i < len(of.sources)]
+        longest = max(len(of.inputs) for of in self.scored)
+        rows = [(t, of.inputs[i]) for i in range(longest) for t, of in enumerate(self.scored) if i < len(of.inputs)]
         prompts, trunk = self.trainer.cohorts[0].prompts(0), self.job.trunk
         size, most = self.job.runs[0].config.batch_size, self.job.data.longest_label("natural")
         found = []
         for start in range(0, len(rows), size):
-            slots, sources = zip(*rows[start : start + size], strict=True)
-            targets, batch = target_prompts(prompts, trunk, make_batch(sources, None, slots).to(trunk.device))
+            slots, inputs = zip(*rows[start : start + size], strict=True)
+            targets, batch = target_prompts(prompts, trunk, make_batch(inputs, None, slots).to(trunk.device))
             found += trunk.generate(targets, batch, max_new_tokens=most)
         return found
 
@@ -156,17 +156,17 @@ def peft_step(size: str, folder: Path) -> tuple[Callable[[], Tensor], Tensor]:
     length = int(engine.prompts.lengths[0])
     how = PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=length, num_transformer_submodules=1)
     model = get_peft_model(trunk.model, how)  # type: ignore[attr-defined]
-    sources, targets = (
+    inputs, labels = (
         torch.nn.utils.rnn.pad_sequence(flat.split(lengths.tolist()), batch_first=True, padding_value=fill)
         for flat, lengths, fill in (
-            (batch.source_ids, batch.source_lengths, 0),
-            (batch.target_ids, batch.target_lengths, -100),
+            (batch.input_ids, batch.input_lengths, 0),
+            (batch.label_ids, batch.label_lengths, -100),
         )
     )
 
     def step() -> Tensor:
         model.zero_grad()
-        loss = model(input_ids=sources, attention_mask=(sources != 0).long(), labels=targets).loss
+        loss = model(input_ids=inputs, attention_mask=(inputs != 0).long(), labels=labels).loss
         loss.backward()
         return loss.detach()
 

@@ -13,9 +13,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.inputs import DEVICE
 from compt_fast.kernels import adamw
-from compt_fast.models.batch import offsets_of
-from compt_fast.models.t5.attention import attend, attend_backward
-from compt_fast.models.t5.layout import Pairs
+from compt_fast.ops.attention import attend, attend_backward
+from compt_fast.ops.varlen import VarlenLayout, cu_seqlens_of
 
 
 def apart(found: Tensor, wanted: Tensor) -> float:
@@ -54,28 +53,28 @@ def update_error(runs: int = 2) -> float:
     return max(apart(found, wanted) for pair in pairs for found, wanted in pair)
 
 
-def drawn_rows(rows: int, heads: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Pairs]:
+def drawn_rows(rows: int, heads: int, width: int, dtype: torch.dtype) -> tuple[Tensor, VarlenLayout]:
     """qkv (N, 3, H, c) and rows of 8 to 250 tokens around 45, with a bias."""
     generator = torch.Generator().manual_seed(rows)
     lengths = torch.randn(rows, generator=generator).mul(0.6).exp().mul(45).clamp(8, 250).long().tolist()
-    offsets = offsets_of(lengths)
-    qkv = torch.randn(int(offsets[-1]), 3, heads, width, generator=generator) / width**0.25
+    cu_seqlens = cu_seqlens_of(lengths)
+    qkv = torch.randn(int(cu_seqlens[-1]), 3, heads, width, generator=generator) / width**0.25
     bias = torch.randn(heads, 2 * max(lengths) - 1, generator=generator).to(DEVICE)
     device = torch.device(DEVICE)
-    return qkv.to(device, dtype), Pairs(offsets, offsets, device, heads * width, bias)
+    return qkv.to(device, dtype), VarlenLayout(cu_seqlens, cu_seqlens, device, heads * width, bias)
 
 
 def attention_error(dtype: torch.dtype, rows: int = 5) -> dict[str, float]:
     """How far the attention's kernels are from batched products in fp32 on the same numbers."""
     from compt_fast.kernels.attention import attention_bwd, attention_fwd
 
-    qkv, pairs = drawn_rows(rows, 2, 64, dtype)
+    qkv, layout = drawn_rows(rows, 2, 64, dtype)
     q, k, v = qkv.float().unbind(1)
-    out, lse = attention_fwd(qkv, pairs.offsets, pairs.bias, pairs.longest)
+    out, lse = attention_fwd(qkv, layout.cu_seqlens, layout.bias, layout.max_seqlen)
     grad = torch.randn_like(out)
-    found = attention_bwd(grad, qkv, out, lse, pairs.offsets, pairs.bias, pairs.longest)
-    wanted = torch.stack(attend_backward(grad.float(), q, k, v, pairs), 1)
-    return {"forward": apart(out, attend(q, k, v, pairs)), "backward": apart(found, wanted)}
+    found = attention_bwd(grad, qkv, out, lse, layout.cu_seqlens, layout.bias, layout.max_seqlen)
+    wanted = torch.stack(attend_backward(grad.float(), q, k, v, layout), 1)
+    return {"forward": apart(out, attend(q, k, v, layout)), "backward": apart(found, wanted)}
 
 
 @dataclass
@@ -89,14 +88,14 @@ class Padded:
     real: Tensor
 
     @classmethod
-    def of(cls, qkv: Tensor, pairs: Pairs) -> Padded:
-        lengths = pairs.offsets.diff()
-        place = torch.arange(pairs.longest, device=qkv.device)
+    def of(cls, qkv: Tensor, layout: VarlenLayout) -> Padded:
+        lengths = layout.cu_seqlens.diff()
+        place = torch.arange(layout.max_seqlen, device=qkv.device)
         real = place < lengths[:, None]
-        padded = qkv.new_zeros(len(lengths), pairs.longest, *qkv.shape[1:])
+        padded = qkv.new_zeros(len(lengths), layout.max_seqlen, *qkv.shape[1:])
         padded[real] = qkv
         q, k, v = (x.transpose(1, 2).contiguous().requires_grad_() for x in padded.unbind(2))
-        bias = pairs.bias[:, pairs.bias.shape[1] // 2 + place[None, :] - place[:, None]]
+        bias = layout.bias[:, layout.bias.shape[1] // 2 + place[None, :] - place[:, None]]
         mask = bias[None].masked_fill(~real[:, None, None, :], -torch.inf)
         return cls(q, k, v, mask.to(qkv.dtype), real)
 
@@ -113,16 +112,16 @@ def attention_times(rows: int) -> dict[str, float]:
     """Milliseconds of our attention at t5-base's width in bf16 and of SDPA's, and how far their results lie apart."""
     from compt_fast.kernels.attention import attention_bwd, attention_fwd
 
-    qkv, pairs = drawn_rows(rows, 12, 64, torch.bfloat16)
-    padded = Padded.of(qkv, pairs)
+    qkv, layout = drawn_rows(rows, 12, 64, torch.bfloat16)
+    padded = Padded.of(qkv, layout)
     theirs = padded.forward()
-    out, lse = attention_fwd(qkv, pairs.offsets, pairs.bias, pairs.longest)
+    out, lse = attention_fwd(qkv, layout.cu_seqlens, layout.bias, layout.max_seqlen)
     grad, their_grad, leaves = torch.randn_like(out), torch.randn_like(theirs), (padded.q, padded.k, padded.v)
     works: dict[str, Callable[[], Any]] = {
-        "forward": lambda: attention_fwd(qkv, pairs.offsets, pairs.bias, pairs.longest),
-        "backward": lambda: attention_bwd(grad, qkv, out, lse, pairs.offsets, pairs.bias, pairs.longest),
+        "forward": lambda: attention_fwd(qkv, layout.cu_seqlens, layout.bias, layout.max_seqlen),
+        "backward": lambda: attention_bwd(grad, qkv, out, lse, layout.cu_seqlens, layout.bias, layout.max_seqlen),
         "sdpa_forward": padded.forward,
         "sdpa_backward": lambda: torch.autograd.grad(theirs, leaves, their_grad, retain_graph=True),
     }
-    found = {"tokens": len(qkv), "longest": pairs.longest, "apart": apart(out, padded.packed(theirs))}
+    found = {"tokens": len(qkv), "longest": layout.max_seqlen, "apart": apart(out, padded.packed(theirs))}
     return found | {f"{name}_ms": milliseconds(work) for name, work in works.items()}

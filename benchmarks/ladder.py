@@ -6,42 +6,41 @@ time them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
 import torch
 
-from compt_fast.models.t5 import attention, linear
-from compt_fast.models.t5 import cross_attention as cross
-from compt_fast.models.t5 import trunk as packed
-from compt_fast.ops import rowwise
+from compt_fast.models.t5 import cross_attention
+from compt_fast.ops.paths import FAMILIES
+
+Off = Callable[[], AbstractContextManager[Any]]
 
 
-def _never(x: torch.Tensor) -> bool:
-    return False
+def _projected() -> AbstractContextManager[Any]:
+    return mock.patch.object(cross_attention, "absorbing_pays", lambda *given: False)
 
 
-def _projected(*arguments: Any, times: int = 1) -> cross.Reading:
-    return cross.Projected(*arguments)
+def _formula(family: str) -> AbstractContextManager[Any]:
+    """A family without what computes it faster than its formula."""
+    return mock.patch.dict(FAMILIES, {family: replace(FAMILIES[family], compiled=(), triton="")})
 
 
-def _unavailable(device: torch.device) -> str:
-    return "switched off"
-
-
-CARRIED = {"and queries carried into the encoder's space": (packed, "read", _projected)}
-ON_CPU = {
-    "and compiled attention": (attention, "compiled", _never),
-    "and compiled norms": (rowwise, "compiled", _never),
-    "and compiled reading of the encoder's states": (cross, "compiled", _never),
-    "and products from matrices that lie in memory once": (linear, "compiled", _never),
+ABSORBED: dict[str, Off] = {"and keys and values absorbed into the queries": _projected}
+ON_CPU: dict[str, Off] = {
+    "and compiled attention": partial(_formula, "attention"),
+    "and compiled norms": partial(_formula, "norm_activation"),
+    "and compiled cross-attention": partial(_formula, "cross_attention"),
+    "and products from matrices that lie in memory once": partial(_formula, "linear"),
 }
-ON_GPU = {"and attention in Triton": (attention, "unavailable", _unavailable)}
+ON_GPU: dict[str, Off] = {"and attention in Triton": partial(_formula, "attention")}
 
-TECHNIQUES: dict[str, tuple[Any, str, Any]] = CARRIED | (ON_GPU if torch.cuda.is_available() else ON_CPU)
-"""Each technique, and what to put in its place."""
+TECHNIQUES = ABSORBED | (ON_GPU if torch.cuda.is_available() else ON_CPU)
+"""Each technique, and what switches it off."""
 RUNGS = ("packed rows, fused projections, backward by hand", *TECHNIQUES)
 
 
@@ -49,6 +48,6 @@ RUNGS = ("packed rows, fused projections, backward by hand", *TECHNIQUES)
 def rung(name: str) -> Iterator[None]:
     """Inside, engines are opened and compute with the techniques of a rung only."""
     with ExitStack() as stack:
-        for module, attribute, instead in list(TECHNIQUES.values())[RUNGS.index(name) :]:
-            stack.enter_context(mock.patch.object(module, attribute, instead))
+        for off in list(TECHNIQUES.values())[RUNGS.index(name) :]:
+            stack.enter_context(off())
         yield

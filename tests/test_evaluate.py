@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from compt_fast import evaluate, train
-from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.models.engines.fast import PackedTrunk
 from tests.helpers import jobs
 from tests.helpers.jobs import error_of
 from tests.helpers.tiny_t5 import SIZES, make_t5

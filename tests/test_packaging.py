@@ -174,7 +174,7 @@ def test_every_module_imports_without_triton_and_datasets(repository: Path) -> N
         "print(*names)"
     )
     imported = set(run([sys.executable, "-c", code], repository).split())
-    assert {"compt_fast.train", "compt_fast.mini.rows", "compt_fast.models.reference"} <= imported
+    assert {"compt_fast.train", "compt_fast.mini.rows", "compt_fast.models.engines.reference"} <= imported
 
 
 def test_the_build_asks_for_no_torch_and_the_package_for_no_exact_one(repository: Path) -> None:
@@ -208,7 +208,9 @@ def test_make_and_ci_do_what_they_say(repository: Path) -> None:
     assert train[-1] == "/nowhere/venv/bin/python -m compt_fast.train --seeds 0,1"
     torch_first = [line for line in train if " install " in line]
     assert torch_first[1].endswith(" torch") and "--no-build-isolation" in torch_first[2]
-    tests = run([*dry, "test", "ARGS=", "PARALLEL=-n 2"], repository).splitlines()  # whatever this run of make was given
+    tests = run(
+        [*dry, "test", "ARGS=", "PARALLEL=-n 2"], repository
+    ).splitlines()  # whatever this run of make was given
     commands = [line.partition(" -m ")[2].strip() for line in tests[-3:]]
     assert commands == ["ruff check .", "mypy", "pytest -n 2"]
     without_venv = run([*dry[:-1], "train", "VENV="], repository)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from compt_fast import train
-from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.training import checkpoint
 from compt_fast.training.optimizer import FleetAdamW
 from tests.helpers import jobs

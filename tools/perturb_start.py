@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from compt_fast.config.flags import read_flags
-from compt_fast.models.reference import ReferenceTrunk
+from compt_fast.models.engines.reference import ReferenceTrunk
 from compt_fast.runs.job import Job, open_job
 from compt_fast.training.loop import Trainer
 from compt_fast.training.optimizer import FleetAdamW

@@ -5,6 +5,8 @@ The presets stand in `compt_fast.config.presets`.
 
 from __future__ import annotations
 
+from compt_fast.utils.registry import names_in
+
 COMPOSITIONS = ("spp", "scp", "pt", "mst", "inside")
 ENCODERS = ("mlp", "linear", "lstm", "none")
 SHARINGS = ("per-prompt", "per-role", "shared")
@@ -16,7 +18,8 @@ INITS = ("uniform", "vocab")
 LABEL_MODES = ("natural", "synthetic", "numeric")
 SAMPLINGS = ("balanced", "random")
 PROMPT_POSITIONS = ("prepend", "append")
-ENGINES = ("auto", "fast", "reference")
+ENGINES = ("auto", *names_in("compt_fast.models.engines"))
+"""With "auto" the first one that supports the checkpoint."""
 FITS = ("first", "mean-pool", "repeat")
 """Ways to make a stored prompt longer or shorter."""
 RETRAIN = "train"

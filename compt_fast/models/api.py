@@ -1,27 +1,47 @@
-"""The seam between the trainer and the frozen T5: what every engine offers, how one is opened."""
+"""What a trunk is: all that training, evaluation and serving ask of a frozen language model.
+
+An engine runs checkpoints as trunks: a file of `compt_fast.models.engines`, which says how to add one. `base.BaseTrunk`
+has what those of the T5 family share.
+
+Letters of shapes: B rows in a batch, N input tokens and M label tokens of all of them, S slots and P prompt tokens
+of all slots, d the width of the token embeddings, V the vocabulary. Row b's encoder input is the target prompt of
+its slot and its input's token embeddings, side by side; "prepend" places the prompt before the first token, as
+ComPT (arXiv 2408.13227) does, "append" after the last one, the text's </s> (ours). What it should answer is its
+label.
+
+All engines promise:
+
+- No weight takes a gradient or ever changes. The model is in evaluation mode: no dropout.
+- A row's results depend on its own input, prompt and label alone, up to the rounding of other sums; a row that is
+  not finite spoils no other. The same call gives the same bits on the same machine.
+- Prompts and updates come in any float dtype and are rounded to the trunk's where they meet its embeddings. Their
+  gradients have their own dtype.
+- Softmax, its logarithm and losses are in fp32, whatever the trunk computes in.
+- `ValueError` for a batch that asks for slots, labels or candidates that are not there, or an update of another
+  shape; `InputError` for prompts of another width.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from compt_fast.config.choices import ENGINES
 from compt_fast.models.batch import Batch, TargetPrompts
+from compt_fast.models.checkpoint import UnsupportedCheckpointError
+from compt_fast.models.engines import ENGINES
 from compt_fast.utils.errors import unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+AUTO = "auto"
+
 
 class Trunk(Protocol):
-    """A frozen T5 that reads rows with soft prompts.
-
-    "prepend" places a row's prompt before its first token, as ComPT (arXiv 2408.13227) does;
-    "append" after its last one, the text's </s> (ours). `name` is what the user called the trunk.
-    """
+    """A frozen language model that reads rows with soft prompts. `name` is what the user called it."""
 
     name: str
     tokenizer: PreTrainedTokenizerBase
@@ -29,7 +49,7 @@ class Trunk(Protocol):
 
     @property
     def d_model(self) -> int:
-        """Width of the token embeddings and so of every prompt token."""
+        """Width d of the token embeddings and so of every prompt token."""
 
     @property
     def max_input_length(self) -> int:
@@ -42,34 +62,48 @@ class Trunk(Protocol):
         """The token embeddings (V, d) in the trunk's dtype, detached."""
 
     @property
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> torch.dtype:
+        """What it computes in: fp32 or bf16."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where it computes. Batches may lie elsewhere; prompts and updates lie here."""
 
-    def row_losses(self, prompts: TargetPrompts, batch: Batch) -> Tensor:
-        """Each row's cross-entropy in nats, summed over its target tokens with </s>: (B,) fp32.
+    def row_losses(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None = None) -> Tensor:
+        """Each row's cross-entropy in nats, summed over its label's tokens with </s>: (B,) fp32.
 
-        Differentiable in `prompts.flat`. The logarithm of the softmax is taken in fp32 whatever the
-        trunk's dtype.
+        Differentiable, once, in `prompts.flat` and in `input_update` (N, d), which is added to the embeddings of
+        `batch.input_ids`, token by token. Without an update no gradient is computed beyond the prompts.
         """
 
-    def generate(self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int) -> list[list[int]]:
-        """Each row's greedy answer: its token ids up to </s>, which is left out."""
+    def generate(
+        self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int, input_update: Tensor | None = None
+    ) -> list[list[int]]:
+        """Each row's greedy answer: its token ids up to </s>, which is left out, at most `max_new_tokens`.
+
+        The batch's labels are not looked at. `input_update` as in `row_losses`.
+        """
 
     def label_scores(
-        self, prompts: TargetPrompts, batch: Batch, candidates: Sequence[Sequence[Sequence[int]]]
+        self,
+        prompts: TargetPrompts,
+        batch: Batch,
+        candidates: Sequence[Sequence[Sequence[int]]],
+        input_update: Tensor | None = None,
     ) -> list[Tensor]:
-        """The log-likelihood in nats of each candidate target, by row: (n_b,) fp32 on the CPU.
+        """The log-likelihood in nats of each candidate label, by row: (n_b,) fp32 on the CPU.
 
-        `candidates[b]` are the token ids of row b's candidates, each with its </s>.
+        `candidates[b]` are the token ids of row b's n_b candidates, each with its </s>. `input_update` as in
+        `row_losses`.
         """
 
     def mean_embeddings(self, batch: Batch) -> Tensor:
-        """Each row's mean token embedding, with </s> and without prompt: (B, d) fp32."""
+        """Each row's mean token embedding, with </s> and without prompt: (B, d) fp32, of the embeddings as stored."""
 
     def fingerprint(self) -> str:
-        """SHA-256 of all weights (names, shapes, dtypes, bytes) in hexadecimal."""
+        """SHA-256 of all weights (names, shapes, dtypes, bytes) in hexadecimal: the same in every engine, as long as
+        no weight has changed.
+        """
 
 
 def open_trunk(
@@ -80,23 +114,17 @@ def open_trunk(
     device: torch.device | str = "cpu",
     prompt_position: str = "prepend",
 ) -> Trunk:
-    """Load the checkpoint `name_or_dir`, a folder or a name on the hub, behind one of `ENGINES`.
+    """Load the checkpoint `name_or_dir`, a folder or a name on the hub, by one of `ENGINES`.
 
-    "auto" takes "fast" wherever that knows the checkpoint's layers. Raises InputError for an unknown engine or prompt
-    position and for every checkpoint that is missing, broken or not of the T5 family.
+    "auto" takes the first of them that supports the checkpoint. Raises InputError for an unknown engine or prompt
+    position and for every checkpoint that is missing, broken or of no family that the engine knows.
     """
-    if engine not in ENGINES:
-        raise unknown("engine", engine, ENGINES)
-    # transformers is slow to import
-    from compt_fast.models.reference import ReferenceTrunk
-    from compt_fast.models.t5.trunk import PackedTrunk
-    from compt_fast.models.t5.weights import UnknownLayerError
-
-    how: dict[str, Any] = {"dtype": dtype, "device": device, "prompt_position": prompt_position}
-    if engine != "reference":
+    if engine != AUTO and engine not in ENGINES:
+        raise unknown("engine", engine, (AUTO, *ENGINES))
+    *earlier, last = ENGINES.values() if engine == AUTO else [ENGINES[engine]]
+    for each in earlier:
         try:
-            return PackedTrunk.load(name_or_dir, **how)
-        except UnknownLayerError:
-            if engine == "fast":
-                raise
-    return ReferenceTrunk.load(name_or_dir, **how)
+            return each.load(name_or_dir, dtype=dtype, device=device, prompt_position=prompt_position)
+        except UnsupportedCheckpointError:
+            continue
+    return last.load(name_or_dir, dtype=dtype, device=device, prompt_position=prompt_position)

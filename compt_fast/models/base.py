@@ -51,7 +51,7 @@ class BaseTrunk(ABC):
         """The checkpoint in the folder `name_or_dir`, or of that name on the hub, in fp32 or bf16.
 
         Raises InputError for what `find_folder` and `load_checkpoint` refuse, another dtype, an
-        unknown position and a device that is not there.
+        unknown position and a device that is not there; UnsupportedCheckpointError for another family.
         """
         if dtype not in DTYPES:
             raise InputError(f"a trunk computes in fp32 or bf16, not in {dtype}")
@@ -66,6 +66,11 @@ class BaseTrunk(ABC):
     @property
     @abstractmethod
     def embedding(self) -> Tensor: ...
+
+    @property
+    def prepend(self) -> bool:
+        """Whether prompts stand before the text."""
+        return self.prompt_position == "prepend"
 
     @property
     def d_model(self) -> int:
@@ -84,10 +89,15 @@ class BaseTrunk(ABC):
         return self.embedding.device
 
     def mean_embeddings(self, batch: Batch) -> Tensor:
-        embeddings = F.embedding(batch.source_ids.to(self.device), self.embedding).float()
-        return torch.segment_reduce(embeddings, "mean", lengths=batch.source_lengths.to(self.device))
+        embeddings = F.embedding(batch.input_ids.to(self.device), self.embedding).float()
+        return torch.segment_reduce(embeddings, "mean", lengths=batch.input_lengths.to(self.device))
 
-    def _check_sources(self, prompts: TargetPrompts, batch: Batch) -> None:
+    def _text(self, batch: Batch, input_update: Tensor | None) -> Tensor:
+        """The embeddings of all input tokens (N, d); with an update the sums, rounded once."""
+        text = F.embedding(batch.input_ids.to(self.device), self.embedding)
+        return text if input_update is None else (text + input_update).to(self.dtype)
+
+    def _check_inputs(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None) -> None:
         if prompts.flat.shape[1] != self.d_model:
             raise InputError(
                 f"prompts of d_model {prompts.flat.shape[1]} do not fit the trunk {self.name!r},"
@@ -97,10 +107,18 @@ class BaseTrunk(ABC):
             raise ValueError(
                 f"the rows ask for slots {batch.slots.tolist()}, but there are only {prompts.slots} target prompts"
             )
+        if input_update is None:
+            return
+        wanted = (batch.input_tokens, self.d_model)
+        if not input_update.is_floating_point() or input_update.shape != wanted:
+            raise ValueError(
+                f"an update of the inputs must be a float tensor {wanted}, a row for each of their tokens, got"
+                f" {input_update.dtype} {tuple(input_update.shape)}"
+            )
 
-    def _check_targets(self, batch: Batch) -> None:
-        if bool((batch.target_lengths == 0).any()):
-            raise ValueError("every row needs a target for its loss")
+    def _check_labels(self, batch: Batch) -> None:
+        if bool((batch.label_lengths == 0).any()):
+            raise ValueError("every row needs a label for its loss")
 
     def _check_candidates(self, batch: Batch, candidates: Sequence[Sequence[Sequence[int]]]) -> None:
         counts = [len(row) for row in candidates]

@@ -1,7 +1,7 @@
 """What a trunk is given: target prompts by slot, and rows without padding.
 
-Everything ragged is stored flat with offsets, so that an engine may pad it or not as it likes.
-Offsets and slots stay on the host: layouts are computed from them without waiting for an
+Everything ragged is stored flat with cumulative lengths, so that an engine may pad it or not as it likes.
+Cumulative lengths and slots stay on the host: layouts are computed from them without waiting for an
 accelerator.
 """
 
@@ -14,25 +14,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-
-def offsets_of(lengths: Sequence[int] | Tensor) -> Tensor:
-    """Where each of n consecutive pieces starts, and where the last one ends: (n+1,) int64 on the
-    host.
-    """
-    offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64)
-    torch.cumsum(torch.as_tensor(lengths, dtype=torch.int64), 0, out=offsets[1:])
-    return offsets
-
-
-def spread(starts: Tensor, lengths: Tensor) -> Tensor:
-    """The index ranges `starts[i] .. starts[i] + lengths[i] - 1`, one after the other: (sum of
-    lengths,) int64.
-
-    `starts` and `lengths` are (n,) int64 on the host; a range may be empty.
-    """
-    offsets = offsets_of(lengths)
-    shift = torch.repeat_interleave(starts - offsets[:-1], lengths)
-    return shift + torch.arange(int(offsets[-1]))
+from compt_fast.ops.placement import Placement
+from compt_fast.ops.varlen import cu_seqlens_of, ranges
 
 
 def longest_first(lengths: Tensor) -> Tensor:
@@ -40,33 +23,32 @@ def longest_first(lengths: Tensor) -> Tensor:
     return lengths.argsort(descending=True, stable=True)
 
 
-def _check_offsets(name: str, offsets: Tensor, total: int) -> None:
-    if offsets.dtype != torch.int64 or offsets.dim() != 1 or len(offsets) == 0 or offsets.is_cuda:
+def _check_cu_seqlens(name: str, cu_seqlens: Tensor, total: int) -> None:
+    if cu_seqlens.dtype != torch.int64 or cu_seqlens.dim() != 1 or len(cu_seqlens) == 0 or cu_seqlens.is_cuda:
         raise ValueError(
-            f"{name} must be a one-dimensional int64 tensor on the CPU, got {offsets.dtype} of"
-            f" shape {tuple(offsets.shape)} on {offsets.device}"
+            f"{name} must be a one-dimensional int64 tensor on the CPU, got {cu_seqlens.dtype} of"
+            f" shape {tuple(cu_seqlens.shape)} on {cu_seqlens.device}"
         )
-    if offsets[0] != 0 or offsets[-1] != total or bool((offsets.diff() < 0).any()):
-        raise ValueError(f"{name} must ascend from 0 to {total}, got {offsets.tolist()}")
+    if cu_seqlens[0] != 0 or cu_seqlens[-1] != total or bool((cu_seqlens.diff() < 0).any()):
+        raise ValueError(f"{name} must ascend from 0 to {total}, got {cu_seqlens.tolist()}")
 
 
 @dataclass(frozen=True)
 class TargetPrompts:
-    """The target prompts of S slots: `flat` (P, d), any float dtype; `offsets` (S+1,) int64 on the
-    CPU.
+    """The target prompts of S slots: `flat` (P, d), any float dtype; `cu_seqlens` (S+1,) int64 on the CPU.
 
-    Slot s owns the rows `flat[offsets[s]:offsets[s+1]]`; a slot may have no prompt tokens at all.
+    Slot s owns the rows `flat[cu_seqlens[s]:cu_seqlens[s+1]]`; a slot may have no prompt tokens at all.
     """
 
     flat: Tensor
-    offsets: Tensor
+    cu_seqlens: Tensor
 
     def __post_init__(self) -> None:
         if self.flat.dim() != 2 or not self.flat.is_floating_point():
             raise ValueError(
                 f"target prompts must be a float tensor (P, d), got {self.flat.dtype} {tuple(self.flat.shape)}"
             )
-        _check_offsets("prompt offsets", self.offsets, len(self.flat))
+        _check_cu_seqlens("cu_seqlens of the prompts", self.cu_seqlens, len(self.flat))
 
     @classmethod
     def from_stacks(cls, stacks: Sequence[Tensor]) -> TargetPrompts:
@@ -76,32 +58,32 @@ class TargetPrompts:
         if not stacks:
             raise ValueError("no target prompts given: at least one stack is needed")
         lengths = [stack.shape[-2] for stack in stacks for _ in range(stack.shape[:-2].numel())]
-        return cls(torch.cat([stack.flatten(0, -2) for stack in stacks]), offsets_of(lengths))
+        return cls(torch.cat([stack.flatten(0, -2) for stack in stacks]), cu_seqlens_of(lengths))
 
     @property
     def slots(self) -> int:
         """The number of slots S."""
-        return len(self.offsets) - 1
+        return len(self.cu_seqlens) - 1
 
     @property
     def lengths(self) -> Tensor:
         """Prompt tokens of each slot: (S,) int64 on the CPU."""
-        return self.offsets.diff()
+        return self.cu_seqlens.diff()
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows: `source_ids` (N,) and `target_ids` (M,) int64 on any device, all else int64 on the
-    CPU.
+    """B rows: `input_ids` (N,) and `label_ids` (M,) int64 on any device, all else int64 on the CPU.
 
-    Row b reads `source_ids[source_offsets[b]:source_offsets[b+1]]`, should answer the same range of
-    `target_ids` and carries the prompt of slot `slots[b]`. When decoding, the targets are empty.
+    Row b's input is `input_ids[input_cu_seqlens[b]:input_cu_seqlens[b+1]]`, its label the same range of
+    `label_ids` and `label_cu_seqlens`, and it carries the prompt of slot `slots[b]`. When decoding, the labels
+    are empty.
     """
 
-    source_ids: Tensor
-    source_offsets: Tensor
-    target_ids: Tensor
-    target_offsets: Tensor
+    input_ids: Tensor
+    input_cu_seqlens: Tensor
+    label_ids: Tensor
+    label_cu_seqlens: Tensor
     slots: Tensor
 
     @property
@@ -110,68 +92,74 @@ class Batch:
         return len(self.slots)
 
     @property
-    def source_tokens(self) -> int:
-        """Tokens of all source texts together, without prompts and padding."""
-        return int(self.source_offsets[-1])
+    def input_tokens(self) -> int:
+        """Tokens of all inputs together, without prompts and padding."""
+        return int(self.input_cu_seqlens[-1])
 
     @property
-    def source_lengths(self) -> Tensor:
-        """Tokens of each row's source text: (B,) int64 on the CPU."""
-        return self.source_offsets.diff()
+    def input_lengths(self) -> Tensor:
+        """Tokens of each row's input: (B,) int64 on the CPU."""
+        return self.input_cu_seqlens.diff()
 
     @property
-    def target_lengths(self) -> Tensor:
-        """Tokens of each row's target, its </s> included: (B,) int64 on the CPU."""
-        return self.target_offsets.diff()
+    def label_lengths(self) -> Tensor:
+        """Tokens of each row's label, its </s> included: (B,) int64 on the CPU."""
+        return self.label_cu_seqlens.diff()
+
+    def placement(self, prompt_cu_seqlens: Tensor, prepend: bool) -> Placement:
+        """Where prompts and texts of these rows stand when they are packed; `prompt_cu_seqlens` (S+1,) are those of
+        the target prompts.
+        """
+        return Placement.packed(prompt_cu_seqlens, self.slots, self.input_lengths, prepend)
+
+    def input_places(self, rows: Tensor) -> Tensor:
+        """The places in `input_ids` of the rows numbered `rows` (n,), one after the other: int64 on the CPU."""
+        return ranges(self.input_cu_seqlens[rows], self.input_lengths[rows])
 
     def take(self, rows: Tensor) -> Batch:
         """The rows numbered `rows` (n,), int64 on the CPU, in that order."""
-        parts: dict[str, Tensor] = {"slots": self.slots[rows]}
-        for name, ids, offsets in (
-            ("source", self.source_ids, self.source_offsets),
-            ("target", self.target_ids, self.target_offsets),
-        ):
-            lengths = offsets.diff()[rows]
-            parts[f"{name}_ids"] = ids[spread(offsets[rows], lengths).to(ids.device)]
-            parts[f"{name}_offsets"] = offsets_of(lengths)
-        return Batch(**parts)
+        label_lengths = self.label_lengths[rows]
+        label_places = ranges(self.label_cu_seqlens[rows], label_lengths)
+        return Batch(
+            input_ids=self.input_ids[self.input_places(rows).to(self.input_ids.device)],
+            input_cu_seqlens=cu_seqlens_of(self.input_lengths[rows]),
+            label_ids=self.label_ids[label_places.to(self.label_ids.device)],
+            label_cu_seqlens=cu_seqlens_of(label_lengths),
+            slots=self.slots[rows],
+        )
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with its token ids on `device`; offsets and slots stay on the CPU."""
+        """The same batch with its token ids on `device`; cumulative lengths and slots stay on the CPU."""
         return replace(
             self,
-            source_ids=self.source_ids.to(device, non_blocking=True),
-            target_ids=self.target_ids.to(device, non_blocking=True),
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            label_ids=self.label_ids.to(device, non_blocking=True),
         )
 
 
-def make_batch(
-    sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]] | None, slots: Sequence[int]
-) -> Batch:
-    """Rows of token ids, each ending with </s>, as a `Batch` on the CPU; `targets` is None when
-    decoding.
+def make_batch(inputs: Sequence[Sequence[int]], labels: Sequence[Sequence[int]] | None, slots: Sequence[int]) -> Batch:
+    """Rows of token ids, each ending with </s>, as a `Batch` on the CPU; `labels` is None when decoding.
 
-    Raises ValueError when the three do not describe the same rows, or a row has no source or no
-    target token.
+    Raises ValueError when the three do not describe the same rows, or a row has no input or no label token.
     """
-    rows = len(sources)
+    rows = len(inputs)
     if rows == 0:
         raise ValueError("a batch needs at least one row")
-    if len(slots) != rows or (targets is not None and len(targets) != rows):
+    if len(slots) != rows or (labels is not None and len(labels) != rows):
         raise ValueError(
-            f"{rows} sources, {'no' if targets is None else len(targets)} targets and"
+            f"{rows} inputs, {'no' if labels is None else len(labels)} labels and"
             f" {len(slots)} slots do not describe the same rows"
         )
-    answers = targets if targets is not None else [()] * rows
-    for row, (source, target) in enumerate(zip(sources, answers, strict=True)):
-        if len(source) == 0:
-            raise ValueError(f"row {row} has no source tokens")
-        if targets is not None and len(target) == 0:
-            raise ValueError(f"row {row} has no target tokens")
+    answers = labels if labels is not None else [()] * rows
+    for row, (text, label) in enumerate(zip(inputs, answers, strict=True)):
+        if len(text) == 0:
+            raise ValueError(f"row {row} has no input tokens")
+        if labels is not None and len(label) == 0:
+            raise ValueError(f"row {row} has no label tokens")
     return Batch(
-        source_ids=torch.tensor(list(chain.from_iterable(sources)), dtype=torch.int64),
-        source_offsets=offsets_of([len(source) for source in sources]),
-        target_ids=torch.tensor(list(chain.from_iterable(answers)), dtype=torch.int64),
-        target_offsets=offsets_of([len(target) for target in answers]),
+        input_ids=torch.tensor(list(chain.from_iterable(inputs)), dtype=torch.int64),
+        input_cu_seqlens=cu_seqlens_of([len(text) for text in inputs]),
+        label_ids=torch.tensor(list(chain.from_iterable(answers)), dtype=torch.int64),
+        label_cu_seqlens=cu_seqlens_of([len(label) for label in answers]),
         slots=torch.tensor(list(slots), dtype=torch.int64),
     )

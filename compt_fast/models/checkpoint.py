@@ -40,6 +40,10 @@ LARGEST = 2**40  # bytes of a file of weights
 PATH_STARTS = (".", "/", "~")
 
 
+class UnsupportedCheckpointError(InputError):
+    """A checkpoint of a family, or with layers, that this engine does not compute; another may."""
+
+
 def find_folder(name_or_dir: str) -> Path:
     """The checkpoint's folder: `name_or_dir` itself, else the hub's snapshot of that name.
 
@@ -101,7 +105,10 @@ def load_checkpoint(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, 
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a T5-family checkpoint; InputError when missing, broken or another's."""
+    """`config.json` of a T5-family checkpoint.
+
+    Raises InputError when it is missing or broken, UnsupportedCheckpointError when it is another family's.
+    """
     file = folder / "config.json"
     if not file.is_file():
         raise InputError(f"{folder}: no config.json; a trunk is a folder as transformers saves it")
@@ -109,7 +116,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     family = config.get("model_type")
     _refuse_own_code(file, config)
     if not isinstance(family, str) or family not in FAMILIES:
-        raise InputError(f"{file}: model_type {shown(family)} is not supported; a trunk is a {FAMILY_TEXT}")
+        raise UnsupportedCheckpointError(
+            f"{file}: model_type {shown(family)} is not supported; a trunk is a {FAMILY_TEXT}"
+        )
     if "quantization_config" in config:
         raise InputError(f"{file}: the checkpoint is quantised (quantization_config); give it in its full precision")
     check_settings(file, config)
@@ -155,12 +164,12 @@ def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     try:
         with safe_open(file, framework="pt") as tensors:
             parts = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  (no mapping)
-            found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+            headers = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: not a whole safetensors file ({_brief(error)})") from error
-    for name, (dtype, _) in found.items():
+    for name, (dtype, _) in headers.items():
         _of_floats(file, name, dtype in FLOATS, dtype)
-    return {name: shape for name, (_, shape) in found.items()}
+    return {name: shape for name, (_, shape) in headers.items()}
 
 
 def _of_floats(file: Path, name: str, right: bool, dtype: object) -> None:
@@ -234,9 +243,9 @@ def load_model(folder: Path, class_name: str, dtype: torch.dtype) -> PreTrainedM
     except Exception as error:  # settings out of range raise whatever checks them
         raise InputError(f"{folder}: the trunk cannot be built ({_brief(error)})") from error
     if report["mismatched_keys"]:
-        name, found, expected = sorted(report["mismatched_keys"])[0]
+        name, stored, expected = sorted(report["mismatched_keys"])[0]
         raise InputError(
-            f"{folder}: tensor {name} has shape {tuple(found)}, but config.json asks for {tuple(expected)}"
+            f"{folder}: tensor {name} has shape {tuple(stored)}, but config.json asks for {tuple(expected)}"
         )
     for problem, names in (
         ("lack", report["missing_keys"]),

@@ -75,7 +75,7 @@ def check_sizes(file: Path, config: Mapping[str, Any], shapes: Shapes) -> None:
     """
     for stack, key in (("encoder", "num_layers"), ("decoder", "num_decoder_layers")):
         said = config.get(key) or config.get("num_layers")
-        blocks = {int(found[1]) for name in shapes if (found := re.match(rf"{stack}\.block\.(\d{{1,6}})\.", name))}
+        blocks = {int(match[1]) for name in shapes if (match := re.match(rf"{stack}\.block\.(\d{{1,6}})\.", name))}
         if said is not None and blocks and said != max(blocks) + 1:
             raise InputError(f"{file}: {key} is {said}, but the weights hold {max(blocks) + 1} blocks of the {stack}")
     first = "encoder.block.0.layer"

@@ -1,4 +1,4 @@
-"""The compiled operators, and the same in plain PyTorch where they are not to be had.
+"""The compiled operators: found, built at first use, loaded. `compt_fast.ops` calls them.
 
 `load()` says whether `torch.ops.compt_fast` can be called, and builds it at first use.
 
@@ -67,41 +67,6 @@ before anything else, as torch's `DataLoader` does in its workers.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from compt_fast.native import plain
 from compt_fast.native.library import Status, has_cuda, keep_quiet, load, status
 
-__all__ = ["Status", "assemble", "keep_quiet", "load", "packed_attention", "status"]
-
-
-def assemble(
-    prompts: Tensor,
-    prompt_offsets: Tensor,
-    slots: Tensor,
-    token_ids: Tensor,
-    row_offsets: Tensor,
-    embedding: Tensor,
-    prepend: bool,
-    total: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The packed encoder input `(total, d)` and its row offsets `(B+1,)`; the module says the rest.
-
-    The gradient of `prompts` is summed in fp32 over the rows that carry a prompt, in their order,
-    and cast to the prompts' dtype. Raises ValueError, naming the argument, for what does not fit.
-    """
-    compiled = load() and (prompts.device.type != "cuda" or has_cuda())
-    how = torch.ops.compt_fast.assemble if compiled else plain.assemble
-    return how(prompts, prompt_offsets, slots, token_ids, row_offsets, embedding, prepend, total)
-
-
-def packed_attention(qkv: Tensor, offsets: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention within each packed row, `(N, H, D)`, and its log-sum-exp `(N, H)`; the module says
-    the rest.
-
-    The plain path, for other devices and without a compiler, takes one row at a time.
-    """
-    compiled = qkv.device.type == "cpu" and load()
-    how = torch.ops.compt_fast.packed_attention if compiled else plain.packed_attention
-    return how(qkv, offsets, bias)
+__all__ = ["Status", "has_cuda", "keep_quiet", "load", "status"]

@@ -1,1 +1,1 @@
-"""Operators: which of formula, C++ and Triton computes a call."""
+"""Operators, a module for each family with its formula; `paths` says which of formula, C++ and Triton runs."""

@@ -28,19 +28,19 @@ def seen_nothing(run: object) -> Seen:
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """One example: token ids of text and label, and the index of its task among the run's."""
+    """One example: token ids of input and label, and the index of its task among the run's."""
 
-    source: list[int]
-    target: list[int]
+    input_ids: list[int]
+    label_ids: list[int]
     task: int
 
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Rows of one task to be predicted: token ids of the texts, and the gold labels."""
+    """Rows of one task to be predicted: token ids of the inputs, and the gold labels."""
 
     task: Task
-    sources: list[list[int]]
+    inputs: list[list[int]]
     golds: list[int | float]
 
 
@@ -120,8 +120,8 @@ class JobData:
         sets = []
         for t, data in enumerate(self.tasks):
             chosen = self.scored_indices(data)
-            sources = [self._encode(t, index, train=False) for index in chosen]
-            sets.append(ScoredRows(data.task, sources, [data.evaluation.labels[index].item() for index in chosen]))
+            inputs = [self._encode(t, index, train=False) for index in chosen]
+            sets.append(ScoredRows(data.task, inputs, [data.evaluation.labels[index].item() for index in chosen]))
         return sets
 
     def longest_label(self, mode: str) -> int:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from compt_fast.kernels import moved, unavailable
 from compt_fast.models.api import Trunk
+from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.models.t5.fixed import Bucket, FixedBatch, integers
-from compt_fast.models.t5.trunk import PackedTrunk
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.training.cohort import Cohort
 from compt_fast.training.step import Inputs, Packed, Part, forward, gradients, update
@@ -157,10 +157,9 @@ class Graphs:
         if any(eager(cohort.shape) for cohort in cohorts):
             return None
         bucket = Bucket.of(packed.prompt_lengths, packed.batch)
-        if not bucket.carried(self.trunk.weights):
+        if not bucket.absorbs(self.trunk.weights):
             return None
-        prepend = self.trunk.prompt_position == "prepend"
-        return Fitted(packed, bucket, integers(bucket, packed.cu_seqlens, packed.batch, prepend))
+        return Fitted(packed, bucket, integers(bucket, packed.cu_seqlens, packed.batch, self.trunk.prepend))
 
     def step(self, cohorts: Sequence[Cohort], fitted: Fitted) -> Tensor:
         """One step of all members: what `update` gives, for which the host does not wait."""

@@ -18,7 +18,7 @@ from compt_fast.config.job import JobSettings
 from compt_fast.config.presets import RANDOM, STORED
 from compt_fast.evaluation.evaluator import average, evaluate
 from compt_fast.models.api import Trunk
-from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.prompts.artifact import RunPrompts, save_prompts
 from compt_fast.prompts.parameters import LR_GROUP
 from compt_fast.tasks.examples import JobData, ScoredRows, Seen, seen_nothing
@@ -124,7 +124,7 @@ class Trainer:
 
     def _check_development(self, run: Run) -> None:
         for sample in self.development_of(run):
-            if not sample.sources:
+            if not sample.inputs:
                 raise InputError(
                     f"{run.id}: --select best needs training rows of {sample.task.name} beyond the shots and those "
                     "that its stored prompts were trained on, and there are none; lower --shots or --source-examples, "

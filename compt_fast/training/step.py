@@ -16,7 +16,8 @@ from torch import Tensor
 
 from compt_fast.kernels import moved
 from compt_fast.models.api import Trunk
-from compt_fast.models.batch import Batch, TargetPrompts, make_batch, offsets_of
+from compt_fast.models.batch import Batch, TargetPrompts, make_batch
+from compt_fast.ops.varlen import cu_seqlens_of
 from compt_fast.prompts.compose import compose_rows
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.training.cohort import Cohort
@@ -67,7 +68,7 @@ class Packed:
     def tokens(self) -> int:
         """Real tokens: inputs, labels and prompts."""
         prompts = int(self.prompt_lengths[self.batch.slots].sum())
-        return self.batch.source_tokens + int(self.batch.target_offsets[-1]) + prompts
+        return self.batch.input_tokens + int(self.batch.label_cu_seqlens[-1]) + prompts
 
 
 class Rows(Protocol):
@@ -76,7 +77,7 @@ class Rows(Protocol):
     def row_losses(self, flat: Tensor) -> Tensor:
         """Each row's loss (B,), as `Trunk.row_losses`; `flat` (P, d) are the target prompts of all slots."""
 
-    def target_lengths(self) -> Tensor:
+    def label_lengths(self) -> Tensor:
         """The tokens of each row's label, (B,) int64 on the device."""
 
 
@@ -91,8 +92,8 @@ class PackedRows:
     def row_losses(self, flat: Tensor) -> Tensor:
         return self.trunk.row_losses(TargetPrompts(flat, self.cu_seqlens), self.batch)
 
-    def target_lengths(self) -> Tensor:
-        return self.batch.target_lengths.to(self.trunk.device)
+    def label_lengths(self) -> Tensor:
+        return self.batch.label_lengths.to(self.trunk.device)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,9 @@ def pack(cohorts: Sequence[Cohort], ahead: int = 0) -> Packed:
 
     Where a run's tasks have one target prompt each, its slots are theirs, run by run.
     """
-    rows, counts, slots, lengths, parts = [], [], [], [], []
+    rows, slots, parts = [], [], []
+    counts: list[int] = []
+    lengths: list[int] = []
     for cohort in cohorts:
         shape, batches = cohort.shape, [member.batch(ahead) for member in cohort.members]
         own = [row for batch in batches for row in batch]
@@ -145,15 +148,15 @@ def pack(cohorts: Sequence[Cohort], ahead: int = 0) -> Packed:
         rows += own
         counts += map(len, batches)
         parts.append(Part(runs, tasks, cohort.draws(ahead), cohort.hyperparameters(ahead)))
-    batch = make_batch([row.source for row in rows], [row.target for row in rows], torch.cat(slots).tolist())
-    return Packed(members_of(cohorts, ahead), tuple(counts), batch, offsets_of(lengths), parts)
+    batch = make_batch([row.input_ids for row in rows], [row.label_ids for row in rows], torch.cat(slots).tolist())
+    return Packed(members_of(cohorts, ahead), tuple(counts), batch, cu_seqlens_of(lengths), parts)
 
 
 def forward(cohorts: Sequence[Cohort], inputs: Inputs) -> Tensor:
     """Each member's loss (runs,): the mean over the label tokens of its rows, in one pass of the trunk over all."""
     stacks = [_target_prompts(cohort, part) for cohort, part in zip(cohorts, inputs.parts, strict=True)]
     row_losses = inputs.rows.row_losses(torch.cat(stacks)).split(inputs.counts)
-    lengths = inputs.rows.target_lengths().split(inputs.counts)
+    lengths = inputs.rows.label_lengths().split(inputs.counts)
     return torch.stack([loss.sum() / length.sum() for loss, length in zip(row_losses, lengths, strict=True)])
 
 

@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 
 from benchmarks.kernels import Padded, apart, attention_error, drawn_rows, update_error
 from compt_fast.kernels import adamw
-from compt_fast.models.t5.attention import attend
+from compt_fast.ops.attention import attend
 
 
 def test_the_kernels_are_near_what_they_are_held_against(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,6 +19,6 @@ def test_the_kernels_are_near_what_they_are_held_against(monkeypatch: pytest.Mon
 
 
 def test_padded_rows_attend_as_packed_ones_do() -> None:
-    qkv, pairs = drawn_rows(4, 2, 8, torch.float32)
-    padded = Padded.of(qkv, pairs)
-    assert apart(padded.packed(padded.forward()), attend(*qkv.unbind(1), pairs)) < 1e-5
+    qkv, layout = drawn_rows(4, 2, 8, torch.float32)
+    padded = Padded.of(qkv, layout)
+    assert apart(padded.packed(padded.forward()), attend(*qkv.unbind(1), layout)) < 1e-5

@@ -10,7 +10,7 @@ import torch
 
 from compt_fast.evaluation.evaluator import average, evaluate, target_prompts
 from compt_fast.models.batch import make_batch
-from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.prompts.artifact import RunPrompts
 from compt_fast.runs.job import Job
 from compt_fast.training.cohort import Cohort, Member
@@ -45,8 +45,8 @@ def test_every_row_is_predicted_as_it_would_be_alone(scoring: str, job: Job, pro
     for task, rows in enumerate(job.data.evaluation()):
         labels = job.data.label_ids(rows.task, "natural")
         words = job.data.tokenizer.batch_decode(labels, skip_special_tokens=True)
-        for source in rows.sources:
-            targets, batch = target_prompts(prompts, job.trunk, make_batch([source], None, [task]))
+        for input_ids in rows.inputs:
+            targets, batch = target_prompts(prompts, job.trunk, make_batch([input_ids], None, [task]))
             if scoring == "rank":
                 (scores,) = job.trunk.label_scores(targets, batch, [labels])
                 text = words[int(scores.argmax())]

@@ -22,12 +22,12 @@ from compt_fast import native
 from compt_fast.kernels import adamw, launching
 from compt_fast.kernels.launching import Launch
 from compt_fast.models.checkpoint import load_checkpoint
-from compt_fast.models.t5 import attention
-from compt_fast.models.t5.attention import attend, attend_backward
-from compt_fast.models.t5.layout import Pairs
-from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.models.t5.weights import Weights
+from compt_fast.ops import attention, paths
 from compt_fast.ops import compose as fused
+from compt_fast.ops.attention import attend, attend_backward
+from compt_fast.ops.varlen import VarlenLayout
 from compt_fast.runs.job import Job
 from compt_fast.training import graphs
 from compt_fast.training.cohort import Cohort, Member
@@ -41,7 +41,7 @@ Work = Callable[[], None]
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The code that a GPU would run, on this CPU: kernels in Triton's interpreter, nothing compiled for the CPU."""
     monkeypatch.setattr(native, "load", lambda: False)
-    for module in (fused, adamw, attention, graphs):
+    for module in (fused, adamw, paths, graphs):
         monkeypatch.setattr(module, "unavailable", lambda device: "")
     monkeypatch.setattr(adamw, "PARTS", 4)  # less for the interpreter to do
 
@@ -53,20 +53,20 @@ def quick_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_triton", lambda: SimpleNamespace(attention_fwd=_forward, attention_bwd=_backward))
 
 
-def _pairs(offsets: Tensor, qkv: Tensor, bias: Tensor, longest: int) -> tuple[Pairs, int]:
+def _layout(offsets: Tensor, qkv: Tensor, bias: Tensor, longest: int) -> tuple[VarlenLayout, int]:
     offsets = offsets.cpu()
-    pairs = Pairs(offsets, offsets, qkv.device, 64, bias)
-    assert pairs.longest <= longest <= bias.shape[1] // 2 + 1
-    return pairs, int(offsets[-1])
+    layout = VarlenLayout(offsets, offsets, qkv.device, 64, bias)
+    assert layout.max_seqlen <= longest <= bias.shape[1] // 2 + 1
+    return layout, int(offsets[-1])
 
 
 # Operators, so that they are noted as one step.
 @torch.library.custom_op("compt_fast_tests::attention_fwd", mutates_args=())
 def _forward(qkv: Tensor, offsets: Tensor, bias: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     with torch._C.DisableTorchFunction():
-        pairs, end = _pairs(offsets, qkv, bias, longest)
+        layout, end = _layout(offsets, qkv, bias, longest)
         out = torch.full_like(qkv[:, 0], torch.nan)
-        out[:end] = attend(*qkv[:end].unbind(1), pairs)
+        out[:end] = attend(*qkv[:end].unbind(1), layout)
         return out, out.new_full(out.shape[:2], torch.nan, dtype=torch.float32)
 
 
@@ -75,9 +75,9 @@ def _backward(
     grad: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, offsets: Tensor, bias: Tensor, longest: int
 ) -> Tensor:
     with torch._C.DisableTorchFunction():
-        pairs, end = _pairs(offsets, qkv, bias, longest)
+        layout, end = _layout(offsets, qkv, bias, longest)
         found = torch.zeros_like(qkv)
-        found[:end] = torch.stack(attend_backward(grad[:end], *qkv[:end].unbind(1), pairs), 1)
+        found[:end] = torch.stack(attend_backward(grad[:end], *qkv[:end].unbind(1), layout), 1)
         return found
 
 
@@ -234,7 +234,7 @@ def state_of(cohort: Cohort) -> list[Tensor]:
 def on_meta(trunk: PackedTrunk, folder: Path) -> PackedTrunk:
     """The trunk, whose checkpoint is in `folder`, without data, on a device that is not the host's."""
     away = copy(trunk)
-    away.weights = Weights.take(load_checkpoint(folder, trunk.dtype)[0].to("meta"))
+    away.weights = Weights.from_model(load_checkpoint(folder, trunk.dtype)[0].to("meta"))
     return away
 
 

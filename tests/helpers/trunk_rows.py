@@ -32,10 +32,10 @@ def ids(trunk: Trunk, text: str) -> list[int]:
     return trunk.tokenizer(text)["input_ids"]
 
 
-def some_batch(trunk: Trunk, rows: Sequence[int] = ROWS, targets: bool = True) -> Batch:
+def some_batch(trunk: Trunk, rows: Sequence[int] = ROWS, labels: bool = True) -> Batch:
     return make_batch(
         [ids(trunk, TEXTS[b]) for b in rows],
-        [ids(trunk, LABELS[b]) for b in rows] if targets else None,
+        [ids(trunk, LABELS[b]) for b in rows] if labels else None,
         [SLOTS[b] for b in rows],
     )
 

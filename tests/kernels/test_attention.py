@@ -12,22 +12,21 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from compt_fast.kernels.attention import attention_bwd, attention_fwd
-from compt_fast.models.batch import offsets_of
-from compt_fast.models.t5.attention import attend, attend_backward
-from compt_fast.models.t5.layout import MASKED, Pairs
+from compt_fast.ops.attention import attend, attend_backward
+from compt_fast.ops.varlen import MASKED, VarlenLayout, cu_seqlens_of
 from tests.helpers import large_scores
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def drawn(lengths: list[int], heads: int, width: int, dtype: torch.dtype, causal: bool) -> tuple[Tensor, Pairs]:
+def drawn(lengths: list[int], heads: int, width: int, dtype: torch.dtype, causal: bool) -> tuple[Tensor, VarlenLayout]:
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(sum(lengths), 3, heads, width, generator=generator)
     bias = torch.randn(heads, 2 * max(lengths) + 5, generator=generator).to(DEVICE)
     if causal:
         bias[:, bias.shape[1] // 2 + 1 :] = MASKED
-    offsets = offsets_of(lengths)
-    return qkv.to(DEVICE, dtype), Pairs(offsets, offsets, DEVICE, heads * width, bias)
+    cu_seqlens = cu_seqlens_of(lengths)
+    return qkv.to(DEVICE, dtype), VarlenLayout(cu_seqlens, cu_seqlens, DEVICE, heads * width, bias)
 
 
 CASES = [
@@ -45,15 +44,15 @@ CASES = [
 def test_attention_and_its_gradient(
     lengths: list[int], heads: int, width: int, causal: bool, dtype: torch.dtype
 ) -> None:
-    qkv, pairs = drawn(lengths, heads, width, dtype, causal)
+    qkv, layout = drawn(lengths, heads, width, dtype, causal)
     q, k, v = qkv.float().unbind(1)
-    wanted = attend(q, k, v, pairs)
-    out, lse = attention_fwd(qkv, pairs.offsets, pairs.bias, pairs.longest)
+    wanted = attend(q, k, v, layout)
+    out, lse = attention_fwd(qkv, layout.cu_seqlens, layout.bias, layout.max_seqlen)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(out.float(), wanted, rtol=tolerance, atol=tolerance)
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE, dtype)
-    wanted_grads = torch.stack(attend_backward(grad.float(), q, k, v, pairs), 1)
-    found = attention_bwd(grad, qkv, out, lse, pairs.offsets, pairs.bias, pairs.longest)
+    wanted_grads = torch.stack(attend_backward(grad.float(), q, k, v, layout), 1)
+    found = attention_bwd(grad, qkv, out, lse, layout.cu_seqlens, layout.bias, layout.max_seqlen)
     assert found.dtype == dtype
     torch.testing.assert_close(found.float(), wanted_grads, rtol=tolerance, atol=5 * tolerance)
 
@@ -64,7 +63,7 @@ def test_attention_and_its_gradient(
 )
 def test_large_scores_round_as_in_torch(score: float, dtype: torch.dtype) -> None:
     qkv, bias, grad = (x.to(DEVICE) for x in large_scores.self_attention(90, 2, 64, score))
-    qkv, grad, offsets = qkv.to(dtype), grad.to(dtype), offsets_of([90]).to(DEVICE)
+    qkv, grad, offsets = qkv.to(dtype), grad.to(dtype), cu_seqlens_of([90]).to(DEVICE)
     out, sums = attention_fwd(qkv, offsets, bias, 90)
     found = out, attention_bwd(grad, qkv, out, sums, offsets, bias, 90)
 
@@ -75,7 +74,7 @@ def test_large_scores_round_as_in_torch(score: float, dtype: torch.dtype) -> Non
 
 
 def test_a_row_that_is_not_finite_spoils_no_other() -> None:
-    qkv, pairs = drawn([3, 66, 4], 1, 16, torch.float32, causal=False)
+    qkv, layout = drawn([3, 66, 4], 1, 16, torch.float32, causal=False)
     qkv[3:69] = torch.nan
-    out, _ = attention_fwd(qkv, pairs.offsets, pairs.bias, pairs.longest)
+    out, _ = attention_fwd(qkv, layout.cu_seqlens, layout.bias, layout.max_seqlen)
     assert out.isfinite().all((1, 2)).tolist() == [True] * 3 + [False] * 66 + [True] * 4

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from compt_fast.config.choices import ENGINES
-from compt_fast.models import open_trunk
-from compt_fast.models.reference import ReferenceTrunk
-from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.models.api import open_trunk
+from compt_fast.models.checkpoint import UnsupportedCheckpointError
+from compt_fast.models.engines import ENGINES
+from compt_fast.models.engines.fast import PackedTrunk
+from compt_fast.models.engines.reference import ReferenceTrunk
 from compt_fast.utils.errors import InputError
 from tests.helpers.tiny_t5 import make_t5
 
@@ -22,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_t5(tmp_path_factory.mktemp("trunk"))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["auto", *ENGINES])
 def test_every_engine_opens(engine: str, folder: Path) -> None:
     trunk = open_trunk(engine, str(folder), prompt_position="append")
     assert isinstance(trunk, ReferenceTrunk if engine == "reference" else PackedTrunk)
@@ -64,3 +68,34 @@ def test_a_gpu_that_is_not_there_is_refused(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="device cuda"):
         open_trunk("reference", str(folder), device="cuda")
+
+
+def test_a_new_engine_is_asked_after_those_that_are_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of another family, which takes no T5."""
+
+    class Elsewhere:
+        @classmethod
+        def load(cls, name_or_dir: str, **how: Any) -> Elsewhere:
+            if name_or_dir == str(other):
+                return cls()
+            raise UnsupportedCheckpointError("no T5 here")
+
+    other = folder.parent / "gpt"
+    other.mkdir(exist_ok=True)
+    (other / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(InputError, match="model_type 'gpt2' is not supported"):
+        open_trunk("auto", str(other))
+    monkeypatch.setitem(ENGINES, "elsewhere", Elsewhere)
+    assert isinstance(open_trunk("auto", str(folder)), PackedTrunk)
+    assert isinstance(open_trunk("auto", str(other)), Elsewhere)
+    assert isinstance(open_trunk("elsewhere", str(other)), Elsewhere)
+    with pytest.raises(InputError, match="no T5 here"):
+        open_trunk("elsewhere", str(folder))
+
+
+def test_engines_are_listed_without_torch() -> None:
+    code = (
+        "import sys; from compt_fast.config.choices import ENGINES; assert 'torch' not in sys.modules; print(*ENGINES)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["auto", *ENGINES]

@@ -1,4 +1,4 @@
-"""Ragged rows and prompts: offsets, index ranges, and what is refused."""
+"""Ragged rows and prompts, and what is refused."""
 
 from __future__ import annotations
 
@@ -6,27 +6,8 @@ from dataclasses import fields
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from compt_fast.models.batch import Batch, TargetPrompts, longest_first, make_batch, offsets_of, spread
-
-lengths = st.lists(st.integers(0, 5), min_size=1, max_size=6)
-
-
-@settings(deadline=None)
-@given(lengths)
-def test_offsets_are_running_sums(sizes: list[int]) -> None:
-    assert offsets_of(sizes).tolist() == [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 4)), max_size=6))
-def test_spread_lists_every_range(ranges: list[tuple[int, int]]) -> None:
-    starts = torch.tensor([start for start, _ in ranges], dtype=torch.int64)
-    sizes = torch.tensor([size for _, size in ranges], dtype=torch.int64)
-    expected = [index for start, size in ranges for index in range(start, start + size)]
-    assert spread(starts, sizes).tolist() == expected
+from compt_fast.models.batch import Batch, TargetPrompts, longest_first, make_batch
 
 
 def test_prompts_of_unlike_lengths_keep_their_order_and_lengths() -> None:
@@ -35,7 +16,7 @@ def test_prompts_of_unlike_lengths_keep_their_order_and_lengths() -> None:
     assert prompts.slots == 3
     assert prompts.lengths.tolist() == [2, 0, 4]
     for slot, part in enumerate(parts):
-        assert torch.equal(prompts.flat[prompts.offsets[slot] : prompts.offsets[slot + 1]], part)
+        assert torch.equal(prompts.flat[prompts.cu_seqlens[slot] : prompts.cu_seqlens[slot + 1]], part)
 
 
 def test_prompts_from_stacks_number_runs_before_tasks_and_stacks_in_order() -> None:
@@ -45,7 +26,7 @@ def test_prompts_from_stacks_number_runs_before_tasks_and_stacks_in_order() -> N
     expected = [first[run, task] for run in range(2) for task in range(3)]
     expected += [second[0, task] for task in range(2)]
     for slot, prompt in enumerate(expected):
-        assert torch.equal(prompts.flat[prompts.offsets[slot] : prompts.offsets[slot + 1]], prompt)
+        assert torch.equal(prompts.flat[prompts.cu_seqlens[slot] : prompts.cu_seqlens[slot + 1]], prompt)
 
 
 def test_gradients_pass_through() -> None:
@@ -58,7 +39,7 @@ def test_gradients_pass_through() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flat", "offsets", "message"),
+    ("flat", "cu_seqlens", "message"),
     [
         (torch.zeros(4), [0, 4], "float tensor"),
         (torch.zeros(4, 2, dtype=torch.int64), [0, 4], "float tensor"),
@@ -69,10 +50,10 @@ def test_gradients_pass_through() -> None:
         (torch.zeros(4, 2), [0.0, 4.0], "one-dimensional int64"),
     ],
 )
-def test_bad_prompts_are_refused(flat: torch.Tensor, offsets: list, message: str) -> None:
-    kind = torch.float32 if offsets and isinstance(offsets[0], float) else torch.int64
+def test_bad_prompts_are_refused(flat: torch.Tensor, cu_seqlens: list, message: str) -> None:
+    kind = torch.float32 if cu_seqlens and isinstance(cu_seqlens[0], float) else torch.int64
     with pytest.raises(ValueError, match=message):
-        TargetPrompts(flat, torch.tensor(offsets, dtype=kind))
+        TargetPrompts(flat, torch.tensor(cu_seqlens, dtype=kind))
 
 
 def test_no_prompts_at_all_are_refused() -> None:
@@ -81,45 +62,45 @@ def test_no_prompts_at_all_are_refused() -> None:
 
 
 def test_a_batch_holds_its_rows() -> None:
-    sources, targets = [[5, 6, 1], [7, 1]], [[8, 1], [9, 9, 1]]
-    batch = make_batch(sources, targets, [3, 0])
-    assert (batch.rows, batch.source_tokens) == (2, 5)
-    assert batch.source_lengths.tolist() == [3, 2]
-    assert batch.target_lengths.tolist() == [2, 3]
+    inputs, labels = [[5, 6, 1], [7, 1]], [[8, 1], [9, 9, 1]]
+    batch = make_batch(inputs, labels, [3, 0])
+    assert (batch.rows, batch.input_tokens) == (2, 5)
+    assert batch.input_lengths.tolist() == [3, 2]
+    assert batch.label_lengths.tolist() == [2, 3]
     assert batch.slots.tolist() == [3, 0]
-    cut = batch.source_offsets.tolist()
-    assert [batch.source_ids[cut[b] : cut[b + 1]].tolist() for b in range(2)] == sources
-    cut = batch.target_offsets.tolist()
-    assert [batch.target_ids[cut[b] : cut[b + 1]].tolist() for b in range(2)] == targets
+    cut = batch.input_cu_seqlens.tolist()
+    assert [batch.input_ids[cut[b] : cut[b + 1]].tolist() for b in range(2)] == inputs
+    cut = batch.label_cu_seqlens.tolist()
+    assert [batch.label_ids[cut[b] : cut[b + 1]].tolist() for b in range(2)] == labels
 
 
-def test_a_batch_to_decode_has_no_targets() -> None:
+def test_a_batch_to_decode_has_no_labels() -> None:
     batch = make_batch([[5, 1], [1]], None, [0, 0])
-    assert batch.target_ids.dtype == torch.int64
-    assert batch.target_lengths.tolist() == [0, 0]
+    assert batch.label_ids.dtype == torch.int64
+    assert batch.label_lengths.tolist() == [0, 0]
 
 
 def test_moving_a_batch_leaves_its_layout_on_the_host() -> None:
     moved = make_batch([[5, 1]], [[2, 1]], [0]).to("meta")
     assert isinstance(moved, Batch)
-    assert moved.source_ids.device.type == moved.target_ids.device.type == "meta"
-    for host in (moved.source_offsets, moved.target_offsets, moved.slots):
+    assert moved.input_ids.device.type == moved.label_ids.device.type == "meta"
+    for host in (moved.input_cu_seqlens, moved.label_cu_seqlens, moved.slots):
         assert host.device.type == "cpu"
 
 
 @pytest.mark.parametrize(
-    ("sources", "targets", "slots", "message"),
+    ("inputs", "labels", "slots", "message"),
     [
         ([], None, [], "at least one row"),
-        ([[1]], None, [0, 1], "1 sources, no targets and 2 slots"),
-        ([[1]], [[1], [1]], [0], "1 sources, 2 targets and 1 slots"),
-        ([[1], []], None, [0, 0], "row 1 has no source"),
-        ([[1], [1]], [[], [1]], [0, 0], "row 0 has no target"),
+        ([[1]], None, [0, 1], "1 inputs, no labels and 2 slots"),
+        ([[1]], [[1], [1]], [0], "1 inputs, 2 labels and 1 slots"),
+        ([[1], []], None, [0, 0], "row 1 has no input"),
+        ([[1], [1]], [[], [1]], [0, 0], "row 0 has no label"),
     ],
 )
-def test_rows_that_do_not_fit_together_are_refused(sources, targets, slots, message: str) -> None:
+def test_rows_that_do_not_fit_together_are_refused(inputs, labels, slots, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_batch(sources, targets, slots)
+        make_batch(inputs, labels, slots)
 
 
 def test_rows_are_taken_in_any_order() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 from compt_fast import native
-from compt_fast.native import plain
+from compt_fast.ops import assembly
 from tests.helpers.assembly import case, expected, expected_grad, needed
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -27,7 +27,7 @@ def compiled() -> None:
 
 @pytest.fixture(params=["plain", "compiled"])
 def assemble(request: pytest.FixtureRequest) -> Assemble:
-    return plain.assemble if request.param == "plain" else torch.ops.compt_fast.assemble
+    return assembly.formula if request.param == "plain" else torch.ops.compt_fast.assemble
 
 
 def same(got: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> None:

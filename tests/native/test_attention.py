@@ -1,4 +1,4 @@
-"""Attention of packed rows, compiled and plain, against one row and head at a time in float64."""
+"""Attention of packed rows, compiled, against one row and head at a time in float64."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.library import opcheck
 
 from compt_fast import native
-from compt_fast.native import plain
 from tests.helpers import large_scores
 from tests.helpers.assembly import offsets_of
 
@@ -23,9 +22,9 @@ def compiled() -> None:
     assert native.load(), native.status().why
 
 
-@pytest.fixture(params=["plain", "compiled"])
-def attend(request: pytest.FixtureRequest) -> Attend:
-    return plain.packed_attention if request.param == "plain" else torch.ops.compt_fast.packed_attention
+@pytest.fixture
+def attend() -> Attend:
+    return torch.ops.compt_fast.packed_attention
 
 
 def made(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from compt_fast import native
-from compt_fast.native import plain
+from compt_fast.ops import assembly
 from tests.helpers.assembly import case, needed
 from tests.helpers.host_cuda import ADDRESSES, FLOATS, KERNELS, RACES, Case, Failure, build, missing, run
 
@@ -85,7 +85,7 @@ def check(program: Path, jobs: Sequence[Case]) -> None:
     for one, (offsets, packed, grad) in zip(jobs, run(program, jobs), strict=True):
         prompts = one.arguments["prompts"].detach().clone().requires_grad_()
         arguments = one.arguments | {"prompts": prompts, "total": len(one.grad)}
-        for assemble in (torch.ops.compt_fast.assemble, plain.assemble):
+        for assemble in (torch.ops.compt_fast.assemble, assembly.formula):
             right, right_offsets = assemble(**arguments)
             (right_grad,) = torch.autograd.grad(right, prompts, one.grad)
             same(offsets, right_offsets)

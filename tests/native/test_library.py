@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from compt_fast import native
 from compt_fast.native import build, library
 
 WANTED: dict[str, Any] = {
@@ -319,18 +318,6 @@ def test_no_cuda_is_built_for_a_torch_without_it_or_another_major(
     assert build.cuda_to_build_for() == "13.1"
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     assert build.cuda_to_build_for() is None
-
-
-@pytest.mark.parametrize("half", [True, False])
-def test_without_the_cuda_half_a_gpus_tensors_go_the_plain_way(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where torch brought its CUDA along and there is no nvcc."""
-    there: Any = SimpleNamespace(device=torch.device("cuda"))
-    ways = SimpleNamespace(assemble=lambda *given: "compiled"), SimpleNamespace(assemble=lambda *given: "plain")
-    monkeypatch.setattr(native, "load", lambda: True)
-    monkeypatch.setattr(native, "has_cuda", lambda: half)
-    monkeypatch.setattr(native, "torch", SimpleNamespace(ops=SimpleNamespace(compt_fast=ways[0])))
-    monkeypatch.setattr(native, "plain", ways[1])
-    assert native.assemble(there, *[there] * 5, True) == ("compiled" if half else "plain")
 
 
 def test_the_library_knows_whether_it_has_its_cuda_half() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from compt_fast.kernels.launching import Launch
-from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.prompts import shape as shapes
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.runs.job import Job

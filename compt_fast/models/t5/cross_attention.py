@@ -1,10 +1,10 @@
-"""Cross-attention of all decoder layers to one batch's encoder states, two ways.
+"""Cross-attention of all decoder layers to one batch's encoder states, with absorbed or projected keys and values.
 
-A target has a few tokens and its source many. With head h's key matrix K_h and value matrix V_h, its
-scores are `q (K_h e)^T = (q K_h) e^T`, and its result is `V_h (sum_j p_j e_j)`. `Carried` takes each
-query into the encoder's space, lets it attend to the states themselves, which so serve all heads and
-layers as keys and as values, and takes back what it attended to. `Projected` computes the keys and
-values of every source token in every layer, which pays only where queries are many.
+A label has a few tokens and its input many. With head h's key matrix K_h and value matrix V_h, its
+scores are `q (K_h e)^T = (q K_h) e^T`, and its result is `V_h (sum_j p_j e_j)`. Absorbed, the matrices move to the
+queries' side: each query is taken into the encoder's space, attends to the states themselves, which so serve
+all heads and layers as keys and as values, and what it attended to is taken back. Projected, the keys and
+values of every input token are computed in every layer, which pays only where queries are many.
 """
 
 from __future__ import annotations
@@ -17,39 +17,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compt_fast.models.batch import offsets_of, spread
-from compt_fast.models.t5.attention import attend, attend_backward
-from compt_fast.models.t5.keys import CompiledKeys, PaddedKeys
-from compt_fast.models.t5.layout import Group, Pairs
-from compt_fast.models.t5.linear import Frozen, has_own_products
 from compt_fast.models.t5.weights import Weights
-from compt_fast.ops.rowwise import compiled
+from compt_fast.ops.attention import attend, attend_backward
+from compt_fast.ops.cross_attention import PaddedStates, SharedStates, shared_states
+from compt_fast.ops.linear import FrozenLinear, has_compiled_products
+from compt_fast.ops.varlen import PaddedGroup, VarlenLayout, cu_seqlens_of, ranges
 
 FEW = 8  # tokens
 
-CrossKept = tuple[Tensor, list[Tensor]]
-"""The queries as they attended; and, when carried, what their reading wants kept."""
+CrossAttentionSaved = tuple[Tensor, list[Tensor]]
+"""The queries as they attended; and, absorbed, what their attention saved."""
 
 
-class Reading(ABC):
-    """Decoder tokens of B rows that read the encoder's `states` (N, d).
+class CrossAttention(ABC):
+    """Attention of decoder tokens of B rows to the encoder's `states` (N, d).
 
-    Row b's tokens are `q_offsets[b]` to `q_offsets[b+1]` of all M, its states the same of `k_offsets`;
+    Row b's tokens are `cu_seqlens_q[b]` to `cu_seqlens_q[b+1]` of all M, its states the same of `cu_seqlens_k`;
     both are (B+1,) int64 on the host.
     """
 
-    def __init__(self, states: Tensor, q_offsets: Tensor, k_offsets: Tensor, weights: Weights) -> None:
+    def __init__(self, states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, weights: Weights) -> None:
         self.states = states
-        self.q_offsets = q_offsets
-        self.k_offsets = k_offsets
+        self.cu_seqlens_q = cu_seqlens_q
+        self.cu_seqlens_k = cu_seqlens_k
         self.weights = weights
 
     @abstractmethod
-    def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossKept]:
-        """What layer `depth`'s queries (M, H, c) attend to, (M, H, c); and what `backward` needs."""
+    def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossAttentionSaved]:
+        """What layer `depth`'s queries (M, H, c) attend to, (M, H, c); and what `backward` needs saved."""
 
     @abstractmethod
-    def backward(self, grad: Tensor, kept: CrossKept, depth: int) -> Tensor:
+    def backward(self, grad: Tensor, saved: CrossAttentionSaved, depth: int) -> Tensor:
         """The gradient of the queries (M, H, c); that of the states is added to the other layers'."""
 
     @abstractmethod
@@ -58,119 +56,121 @@ class Reading(ABC):
 
     def select(self, rows: Tensor) -> Self:
         """The same of some rows alone, by their numbers (n,) int64 on the host."""
-        lengths = self.k_offsets.diff()[rows]
-        tokens = spread(self.k_offsets[rows], lengths).to(self.states.device)
-        q_offsets = offsets_of(self.q_offsets.diff()[rows])
-        return self._of(tokens, q_offsets, offsets_of(lengths))
+        lengths = self.cu_seqlens_k.diff()[rows]
+        tokens = ranges(self.cu_seqlens_k[rows], lengths).to(self.states.device)
+        cu_seqlens_q = cu_seqlens_of(self.cu_seqlens_q.diff()[rows])
+        return self._of(tokens, cu_seqlens_q, cu_seqlens_of(lengths))
 
-    def _of(self, tokens: Tensor, q_offsets: Tensor, k_offsets: Tensor) -> Self:
-        return type(self)(self.states[tokens], q_offsets, k_offsets, self.weights)
+    def _of(self, tokens: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> Self:
+        return type(self)(self.states[tokens], cu_seqlens_q, cu_seqlens_k, self.weights)
 
 
-class Carried(Reading):
+class AbsorbedCrossAttention(CrossAttention):
     """The states themselves are keys and values, of all heads alike: a token asks once for each head.
 
-    With `groups` of such queries and keys, the rows' and the heads', the offsets are not looked at.
+    With `groups` of such queries and keys, the rows' and the heads', the cumulative lengths are not looked at.
     """
 
     def __init__(
         self,
         states: Tensor,
-        q_offsets: Tensor,
-        k_offsets: Tensor,
+        cu_seqlens_q: Tensor,
+        cu_seqlens_k: Tensor,
         weights: Weights,
-        groups: Sequence[Group] | None = None,
+        groups: Sequence[PaddedGroup] | None = None,
     ) -> None:
-        super().__init__(states, q_offsets, k_offsets, weights)
-        self._keys: CompiledKeys | PaddedKeys
-        asked = q_offsets * weights.heads
+        super().__init__(states, cu_seqlens_q, cu_seqlens_k, weights)
+        self._shared: SharedStates
         if groups is not None:
-            self._keys = PaddedKeys(states, groups)
-        elif compiled(states):
-            self._keys = CompiledKeys(states, asked, k_offsets)
+            self._shared = PaddedStates(states, groups)
         else:
-            self._keys = PaddedKeys(states, Pairs(asked, k_offsets, states.device, states.shape[1]).groups)
+            self._shared = shared_states(states, cu_seqlens_q * weights.heads, cu_seqlens_k)
 
-    def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossKept]:
-        k, v = self._maps(depth)
-        carried = _by_head(q, k, back=True).flatten(0, 1).contiguous()
-        attended, kept = self._keys.read(carried)
-        return _by_head(attended.view(len(q), len(k), -1), v), (carried, kept)
+    def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossAttentionSaved]:
+        k, v = self._matrices(depth)
+        absorbed = _by_head(q, k, transposed=True).flatten(0, 1).contiguous()
+        attended, saved = self._shared.attend(absorbed)
+        return _by_head(attended.view(len(q), len(k), -1), v), (absorbed, saved)
 
-    def backward(self, grad: Tensor, kept: CrossKept, depth: int) -> Tensor:
-        k, v = self._maps(depth)
-        carried_grad = self._keys.read_backward(_by_head(grad, v, back=True).flatten(0, 1).contiguous(), *kept)
-        return _by_head(carried_grad.view(len(grad), len(k), -1), k)
+    def backward(self, grad: Tensor, saved: CrossAttentionSaved, depth: int) -> Tensor:
+        k, v = self._matrices(depth)
+        attended_grad = _by_head(grad, v, transposed=True).flatten(0, 1).contiguous()
+        absorbed_grad = self._shared.attend_backward(attended_grad, *saved)
+        return _by_head(absorbed_grad.view(len(grad), len(k), -1), k)
 
     def states_grad(self) -> Tensor:
-        return self._keys.grad()
+        return self._shared.grad()
 
-    def _maps(self, depth: int) -> tuple[Tensor, Tensor]:
+    def _matrices(self, depth: int) -> tuple[Tensor, Tensor]:
         """Layer `depth`'s key and value matrices by head, (H, c, d) each."""
         k, v = self.weights.decoder[depth].cross.kv.view(2, self.weights.heads, self.weights.head_dim, -1)
         return k, v
 
 
-class Projected(Reading):
+class ProjectedCrossAttention(CrossAttention):
     """Keys and values of each layer, computed when first asked for."""
 
-    def __init__(self, states: Tensor, q_offsets: Tensor, k_offsets: Tensor, weights: Weights) -> None:
-        super().__init__(states, q_offsets, k_offsets, weights)
-        self._pairs = Pairs(q_offsets, k_offsets, states.device, weights.inner)
+    def __init__(self, states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, weights: Weights) -> None:
+        super().__init__(states, cu_seqlens_q, cu_seqlens_k, weights)
+        self._layout = VarlenLayout(cu_seqlens_q, cu_seqlens_k, states.device, weights.inner)
         self._kv: dict[int, Tensor] = {}
         self._grad: Tensor | None = None
 
-    def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossKept]:
+    def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossAttentionSaved]:
         if depth not in self._kv:
             kv = F.linear(self.states, self.weights.decoder[depth].cross.kv)
             self._kv[depth] = kv.view(len(kv), 2, self.weights.heads, -1)
         k, v = self._kv[depth].unbind(1)
-        return attend(q, k, v, self._pairs), (q, [])
+        return attend(q, k, v, self._layout), (q, [])
 
-    def backward(self, grad: Tensor, kept: CrossKept, depth: int) -> Tensor:
+    def backward(self, grad: Tensor, saved: CrossAttentionSaved, depth: int) -> Tensor:
         k, v = self._kv.pop(depth).unbind(1)
-        q_grad, *kv_grads = attend_backward(grad, kept[0], k, v, self._pairs)
+        q_grad, *kv_grads = attend_backward(grad, saved[0], k, v, self._layout)
         kv_grad = torch.stack(kv_grads, 1).flatten(1)
-        grad_here = (kv_grad @ self.weights.decoder[depth].cross.kv).float()
-        self._grad = grad_here if self._grad is None else self._grad.add_(grad_here)
+        layer_grad = (kv_grad @ self.weights.decoder[depth].cross.kv).float()
+        self._grad = layer_grad if self._grad is None else self._grad.add_(layer_grad)
         return q_grad
 
     def states_grad(self) -> Tensor:
         assert self._grad is not None
         return self._grad
 
-    def _of(self, tokens: Tensor, q_offsets: Tensor, k_offsets: Tensor) -> Self:
-        chosen = super()._of(tokens, q_offsets, k_offsets)
+    def _of(self, tokens: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> Self:
+        chosen = super()._of(tokens, cu_seqlens_q, cu_seqlens_k)
         chosen._kv = {depth: kv[tokens] for depth, kv in self._kv.items()}
         return chosen
 
 
-def read(states: Tensor, q_offsets: Tensor, k_offsets: Tensor, weights: Weights, times: int = 1) -> Reading:
-    """`Carried` or `Projected`, whichever takes fewer products if each query asks `times` times."""
-    queries, keys = q_offsets.diff() * times, k_offsets.diff()
-    asked, seen = int(queries.sum()), int((queries * keys).sum())
-    kind = Carried if carrying_pays(asked, seen, int(k_offsets[-1]), weights) else Projected
-    return kind(states, q_offsets, k_offsets, weights)
+def cross_attention_for(
+    states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, weights: Weights, times: int = 1
+) -> CrossAttention:
+    """Absorbed or projected, whichever takes fewer products if each query asks `times` times."""
+    queries, keys = cu_seqlens_q.diff() * times, cu_seqlens_k.diff()
+    count, pairs = int(queries.sum()), int((queries * keys).sum())
+    absorbed = absorbing_pays(count, pairs, int(cu_seqlens_k[-1]), weights)
+    kind = AbsorbedCrossAttention if absorbed else ProjectedCrossAttention
+    return kind(states, cu_seqlens_q, cu_seqlens_k, weights)
 
 
-def carrying_pays(asked: int, seen: int, states: int, weights: Weights) -> bool:
-    """Whether `Carried` takes no more products than `Projected`, for `asked` queries that see `seen` keys, all rows'
-    together, of so many `states`.
+def absorbing_pays(queries: int, pairs: int, states: int, weights: Weights) -> bool:
+    """Whether absorbed keys and values take no more products than projected ones, for so many `queries`, `pairs` of
+    query and key, and `states`, all rows' together.
     """
     inner, width = weights.inner, weights.embedding.shape[1]
-    carrying = asked * inner * width + seen * weights.heads * width
-    return carrying <= states * inner * width + seen * inner
+    absorbed = queries * inner * width + pairs * weights.heads * width
+    return absorbed <= states * inner * width + pairs * inner
 
 
-def _by_head(x: Tensor, maps: Tensor, *, back: bool = False) -> Tensor:
-    """Each token's products with the heads' matrices W (H, c, d): `W x`, (M, H, d) -> (M, H, c), or `back` `W^T x`.
+def _by_head(x: Tensor, matrices: Tensor, *, transposed: bool = False) -> Tensor:
+    """Each token's products with the heads' matrices W (H, c, d): `W x`, (M, H, d) -> (M, H, c), or `transposed`
+    `W^T x`.
 
     What a row gives must not depend on how many there are. A batched product of torch's does not promise that: fewer
     than four rows it multiplies in another order, so that a few are filled up, and on some processors any number.
     """
-    if has_own_products(x):
-        heads = zip(x.transpose(0, 1).contiguous(), map(Frozen, maps), strict=True)
-        return torch.stack([own.back(part) if back else own(part) for part, own in heads], dim=1)
+    if has_compiled_products(x):
+        heads = zip(x.transpose(0, 1).contiguous(), map(FrozenLinear, matrices), strict=True)
+        return torch.stack([w.backward(part) if transposed else w(part) for part, w in heads], dim=1)
     few = max(0, FEW - len(x))
     wide = F.pad(x, (0, 0, 0, 0, 0, few)) if few and x.device.type == "cpu" else x
-    return (wide.transpose(0, 1) @ (maps if back else maps.transpose(1, 2))).transpose(0, 1)[: len(x)]
+    return (wide.transpose(0, 1) @ (matrices if transposed else matrices.transpose(1, 2))).transpose(0, 1)[: len(x)]

@@ -9,28 +9,27 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from compt_fast.models.batch import offsets_of
-from compt_fast.models.t5.attention import attend
-from compt_fast.models.t5.cross_attention import Reading
+from compt_fast.models.t5.cross_attention import CrossAttention
 from compt_fast.models.t5.decoder import decode
 from compt_fast.models.t5.head import log_likelihoods
-from compt_fast.models.t5.layout import Pairs, equal_offsets
 from compt_fast.models.t5.weights import Weights
+from compt_fast.ops.attention import attend
+from compt_fast.ops.varlen import VarlenLayout, cu_seqlens_of, equal_cu_seqlens
 
 
-class _Cache:
+class _KeyValueCache:
     """The keys and values of what the rows have written so far: (n, t, 2, H, c) by layer."""
 
-    def __init__(self, weights: Weights, longest: int) -> None:
-        self.bias = weights.decoder_bias.by_distance(longest)
+    def __init__(self, weights: Weights, max_new_tokens: int) -> None:
+        self.bias = weights.decoder_bias.by_distance(max_new_tokens)
         self.work = weights.inner
         self.layers: dict[int, Tensor] = {}
-        self.pairs: Pairs | None = None
+        self.layout: VarlenLayout | None = None
 
     def step(self, rows: int, written: int) -> None:
         """Prepare for the token number `written`, from 1, of `rows` rows."""
-        keys = equal_offsets(rows, written)
-        self.pairs = Pairs(equal_offsets(rows, 1), keys, self.bias.device, self.work, self.bias)
+        keys = equal_cu_seqlens(rows, written)
+        self.layout = VarlenLayout(equal_cu_seqlens(rows, 1), keys, self.bias.device, self.work, self.bias)
 
     def select(self, rows: Tensor) -> None:
         """Keep only `rows` (n,) int64."""
@@ -39,27 +38,27 @@ class _Cache:
 
     def __call__(self, qkv: Tensor, depth: int) -> tuple[Tensor, tuple[()]]:
         """Attention of the newest token of each row, (n, 3, H, c) -> (n, H, c)."""
-        assert self.pairs is not None
+        assert self.layout is not None
         newest = qkv[:, None, 1:]
         kv = torch.cat([self.layers[depth], newest], 1) if depth in self.layers else newest
         self.layers[depth] = kv
         k, v = kv.flatten(0, 1).unbind(1)
-        return attend(qkv[:, 0], k, v, self.pairs), ()
+        return attend(qkv[:, 0], k, v, self.layout), ()
 
 
-def greedy(reading: Reading, start_id: int, end_id: int, max_new_tokens: int) -> list[list[int]]:
+def greedy(cross_attention: CrossAttention, start_id: int, end_id: int, max_new_tokens: int) -> list[list[int]]:
     """Each row's likeliest next token, again and again up to `end_id`, which is left out.
 
-    `reading` has one token a row. A row that has ended takes part in no further step.
+    `cross_attention` has one token a row. A row that has ended takes part in no further step.
     """
-    weights, device = reading.weights, reading.states.device
-    rows = list(range(len(reading.k_offsets) - 1))
+    weights, device = cross_attention.weights, cross_attention.states.device
+    rows = list(range(len(cross_attention.cu_seqlens_k) - 1))
     answers: list[list[int]] = [[] for _ in rows]
-    cache = _Cache(weights, max(1, max_new_tokens))
+    cache = _KeyValueCache(weights, max(1, max_new_tokens))
     ids = torch.full((len(rows),), start_id, device=device)
     for written in range(1, max_new_tokens + 1):
         cache.step(len(rows), written)
-        ids = weights.head(decode(ids, cache, reading)).float().argmax(1)
+        ids = weights.head(decode(ids, cache, cross_attention)).float().argmax(1)
         tokens = ids.tolist()
         going = [i for i, token in enumerate(tokens) if token != end_id]
         for i in going:
@@ -68,7 +67,7 @@ def greedy(reading: Reading, start_id: int, end_id: int, max_new_tokens: int) ->
             break
         if len(going) < len(rows):
             chosen = torch.tensor(going)
-            reading, rows = reading.select(chosen), [rows[i] for i in going]
+            cross_attention, rows = cross_attention.select(chosen), [rows[i] for i in going]
             chosen = chosen.to(device)
             cache.select(chosen)
             ids = ids[chosen]
@@ -95,15 +94,15 @@ class Trie:
         for candidate in candidates:
             if not candidate:
                 raise ValueError("a candidate needs at least one token, its </s>")
-            node, own = 0, []
+            node, candidate_steps = 0, []
             for token in candidate[:-1]:
-                own.append((node, token))
+                candidate_steps.append((node, token))
                 child = children.setdefault((node, token), len(tokens))
                 if child == len(tokens):
                     tokens.append(token)
                     paths.append([*paths[node], child])
                 node = child
-            steps.append([*own, (node, candidate[-1])])
+            steps.append([*candidate_steps, (node, candidate[-1])])
         return cls(tokens, paths, steps)
 
 
@@ -114,27 +113,28 @@ class _Ancestors:
         device = weights.embedding.device
         lengths = [len(path) for path in paths]
         bias = weights.decoder_bias.by_distance(max(lengths))
-        ends = equal_offsets(len(paths), 1)
-        self.pairs = Pairs(ends, offsets_of(lengths), device, weights.inner, bias)
+        ends = equal_cu_seqlens(len(paths), 1)
+        self.layout = VarlenLayout(ends, cu_seqlens_of(lengths), device, weights.inner, bias)
         self.places = torch.tensor(list(chain.from_iterable(paths)), device=device)
 
     def __call__(self, qkv: Tensor, depth: int) -> tuple[Tensor, tuple[()]]:
         k, v = qkv[:, 1:][self.places].unbind(1)
-        return attend(qkv[:, 0], k, v, self.pairs), ()
+        return attend(qkv[:, 0], k, v, self.layout), ()
 
 
-def rank(reading: Reading, tries: Sequence[Trie]) -> Tensor:
+def rank(cross_attention: CrossAttention, tries: Sequence[Trie]) -> Tensor:
     """The log-likelihood in nats of all candidates, one trie a row, row after row: fp32 on the host.
 
-    `reading` has a row's nodes as its tokens.
+    `cross_attention` has a row's nodes as its tokens.
     """
-    weights, device = reading.weights, reading.states.device
-    rows = list(zip(reading.q_offsets.tolist(), tries, strict=False))
+    weights = cross_attention.weights
+    device = cross_attention.states.device
+    rows = list(zip(cross_attention.cu_seqlens_q.tolist(), tries, strict=False))
     paths = [[first + node for node in path] for first, trie in rows for path in trie.paths]
     tokens = torch.tensor([token for trie in tries for token in trie.tokens], device=device)
-    out = decode(tokens, _Ancestors(paths, weights), reading)
+    out = decode(tokens, _Ancestors(paths, weights), cross_attention)
     steps = [[(first + node, token) for node, token in candidate] for first, trie in rows for candidate in trie.steps]
     at, ids = torch.tensor(list(chain.from_iterable(steps))).unbind(1)
-    found = log_likelihoods(out, weights.head, at, ids)
+    token_scores = log_likelihoods(out, weights.head, at, ids)
     lengths = torch.tensor([len(candidate) for candidate in steps])
-    return torch.segment_reduce(found, "sum", lengths=lengths)
+    return torch.segment_reduce(token_scores, "sum", lengths=lengths)

@@ -3,13 +3,13 @@
 What differs between batches of a bucket is in one vector of integers, made on the host by `integers` and copied to
 where `FixedBatch` keeps it; nothing else of a batch enters the losses. Rows are packed as `PackedTrunk` packs them, the
 longest first, and end before the bucket's tokens do: the tail belongs to no row, and what stands there is left to
-chance. Targets are padded to one length.
+chance. Labels are padded to one length.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,14 +17,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from compt_fast.kernels import moved
-from compt_fast.models.batch import Batch, longest_first, offsets_of, spread
-from compt_fast.models.t5.cross_attention import Carried, Reading, carrying_pays
-from compt_fast.models.t5.layout import MASKED, Group, Pairs, Side, equal_offsets
-from compt_fast.models.t5.trunk import Layout, PackedTrunk, Targets, losses_and_way, prompts_gradient
+from compt_fast.models.batch import Batch, longest_first
+from compt_fast.models.t5.cross_attention import AbsorbedCrossAttention, CrossAttention, absorbing_pays
+from compt_fast.models.t5.losses import EncoderRows, LabelRows, losses_backward, losses_forward
 from compt_fast.models.t5.weights import Weights
+from compt_fast.ops.varlen import MASKED, PaddedGroup, PaddedView, VarlenLayout, equal_cu_seqlens
+
+if TYPE_CHECKING:
+    from compt_fast.models.engines.fast import PackedTrunk
 
 TOKEN_STEPS = 8  # sizes between a power of two and the next (ours): at most an eighth of the tokens is tail
-ROW_STEPS = 2  # the same of a row's and a target's tokens, which cost less
+ROW_STEPS = 2  # the same of a row's and a label's tokens, which cost less
 
 
 def rounded(size: int, steps: int) -> int:
@@ -37,29 +40,29 @@ def rounded(size: int, steps: int) -> int:
 class Bucket:
     """The sizes of batches that are computed alike.
 
-    `rows` B; `tokens` N of all rows, prompts and tail included; `longest` bounds a row's tokens, `target` a target's;
-    `copies` n are the prompt tokens of all rows, `prompts` P the rows of all slots' prompts.
+    `rows` B; `tokens` N of all rows, prompts and tail included; `max_seqlen` bounds a row's tokens, `max_label` a
+    label's; `prompt_tokens` n are those of all rows, `prompt_rows` P the rows of all slots' prompts.
     """
 
     rows: int
     tokens: int
-    longest: int
-    target: int
-    copies: int
-    prompts: int
+    max_seqlen: int
+    max_label: int
+    prompt_tokens: int
+    prompt_rows: int
 
     @classmethod
-    def of(cls, lengths: Tensor, batch: Batch) -> Bucket:
-        """The bucket of a batch with targets, whose slots' prompts have `lengths` (S,)."""
-        prompts = lengths[batch.slots]
-        tokens = batch.source_lengths + prompts
+    def of(cls, prompt_lengths: Tensor, batch: Batch) -> Bucket:
+        """The bucket of a batch with labels, whose slots' prompts have `prompt_lengths` (S,)."""
+        prompts = prompt_lengths[batch.slots]
+        tokens = batch.input_lengths + prompts
         return cls(
             batch.rows,
             rounded(int(tokens.sum()), TOKEN_STEPS),
             rounded(int(tokens.max()), ROW_STEPS),
-            rounded(int(batch.target_lengths.max()), ROW_STEPS),
+            rounded(int(batch.label_lengths.max()), ROW_STEPS),
             int(prompts.sum()),
-            int(lengths.sum()),
+            int(prompt_lengths.sum()),
         )
 
     @property
@@ -67,56 +70,53 @@ class Bucket:
         """How many integers say what: see `integers`."""
         return {
             "ids": self.tokens,
-            "offsets": self.rows + 1,
-            "places": self.copies,
-            "copied": self.copies,
-            "by_prompt": self.copies,
-            "times": self.prompts,
-            "targets": self.rows * self.target,
-            "lengths": self.rows,
+            "cu_seqlens": self.rows + 1,
+            "prompt_places": self.prompt_tokens,
+            "prompt_rows": self.prompt_tokens,
+            "by_prompt_row": self.prompt_tokens,
+            "copies": self.prompt_rows,
+            "labels": self.rows * self.max_label,
+            "label_lengths": self.rows,
             "order": self.rows,
-            "back": self.rows,
+            "inverse_order": self.rows,
         }
 
-    def carried(self, weights: Weights) -> bool:
-        """Whether the decoder reads best as it does here, by carrying its queries; not so with long targets."""
-        asked = self.rows * self.target
-        return carrying_pays(asked, asked * self.longest, self.tokens, weights)
+    def absorbs(self, weights: Weights) -> bool:
+        """Whether the decoder is quickest as it is here, with absorbed keys and values; not so with long labels."""
+        queries = self.rows * self.max_label
+        return absorbing_pays(queries, queries * self.max_seqlen, self.tokens, weights)
 
 
-def integers(bucket: Bucket, prompts: Tensor, batch: Batch, prepend: bool) -> Tensor:
+def integers(bucket: Bucket, prompt_cu_seqlens: Tensor, batch: Batch, prepend: bool) -> Tensor:
     """What a batch on the CPU is in `bucket`, by the names of `Bucket.sizes`, one after the other: int64 on the CPU.
 
-    Of the packed places `ids` (N,) are the tokens, 0 for prompts and tail; rows begin and end at `offsets` (B+1,).
-    Row `copied[i]` of the prompts goes to `places[i]` (n,); `by_prompt` (n,) lists these i by the prompts' rows, each
-    of which is copied `times` (P,). Of the targets `targets` (B, T) are the tokens and `lengths` (B,) the real ones.
-    `order` (B,) is the rows' own, and `back` (B,) its inverse. `prompts` (S+1,) are the prompts' offsets.
+    Of the packed places `ids` (N,) are the tokens, 0 for prompts and tail; the rows have `cu_seqlens` (B+1,). Row
+    `prompt_rows[i]` of the prompts goes to `prompt_places[i]` (n,); `by_prompt_row` (n,) lists these i by the prompts'
+    rows, of each of which there are so many `copies` (P,). Of the `labels` (B, T) `label_lengths` (B,) are real.
+    `order` (B,) is that of the rows here, by their numbers in the batch, and `inverse_order` (B,) its inverse.
+    `prompt_cu_seqlens` (S+1,) are the cumulative lengths of the slots' prompts.
     """
-    own = prompts.diff()[batch.slots]
-    order = longest_first(batch.source_lengths + own)
-    batch, own = batch.take(order), own[order]
-    offsets = offsets_of(batch.source_lengths + own)
-    starts = offsets[:-1] if prepend else offsets[1:] - own
-    texts = offsets[:-1] + own if prepend else offsets[:-1]
+    order = longest_first(batch.placement(prompt_cu_seqlens, prepend).lengths)
+    batch = batch.take(order)
+    at = batch.placement(prompt_cu_seqlens, prepend)
     ids = torch.zeros(bucket.tokens, dtype=torch.int64)
-    ids[spread(texts, batch.source_lengths)] = batch.source_ids
-    copied = spread(prompts[batch.slots], own)
-    targets = torch.zeros(bucket.rows, bucket.target, dtype=torch.int64)
-    targets[torch.arange(bucket.target) < batch.target_lengths[:, None]] = batch.target_ids
-    found = {
+    ids[at.text_places] = batch.input_ids
+    labels = torch.zeros(bucket.rows, bucket.max_label, dtype=torch.int64)
+    labels[torch.arange(bucket.max_label) < batch.label_lengths[:, None]] = batch.label_ids
+    parts = {
         "ids": ids,
-        "offsets": offsets,
-        "places": spread(starts, own),
-        "copied": copied,
-        "by_prompt": copied.argsort(stable=True),
-        "times": torch.bincount(copied, minlength=bucket.prompts),
-        "targets": targets.flatten(),
-        "lengths": batch.target_lengths,
+        "cu_seqlens": at.cu_seqlens,
+        "prompt_places": at.prompt_places,
+        "prompt_rows": at.prompt_rows,
+        "by_prompt_row": at.prompt_rows.argsort(stable=True),
+        "copies": torch.bincount(at.prompt_rows, minlength=bucket.prompt_rows),
+        "labels": labels.flatten(),
+        "label_lengths": batch.label_lengths,
         "order": order,
-        "back": order.argsort(),
+        "inverse_order": order.argsort(),
     }
-    assert {name: len(part) for name, part in found.items()} == bucket.sizes
-    return torch.cat([found[name] for name in bucket.sizes])
+    assert {name: len(part) for name, part in parts.items()} == bucket.sizes
+    return torch.cat([parts[name] for name in bucket.sizes])
 
 
 class FixedBatch:
@@ -134,90 +134,93 @@ class FixedBatch:
         parts = self._integers.split(list(sizes.values()))
         self.at = dict(zip(sizes, parts, strict=True))
         self._start = trunk.start_id
-        self._encoder_bias = weights.encoder_bias.by_distance(bucket.longest)
-        rows, target = bucket.rows, bucket.target
-        each = equal_offsets(rows, target)
-        bias = weights.decoder_bias.by_distance(target)
-        self._own = Pairs(each.to(device), each.to(device), device, weights.inner, bias, target)
-        asked = target * weights.heads
-        self._queries = Side.of(torch.arange(rows) * asked, torch.full((rows,), asked), device)
-        self._numbers = torch.arange(max(bucket.longest, bucket.tokens), device=device)
+        self._encoder_bias = weights.encoder_bias.by_distance(bucket.max_seqlen)
+        rows, max_label = bucket.rows, bucket.max_label
+        each = equal_cu_seqlens(rows, max_label)
+        bias = weights.decoder_bias.by_distance(max_label)
+        self._label_layout = VarlenLayout(each.to(device), each.to(device), device, weights.inner, bias, max_label)
+        asked = max_label * weights.heads
+        self._queries = PaddedView.of(torch.arange(rows) * asked, torch.full((rows,), asked), device)
+        self._numbers = torch.arange(max(bucket.max_seqlen, bucket.tokens), device=device)
 
-    def put(self, found: Tensor) -> None:
+    def put(self, packed: Tensor) -> None:
         """Make the batch whose `integers` these are, on the CPU, the present one."""
-        self._integers.copy_(moved(found, self._integers.device))
+        self._integers.copy_(moved(packed, self._integers.device))
 
     def row_losses(self, flat: Tensor) -> Tensor:
         """`PackedTrunk.row_losses` of the present batch, (B,) fp32; its prompts' rows are `flat` (P, d), any float."""
         losses: Tensor = _FixedLosses.apply(flat, self)
         return losses
 
-    def target_lengths(self) -> Tensor:
-        """The tokens of each row's target, (B,) int64 on the device, in the batch's own order."""
-        return self.at["lengths"][self.at["back"]]
+    def label_lengths(self) -> Tensor:
+        """The tokens of each row's label, (B,) int64 on the device, in the batch's own order."""
+        return self.at["label_lengths"][self.at["inverse_order"]]
 
     def inputs(self, flat: Tensor) -> Tensor:
         """The packed embeddings (N, d); those of the tail are finite."""
         packed = F.embedding(self.at["ids"], self.weights.embedding)
-        return packed.index_copy_(0, self.at["places"], flat[self.at["copied"]].to(packed.dtype))
+        return packed.index_copy_(0, self.at["prompt_places"], flat[self.at["prompt_rows"]].to(packed.dtype))
 
-    def layout(self) -> Layout:
+    def encoder_rows(self) -> EncoderRows:
         """The encoder's rows."""
-        offsets, device = self.at["offsets"], self._integers.device
-        pairs = Pairs(offsets, offsets, device, self.weights.inner, self._encoder_bias, self.bucket.longest)
-        return _FixedLayout(pairs, self.at["places"], self._group())
+        cu_seqlens, device = self.at["cu_seqlens"], self._integers.device
+        layout = VarlenLayout(
+            cu_seqlens, cu_seqlens, device, self.weights.inner, self._encoder_bias, self.bucket.max_seqlen
+        )
+        return _FixedRows(layout, self.at["prompt_places"], self._group())
 
-    def _group(self) -> Group:
-        """All rows' carried queries and their keys, padded to the longest row."""
-        rows, longest = self.bucket.rows, self.bucket.longest
-        starts, ends = self.at["offsets"][:-1, None], self.at["offsets"][1:, None]
-        steps = self._numbers[:longest]
+    def _group(self) -> PaddedGroup:
+        """All rows' absorbed queries and their keys, padded to the longest row."""
+        rows, max_seqlen = self.bucket.rows, self.bucket.max_seqlen
+        starts, ends = self.at["cu_seqlens"][:-1, None], self.at["cu_seqlens"][1:, None]
+        steps = self._numbers[:max_seqlen]
         index = torch.minimum(starts + steps, ends - 1)
         hidden = ((steps >= ends - starts) * MASKED)[:, None, None]
         # Each packed place's own in the padded rows; the tail has that of the last row's end.
         places = self._numbers[: self.bucket.tokens]
-        row = torch.searchsorted(self.at["offsets"][1:-1], places, right=True)
-        kept = row * longest + (places - self.at["offsets"][row]).clamp(max=longest - 1)
-        return Group(self._queries, Side((rows, longest), None, index, kept, places), hidden)
+        row = torch.searchsorted(self.at["cu_seqlens"][1:-1], places, right=True)
+        padded_places = row * max_seqlen + (places - self.at["cu_seqlens"][row]).clamp(max=max_seqlen - 1)
+        keys = PaddedView((rows, max_seqlen), None, index, padded_places, places)
+        return PaddedGroup(self._queries, keys, hidden)
 
-    def targets(self) -> Targets:
+    def label_rows(self) -> LabelRows:
         """The decoder's rows, all of one length."""
-        ids = self.at["targets"].view(self.bucket.rows, -1)
+        ids = self.at["labels"].view(self.bucket.rows, -1)
         inputs = ids.roll(1, 1)
         inputs[:, 0].fill_(self._start)
-        lengths = self.at["lengths"]
+        lengths = self.at["label_lengths"]
         real = self._numbers[: ids.shape[1]] < lengths[:, None]
-        return _FixedTargets(
-            ids.flatten(), inputs.flatten(), self._own, lengths, real, self.at["order"], self.at["back"]
-        )
+        orders = self.at["order"], self.at["inverse_order"]
+        return _FixedLabels(ids.flatten(), inputs.flatten(), self._label_layout, lengths, real, *orders)
 
-    def gathered(self, grad: Tensor) -> Tensor:
+    def sum_copies(self, grad: Tensor) -> Tensor:
         """The gradient (P, d) fp32 of the prompts' rows from that of their copies (n, d): summed in the rows' order."""
-        ordered = grad.float()[self.at["by_prompt"]]
-        return torch.segment_reduce(ordered, "sum", lengths=self.at["times"], axis=0, unsafe=True)
+        ordered = grad.float()[self.at["by_prompt_row"]]
+        return torch.segment_reduce(ordered, "sum", lengths=self.at["copies"], axis=0, unsafe=True)
 
 
 @dataclass(frozen=True)
-class _FixedLayout(Layout):
-    group: Group
+class _FixedRows(EncoderRows):
+    group: PaddedGroup
 
-    def reading(self, states: Tensor, targets: Targets, weights: Weights) -> Reading:
-        return Carried(states, targets.own.q_offsets, self.pairs.k_offsets, weights, [self.group])
+    def cross_attention(self, states: Tensor, labels: LabelRows, weights: Weights) -> CrossAttention:
+        cu_seqlens_q, cu_seqlens_k = labels.layout.cu_seqlens_q, self.layout.cu_seqlens_k
+        return AbsorbedCrossAttention(states, cu_seqlens_q, cu_seqlens_k, weights, [self.group])
 
 
 @dataclass(frozen=True)
-class _FixedTargets(Targets):
-    """`real` (B, T) bool: the tokens that are no padding; `order` and `back` (B,) as `integers` has them."""
+class _FixedLabels(LabelRows):
+    """`real` (B, T) bool: the tokens that are no padding; `order` and `inverse_order` (B,) as `integers` has them."""
 
     real: Tensor
     order: Tensor
-    back: Tensor
+    inverse_order: Tensor
 
-    def summed(self, losses: Tensor) -> Tensor:
-        return losses.view_as(self.real).masked_fill(~self.real, 0).sum(1)[self.back]
+    def sum_by_row(self, losses: Tensor) -> Tensor:
+        return losses.view_as(self.real).masked_fill(~self.real, 0).sum(1)[self.inverse_order]
 
-    def weighed_(self, slopes: Tensor, grad: Tensor) -> Tensor:
-        by_row = slopes.view(*self.real.shape, -1).mul_(grad[self.order, None, None])
+    def scale_(self, states_grad: Tensor, grad: Tensor) -> Tensor:
+        by_row = states_grad.view(*self.real.shape, -1).mul_(grad[self.order, None, None])
         return by_row.masked_fill_(~self.real[..., None], 0).flatten(0, 1)
 
 
@@ -226,14 +229,14 @@ class _FixedLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, fixed: FixedBatch) -> Tensor:
-        ctx.layout, ctx.targets = fixed.layout(), fixed.targets()
-        losses, ctx.way = losses_and_way(fixed.inputs(flat), ctx.layout, ctx.targets, fixed.weights)
+        ctx.rows, ctx.labels = fixed.encoder_rows(), fixed.label_rows()
+        losses, ctx.saved = losses_forward(fixed.inputs(flat), ctx.rows, ctx.labels, fixed.weights)
         ctx.fixed, ctx.dtype = fixed, flat.dtype
         return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        way, ctx.way = ctx.way, None
-        copies = prompts_gradient(grad, way, ctx.layout, ctx.targets, ctx.fixed.weights)
-        return ctx.fixed.gathered(copies).to(ctx.dtype), None
+        saved, ctx.saved = ctx.saved, None
+        copies_grad = losses_backward(grad, saved, ctx.rows, ctx.labels, ctx.fixed.weights)
+        return ctx.fixed.sum_copies(copies_grad).to(ctx.dtype), None

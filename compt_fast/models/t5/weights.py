@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from compt_fast.models.t5.attention import PositionBias
-from compt_fast.models.t5.linear import Frozen
-from compt_fast.utils.errors import InputError
+from compt_fast.models.checkpoint import UnsupportedCheckpointError
+from compt_fast.models.t5.position_bias import PositionBias
+from compt_fast.ops.linear import FrozenLinear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,47 +28,43 @@ if TYPE_CHECKING:
 ACTIVATIONS = ("relu", "gated-gelu")
 
 
-class UnknownLayerError(InputError):
-    """The checkpoint has layers that only the reference engine computes."""
-
-
 @dataclass(frozen=True)
-class FeedForward:
+class FeedForwardWeights:
     """`wo(relu(wi x))`: wi (f, d), wo (d, f); or, gated, wi (2f, d) with the gelu's input first."""
 
-    wi: Frozen
-    wo: Frozen
+    wi: FrozenLinear
+    wo: FrozenLinear
     gated: bool
 
 
 @dataclass(frozen=True)
-class SelfAttention:
+class SelfAttentionWeights:
     """qkv (3 H c, d): queries, keys, values of all heads; o (d, H c)."""
 
-    qkv: Frozen
-    o: Frozen
+    qkv: FrozenLinear
+    o: FrozenLinear
 
 
 @dataclass(frozen=True)
-class CrossAttention:
+class CrossAttentionWeights:
     """q (H c, d), of the decoder's states; kv (2 H c, d), of the encoder's; o (d, H c)."""
 
-    q: Frozen
+    q: FrozenLinear
     kv: Tensor
-    o: Frozen
+    o: FrozenLinear
 
 
 @dataclass(frozen=True)
 class EncoderLayer:
-    attention: SelfAttention
-    feed: FeedForward
+    attention: SelfAttentionWeights
+    feed_forward: FeedForwardWeights
 
 
 @dataclass(frozen=True)
 class DecoderLayer:
-    attention: SelfAttention
-    cross: CrossAttention
-    feed: FeedForward
+    attention: SelfAttentionWeights
+    cross: CrossAttentionWeights
+    feed_forward: FeedForwardWeights
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Weights:
     """
 
     embedding: Tensor
-    head: Frozen
+    head: FrozenLinear
     head_scale: Tensor
     encoder: list[EncoderLayer]
     decoder: list[DecoderLayer]
@@ -94,14 +90,14 @@ class Weights:
         return self.heads * self.head_dim
 
     @classmethod
-    def take(cls, model: PreTrainedModel) -> Weights:
+    def from_model(cls, model: PreTrainedModel) -> Weights:
         """The weights of transformers' `model`, which is emptied: both together may not fit.
 
-        Raises UnknownLayerError for a feed-forward layer other than those of `ACTIVATIONS`.
+        Raises UnsupportedCheckpointError for a feed-forward layer other than those of `ACTIVATIONS`.
         """
         config = model.config
         if config.feed_forward_proj not in ACTIVATIONS:
-            raise UnknownLayerError(
+            raise UnsupportedCheckpointError(
                 f"the fast engine knows feed_forward_proj {' and '.join(ACTIVATIONS)}, not"
                 f" {config.feed_forward_proj!r}; use --engine reference"
             )
@@ -113,9 +109,9 @@ class Weights:
             part: state.pop(f"{part}.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
             for part in ("encoder", "decoder")
         }
-        taken = cls(
+        weights = cls(
             embedding=state.pop("shared.weight"),
-            head=Frozen(state.pop("lm_head.weight")),
+            head=FrozenLinear(state.pop("lm_head.weight")),
             head_scale=state.pop("decoder.final_layer_norm.weight").float() * scale,
             encoder=[
                 EncoderLayer(
@@ -139,7 +135,7 @@ class Weights:
             eps=config.layer_norm_epsilon,
         )
         _trim_heap()
-        return taken
+        return weights
 
     def digest(self) -> str:
         """SHA-256 of every tensor, in hexadecimal: it tells whether one has changed."""
@@ -152,7 +148,7 @@ class Weights:
 def _tensors(part: Any) -> Iterator[Tensor]:
     if isinstance(part, Tensor):
         yield part
-    elif isinstance(part, Frozen):
+    elif isinstance(part, FrozenLinear):
         yield part.weight
     elif isinstance(part, list):
         for item in part:
@@ -162,25 +158,27 @@ def _tensors(part: Any) -> Iterator[Tensor]:
             yield from _tensors(getattr(part, field.name))
 
 
-def _self_attention(state: dict[str, Tensor], layer: str) -> SelfAttention:
+def _self_attention(state: dict[str, Tensor], layer: str) -> SelfAttentionWeights:
     norm = state.pop(f"{layer}.layer_norm.weight")
     parts = [_fold(state.pop(f"{layer}.SelfAttention.{name}.weight"), norm) for name in "qkv"]
-    return SelfAttention(Frozen(torch.cat(parts)), Frozen(state.pop(f"{layer}.SelfAttention.o.weight")))
+    return SelfAttentionWeights(
+        FrozenLinear(torch.cat(parts)), FrozenLinear(state.pop(f"{layer}.SelfAttention.o.weight"))
+    )
 
 
-def _cross_attention(state: dict[str, Tensor], layer: str, encoder_norm: Tensor) -> CrossAttention:
+def _cross_attention(state: dict[str, Tensor], layer: str, encoder_norm: Tensor) -> CrossAttentionWeights:
     norm = state.pop(f"{layer}.layer_norm.weight")
     q, k, v, o = (state.pop(f"{layer}.EncDecAttention.{name}.weight") for name in "qkvo")
     kv = torch.cat([_fold(k, encoder_norm), _fold(v, encoder_norm)])
-    return CrossAttention(Frozen(_fold(q, norm)), kv, Frozen(o))
+    return CrossAttentionWeights(FrozenLinear(_fold(q, norm)), kv, FrozenLinear(o))
 
 
-def _feed_forward(state: dict[str, Tensor], layer: str) -> FeedForward:
+def _feed_forward(state: dict[str, Tensor], layer: str) -> FeedForwardWeights:
     norm = state.pop(f"{layer}.layer_norm.weight")
     names = [name for name in ("wi", "wi_0", "wi_1") if f"{layer}.DenseReluDense.{name}.weight" in state]
     parts = [_fold(state.pop(f"{layer}.DenseReluDense.{name}.weight"), norm) for name in names]
     wo = state.pop(f"{layer}.DenseReluDense.wo.weight")
-    return FeedForward(Frozen(torch.cat(parts)), Frozen(wo), gated=len(parts) == 2)
+    return FeedForwardWeights(FrozenLinear(torch.cat(parts)), FrozenLinear(wo), gated=len(parts) == 2)
 
 
 def _trim_heap() -> None:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from compt_fast.models.batch import Batch, TargetPrompts, make_batch, offsets_of
+from compt_fast.models.batch import Batch, TargetPrompts, make_batch
+from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.models.t5.fixed import ROW_STEPS, TOKEN_STEPS, Bucket, FixedBatch, integers, rounded
-from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.ops.varlen import cu_seqlens_of
 from tests.helpers.recording import Recording, Unlawful, as_on_a_gpu, lawful, quick_attention
 from tests.helpers.tiny_t5 import make_t5
 
@@ -41,15 +42,15 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     quick_attention(monkeypatch)
 
 
-def drawn_batch(lengths: Sequence[int], slots: Sequence[int], seed: int = 0, target: int | None = None) -> Batch:
+def drawn_batch(lengths: Sequence[int], slots: Sequence[int], seed: int = 0, label: int | None = None) -> Batch:
     rng = random.Random(seed)
-    targets = [[rng.randrange(3, 90) for _ in range(target or rng.randint(1, 5))] + [1] for _ in lengths]
-    return make_batch([[rng.randrange(3, 90) for _ in range(n)] for n in lengths], targets, slots)
+    labels = [[rng.randrange(3, 90) for _ in range(label or rng.randint(1, 5))] + [1] for _ in lengths]
+    return make_batch([[rng.randrange(3, 90) for _ in range(n)] for n in lengths], labels, slots)
 
 
 def drawn_prompts(lengths: Sequence[int], trunk: PackedTrunk, seed: int = 0) -> TargetPrompts:
     flat = torch.randn(sum(lengths), trunk.d_model, generator=torch.Generator().manual_seed(seed))
-    return TargetPrompts(flat.to(trunk.device).requires_grad_(), offsets_of(lengths))
+    return TargetPrompts(flat.to(trunk.device).requires_grad_(), cu_seqlens_of(lengths))
 
 
 def with_gradient(losses: Tensor, prompts: TargetPrompts) -> tuple[Tensor, Tensor]:
@@ -59,8 +60,7 @@ def with_gradient(losses: Tensor, prompts: TargetPrompts) -> tuple[Tensor, Tenso
 
 
 def put(fixed: FixedBatch, trunk: PackedTrunk, prompts: TargetPrompts, batch: Batch) -> None:
-    prepend = trunk.prompt_position == "prepend"
-    fixed.put(integers(fixed.bucket, prompts.offsets, batch, prepend))
+    fixed.put(integers(fixed.bucket, prompts.cu_seqlens, batch, trunk.prepend))
 
 
 def fixed_for(trunk: PackedTrunk, prompts: TargetPrompts, batch: Batch) -> FixedBatch:
@@ -76,7 +76,7 @@ def check(trunk: PackedTrunk, prompts: TargetPrompts, batch: Batch) -> FixedBatc
     torch.testing.assert_close(found[0], wanted[0], **CLOSE[0])
     torch.testing.assert_close(found[1], wanted[1], **CLOSE[1])
     assert found[1].abs().max() > 0
-    assert torch.equal(fixed.target_lengths().cpu(), batch.target_lengths)
+    assert torch.equal(fixed.label_lengths().cpu(), batch.label_lengths)
     return fixed
 
 
@@ -108,7 +108,7 @@ def test_of_200_rows(trunk: PackedTrunk, gpu: None) -> None:
 def test_of_a_full_bucket_and_of_one_with_the_longest_tail(trunk: PackedTrunk, gpu: None, text: int, tail: int) -> None:
     batch = drawn_batch([text // 2, text - text // 2], [0, 0])
     fixed = check(trunk, drawn_prompts([2], trunk), batch)
-    assert fixed.bucket.tokens - batch.source_tokens - 4 == tail
+    assert fixed.bucket.tokens - batch.input_tokens - 4 == tail
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_what_stands_in_the_tail_reaches_nothing(
 ) -> None:
     prompts, batch = drawn_prompts([3, 2], trunk), drawn_batch([70, 1, 40, 9], [0, 1, 1, 0])
     fixed = fixed_for(trunk, prompts, batch)
-    end = batch.source_tokens + 10
+    end = batch.input_tokens + 10
     assert end < fixed.bucket.tokens
     wanted = with_gradient(fixed.row_losses(prompts.flat), prompts)
     plain = FixedBatch.inputs
@@ -171,13 +171,13 @@ def test_rows_in_any_order_give_the_same_losses(trunk: PackedTrunk) -> None:
 
 
 def test_rows_are_packed_the_longest_first() -> None:
-    batch, offsets = drawn_batch([3, 9, 1, 9], [1, 0, 1, 0]), offsets_of([2, 7])
-    bucket = Bucket.of(offsets.diff(), batch)
-    parts = integers(bucket, offsets, batch, True).split(list(bucket.sizes.values()))
+    batch, cu_seqlens = drawn_batch([3, 9, 1, 9], [1, 0, 1, 0]), cu_seqlens_of([2, 7])
+    bucket = Bucket.of(cu_seqlens.diff(), batch)
+    parts = integers(bucket, cu_seqlens, batch, True).split(list(bucket.sizes.values()))
     at = dict(zip(bucket.sizes, parts, strict=True))
     assert at["order"].tolist() == [1, 3, 0, 2]  # 11, 11, 10 and 8 tokens
-    assert at["offsets"].diff().tolist() == [11, 11, 10, 8]
-    assert at["lengths"].tolist() == [int(batch.target_lengths[row]) for row in (1, 3, 0, 2)]
+    assert at["cu_seqlens"].diff().tolist() == [11, 11, 10, 8]
+    assert at["label_lengths"].tolist() == [int(batch.label_lengths[row]) for row in (1, 3, 0, 2)]
 
 
 def two_of_a_bucket(trunk: PackedTrunk) -> tuple[TargetPrompts, list[Batch]]:
@@ -260,8 +260,8 @@ def test_a_bucket_holds_its_batch(rows: list[tuple[int, int, int]]) -> None:
     bucket = Bucket.of(lengths, batch)
     whole = [n + int(lengths[slot]) for n, slot, _ in rows]
     assert sum(whole) <= bucket.tokens < sum(whole) * (1 + 1 / TOKEN_STEPS) + 1
-    assert max(whole) <= bucket.longest and max(t for _, _, t in rows) <= bucket.target
-    found = integers(bucket, offsets_of(lengths), batch, True)
+    assert max(whole) <= bucket.max_seqlen and max(t for _, _, t in rows) <= bucket.max_label
+    found = integers(bucket, cu_seqlens_of(lengths), batch, True)
     assert len(found) == sum(bucket.sizes.values())
 
 

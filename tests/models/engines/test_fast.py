@@ -13,9 +13,9 @@ from torch import Tensor
 from compt_fast import native
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
-from compt_fast.models.reference import ReferenceTrunk
-from compt_fast.models.t5 import trunk as packed
-from compt_fast.models.t5.trunk import PackedTrunk
+from compt_fast.models.engines import fast
+from compt_fast.models.engines.fast import PackedTrunk
+from compt_fast.models.engines.reference import ReferenceTrunk
 from compt_fast.runs.job import MINI_WEIGHTS
 from compt_fast.utils.errors import InputError
 from tests.helpers.tiny_t5 import FAMILIES, make_t5
@@ -63,7 +63,7 @@ def check_losses_and_gradients(pair: Pair, prompts: Sequence[Tensor], batch: Bat
 
 
 def made_batch(trunk: Trunk, lengths: Sequence[int], slots: int, seed: int = 0) -> Batch:
-    """Rows of random tokens, with targets of one to four tokens, in random slots."""
+    """Rows of random tokens, with labels of one to four tokens, in random slots."""
     rng = random.Random(seed)
 
     def text(length: int) -> list[int]:
@@ -89,7 +89,7 @@ def test_without_the_extension_all_is_the_same(pair: Pair, monkeypatch: pytest.M
     monkeypatch.setattr(native, "load", lambda: False)
     prompts = some_prompts(pair[0])
     check_losses_and_gradients(pair, prompts, some_batch(pair[0]))
-    target, batch = TargetPrompts.from_stacks(prompts), some_batch(pair[0], targets=False)
+    target, batch = TargetPrompts.from_stacks(prompts), some_batch(pair[0], labels=False)
     answers = [trunk.generate(target, batch, 4) for trunk in pair]
     assert answers[0] == answers[1]
 
@@ -120,7 +120,7 @@ def test_how_many_rows_a_cpu_takes_at_a_time_changes_no_bit(
     prompts, lengths = some_prompts(trunk), [rng.randint(10, 60) for _ in range(40)]
     batch, found = made_batch(trunk, lengths, slots=4), []
     for tokens in (10**9, 100, 1):
-        monkeypatch.setattr(packed, "CACHED_TOKENS", tokens)
+        monkeypatch.setattr(fast, "CACHED_TOKENS", tokens)
         losses = trunk.row_losses(TargetPrompts.from_stacks(prompts), batch)
         answers = trunk.generate(TargetPrompts.from_stacks(prompts), batch, 4)
         found.append((losses, gradients(losses, prompts), answers))
@@ -152,13 +152,13 @@ def test_a_batch_of_27_runs(anywhere: Pair) -> None:
     check_losses_and_gradients(t5, prompts, batch)
     whole = t5[0].row_losses(TargetPrompts.from_stacks([stack]), batch)
     one_run = (batch.slots // tasks == 4).nonzero()[:, 0]
-    sources = batch.source_ids.split(batch.source_lengths.tolist())
-    targets = batch.target_ids.split(batch.target_lengths.tolist())
+    inputs = batch.input_ids.split(batch.input_lengths.tolist())
+    labels = batch.label_ids.split(batch.label_lengths.tolist())
     alone = t5[0].row_losses(
         TargetPrompts.from_stacks(prompts),
         make_batch(
-            [sources[b].tolist() for b in one_run],
-            [targets[b].tolist() for b in one_run],
+            [inputs[b].tolist() for b in one_run],
+            [labels[b].tolist() for b in one_run],
             batch.slots[one_run].tolist(),
         ).to(device),
     )
@@ -218,7 +218,7 @@ def test_bf16_strays_from_fp32_no_more_than_twice_what_transformers_does(
 
 def test_greedy_answers_are_those_of_transformers(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = TargetPrompts.from_stacks(some_prompts(pair[0]))
-    batch = some_batch(pair[0], targets=False)
+    batch = some_batch(pair[0], labels=False)
     free = [trunk.generate(prompts, batch, 7) for trunk in pair]
     assert free[0] == free[1]
     assert len({tuple(answer) for answer in free[0]}) > 1
@@ -239,20 +239,20 @@ def test_answers_in_bf16_are_likely_ones(folders: dict[str, Path]) -> None:
     """Rounding may choose between near equals, and may choose nothing else."""
     (exact, _), (rounded, _) = load(folders["flan"]), load(folders["flan"], torch.bfloat16)
     prompts = TargetPrompts.from_stacks(some_prompts(exact))
-    batch = some_batch(exact, targets=False)
+    batch = some_batch(exact, labels=False)
     best, near = (trunk.generate(prompts, batch, 3) for trunk in (exact, rounded))
     candidates = [[a, b] for a, b in zip(best, near, strict=True)]
     for scores in exact.label_scores(prompts, batch, candidates):
         assert float(scores[0] - scores[1]) < 0.2
 
 
-@pytest.mark.parametrize("room", [packed.CARRIED_ELEMENTS, 5000, 1])
+@pytest.mark.parametrize("room", [fast.ABSORBED_ELEMENTS, 5000, 1])
 def test_label_scores_are_those_of_transformers(pair: Pair, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     """However the rows are parted to bound what their candidates take."""
-    monkeypatch.setattr(packed, "CARRIED_ELEMENTS", room)
+    monkeypatch.setattr(fast, "ABSORBED_ELEMENTS", room)
     trunk, reference = pair
     prompts = TargetPrompts.from_stacks(some_prompts(trunk))
-    batch = some_batch(trunk, targets=False)
+    batch = some_batch(trunk, labels=False)
     words = [ids(trunk, label) for label in LABELS]
     shared = [[9, 1], [9, 4, 1], [1], [9, 4, 4, 1]]
     candidates = [words, words[:1], [[1]], words[2:4], shared, words]
@@ -263,7 +263,7 @@ def test_label_scores_are_those_of_transformers(pair: Pair, monkeypatch: pytest.
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_long_targets_are_read_by_projecting_the_source(t5: Pair) -> None:
+def test_long_labels_attend_to_projected_keys_and_values(t5: Pair) -> None:
     trunk, reference = t5
     prompts = some_prompts(trunk)
     long = [*range(3, 60), trunk.end_id]
@@ -329,7 +329,7 @@ def test_what_does_not_fit_is_refused(t5: Pair) -> None:
     with pytest.raises(ValueError, match="only 1 target prompts"):
         trunk.generate(prompts, make_batch([[1]], None, [1]), 2)
     batch = make_batch([[1], [1]], None, [0, 0])
-    with pytest.raises(ValueError, match="needs a target"):
+    with pytest.raises(ValueError, match="needs a label"):
         trunk.row_losses(prompts, batch)
     with pytest.raises(ValueError, match=r"counts \[1, 0\]"):
         trunk.label_scores(prompts, batch, [[[1]], []])
@@ -343,6 +343,6 @@ def test_a_gpu_agrees_with_the_reference(folders: dict[str, Path], family: str) 
     pair = load(folders[family], device="cuda")
     prompts = some_prompts(pair[0])
     check_losses_and_gradients(pair, prompts, some_batch(pair[0]))
-    target, batch = TargetPrompts.from_stacks(prompts), some_batch(pair[0], targets=False)
+    target, batch = TargetPrompts.from_stacks(prompts), some_batch(pair[0], labels=False)
     answers = [trunk.generate(target, batch.to("cuda"), 5) for trunk in pair]
     assert answers[0] == answers[1]

@@ -1,7 +1,7 @@
-"""The reference engine: transformers' own T5, padded, with the prompts inside its input embeddings.
+"""transformers' T5 in PyTorch, padded.
 
-It is the measure of every other engine, so it leaves all arithmetic to transformers and only lays
-out its input.
+It is the measure of every other engine, so it leaves all arithmetic to transformers and only lays out its input,
+with the prompts inside the input embeddings.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compt_fast.models.base import BaseTrunk
-from compt_fast.models.batch import Batch, TargetPrompts, offsets_of, spread
+from compt_fast.models.batch import Batch, TargetPrompts
 from compt_fast.models.checkpoint import fingerprint
+from compt_fast.ops.varlen import cu_seqlens_of, ranges
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,19 +54,21 @@ class ReferenceTrunk(BaseTrunk):
     def embedding(self) -> Tensor:
         return self.model.get_input_embeddings().weight.detach()
 
-    def row_losses(self, prompts: TargetPrompts, batch: Batch) -> Tensor:
-        self._check_targets(batch)
-        encoded = self._encode(prompts, batch)
-        ids = batch.target_ids.to(self.device)
-        targets = _pad(ids, batch.target_offsets)
-        # The decoder reads the start token and then every target token but the last.
-        inputs = F.pad(targets[:, :-1], (1, 0), value=self.start_id)
+    def row_losses(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None = None) -> Tensor:
+        self._check_labels(batch)
+        encoded = self._encode(prompts, batch, input_update)
+        ids = batch.label_ids.to(self.device)
+        labels = _pad(ids, batch.label_cu_seqlens)
+        # The decoder reads the start token and then every label token but the last.
+        inputs = F.pad(labels[:, :-1], (1, 0), value=self.start_id)
         logits = self._decode(encoded, inputs).logits
-        return _cross_entropy(logits, ids, batch.target_offsets)
+        return _cross_entropy(logits, ids, batch.label_cu_seqlens)
 
     @torch.no_grad()
-    def generate(self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int) -> list[list[int]]:
-        encoded = self._encode(prompts, batch)
+    def generate(
+        self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int, input_update: Tensor | None = None
+    ) -> list[list[int]]:
+        encoded = self._encode(prompts, batch, input_update)
         last = torch.full((batch.rows, 1), self.start_id, device=self.device)
         ended = torch.zeros(batch.rows, dtype=torch.bool, device=self.device)
         cache, columns = None, []
@@ -82,15 +85,19 @@ class ReferenceTrunk(BaseTrunk):
 
     @torch.no_grad()
     def label_scores(
-        self, prompts: TargetPrompts, batch: Batch, candidates: Sequence[Sequence[Sequence[int]]]
+        self,
+        prompts: TargetPrompts,
+        batch: Batch,
+        candidates: Sequence[Sequence[Sequence[int]]],
+        input_update: Tensor | None = None,
     ) -> list[Tensor]:
         self._check_candidates(batch, candidates)
         counts = [len(row) for row in candidates]
-        encoded = self._encode(prompts, batch)
+        encoded = self._encode(prompts, batch, input_update)
         labels = list(chain.from_iterable(candidates))
         rows = torch.repeat_interleave(torch.arange(batch.rows), torch.tensor(counts))
-        longest = max(len(label) for label in labels)
-        size = self._pairs_at_once(encoded.states.shape[1], longest)
+        max_label = max(len(label) for label in labels)
+        size = self._pairs_at_once(encoded.states.shape[1], max_label)
         chunks = [
             self._score_pairs(encoded, rows[first : first + size], labels[first : first + size])
             for first in range(0, len(labels), size)
@@ -100,30 +107,23 @@ class ReferenceTrunk(BaseTrunk):
     def fingerprint(self) -> str:
         return fingerprint(self.model)
 
-    def _encode(self, prompts: TargetPrompts, batch: Batch) -> _Encoded:
-        self._check_sources(prompts, batch)
-        inputs, mask = self._assemble(prompts, batch)
+    def _encode(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None) -> _Encoded:
+        self._check_inputs(prompts, batch, input_update)
+        inputs, mask = self._assemble(prompts, batch, input_update)
         states = self.model.get_encoder()(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
         return _Encoded(states, mask)
 
-    def _assemble(self, prompts: TargetPrompts, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _assemble(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None) -> tuple[Tensor, Tensor]:
         """Prompt and text side by side, then padding: (B, L, d) in the trunk's dtype; its mask."""
-        text_lengths, prompt_lengths = batch.source_lengths, prompts.lengths[batch.slots]
-        lengths = text_lengths + prompt_lengths
-        width = int(lengths.max())
-        starts = torch.arange(batch.rows) * width
-        prepend = self.prompt_position == "prepend"
-        text_at = spread(starts + prompt_lengths if prepend else starts, text_lengths)
-        prompt_at = spread(starts if prepend else starts + text_lengths, prompt_lengths)
-        prompt_from = spread(prompts.offsets[batch.slots], prompt_lengths)
-        mask = torch.arange(width)[None] < lengths[:, None]
-
-        text = F.embedding(batch.source_ids.to(self.device), self.embedding)
+        at = batch.placement(prompts.cu_seqlens, self.prepend).padded()
+        width = int(at.lengths.max())
+        mask = torch.arange(width)[None] < at.lengths[:, None]
+        text = self._text(batch, input_update)
         # Gathered before it is cast: the rows' gradients are summed in the prompt's own dtype.
-        prompt = F.embedding(prompt_from.to(self.device), prompts.flat).to(self.dtype)
+        prompt = F.embedding(at.prompt_rows.to(self.device), prompts.flat).to(self.dtype)
         inputs = torch.zeros(batch.rows * width, self.d_model, dtype=self.dtype, device=self.device)
-        inputs = inputs.index_copy(0, text_at.to(self.device), text)
-        inputs = inputs.index_copy(0, prompt_at.to(self.device), prompt)
+        inputs = inputs.index_copy(0, at.text_places.to(self.device), text)
+        inputs = inputs.index_copy(0, at.prompt_places.to(self.device), prompt)
         return inputs.view(batch.rows, width, self.d_model), mask.to(self.device, torch.int64)
 
     def _decode(self, encoded: _Encoded, inputs: Tensor, cache: Any = None, use_cache: bool = False) -> Any:
@@ -136,11 +136,11 @@ class ReferenceTrunk(BaseTrunk):
             use_cache=use_cache,
         )
 
-    def _pairs_at_once(self, width: int, longest: int) -> int:
+    def _pairs_at_once(self, width: int, max_label: int) -> int:
         """How many candidates keep logits and cross-attention caches within `CHUNK_ELEMENTS`."""
         config = self.model.config
         cache = 2 * config.num_decoder_layers * config.num_heads * config.d_kv * width
-        logits = longest * len(self.embedding)
+        logits = max_label * len(self.embedding)
         return max(1, CHUNK_ELEMENTS // max(cache, logits))
 
     def _score_pairs(self, encoded: _Encoded, rows: Tensor, labels: list[Sequence[int]]) -> Tensor:
@@ -149,43 +149,46 @@ class ReferenceTrunk(BaseTrunk):
         The start token is decoded once a row. It scores every first label token, and leaves the
         row's keys and values behind, which the row's candidates then share.
         """
-        offsets = offsets_of([len(label) for label in labels])
+        cu_seqlens = cu_seqlens_of([len(label) for label in labels])
         ids = torch.tensor(list(chain.from_iterable(labels)), device=self.device)
-        targets = _pad(ids, offsets)
-        own, place = torch.unique_consecutive(rows, return_inverse=True)
-        own, place, rows = own.to(self.device), place.to(self.device), rows.to(self.device)
-        start = torch.full((len(own), 1), self.start_id, device=self.device)
-        output = self._decode(encoded.select(own), start, use_cache=True)
+        padded = _pad(ids, cu_seqlens)
+        distinct, place = torch.unique_consecutive(rows, return_inverse=True)
+        distinct, place, rows = distinct.to(self.device), place.to(self.device), rows.to(self.device)
+        start = torch.full((len(distinct), 1), self.start_id, device=self.device)
+        output = self._decode(encoded.select(distinct), start, use_cache=True)
         logits = output.logits[place]
-        if targets.shape[1] > 1:
+        if padded.shape[1] > 1:
             cache = output.past_key_values
             cache.batch_select_indices(place)
-            rest = self._decode(encoded.select(rows), targets[:, :-1], cache, use_cache=True)
+            rest = self._decode(encoded.select(rows), padded[:, :-1], cache, use_cache=True)
             logits = torch.cat([logits, rest.logits], 1)
-        return -_cross_entropy(logits, ids, offsets)
+        return -_cross_entropy(logits, ids, cu_seqlens)
 
 
-def _grid(offsets: Tensor) -> tuple[Tensor, int]:
+def _grid(cu_seqlens: Tensor) -> tuple[Tensor, int]:
     """Where each id stands once ragged rows are padded to (n, width) and flattened; and width."""
-    lengths = offsets.diff()
+    lengths = cu_seqlens.diff()
     width = int(lengths.max())
-    return spread(torch.arange(len(lengths)) * width, lengths), width
+    return ranges(torch.arange(len(lengths)) * width, lengths), width
 
 
-def _pad(ids: Tensor, offsets: Tensor) -> Tensor:
-    """Flat `ids` as rows (n, longest), padded behind with 0."""
-    at, width = _grid(offsets)
-    rows = ids.new_zeros((len(offsets) - 1) * width)
+def _pad(ids: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Flat `ids` as rows (n, width), padded behind with 0 to the longest."""
+    at, width = _grid(cu_seqlens)
+    rows = ids.new_zeros((len(cu_seqlens) - 1) * width)
     return rows.index_copy(0, at.to(ids.device), ids).view(-1, width)
 
 
-def _cross_entropy(logits: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
-    """The cross-entropy of each row of flat `ids` under `logits` (n, longest, V), summed over its
+def _cross_entropy(logits: Tensor, ids: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """The cross-entropy of each row of flat `ids` under `logits` (n, width, V), summed over its
     tokens: (n,) fp32, or fp64 where the logits are.
     """
-    at, width = _grid(offsets)
+    at, width = _grid(cu_seqlens)
     at = at.to(ids.device)
-    taken = logits.flatten(0, 1)[at]
-    losses = F.cross_entropy(taken.to(torch.promote_types(taken.dtype, torch.float32)), ids, reduction="none")
+    scored = logits.flatten(0, 1)[at]
+    losses = F.cross_entropy(scored.to(torch.promote_types(scored.dtype, torch.float32)), ids, reduction="none")
     # Placed and summed by row: adding by index would not be deterministic on a GPU.
-    return losses.new_zeros((len(offsets) - 1) * width).index_copy(0, at, losses).view(-1, width).sum(1)
+    return losses.new_zeros((len(cu_seqlens) - 1) * width).index_copy(0, at, losses).view(-1, width).sum(1)
+
+
+ENTRY = ReferenceTrunk

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from compt_fast import native
-from compt_fast.ops.rowwise import gated_gelu, gated_gelu_backward, rms_norm, rms_norm_backward_
+from compt_fast.ops.norm_activation import gated_gelu, gated_gelu_backward, rms_norm, rms_norm_backward_
 
 
 @pytest.fixture(autouse=True, params=["as it is here", "without the extension"])

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from compt_fast.models import reference
 from compt_fast.models.batch import TargetPrompts, make_batch
-from compt_fast.models.reference import ReferenceTrunk
+from compt_fast.models.engines import reference
+from compt_fast.models.engines.reference import ReferenceTrunk
 from compt_fast.utils.errors import InputError
 from tests.helpers.tiny_t5 import FAMILIES, make_t5
 from tests.helpers.trunk_rows import LABELS, SLOTS, TEXTS, gradients, ids, some_batch, some_prompts
@@ -152,7 +152,7 @@ def direct_answers(trunk: ReferenceTrunk, prompts: list[Tensor], end: int, steps
 
 def test_greedy_answers_are_those_of_transformers(trunk: ReferenceTrunk, monkeypatch) -> None:
     prompts = some_prompts(trunk)
-    target, batch = TargetPrompts.from_stacks(prompts), some_batch(trunk, targets=False)
+    target, batch = TargetPrompts.from_stacks(prompts), some_batch(trunk, labels=False)
     free = trunk.generate(target, batch, 7)
     assert free == direct_answers(trunk, prompts, trunk.end_id, 7)
     assert len({tuple(answer) for answer in free}) > 1
@@ -169,7 +169,7 @@ def test_greedy_answers_are_those_of_transformers(trunk: ReferenceTrunk, monkeyp
 
 def test_generation_stops_once_all_rows_have_ended(t5: ReferenceTrunk, monkeypatch) -> None:
     prompts = TargetPrompts.from_stacks(some_prompts(t5))
-    batch = some_batch(t5, [0], targets=False)
+    batch = some_batch(t5, [0], labels=False)
     first = t5.generate(prompts, batch, 1)[0][0]
     monkeypatch.setattr(t5, "end_id", first)
     steps = []
@@ -185,17 +185,17 @@ def test_label_scores_are_negative_losses(trunk: ReferenceTrunk, monkeypatch, ch
     """However the candidates are cut into chunks, in the middle of a row or not."""
     monkeypatch.setattr(reference, "CHUNK_ELEMENTS", chunk)
     prompts = TargetPrompts.from_stacks(some_prompts(trunk))
-    batch = some_batch(trunk, targets=False)
+    batch = some_batch(trunk, labels=False)
     words = [ids(trunk, label) for label in LABELS]
     candidates = [words, words[:1], [[1]], words[2:4], [[9, 1], [9, 4, 1], [1]], words]
     scores = trunk.label_scores(prompts, batch, candidates)
     assert [len(row) for row in scores] == [len(row) for row in candidates]
-    sources = [ids(trunk, text) for text in TEXTS]
+    inputs = [ids(trunk, text) for text in TEXTS]
     for row, row_candidates in enumerate(candidates):
         copies = len(row_candidates)
         losses = trunk.row_losses(
             prompts,
-            make_batch([sources[row]] * copies, row_candidates, [SLOTS[row]] * copies),
+            make_batch([inputs[row]] * copies, row_candidates, [SLOTS[row]] * copies),
         )
         torch.testing.assert_close(scores[row], -losses.detach(), rtol=1e-5, atol=1e-4)
 
@@ -203,9 +203,9 @@ def test_label_scores_are_negative_losses(trunk: ReferenceTrunk, monkeypatch, ch
 def test_chunks_of_candidates_grow_with_what_they_may_hold(t5: ReferenceTrunk, monkeypatch) -> None:
     # Cross-attention caches: 2 * 3 layers * 24 inner * 10 tokens; logits: 384 embeddings a token.
     monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 14400)
-    assert t5._pairs_at_once(width=10, longest=1) == 10
-    assert t5._pairs_at_once(width=10, longest=10) == 3
-    assert t5._pairs_at_once(width=10_000, longest=1) == 1
+    assert t5._pairs_at_once(width=10, max_label=1) == 10
+    assert t5._pairs_at_once(width=10, max_label=10) == 3
+    assert t5._pairs_at_once(width=10_000, max_label=1) == 1
 
 
 @pytest.mark.gpu
@@ -214,7 +214,7 @@ def test_a_gpu_agrees_with_the_cpu(folders: dict[str, Path], t5: ReferenceTrunk)
     check_losses_and_gradients(trunk)
     words = [[ids(t5, label) for label in LABELS]] * len(TEXTS)
     here, there = (TargetPrompts.from_stacks(some_prompts(each)) for each in (t5, trunk))
-    batch = some_batch(t5, targets=False)
+    batch = some_batch(t5, labels=False)
     moved = batch.to(trunk.device)
     assert trunk.generate(there, moved, 5) == t5.generate(here, batch, 5)
     scores = zip(trunk.label_scores(there, moved, words), t5.label_scores(here, batch, words), strict=True)
@@ -266,12 +266,12 @@ def test_a_row_without_a_slot_is_refused(t5: ReferenceTrunk, slot: int) -> None:
         t5.generate(prompts, make_batch([[1]], None, [slot]), 2)
 
 
-def test_losses_without_targets_and_scores_without_candidates_are_refused(
+def test_losses_without_labels_and_scores_without_candidates_are_refused(
     t5: ReferenceTrunk,
 ) -> None:
     prompts = TargetPrompts.from_stacks([torch.zeros(5, 32)])
     batch = make_batch([[1], [1]], None, [0, 0])
-    with pytest.raises(ValueError, match="needs a target"):
+    with pytest.raises(ValueError, match="needs a label"):
         t5.row_losses(prompts, batch)
     with pytest.raises(ValueError, match=r"counts \[1\]"):
         t5.label_scores(prompts, batch, [[[1]]])

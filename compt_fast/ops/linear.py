@@ -1,20 +1,18 @@
-"""A frozen matrix: it lies in memory once, and serves forward and backward."""
+"""Products with a frozen matrix: it lies in memory once, and serves forward and backward."""
 
 from __future__ import annotations
-
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compt_fast.ops.rowwise import compiled
+from compt_fast.ops.paths import COMPILED, path
 
 
-class Frozen:
+class FrozenLinear:
     """A matrix W (out, in), contiguous, that takes no gradient.
 
-    Where the extension multiplies as fast as the processor can, it does so for both ways from the one W,
+    Where the extension multiplies as fast as the processor can, it does so for forward and backward from the one W,
     and finishes the sums, in fp32, with what follows; elsewhere torch does.
     """
 
@@ -23,34 +21,28 @@ class Frozen:
 
     def __call__(self, x: Tensor, relu: bool = False) -> Tensor:
         """`x W^T`, (n, in) -> (n, out), and of that, with `relu`, what is above 0."""
-        if has_own_products(x):
+        if has_compiled_products(x):
             return torch.ops.compt_fast.product(x, self.weight, False, relu)
         y = F.linear(x, self.weight)
         return y.relu_() if relu else y
 
     def add_(self, x: Tensor, total: Tensor) -> None:
         """`total += x W^T`, (n, in) to (n, out)."""
-        if has_own_products(x):
+        if has_compiled_products(x):
             torch.ops.compt_fast.product_add(x, self.weight, total)
         else:
             total += F.linear(x, self.weight)
 
-    def back(self, grad: Tensor, inner: Tensor | None = None) -> Tensor:
-        """`grad W`, (n, out) -> (n, in); with `inner` (n, in), what a relu gave, only where that is above 0."""
-        if not has_own_products(grad):
+    def backward(self, grad: Tensor, activated: Tensor | None = None) -> Tensor:
+        """`grad W`, (n, out) -> (n, in); with `activated` (n, in), what a relu gave, only where that is above 0."""
+        if not has_compiled_products(grad):
             y = grad @ self.weight
-            return y if inner is None else torch.ops.aten.threshold_backward.default(y, inner, 0)
-        if inner is None:
+            return y if activated is None else torch.ops.aten.threshold_backward.default(y, activated, 0)
+        if activated is None:
             return torch.ops.compt_fast.product(grad, self.weight, True)
-        return torch.ops.compt_fast.product_where(grad, self.weight, inner)
+        return torch.ops.compt_fast.product_where(grad, self.weight, activated)
 
 
-def has_own_products(x: Tensor) -> bool:
+def has_compiled_products(x: Tensor) -> bool:
     """Whether the extension multiplies `x` with frozen matrices: then a row's result does not depend on the others."""
-    return compiled(x) and _has_products(x.dtype)
-
-
-@lru_cache
-def _has_products(dtype: torch.dtype) -> bool:
-    found: bool = torch.ops.compt_fast.has_products(dtype)
-    return found
+    return path("linear", x) == COMPILED
