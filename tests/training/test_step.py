@@ -27,10 +27,10 @@ class Summing:
 
     def row_losses(self, prompts: TargetPrompts, batch: Batch) -> Tensor:
         sums = torch.stack([own.sum() for own in prompts.flat.split(prompts.lengths.tolist())])
-        return sums[batch.slots] * batch.target_lengths
+        return sums[batch.slots] * batch.label_lengths
 
     def mean_embeddings(self, batch: Batch) -> Tensor:
-        rows = EMBEDDING[batch.source_ids].split(batch.source_lengths.tolist())
+        rows = EMBEDDING[batch.input_ids].split(batch.input_lengths.tolist())
         return torch.stack([own.mean(0) for own in rows])
 
 
@@ -65,11 +65,11 @@ def test_rows_slots_and_tokens_of_several_cohorts() -> None:
     tasks = [row.task for row in rows]
     firsts = [0] * 4 + [2] * 4 + [4] * 3  # of runs with two tasks each
     slots = [first + task for first, task in zip(firsts, tasks, strict=True)]
-    wanted = make_batch([row.source for row in rows], [row.target for row in rows], slots)
+    wanted = make_batch([row.input_ids for row in rows], [row.label_ids for row in rows], slots)
     assert all(torch.equal(getattr(packed.batch, of.name), getattr(wanted, of.name)) for of in fields(Batch))
     assert packed.counts == (4, 4, 3)
     assert packed.prompt_lengths.tolist() == [2, 2, 2, 2, 4, 4]
-    assert packed.tokens == sum(len(row.source) + len(row.target) for row in rows) + 8 * 2 + 3 * 4
+    assert packed.tokens == sum(len(row.input_ids) + len(row.label_ids) for row in rows) + 8 * 2 + 3 * 4
     assert [part.tasks.tolist() for part in packed.parts] == [tasks[:8], tasks[8:]]
     assert packed.parts[0].runs.tolist() == [0] * 4 + [1] * 4
 
@@ -97,8 +97,8 @@ def test_a_runs_loss_is_the_mean_over_its_own_target_tokens() -> None:
         assert targets is not None
         for run, member in enumerate(cohort.members):
             rows = member.batch()
-            summed = sum(targets[run, row.task].sum() * len(row.target) for row in rows)
-            wanted.append(summed / sum(len(row.target) for row in rows))
+            summed = sum(targets[run, row.task].sum() * len(row.label_ids) for row in rows)
+            wanted.append(summed / sum(len(row.label_ids) for row in rows))
     torch.testing.assert_close(losses, torch.stack(wanted))
 
 
