@@ -11,8 +11,8 @@ from torch import Tensor
 from compt_fast.kernels import moved
 from compt_fast.ops import compose as fused
 from compt_fast.prompts.artifact import RunPrompts
-from compt_fast.prompts.compose import Composition, anneal, compose, compose_rows
-from compt_fast.prompts.parameters import LR_GROUP, PromptBank, parameter_shapes
+from compt_fast.prompts.compose import Composition, compose, compose_rows
+from compt_fast.prompts.parameters import PromptBank, rate_groups
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.tasks.examples import TrainingRow
 from compt_fast.tasks.sampling import EpochOrder
@@ -79,6 +79,7 @@ class Cohort:
 
     def __init__(self, shape: PromptShape, embedding: Tensor) -> None:
         self.shape = shape
+        self.groups = rate_groups(shape)
         self.embedding = embedding
         self.members: list[Member] = []
         self.bank: PromptBank | None = None
@@ -118,8 +119,9 @@ class Cohort:
         self.optim.select(chosen)
 
     def draws(self) -> dict[str, Tensor]:
-        """What a relaxed-bernoulli router draws its weights by at the present steps, on the CPU; else nothing."""
-        if self.shape.router != "relaxed-bernoulli":
+        """What a router that samples draws its weights by at the present steps, on the CPU; else nothing."""
+        anneal = self.shape.entries.router.temperature
+        if anneal is None:
             return {}
         temperature = anneal(self._steps(), _numbers([m.total for m in self.members]))
         return {"temperature": temperature, "noise": torch.stack([self._noise(m) for m in self.members])}
@@ -140,9 +142,9 @@ class Cohort:
         """Target prompts (S, L, d) of this cohort's slots, and the slot (B,) of each of its rows.
 
         `runs` and `tasks` (B,) say whose row each is; `means` (B, d), the mean token embedding of
-        each row, is needed with input gates only, where every row is a slot of its own.
+        each row, is needed only where prompts are composed `per_row`: then every row is a slot of its own.
         """
-        if self.shape.gates == "input":
+        if self.shape.per_row:
             assert self.bank is not None and means is not None
             device = means.device
             runs, tasks = runs.to(device), tasks.to(device)
@@ -169,7 +171,7 @@ class Cohort:
                 p.grad[frozen] = 0
         norm, updated = self.optim.step(
             self.bank.params,
-            rates={name: now.rates[LR_GROUP[name]] for name in self.bank.params},
+            rates={name: now.rates[self.groups[name]] for name in self.bank.params},
             decay=now.decay,
             clip=now.clip,
             taken=now.taken,
@@ -186,7 +188,7 @@ class Cohort:
             _numbers([m.total for m in self.members]),
             _numbers([c.warmup for c in configs]),
         )
-        groups = dict.fromkeys(LR_GROUP[name] for name in parameter_shapes(self.shape))
+        groups = dict.fromkeys(self.groups.values())
         rates = {group: share * _numbers([c.rate(group) for c in configs]) for group in groups}
         decay, clip = ([getattr(c, name) for c in configs] for name in ("weight_decay", "clip_norm"))
         return Numbers(rates, _numbers(decay), _numbers(clip), taken)
@@ -195,7 +197,7 @@ class Cohort:
         """The runs that have a rate of 0 for the parameter `name`: it keeps its bits, and its gradient is forgotten, so
         that it does not count when the run's is clipped.
         """
-        group = LR_GROUP[name]
+        group = self.groups[name]
         return [i for i, member in enumerate(self.members) if member.run.config.rate(group) == 0]
 
     @torch.no_grad()

@@ -18,7 +18,6 @@ from compt_fast.kernels import adamw, moved
 from compt_fast.models.batch import Batch, make_batch, offsets_of
 from compt_fast.models.t5.fixed import Bucket, FixedBatch
 from compt_fast.models.t5.trunk import PackedTrunk
-from compt_fast.prompts.parameters import LR_GROUP
 from compt_fast.tasks.examples import TrainingRow
 from compt_fast.training.cohort import Cohort, Numbers
 
@@ -142,7 +141,7 @@ def _params(cohort: Cohort) -> dict[str, Tensor]:
 
 def _table(cohort: Cohort, now: Numbers) -> Tensor:
     """The update's numbers, as its kernels want them."""
-    rates = [now.rates[LR_GROUP[name]] for name in _params(cohort)]
+    rates = [now.rates[cohort.groups[name]] for name in _params(cohort)]
     return adamw.table_of(rates, now.decay, now.clip, now.taken)
 
 

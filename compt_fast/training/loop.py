@@ -227,7 +227,7 @@ class Trainer:
         rows = [row for cohort in batches for member in cohort for row in member]
         sources, targets = [row.source for row in rows], [row.target for row in rows]
         batch = make_batch(sources, targets, [0] * len(rows)).to(self.trunk.device)
-        needs_means = any(cohort.shape.gates == "input" for cohort in self.cohorts)
+        needs_means = any(cohort.shape.per_row for cohort in self.cohorts)
         means = self.trunk.mean_embeddings(batch) if needs_means else None
         stacks: list[Tensor] = []
         slots: list[Tensor] = []
