@@ -19,6 +19,7 @@ from compt_fast.cli.parser import CommandLine
 from compt_fast.models.engines import ENGINES
 from compt_fast.utils.environment import cpu, environment, versions
 from compt_fast.utils.errors import exit_code
+from compt_fast.utils.words import listed
 
 if TYPE_CHECKING:
     from compt_fast.native import Status
@@ -92,6 +93,7 @@ def composition_kernels() -> Part:
     import torch
 
     from compt_fast.kernels import unavailable
+    from compt_fast.ops.compose import without_kernel
 
     name = "Triton kernels"
     refused = unavailable(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -100,8 +102,8 @@ def composition_kernels() -> Part:
     return Part(
         name,
         True,
-        "they attend in the fast engine, and compose and update the prompts, but for lstm encoders, "
-        "relaxed-bernoulli routers and input gates, which PyTorch composes; a training says which path its runs take",
+        f"they attend in the fast engine, and compose and update the prompts, but for {listed(without_kernel())}, "
+        "which PyTorch composes; a training says which path its runs take",
     )
 
 

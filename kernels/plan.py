@@ -21,8 +21,9 @@ COMPUTED: dict[str, tuple[str, ...]] = {
     "mask": ("none", "before", "after"),
     "products": PRODUCTS,
 }
-"""What the kernels compute, by the settings of a shape and of a plan. What is not listed goes to the formula; whoever
-adds a value adds a branch to the kernels, whose last one refuses at compile time what none before it knows.
+"""What the kernels compute, by the fields of a plan and settings of a shape: an entry of `compt_fast.prompts` names
+one of these words as its `kernel`. What is not listed goes to the formula; whoever adds a value adds a
+branch to the kernels, whose last one refuses at compile time what none before it knows.
 """
 MAX_TASKS = 128
 MAX_WEIGHTS = 32

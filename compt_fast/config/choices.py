@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from compt_fast.utils.registry import names_in
 
-COMPOSITIONS = ("spp", "scp", "pt", "mst", "inside")
-ENCODERS = ("mlp", "linear", "lstm", "none")
+AUTO = "auto"
+"""The normalisation that follows from the rest of a run, see `compt_fast.prompts.shape.PromptShape.normaliser`."""
+COMPOSITIONS = names_in("compt_fast.prompts.compositions")
+ENCODERS = names_in("compt_fast.prompts.encoders")
 SHARINGS = ("per-prompt", "per-role", "shared")
-ROUTERS = ("direct", "constant", "relaxed-bernoulli")
-NORMALISATIONS = ("auto", "softmax", "sparsemax", "sigmoid", "softmax-temperature")
-GATES = ("fixed", "learned", "learned-global", "tied", "input")
+ROUTERS = names_in("compt_fast.prompts.routers")
+NORMALISATIONS = (AUTO, *names_in("compt_fast.prompts.normalisations"))
+GATES = names_in("compt_fast.prompts.gates")
 INITS = ("uniform", "vocab")
 """What random prompt tokens are drawn from."""
 LABEL_MODES = ("natural", "synthetic", "numeric")

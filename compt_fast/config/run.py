@@ -216,7 +216,7 @@ class RunConfig:
     task: str | None = None
 
     def rate(self, group: str) -> float:
-        """The peak rate of a group of parameters (`compt_fast.prompts.parameters.LR_GROUP`).
+        """The peak rate of a group of parameters (`compt_fast.prompts.parameters.rate_groups`).
 
         Encoders learn at `lr_encoder`; where that is None, at the rate of the prompts that they encode, and one
         that sources and privates share at the sources'.

@@ -78,10 +78,10 @@ def predict(
 def target_prompts(prompts: RunPrompts, trunk: Trunk, batch: Batch) -> tuple[TargetPrompts, Batch]:
     """Target prompts for a batch whose slots are task indices, and the batch to use them with.
 
-    It is the same batch but for input gates, where each row becomes a slot of its own.
+    It is the same batch but for prompts that are composed per row: each row becomes a slot of its own.
     """
     device = trunk.embedding.device
-    if prompts.shape.gates != "input":
+    if not prompts.shape.per_row:
         return TargetPrompts.from_stacks([prompts.tensors["targets"].to(device)]), batch
     composition, params = prompts.composed(device)
     tasks = batch.slots.to(device)

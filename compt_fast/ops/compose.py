@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +14,30 @@ from compt_fast.kernels import unavailable
 from compt_fast.kernels.plan import COMPUTED, MAX_TASKS, MAX_WEIGHTS, Plan
 from compt_fast.prompts.compose import Composition, Mask
 from compt_fast.prompts.compose import compose as reference
-from compt_fast.prompts.encoders import encoder_prefix, encoder_shapes
+from compt_fast.prompts.compositions import COMPOSITIONS
+from compt_fast.prompts.encoders import ENCODERS
+from compt_fast.prompts.encoding import encoder_prefix
+from compt_fast.prompts.entry import Entry
+from compt_fast.prompts.gates import GATES
+from compt_fast.prompts.normalisations import NORMALISATIONS
+from compt_fast.prompts.parameters import parameter_shapes
+from compt_fast.prompts.routers import ROUTERS
 from compt_fast.prompts.shape import ROLES, PromptShape
 
 PRODUCTS = {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}
 """How the kernel multiplies at each of torch's settings of `set_float32_matmul_precision`."""
+ENTRIES: dict[str, Mapping[str, Entry]] = {
+    "encoders": ENCODERS,
+    "routers": ROUTERS,
+    "normalisations": NORMALISATIONS,
+    "gates": GATES,
+    "compositions": COMPOSITIONS,
+}
+
+
+def without_kernel() -> list[str]:
+    """What of each kind the formula computes on every device: "lstm encoders"."""
+    return [f"{name} {kind}" for kind, of in ENTRIES.items() for name, entry in of.items() if entry.kernel is None]
 
 
 @torch.compiler.assume_constant_result
@@ -30,14 +50,16 @@ def path(shape: PromptShape, device: torch.device) -> tuple[str, str]:
 
 
 def unsupported(shape: PromptShape) -> str:
-    """What of a shape the kernels do not compute; empty where they compute all."""
-    for setting in ("composition", "encoder", "encoded", "sharing", "router"):
+    """What of a shape the kernels do not compute; empty where they compute all.
+
+    An entry says which kernel is its own, and `COMPUTED` which there are: all else goes to the formula.
+    """
+    for setting, name, entry in shape.named_entries:
+        if entry.kernel not in COMPUTED[_field(setting)]:
+            return f"no kernel computes {setting} {name!r}"
+    for setting in ("encoded", "sharing"):
         if getattr(shape, setting) not in COMPUTED[setting]:
             return f"no kernel computes {setting} {getattr(shape, setting)!r}"
-    if _normaliser(shape) not in COMPUTED["normaliser"]:
-        return f"no kernel computes normalisation {shape.normaliser!r}"
-    if _gates(shape) not in COMPUTED["gates"]:
-        return f"no kernel computes gates {shape.gates!r}"
     if shape.tasks > MAX_TASKS:
         return f"{shape.tasks} tasks are more than {MAX_TASKS}"
     if shape.n_weights > MAX_WEIGHTS:
@@ -45,16 +67,9 @@ def unsupported(shape: PromptShape) -> str:
     return ""
 
 
-def _normaliser(shape: PromptShape) -> str:
-    """In a plan's words: a softmax with temperature is a softmax of which tau says the rest."""
-    if not shape.has_router:
-        return "constant"
-    return "softmax" if shape.normaliser == "softmax-temperature" else shape.normaliser
-
-
-def _gates(shape: PromptShape) -> str:
-    """In a plan's words."""
-    return shape.gates if shape.has_gates else "none"
+def _field(setting: str) -> str:
+    """What a plan calls a setting."""
+    return "normaliser" if setting == "normalisation" else setting
 
 
 def compose(
@@ -116,20 +131,17 @@ def planned(shape: PromptShape, mask: Mask | None, products: str | None) -> tupl
 
 @lru_cache
 def input_names(shape: PromptShape) -> tuple[str, ...]:
-    """The bank's tensors in the kernel's order."""
-    roles = [role for role in ROLES if shape.prompts(role)]
-    prefixes = dict.fromkeys(encoder_prefix(shape, role) for role in roles)
-    encoders = (f"{prefix}.{name}" for prefix in prefixes for name in encoder_shapes(shape))
-    names = [*(f"{role}_tokens" for role in roles), *encoders]
-    names += ["router"] * shape.has_router
-    return (*names, *["gates"] * (shape.has_gates and shape.gates != "fixed"))
+    """The bank's tensors in the kernel's order, which is the bank's."""
+    return tuple(parameter_shapes(shape))
 
 
 @lru_cache
 def plan_text(shape: PromptShape, mask: Mask | None, products: str) -> str:
     """The kernel's plan of a shape."""
+    words: dict[str, Any] = {setting: entry.kernel for setting, _, entry in shape.named_entries}
+    divided = shape.has_router and shape.entries.normalisation.temperature
     plan = Plan(
-        composition=shape.composition,
+        composition=words["composition"],
         tasks=shape.tasks,
         sources=shape.sources,
         privates=shape.prompts("private"),
@@ -137,12 +149,12 @@ def plan_text(shape: PromptShape, mask: Mask | None, products: str) -> str:
         length=shape.length,
         d=shape.d_model,
         hidden=shape.hidden,
-        encoder=shape.encoder,
+        encoder=words["encoder"],
         per_prompt=shape.sharing == "per-prompt",
         shared=len({encoder_prefix(shape, role) for role in ROLES}) == 1,
-        normaliser=_normaliser(shape),
-        tau=shape.tau if shape.has_router and shape.normaliser == "softmax-temperature" else 1.0,
-        gates=_gates(shape),
+        normaliser=words.get("normalisation", "constant"),
+        tau=shape.tau if divided else 1.0,
+        gates=words.get("gates", "none"),
         mask=mask.how if mask and shape.n_weights else "none",
         private_on=mask is None or mask.private,
         products=products,

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compt_fast.prompts.compose import Composition, Mask, compose
+from compt_fast.prompts.parameters import mixing_parameters
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError, shown
 from compt_fast.utils.files import new_folder, write_json
@@ -54,7 +55,7 @@ class RunPrompts:
     """Composition of one run (its run axis is 1) and the small parameters that evaluation needs.
 
     `tensors` holds the composition's parts that exist (`targets` (T, L, d), `sources` (N, m, d),
-    `privates` (T, m, d), `weights`, `gates`), and `param.*`: router and gate parameters.
+    `privates` (T, m, d), `weights`, `gates`), and `param.*`: the parameters that mix them.
     """
 
     shape: PromptShape
@@ -64,7 +65,7 @@ class RunPrompts:
     def of(cls, shape: PromptShape, composition: Composition, params: dict[str, Tensor]) -> RunPrompts:
         """Copies, on the CPU, of a composition and of the parameters beside it, both of one run."""
         tensors = {part: getattr(composition, part) for part in _PARTS}
-        tensors |= {f"param.{name}": p for name, p in params.items() if name.startswith(("router", "gate"))}
+        tensors |= {f"param.{name}": params[name] for name in mixing_parameters(shape)}
         kept = {name: t[0].detach().to("cpu", copy=True).contiguous() for name, t in tensors.items() if t is not None}
         return cls(shape, kept)
 
@@ -128,7 +129,7 @@ def load_prompts(folder: Path) -> tuple[RunPrompts, dict[str, Any]]:
         raise InputError(f"{weights}: holds {shown(found, 400)}, but its manifest says {shown(expected, 400)}")
     sizes = _sizes(shape)
     wrong = [name for name in expected if sizes.get(name, expected[name]) != expected[name]]
-    if wrong or ("targets" in expected) == (shape.gates == "input"):
+    if wrong or ("targets" in expected) == shape.per_row:
         raise InputError(f"{path}: its shape does not go with its tensors ({', '.join(wrong)})")
     return RunPrompts(shape, tensors), manifest
 

@@ -1,7 +1,7 @@
 """The reference formula of target prompts, in plain PyTorch: ComPT Eq. 4 and CrossPT Eq. 1.
 
-Target prompts are constants of (run, task) unless the gates are `input`: then alpha and beta are
-predicted for each input row, and `compose_rows` finishes what `compose` began.
+Target prompts are constants of (run, task) unless something in the shape depends on the input (`per_row`): then
+`compose_rows` finishes for each input row what `compose` began.
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from compt_fast.prompts.encoders import encode
-from compt_fast.prompts.products import batched, sigmoid
-from compt_fast.prompts.routing import Mask, anneal, weights
+from compt_fast.prompts.compositions import Parts
+from compt_fast.prompts.encoding import encode
+from compt_fast.prompts.entry import Rows
+from compt_fast.prompts.products import batched
+from compt_fast.prompts.routing import Mask, weights
 from compt_fast.prompts.shape import PromptShape
+from compt_fast.utils.errors import InputError
 
-__all__ = ["Composition", "Mask", "anneal", "compose", "compose_rows"]
+__all__ = ["Composition", "Mask", "compose", "compose_rows"]
 
 
 @dataclass(frozen=True)
 class Composition:
     """Target prompts of R runs and T tasks, and what they were made of; a lacking part is None.
 
-    targets (R, T, L, d), L the shape's target length; None with gates `input`. sources
+    targets (R, T, L, d), L the shape's target length. sources
     (R, N, m, d) and privates (R, T, m, d), encoded; masked privates are zero. Of a half of `scp`
     that a mask removes nothing is left, and L is m less. weights
     (R, T, n_weights), in `inside` the private prompt's last. gates (R, T, 2): alpha (private) and
-    beta (sources), of `spp` and `scp` unless the gates are `input`.
+    beta (sources), of `spp` and `scp`. What depends on the input is None, and so are then the targets.
     """
 
     targets: Tensor | None
@@ -50,28 +53,34 @@ def compose(
     """The target prompts of all runs and tasks, differentiable in `params`, in their dtype.
 
     `params` are a bank's, each with the run axis R first. temperature (R,) and noise
-    (R, T, n_weights) are what a `relaxed-bernoulli` router needs in training. `mask` switches
+    (R, T, n_weights) are what a router that samples needs in training. `mask` switches
     prompts off: a masked private's term is zero, and where all sources are masked so is their
     mixture; in `scp` either's m tokens stay, as zeros, unless the mask removes them.
 
-    Raises `InputError` for a mask of another number of sources.
+    Raises `InputError` for a mask of another number of sources, and for any on a router that depends on the input.
     """
+    rule, _, router, _, gates = shape.entries
+    if mask and router.per_row:
+        raise InputError(f"router {shape.router!r} weighs prompts by the input, and there are no masks of that yet")
     sources = encode(params, shape, "source") if shape.sources else None
     privates = encode(params, shape, "private") if shape.private else None
     if mask and not mask.private and privates is not None:
         privates = torch.zeros_like(privates)
     w = None
-    if sources is not None:
-        size = (sources.shape[0], shape.tasks, shape.n_weights)
-        logits = params["router"] if shape.has_router else sources.new_zeros(size)
+    if sources is not None and not router.per_row:
+        logits = router.logits(params, shape)
         w = weights(logits, shape, training=training, temperature=temperature, noise=noise, mask=mask)
     elif mask:
         mask.candidates(shape)  # for its check: there are no weights to mask
-    if mask and mask.tokens == "remove" and shape.composition == "scp":
+    if mask and mask.tokens == "remove" and rule.removable:
         privates = privates if mask.private else None
         sources, w = (sources, w) if any(mask.sources) else (None, None)
-    parts = Composition(None, sources, privates, w, _gates(params, shape))
-    return parts if shape.gates == "input" else replace(parts, targets=_targets(parts, shape))
+    alpha_beta = gates.formula(params, shape) if shape.has_gates and not gates.per_row else None
+    found = Composition(None, sources, privates, w, alpha_beta)
+    if shape.per_row:
+        return found
+    parts = Parts(params, None if w is None else _mixture(w, sources, shape), privates, w, alpha_beta)
+    return replace(found, targets=rule.formula(parts))
 
 
 def compose_rows(
@@ -82,71 +91,31 @@ def compose_rows(
     tasks: Tensor,
     means: Tensor,
 ) -> Tensor:
-    """The target prompt (B, L, d) of each of B input rows, for gates `input`.
+    """The target prompt (B, L, d) of each of B input rows, for shapes that are `per_row`.
 
-    `composition` is what `compose` gave for `params`; runs and tasks (B,) int64 say whose row each
-    is; means (B, d), any float dtype, is the mean of the row's token embeddings. alpha and beta are
-    sigmoids of one linear layer d -> 2 of it: ComPT, Section 2.2, names gates computed for each
-    input; the layer is ours.
+    `composition` is what `compose` gave for `params`, of which `mixing_parameters` are enough; runs and tasks (B,)
+    int64 say whose row each is; means (B, d), any float dtype, is the mean of the row's token embeddings.
     """
-    if shape.gates != "input":
-        raise ValueError(f"gates are {shape.gates!r}: the targets of compose() are whole")
-    weight, bias = params["gates.weight"][runs], params["gates.bias"][runs]
-    gates = sigmoid(torch.einsum("bd,bgd->bg", means.to(weight), weight) + bias)
-    mixture, privates = _mixture(composition, shape), composition.privates
-    return _gated(
-        shape,
-        None if mixture is None else mixture[runs, tasks],
-        None if privates is None else privates[runs, tasks],
-        gates,
-    )
+    if not shape.per_row:
+        raise ValueError("nothing of this shape depends on the input: the targets of compose() are whole")
+    rule, _, router, _, gates = shape.entries
+    sources, w = composition.sources, composition.weights
+    rows = Rows(runs, tasks, means, sources, composition.privates)
+
+    def own(part: Tensor | None) -> Tensor | None:
+        return None if part is None else part[runs, tasks]
+
+    alpha_beta = gates.formula(params, shape, rows) if gates.per_row else own(composition.gates)
+    if router.per_row:
+        assert sources is not None
+        row_weights = weights(router.logits(params, shape, rows), shape)
+        mixture = _mixture(row_weights[:, None], sources[runs], shape).squeeze(1)
+        return rule.formula(Parts(params, mixture, own(composition.privates), row_weights, alpha_beta, rows))
+    mixture = own(None if w is None else _mixture(w, sources, shape))
+    return rule.formula(Parts(params, mixture, own(composition.privates), own(w), alpha_beta, rows))
 
 
-def _targets(parts: Composition, shape: PromptShape) -> Tensor:
-    """(R, T, L, d) from the parts, with gates that are no function of the input."""
-    privates, gates = parts.privates, parts.gates
-    mixture = _mixture(parts, shape)
-    if gates is not None:
-        return _gated(shape, mixture, privates, gates)
-    if mixture is None:  # pt
-        assert privates is not None
-        return privates
-    if privates is None:  # mst, and inside without a private
-        return mixture
-    assert parts.weights is not None
-    return mixture + parts.weights[..., -1, None, None] * privates  # inside
-
-
-def _mixture(parts: Composition, shape: PromptShape) -> Tensor | None:
-    """sum_i w[t, i] P_src[i]: (R, T, m, d); None without sources."""
-    if parts.weights is None:
-        return None
-    assert parts.sources is not None
-    weights, sources = parts.weights[..., : shape.sources], parts.sources
-    return batched(weights, sources.flatten(2)).unflatten(2, sources.shape[2:])
-
-
-def _gated(shape: PromptShape, mixture: Tensor | None, privates: Tensor | None, gates: Tensor) -> Tensor:
-    """ComPT Eq. 4: mixture and privates (..., m, d), gates (..., 2) -> (..., L, d).
-
-    One of the two may have been removed from `scp`.
-    """
-    alpha, beta = gates[..., None, None].unbind(-3)
-    if shape.composition == "scp":
-        halves = [gate * half for gate, half in ((beta, mixture), (alpha, privates)) if half is not None]
-        return torch.cat(halves, dim=-2)
-    assert mixture is not None and privates is not None
-    return alpha * privates + beta * mixture
-
-
-def _gates(params: Mapping[str, Tensor], shape: PromptShape) -> Tensor | None:
-    """alpha and beta of each run and task, (R, T, 2); None without gates or with gates `input`."""
-    if not shape.has_gates or shape.gates == "input":
-        return None
-    tokens = params["private_tokens"]
-    if shape.gates == "fixed":
-        return tokens.new_ones(tokens.shape[0], shape.tasks, 2)
-    gates = sigmoid(params["gates"])
-    if shape.gates == "tied":
-        return torch.cat([gates, 1 - gates], dim=-1)
-    return gates.expand(-1, shape.tasks, -1)
+def _mixture(w: Tensor, sources: Tensor | None, shape: PromptShape) -> Tensor:
+    """sum_i w[t, i] P_src[i]: w (R, T, n_weights) and sources (R, N, m, d) -> (R, T, m, d)."""
+    assert sources is not None
+    return batched(w[..., : shape.sources], sources.flatten(2)).unflatten(2, sources.shape[2:])

@@ -10,57 +10,48 @@ import torch
 from torch import Tensor
 
 from compt_fast.config.choices import INITS
-from compt_fast.prompts.encoders import (
-    ENCODER_PARAMETERS,
-    encoder_prefix,
-    encoder_shapes,
-    init_bound,
-)
+from compt_fast.prompts.encoding import encoder_parameters
+from compt_fast.prompts.entry import Parameter
 from compt_fast.prompts.shape import ROLES, PromptShape
 from compt_fast.utils.errors import InputError, unknown
 
-__all__ = ["LR_GROUP", "PromptBank", "PromptShape", "parameter_count", "parameter_shapes"]
+__all__ = ["PromptBank", "PromptShape", "mixing_parameters", "parameter_count", "parameter_shapes", "rate_groups"]
 
 VOCAB_ROWS = 5000
 SPECIAL_IDS = 3  # T5's padding, end and unknown
 
-_ENCODERS = ("source_encoder", "private_encoder", "shared_encoder")
-LR_GROUP = {
-    "source_tokens": "source",
-    "private_tokens": "private",
-    "router": "router",
-    "gates": "router",
-    "gates.weight": "router",
-    "gates.bias": "router",
-} | {f"{prefix}.{name}": prefix for prefix in _ENCODERS for name in ENCODER_PARAMETERS}
+
+def parameters(shape: PromptShape) -> dict[str, Parameter]:
+    """One run's parameters by name: tokens, then those of prompt encoders, then `mixing_parameters`.
+
+    `source_tokens` (N, m, d), `private_tokens` (T, m, d); `source_encoder.*`, `private_encoder.*`
+    (K, ...) with K = N or T by prompt and 1 by role, or `shared_encoder.*` (1, ...).
+    """
+    found: dict[str, Parameter] = {}
+    roles = [role for role in ROLES if shape.prompts(role)]
+    for role in roles:
+        found[f"{role}_tokens"] = Parameter((shape.prompts(role), shape.length, shape.d_model), None, role)
+    for role in roles:
+        found |= encoder_parameters(shape, role)
+    return found | mixing_parameters(shape)
+
+
+def mixing_parameters(shape: PromptShape) -> dict[str, Parameter]:
+    """One run's parameters of router, gates and composition: what mixes prompts anew needs no others beside them."""
+    rule, _, router, _, gates = shape.entries
+    return router.parameters(shape) | gates.parameters(shape) | rule.parameters(shape)
 
 
 def parameter_shapes(shape: PromptShape) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of one run's parameters, without the run axis.
+    """Names and shapes of one run's parameters, without the run axis."""
+    return {name: one.size for name, one in parameters(shape).items()}
 
-    `source_tokens` (N, m, d), `private_tokens` (T, m, d); `source_encoder.*`, `private_encoder.*`
-    (K, ...) with K = N or T by prompt and 1 by role, or `shared_encoder.*` (1, ...); `router`
-    (T, n_weights); `gates` (T, 2), (1, 2) for learned-global, (T, 1) for tied, or `gates.weight`
-    (2, d) and `gates.bias` (2,) for input.
+
+def rate_groups(shape: PromptShape) -> dict[str, str]:
+    """The learning rate that each parameter trains at: "source", "private", "router", or an encoder's, which is the
+    first part of its name ("source_encoder").
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    roles = [role for role in ROLES if shape.prompts(role)]
-    for role in roles:
-        shapes[f"{role}_tokens"] = (shape.prompts(role), shape.length, shape.d_model)
-    for role in filter(shape.has_encoder, roles):
-        encoders = shape.prompts(role) if shape.sharing == "per-prompt" else 1
-        for name, size in encoder_shapes(shape).items():
-            shapes[f"{encoder_prefix(shape, role)}.{name}"] = (encoders, *size)
-    if shape.has_router:
-        shapes["router"] = (shape.tasks, shape.n_weights)
-    gates: dict[str, dict[str, tuple[int, ...]]] = {
-        "fixed": {},
-        "learned": {"gates": (shape.tasks, 2)},
-        "learned-global": {"gates": (1, 2)},
-        "tied": {"gates": (shape.tasks, 1)},
-        "input": {"gates.weight": (2, shape.d_model), "gates.bias": (2,)},
-    }
-    return shapes | gates[shape.gates]
+    return {name: one.group for name, one in parameters(shape).items()}
 
 
 def parameter_count(shape: PromptShape) -> int:
@@ -71,8 +62,7 @@ def parameter_count(shape: PromptShape) -> int:
 class PromptBank:
     """Parameters of R runs of one shape: leaf tensors (R, ...) that require gradients.
 
-    `params` maps the names of `parameter_shapes` to them; `LR_GROUP` maps each name to the learning
-    rate it trains at ("source", "private", "router", or an encoder's first part of the name).
+    `params` maps the names of `parameters` to them.
     """
 
     def __init__(self, shape: PromptShape, params: Mapping[str, Tensor]) -> None:
@@ -112,7 +102,7 @@ class PromptBank:
 
         Raw tokens are drawn by `init`: `uniform` from U(-init_range, init_range), `vocab` as rows
         of the trunk's `embedding` (V, d), with replacement, from its first 5000 but for the special
-        ids 0 to 2. Encoders start as torch's own layers do, router and gates at zero. Every tensor
+        ids 0 to 2. All else starts as the entries of its shape declare. Every tensor
         of a run follows from its seed and its name alone: neither the other runs nor the other
         tensors matter, so that runs that differ in their sources start from the same privates. It follows from
         `task` besides, the one task of runs that are trained apart, so that no two tasks start alike.
@@ -125,8 +115,8 @@ class PromptBank:
             raise InputError(f"the initial range is {init_range}; it must be positive and finite")
         table = _vocabulary(embedding, shape) if init == "vocab" else None
         params = {
-            name: torch.stack([_initial(name, size, seed, shape, init_range, table, task) for seed in seeds]).to(device)
-            for name, size in parameter_shapes(shape).items()
+            name: torch.stack([_initial(name, one, seed, init_range, table, task) for seed in seeds]).to(device)
+            for name, one in parameters(shape).items()
         }
         return cls(shape, params)
 
@@ -174,23 +164,19 @@ def _vocabulary(embedding: Tensor | None, shape: PromptShape) -> Tensor:
 
 def _initial(
     name: str,
-    size: tuple[int, ...],
+    parameter: Parameter,
     seed: int,
-    shape: PromptShape,
     init_range: float,
     table: Tensor | None,
     task: str | None,
 ) -> Tensor:
     """One run's initial value of one parameter, on the CPU so that the device does not matter."""
-    if LR_GROUP[name] == "router":
-        return torch.zeros(size)
+    low, high = parameter.initial or (-init_range, init_range)
+    if low == high:
+        return torch.full(parameter.size, low)
     whose = f"{seed} {name}" if task is None else f"{seed} {name} {task}"
     digest = hashlib.sha256(whose.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-    if not name.endswith("_tokens"):
-        bound = init_bound(shape, name.split(".", 1)[1])
-    elif table is not None:
-        return table[torch.randint(len(table), size[:-1], generator=generator)]
-    else:
-        bound = init_range
-    return torch.empty(size).uniform_(-bound, bound, generator=generator)
+    if parameter.initial is None and table is not None:
+        return table[torch.randint(len(table), parameter.size[:-1], generator=generator)]
+    return torch.empty(parameter.size).uniform_(low, high, generator=generator)

@@ -31,3 +31,10 @@ def sigmoid(x: Tensor) -> Tensor:
     last bit.
     """
     return torch.sigmoid(x.double()).to(x.dtype)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """K linear layers: x (K, ..., i) with weight (K, o, i) and bias (K, o) -> (K, ..., o)."""
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    out = batched(flat, weight.transpose(1, 2), bias.unsqueeze(1))
+    return out.reshape(*x.shape[:-1], -1)

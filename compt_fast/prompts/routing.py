@@ -1,4 +1,4 @@
-"""The router: from logits z[t, i] to the weights w[t, i] of source prompts (ComPT, Section 2.3)."""
+"""From a router's logits z[t, i] to the weights w[t, i] of source prompts (ComPT, Section 2.3), masks included."""
 
 from __future__ import annotations
 
@@ -8,13 +8,8 @@ import torch
 from torch import Tensor
 
 from compt_fast.config.choices import MASKED_TOKENS, MASKINGS
-from compt_fast.prompts.products import sigmoid
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError, unknown
-
-FIRST_TEMPERATURE = 5.0
-LAST_TEMPERATURE = 0.1
-ANNEALED_PART = 0.6
 
 
 def check_masking(how: str, tokens: str) -> None:
@@ -56,57 +51,6 @@ class Mask:
         return [*self.sources, self.private] if private_inside else list(self.sources)
 
 
-def sparsemax(logits: Tensor) -> Tensor:
-    """The Euclidean projection of the last axis onto the probability simplex, exact zeros included.
-
-    Martins & Astudillo 2016, Algorithm 1: p = max(z - threshold, 0) with the threshold that makes
-    the support's entries sum to 1. Its derivative follows from the formula as written: on the
-    support dz = g - mean of g over the support, elsewhere 0.
-    """
-    # the projection does not change when all logits move together; small numbers sum exactly
-    z = logits - logits.detach().amax(-1, keepdim=True)
-    ordered = z.sort(dim=-1, descending=True).values
-    sums = ordered.cumsum(-1)
-    ranks = torch.arange(1, z.shape[-1] + 1, device=z.device, dtype=z.dtype)
-    # at least 1 but for NaN, which has to pass through to its own run and stop no other
-    size = (1 + ranks * ordered > sums).sum(-1, keepdim=True).clamp(min=1)
-    threshold = (sums.gather(-1, size - 1) - 1) / size
-    return torch.relu(z - threshold)
-
-
-def relaxed_bernoulli(logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
-    """A reparameterised draw of RelaxedBernoulli(temperature, logits): in (0, 1), differentiable.
-
-    logits and noise (R, T, n), the noise uniform on [0, 1); temperature (R,), positive.
-    """
-    # the logit of 0 or 1 would be infinite
-    logistic = torch.logit(noise.to(logits), eps=torch.finfo(noise.dtype).eps)
-    return sigmoid((logits + logistic) / temperature.to(logits)[:, None, None])
-
-
-def anneal(step: Tensor, steps: Tensor) -> Tensor:
-    """The temperature (R,) at `step` of `steps`: linear from 5 to 0.1 over 60 % of a run's steps.
-
-    step (R,) counts from 0, steps (R,) is at least 1; any dtype. The schedule is ours.
-    """
-    part = (step / (ANNEALED_PART * steps)).clamp(0, 1)
-    return FIRST_TEMPERATURE + (LAST_TEMPERATURE - FIRST_TEMPERATURE) * part
-
-
-def normalise(logits: Tensor, shape: PromptShape) -> Tensor:
-    """Weights of logits (..., n) by the shape's normalisation.
-
-    n may be smaller than the shape's number of weights (masked prompts are absent); the kind of
-    normalisation and its temperature stay those the run was trained with.
-    """
-    kind = shape.normaliser
-    if kind == "sigmoid":
-        return sigmoid(logits)
-    if kind == "sparsemax":
-        return sparsemax(logits)
-    return torch.softmax(logits / shape.tau if kind == "softmax-temperature" else logits, dim=-1)
-
-
 def weights(
     logits: Tensor,
     shape: PromptShape,
@@ -118,10 +62,9 @@ def weights(
 ) -> Tensor:
     """The weights (R, T, n_weights) of the shape's router, non-negative, in the logits' dtype.
 
-    logits (R, T, n_weights), of which a router without parameters uses the size only: its weights
-    are uniform. temperature (R,) and noise (R, T, n_weights), uniform on [0, 1), are needed by
-    `relaxed-bernoulli` in training; its weights at evaluation are sigmoid(logits). Where everything
-    is masked all weights are zero.
+    logits (R, T, n_weights). temperature (R,) and noise (R, T, n_weights), uniform on [0, 1), are
+    needed in training by a router that samples. Where everything is masked all weights are zero.
+    Of a router that is `per_row`, (B, n_weights) takes the place of (R, T, n_weights).
 
     Raises `InputError` for a mask of another number of sources.
     """
@@ -146,11 +89,14 @@ def _unmasked(
     temperature: Tensor | None,
     noise: Tensor | None,
 ) -> Tensor:
-    """Weights over exactly the candidates that `logits` (R, T, n) holds."""
-    if not shape.has_router:
-        return torch.full_like(logits, 1 / logits.shape[-1])
-    if training and shape.router == "relaxed-bernoulli":
+    """Weights over exactly the candidates that `logits` (..., n) holds; the kind of normalisation and its temperature
+    stay those the run was trained with.
+    """
+    router, normalisation = shape.entries.router, shape.entries.normalisation
+    if training and router.sample is not None:
         if temperature is None or noise is None:
-            raise ValueError("relaxed-bernoulli needs a temperature and noise in training")
-        return relaxed_bernoulli(logits, temperature, noise)
-    return normalise(logits, shape)
+            raise ValueError(f"{shape.router} needs a temperature and noise in training")
+        return router.sample(logits, temperature, noise)
+    if router.weights is not None:
+        return router.weights(logits)
+    return normalisation.formula(logits / shape.tau if normalisation.temperature else logits)

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
-from compt_fast.config.choices import COMPOSITIONS, ENCODERS, GATES, NORMALISATIONS, ROUTERS, SHARINGS
+from compt_fast.config.choices import AUTO, SHARINGS
+from compt_fast.prompts.compositions import COMPOSITIONS, Rule
+from compt_fast.prompts.encoders import ENCODERS, Encoder
+from compt_fast.prompts.entry import Entry
+from compt_fast.prompts.gates import GATES, Gate
+from compt_fast.prompts.normalisations import NORMALISATIONS, Normalisation
+from compt_fast.prompts.routers import ROUTERS, Router
 from compt_fast.utils.errors import InputError, unknown
+from compt_fast.utils.words import listed
 
 ROLES = ("source", "private")
 ENCODED = ("both", *ROLES)
+
+
+class Entries(NamedTuple):
+    """What a shape's settings name."""
+
+    composition: Rule
+    encoder: Encoder
+    router: Router
+    normalisation: Normalisation
+    gates: Gate
 
 
 @dataclass(frozen=True)
 class PromptShape:
     """Everything that decides which parameters a run has and how its target prompts are composed.
 
-    Runs of equal shape form one cohort. Compositions: `spp` (sources plus private) and `scp`
-    (sources concatenated with private), ComPT Eq. 4; `pt`, a private prompt a task; `mst`, one
-    source for all tasks; `inside`, CrossPT Eq. 1, where the private prompt, if there is one, stands
-    inside the sources' softmax.
+    Runs of equal shape form one cohort. composition, encoder, router, normalisation and gates name
+    entries of the folders `compositions`, `encoders`, `routers`, `normalisations` and `gates`.
 
-    tasks T, sources N, length m (prompt tokens), d_model d. hidden h is the inner width of `mlp`
-    and `lstm` (0 stands for d_model) and 0 for the other encoders, whatever is given. `encoded` says
+    tasks T, sources N, length m (prompt tokens), d_model d. hidden h is the inner width of encoders
+    that have one (0 stands for d_model) and 0 for the others, whatever is given. `encoded` says
     which role has prompt encoders where only one has: prompts that start from stored values, which
     an encoder has already made, have none. The
     temperature of `softmax-temperature` is max(tau_min, tau0 * N**-tau_power): CrossPT
@@ -42,22 +60,23 @@ class PromptShape:
     hidden: int = 0
     encoded: str = "both"
     router: str = "direct"
-    normalisation: str = "auto"
+    normalisation: str = AUTO
     gates: str = "fixed"
     tau0: float = 1.0
     tau_power: float = 0.5
     tau_min: float = 0.1
 
     def __post_init__(self) -> None:
-        for kind, value, choices in (
+        known: tuple[tuple[str, str, Collection[str]], ...] = (
             ("composition", self.composition, COMPOSITIONS),
             ("prompt encoder", self.encoder, ENCODERS),
             ("encoder sharing", self.sharing, SHARINGS),
             ("role with prompt encoders", self.encoded, ENCODED),
             ("router", self.router, ROUTERS),
-            ("normalisation", self.normalisation, NORMALISATIONS),
+            ("normalisation", self.normalisation, (AUTO, *NORMALISATIONS)),
             ("gates", self.gates, GATES),
-        ):
+        )
+        for kind, value, choices in known:
             if value not in choices:
                 raise unknown(kind, value, choices)
         self._check_sizes()
@@ -80,35 +99,40 @@ class PromptShape:
             raise InputError(f"tau_power is {self.tau_power}; it must be 0 or more and finite")
 
     def _check_prompts(self) -> None:
-        name, sources = self.composition, self.sources
-        if name == "pt" and sources != 0:
-            raise InputError(f"pt has no source prompts: sources must be 0, not {sources}")
-        if name == "mst" and sources != 1:
-            raise InputError(f"mst shares one source prompt: sources must be 1, not {sources}")
-        if name not in ("pt", "mst") and sources < 1:
+        name, sources, rule = self.composition, self.sources, self.entries.composition
+        if rule.sources == "none" and sources != 0:
+            raise InputError(f"{name} has no source prompts: sources must be 0, not {sources}")
+        if rule.sources == "one" and sources != 1:
+            raise InputError(f"{name} shares one source prompt: sources must be 1, not {sources}")
+        if rule.sources == "many" and sources < 1:
             raise InputError(f"{name} mixes sources: sources must be at least 1, not {sources}")
-        if name in ("spp", "scp", "pt") and not self.private:
+        if rule.private is True and not self.private:
             raise InputError(f"{name} needs private prompts: private must be true")
-        if name == "mst" and self.private:
-            raise InputError("mst has no private prompts: private must be false")
+        if rule.private is False and self.private:
+            raise InputError(f"{name} has no private prompts: private must be false")
 
     def _check_router_and_gates(self) -> None:
-        name = self.composition
-        if self.gates != "fixed" and not self.has_gates:
-            raise InputError(f"{name} has no gates: gates must be 'fixed', not {self.gates!r} (spp and scp have gates)")
-        if name in ("pt", "mst") and (self.router, self.normalisation) != ("direct", "auto"):
+        name, no_gates, default_router = self.composition, PromptShape.gates, PromptShape.router
+        if self.gates != no_gates and not self.has_gates:
+            gated = listed([each for each, rule in COMPOSITIONS.items() if rule.gated])
+            raise InputError(
+                f"{name} has no gates: gates must be {no_gates!r}, not {self.gates!r} ({gated} have gates)"
+            )
+        if self.entries.composition.router and (self.router, self.normalisation) != (default_router, AUTO):
             raise InputError(
                 f"{name} has no source weights: router {self.router!r} and normalisation "
-                f"{self.normalisation!r} have no effect; leave them at 'direct' and 'auto'"
+                f"{self.normalisation!r} have no effect; leave them at {default_router!r} and {AUTO!r}"
             )
-        if self.router == "relaxed-bernoulli" and self.normalisation not in ("auto", "sigmoid"):
+        only = self.entries.router.normalisation
+        if only and self.normalisation not in (AUTO, only):
             raise InputError(
-                "router 'relaxed-bernoulli' draws each weight by itself and normalises no further: "
-                f"normalisation must be 'auto' or 'sigmoid', not {self.normalisation!r}"
+                f"router {self.router!r} has a normalisation of its own: "
+                f"normalisation must be {AUTO!r} or {only!r}, not {self.normalisation!r}"
             )
 
     def _check_encoder(self) -> None:
-        if self.encoded != "both" and (self.encoder == "none" or not all(map(self.prompts, ROLES))):
+        encoder = self.entries.encoder
+        if self.encoded != "both" and (encoder.formula is None or not all(map(self.prompts, ROLES))):
             raise InputError(
                 f"encoded {self.encoded!r} leaves one of two roles without prompt encoders, but here encoder "
                 f"{self.encoder!r} is asked for {self.sources} sources and {self.prompts('private')} privates; "
@@ -117,47 +141,76 @@ class PromptShape:
         if self.hidden < 0:
             raise InputError(f"the encoder's hidden size is {self.hidden}; it must not be negative")
         # one value for one meaning, so that equal models have equal shapes
-        hidden = (self.hidden or self.d_model) if self.encoder in ("mlp", "lstm") else 0
+        hidden = (self.hidden or self.d_model) if encoder.hidden else 0
         object.__setattr__(self, "hidden", hidden)
-        if self.encoder == "lstm" and self.d_model % 2:
-            raise InputError(
-                f"encoder 'lstm' gives each direction half of d_model, and d_model {self.d_model} "
-                "is odd; use 'mlp', 'linear' or 'none' with this trunk"
-            )
+        encoder.check(self)
+
+    @cached_property
+    def entries(self) -> Entries:
+        """What composes its prompts. A composition that weighs its sources in one way only brings the router for it."""
+        rule = COMPOSITIONS[self.composition]
+        return Entries(
+            rule,
+            ENCODERS[self.encoder],
+            ROUTERS[rule.router or self.router],
+            NORMALISATIONS[self.normaliser],
+            GATES[self.gates],
+        )
+
+    @property
+    def named_entries(self) -> list[tuple[str, str, Entry]]:
+        """Setting, name and entry of all that has an effect."""
+        rule, encoder, router, normalisation, gates = self.entries
+        found: list[tuple[str, str, Entry]] = [
+            ("composition", self.composition, rule),
+            ("encoder", self.encoder, encoder),
+            ("router", rule.router or self.router, router),
+        ]
+        if self.has_router:
+            found.append(("normalisation", self.normaliser, normalisation))
+        if self.has_gates:
+            found.append(("gates", self.gates, gates))
+        return found
+
+    @property
+    def per_row(self) -> bool:
+        """Whether target prompts depend on the input, so that each row has one of its own."""
+        rule, _, router, _, gates = self.entries
+        return rule.per_row or router.per_row or gates.per_row
 
     @property
     def target_length(self) -> int:
-        """Tokens of a target prompt: 2m for `scp`, else m."""
-        return 2 * self.length if self.composition == "scp" else self.length
+        """Tokens L of a target prompt: 2m for `scp`, else m."""
+        return self.entries.composition.target_length(self)
 
     @property
     def n_weights(self) -> int:
         """Weights a target prompt has: N, one more with a private inside, none for `pt`."""
-        return self.sources + (self.composition == "inside" and self.private)
+        return self.sources + (self.entries.composition.private_inside and self.private)
 
     @property
     def has_router(self) -> bool:
-        """Whether the weights are learned from logits."""
-        return self.composition not in ("pt", "mst") and self.router != "constant"
+        """Whether the weights are a normalisation of logits."""
+        return self.entries.router.weights is None
 
     @property
     def has_gates(self) -> bool:
         """Whether alpha and beta stand in the composition (ComPT Eq. 4)."""
-        return self.composition in ("spp", "scp")
+        return self.entries.composition.gated
 
     @property
     def normaliser(self) -> str:
         """The normalisation with `auto` resolved.
 
         ComPT, Section 2.3: sigmoid for one source, sparsemax for more sources than half the tasks,
-        softmax otherwise. `inside` always takes CrossPT's softmax with temperature.
+        softmax otherwise. A router or composition may have one of its own: `relaxed-bernoulli` the
+        sigmoid, `inside` CrossPT's softmax with temperature.
         """
-        if self.normalisation != "auto":
+        if self.normalisation != AUTO:
             return self.normalisation
-        if self.router == "relaxed-bernoulli":
-            return "sigmoid"
-        if self.composition == "inside":
-            return "softmax-temperature"
+        own = ROUTERS[self.router].normalisation or COMPOSITIONS[self.composition].normalisation
+        if own:
+            return own
         if self.sources == 1:
             return "sigmoid"
         return "sparsemax" if 2 * self.sources > self.tasks else "softmax"
@@ -169,7 +222,8 @@ class PromptShape:
 
     def has_encoder(self, role: str) -> bool:
         """Whether the prompts of a role go through a prompt encoder."""
-        return self.encoder != "none" and self.prompts(role) > 0 and self.encoded in ("both", role)
+        encodes = self.entries.encoder.formula is not None
+        return encodes and self.prompts(role) > 0 and self.encoded in ("both", role)
 
     def prompts(self, role: str) -> int:
         """How many prompts of a role ("source", "private") a run has."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from compt_fast.ops import compose as fused
 from compt_fast.prompts.artifact import RunPrompts
-from compt_fast.prompts.compose import Composition, anneal, compose
-from compt_fast.prompts.parameters import LR_GROUP, PromptBank
+from compt_fast.prompts.compose import Composition, compose
+from compt_fast.prompts.parameters import PromptBank, rate_groups
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.tasks.examples import TrainingRow
 from compt_fast.tasks.sampling import EpochOrder
@@ -68,6 +68,7 @@ class Cohort:
 
     def __init__(self, shape: PromptShape, embedding: Tensor) -> None:
         self.shape = shape
+        self.groups = rate_groups(shape)
         self.embedding = embedding
         self.members: list[Member] = []
         self.bank: PromptBank | None = None
@@ -113,10 +114,11 @@ class Cohort:
         return self.bank.params
 
     def draws(self, ahead: int = 0) -> dict[str, Tensor]:
-        """What a relaxed-bernoulli router draws its weights by at the present steps, or `ahead` steps later, on the
+        """What a router that samples draws its weights by at the present steps, or `ahead` steps later, on the
         CPU; else nothing.
         """
-        if self.shape.router != "relaxed-bernoulli":
+        anneal = self.shape.entries.router.temperature
+        if anneal is None:
             return {}
         temperature = anneal(self._steps(ahead), _by_run([m.total for m in self.members]))
         return {"temperature": temperature, "noise": torch.stack([self._noise(m, ahead) for m in self.members])}
@@ -131,15 +133,15 @@ class Cohort:
         configs = [m.run.config for m in self.members]
         step = self._steps(ahead)
         share = schedule(step, _by_run([m.total for m in self.members]), _by_run([c.warmup for c in configs]))
-        groups = dict.fromkeys(LR_GROUP[name] for name in self.params)
+        groups = dict.fromkeys(self.groups.values())
         rates = {group: share * _by_run([c.rate(group) for c in configs]) for group in groups}
         decay, clip = ([getattr(c, name) for c in configs] for name in ("weight_decay", "clip_norm"))
-        by_name = {name: rates[LR_GROUP[name]] for name in self.params}
+        by_name = {name: rates[self.groups[name]] for name in self.params}
         return Hyperparameters(by_name, _by_run(decay), _by_run(clip), step)
 
     def frozen(self, name: str) -> list[int]:
         """The runs, by their index, that have a rate of 0 for the parameter `name`, which keeps its bits."""
-        group = LR_GROUP[name]
+        group = self.groups[name]
         return [i for i, member in enumerate(self.members) if member.run.config.rate(group) == 0]
 
     @torch.no_grad()

@@ -71,23 +71,11 @@ def refused(trunk: Trunk) -> str:
     return ""
 
 
-CAPTURED: dict[str, tuple[str, ...]] = {
-    "composition": ("spp", "scp", "pt", "mst", "inside"),
-    "encoder": ("mlp", "linear", "none"),
-    "router": ("direct", "constant", "relaxed-bernoulli"),
-    "normaliser": ("softmax", "sparsemax", "sigmoid", "softmax-temperature"),
-    "gates": ("fixed", "learned", "learned-global", "tied"),
-}
-"""What of a run's prompts a capture can hold, by kernels or by formulas that never wait for the device. Not `input`
-gates, which make every row a slot of its own, nor `lstm`, which is a library's.
-"""
-
-
 def eager(shape: PromptShape) -> str:
     """What of a run's prompts is composed operator by operator only; empty where a capture takes all."""
-    for setting, known in CAPTURED.items():
-        if (value := getattr(shape, setting)) not in known:
-            return f"{setting} {value!r} is composed operator by operator"
+    for setting, name, entry in shape.named_entries:
+        if not entry.captured:
+            return f"{setting} {name!r} is composed operator by operator"
     return ""
 
 

@@ -20,7 +20,6 @@ from compt_fast.evaluation.evaluator import average, evaluate
 from compt_fast.models.api import Trunk
 from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.prompts.artifact import RunPrompts, save_prompts
-from compt_fast.prompts.parameters import LR_GROUP
 from compt_fast.tasks.examples import JobData, ScoredRows, Seen, seen_nothing
 from compt_fast.training import checkpoint
 from compt_fast.training.cohort import Cohort, Member
@@ -236,7 +235,7 @@ class Trainer:
         records = []
         columns = zip(*found, strict=True)
         for cohort, part in zip(self.cohorts, packed.parts, strict=True):
-            rates = {LR_GROUP[name]: rate.tolist() for name, rate in part.hyperparameters.rates.items()}
+            rates = {cohort.groups[name]: rate.tolist() for name, rate in part.hyperparameters.rates.items()}
             for i, member in enumerate(cohort.members):
                 loss, norm, updated = next(columns)
                 member.step += 1

@@ -19,7 +19,6 @@ from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.ops.varlen import cu_seqlens_of
 from compt_fast.prompts.compose import compose_rows
-from compt_fast.prompts.shape import PromptShape
 from compt_fast.training.cohort import Cohort
 from compt_fast.training.optimizer import Hyperparameters
 
@@ -113,7 +112,7 @@ class Inputs:
             replace(part, draws={name: moved(drawn, device) for name, drawn in part.draws.items()})
             for part in packed.parts
         ]
-        by_row = [_per_row(cohort.shape) for cohort in cohorts]
+        by_row = [cohort.shape.per_row for cohort in cohorts]
         if any(by_row):
             means = trunk.mean_embeddings(batch).split([len(part.runs) for part in parts])
             parts = [
@@ -121,11 +120,6 @@ class Inputs:
                 for part, own, rowwise in zip(parts, means, by_row, strict=True)
             ]
         return cls(PackedRows(trunk, batch, packed.cu_seqlens), packed.counts, parts)
-
-
-def _per_row(shape: PromptShape) -> bool:
-    """Whether target prompts depend on the row, and so each row is a slot of its own."""
-    return shape.gates == "input"
 
 
 def pack(cohorts: Sequence[Cohort], ahead: int = 0) -> Packed:
@@ -142,9 +136,9 @@ def pack(cohorts: Sequence[Cohort], ahead: int = 0) -> Packed:
         own = [row for batch in batches for row in batch]
         runs = torch.tensor([run for run, batch in enumerate(batches) for _ in batch])
         tasks = torch.tensor([row.task for row in own])
-        local = torch.arange(len(own)) if _per_row(shape) else runs * shape.tasks + tasks
+        local = torch.arange(len(own)) if shape.per_row else runs * shape.tasks + tasks
         slots.append(local + len(lengths))
-        lengths += [shape.target_length] * (len(own) if _per_row(shape) else len(batches) * shape.tasks)
+        lengths += [shape.target_length] * (len(own) if shape.per_row else len(batches) * shape.tasks)
         rows += own
         counts += map(len, batches)
         parts.append(Part(runs, tasks, cohort.draws(ahead), cohort.hyperparameters(ahead)))
@@ -164,7 +158,7 @@ def _target_prompts(cohort: Cohort, part: Part) -> Tensor:
     """The target prompts of a cohort's slots, one after the other: (prompt tokens, d)."""
     composition = cohort.compose(part.draws)
     targets = composition.targets
-    if _per_row(cohort.shape):
+    if cohort.shape.per_row:
         assert part.means is not None
         targets = compose_rows(composition, cohort.params, cohort.shape, part.runs, part.tasks, part.means)
     assert targets is not None

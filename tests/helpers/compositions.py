@@ -12,7 +12,7 @@ from torch import Tensor
 from compt_fast.ops.compose import run_kernel
 from compt_fast.prompts.compose import Mask
 from compt_fast.prompts.compose import compose as reference
-from compt_fast.prompts.parameters import LR_GROUP, PromptBank
+from compt_fast.prompts.parameters import PromptBank, rate_groups
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError
 
@@ -90,9 +90,10 @@ def bank_of(shape: PromptShape, runs: int = 2) -> PromptBank:
     """A bank with a router and gates as if trained."""
     bank = PromptBank.create(shape, list(range(runs)))
     generator = torch.Generator().manual_seed(7)
+    groups = rate_groups(shape)
     with torch.no_grad():
         for key, p in bank.params.items():
-            if LR_GROUP[key] == "router":
+            if groups[key] == "router":
                 p.copy_(torch.randn(p.shape, generator=generator))
     return bank.to(DEVICE)
 

@@ -151,7 +151,8 @@ def test_the_backward_reaches_the_text_only_for_an_update_that_is_trained(
     monkeypatch.setattr(packed_losses, "encode_backward", noted)
     places = int(torch.tensor([len(prompts[slot]) for slot in SLOTS]).sum())
     update = torch.ones(batch.input_tokens, trunk.d_model)
-    for given, wanted in ((None, places), (update, places), (update.clone().requires_grad_(), places + batch.input_tokens)):
+    trained = update.clone().requires_grad_()
+    for given, wanted in ((None, places), (update, places), (trained, places + batch.input_tokens)):
         trunk.row_losses(TargetPrompts.from_stacks(prompts), batch, given).sum().backward()
         assert reached.pop() == wanted and not reached
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from compt_fast.kernels.plan import Plan
+from compt_fast.kernels.plan import COMPUTED, Plan
 from compt_fast.ops import compose as fused
 from compt_fast.prompts import shape as shapes
 from compt_fast.prompts.compose import Mask
 from compt_fast.prompts.compose import compose as reference
+from compt_fast.prompts.compositions import COMPOSITIONS
+from compt_fast.prompts.encoders import ENCODERS
+from compt_fast.prompts.gates import GATES
+from compt_fast.prompts.normalisations import NORMALISATIONS
 from compt_fast.prompts.parameters import PromptBank
+from compt_fast.prompts.routers import ROUTERS
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError
+from compt_fast.utils.registry import Registry
 
 SPP = PromptShape("spp", tasks=2, sources=2, private=True, length=2, d_model=4)
 CPU = torch.device("cpu")
@@ -46,27 +53,43 @@ def test_what_the_kernel_does_not_take_is_said(changes: dict[str, object], said:
 
 
 @pytest.mark.parametrize(
-    ("choices", "setting"),
+    ("setting", "known", "registry"),
     [
-        ("COMPOSITIONS", "composition"),
-        ("ENCODERS", "encoder"),
-        ("ENCODED", "encoded"),
-        ("SHARINGS", "sharing"),
-        ("ROUTERS", "router"),
-        ("NORMALISATIONS", "normalisation"),
-        ("GATES", "gates"),
+        ("composition", "spp", COMPOSITIONS),
+        ("encoder", "mlp", ENCODERS),
+        ("router", "direct", ROUTERS),
+        ("normalisation", "softmax", NORMALISATIONS),
+        ("gates", "learned", GATES),
     ],
 )
+@pytest.mark.parametrize("kernel", [None, "made-up"])
 def test_what_the_kernel_has_never_heard_of_goes_to_the_formula(
-    choices: str, setting: str, monkeypatch: pytest.MonkeyPatch
+    setting: str, known: str, registry: Registry[Any], kernel: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a new one of each would come: in the shape's own list, and nowhere else."""
-    monkeypatch.setattr(shapes, choices, (*getattr(shapes, choices), "made-up"))
+    """Whether an entry names no kernel, as every new one, or one that is not there."""
+    monkeypatch.setitem(registry, "made-up", replace(registry[known], kernel=kernel))
     monkeypatch.setattr(fused, "unavailable", lambda device: "")
     made_up = replace(SPP, **{setting: "made-up"})
     why = fused.unsupported(made_up)
-    assert setting in why and "made-up" in why
+    assert why == f"no kernel computes {setting} 'made-up'"
     assert fused.path(made_up, CPU) == ("reference", why)
+    kind = next(kind for kind, of in fused.ENTRIES.items() if of is registry)
+    assert (f"made-up {kind}" in fused.without_kernel()) == (kernel is None)
+
+
+@pytest.mark.parametrize(("choices", "setting"), [("ENCODED", "encoded"), ("SHARINGS", "sharing")])
+def test_a_way_of_encoding_that_the_kernel_has_never_heard_of_goes_to_the_formula(
+    choices: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shapes, choices, (*getattr(shapes, choices), "made-up"))
+    assert fused.unsupported(replace(SPP, **{setting: "made-up"})) == f"no kernel computes {setting} 'made-up'"
+
+
+def test_the_kernels_that_entries_name_are_there() -> None:
+    known = {kernel for kernels in COMPUTED.values() for kernel in kernels}
+    named = {entry.kernel for of in fused.ENTRIES.values() for entry in of.values()}
+    assert named - {None} <= known
+    assert fused.without_kernel() == ["lstm encoders", "relaxed-bernoulli routers", "input gates"]
 
 
 def test_no_plan_says_what_no_kernel_computes() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compt_fast.config.choices import ENCODERS, GATES, NORMALISATIONS, SHARINGS
 from compt_fast.prompts.compose import Mask, compose, compose_rows
-from compt_fast.prompts.parameters import LR_GROUP, PromptBank
+from compt_fast.prompts.parameters import PromptBank, rate_groups
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError
 
@@ -32,9 +32,10 @@ def bank_of(shape: PromptShape, runs: int = R) -> PromptBank:
     """A float64 bank with a router and gates as if trained."""
     bank = PromptBank.create(shape, list(range(runs))).to(torch.float64)
     generator = torch.Generator().manual_seed(7)
+    groups = rate_groups(shape)
     with torch.no_grad():
         for name, p in bank.params.items():
-            if LR_GROUP[name] == "router":
+            if groups[name] == "router":
                 p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype))
     return bank
 
@@ -291,9 +292,9 @@ def test_input_gates_start_at_one_half_whatever_the_input():
     torch.testing.assert_close(rows, fixed[RUNS, TASKS] / 2)
 
 
-def test_rows_of_other_gates_are_refused():
+def test_rows_of_what_depends_on_no_input_are_refused():
     bank = bank_of(SPP)
-    with pytest.raises(ValueError, match="'fixed'"):
+    with pytest.raises(ValueError, match="nothing of this shape depends on the input"):
         compose_rows(compose(bank.params, SPP), bank.params, SPP, RUNS, TASKS, torch.zeros(5, D))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from compt_fast.config.choices import ENCODERS, GATES, SHARINGS
-from compt_fast.prompts.parameters import LR_GROUP, PromptBank, parameter_count, parameter_shapes
+from compt_fast.prompts.parameters import PromptBank, parameter_count, parameter_shapes, rate_groups
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError
 
@@ -117,12 +117,12 @@ def test_parameter_shapes_of_router_and_gates():
 def test_learning_rate_groups():
     for encoder, sharing, gates in itertools.product(ENCODERS, SHARINGS, GATES):
         shape = replace(SPP, encoder=encoder, sharing=sharing, gates=gates)
-        for name in parameter_shapes(shape):
+        for name, group in rate_groups(shape).items():
             role, _, part = name.partition("_")
             expected = {"tokens": role}.get(part, name.split(".")[0] if "encoder" in part else "router")
-            assert LR_GROUP[name] == expected
+            assert group == expected
     shared_pt = replace(PRESETS["pt"], sharing="shared")
-    assert {LR_GROUP[name] for name in parameter_shapes(shared_pt)} == {"private", "private_encoder"}
+    assert set(rate_groups(shared_pt).values()) == {"private", "private_encoder"}
 
 
 def test_tasks_that_are_trained_apart_start_from_values_of_their_own():
@@ -137,10 +137,11 @@ def test_tasks_that_are_trained_apart_start_from_values_of_their_own():
 @pytest.mark.parametrize("encoder", ["mlp", "linear", "lstm"])
 def test_initial_values(encoder):
     bank = PromptBank.create(replace(SPP, encoder=encoder, d_model=64, hidden=16), [3])
+    groups = rate_groups(bank.shape)
     for name, p in bank.params.items():
         assert p.dtype == torch.float32 and p.is_leaf and p.requires_grad
         low, high = p.min().item(), p.max().item()
-        if LR_GROUP[name] == "router":
+        if groups[name] == "router":
             assert low == high == 0
             continue
         fan_in = 16 if ".out." in name and encoder != "linear" else 64

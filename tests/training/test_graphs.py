@@ -6,7 +6,6 @@ On a CPU a recording of all operators and launches stands in for the capture; ev
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ pytest.importorskip("triton")
 
 from compt_fast.kernels.launching import Launch
 from compt_fast.models.engines.fast import PackedTrunk
-from compt_fast.prompts import shape as shapes
-from compt_fast.prompts.shape import PromptShape
 from compt_fast.runs.job import Job
 from compt_fast.runs.summary import replaying
 from compt_fast.tasks.examples import TrainingRow
@@ -29,7 +26,7 @@ from compt_fast.training.graphs import Graphs, eager
 from compt_fast.training.loop import Trainer
 from compt_fast.training.plan import Run
 from compt_fast.training.step import pack
-from tests.helpers import jobs
+from tests.helpers import jobs, made_up
 from tests.helpers.recording import CpuRecorder, as_on_a_gpu, quick_attention, step_launched
 from tests.helpers.tiny_t5 import make_t5
 
@@ -122,10 +119,21 @@ def test_what_no_capture_takes_goes_operator_by_operator(
     assert len(captures) == 1 and "lstm" in eager(lstm.shape)
 
 
-def test_gates_that_nobody_vouches_for_are_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shapes, "GATES", (*shapes.GATES, "made-up"))
-    shape = PromptShape("spp", tasks=2, sources=2, private=True, length=2, d_model=4)
-    assert eager(shape) == "" and "gates 'made-up'" in eager(replace(shape, gates="made-up"))
+def test_gates_that_nobody_vouches_for_are_not_captured(
+    job: Job,
+    tiny_t5: Path,
+    toys: list[Path],
+    tmp_path: Path,
+    captures: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made_up.register(monkeypatch)
+    planned = plan(job, tiny_t5, toys, steps=3)
+    runs = [made_up.changed(run, gates=gates) for run in planned for gates in ("made-up", "made-up-rows")]
+    for run in runs:
+        assert eager(run.shape) == f"gates {run.shape.gates!r} is composed operator by operator"
+        jobs.train(job, [run], tmp_path / run.shape.gates, cuda_graphs=True)
+    assert eager(planned[0].shape) == "" and captures == []
 
 
 def test_targets_that_are_read_best_by_projecting_are_not_captured(

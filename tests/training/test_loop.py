@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from compt_fast.config.presets import PRESETS
 from compt_fast.models.batch import TargetPrompts, make_batch
 from compt_fast.prompts.compose import compose
-from compt_fast.prompts.parameters import LR_GROUP, PromptBank
+from compt_fast.prompts.parameters import PromptBank, rate_groups
 from compt_fast.runs.job import Job
 from compt_fast.tasks.sampling import EpochOrder
 from compt_fast.training import loop as training
@@ -48,7 +48,7 @@ def alone(job: Job, run: Run) -> tuple[list[float], dict[str, Tensor]]:
     total = run.steps(len(rows))
     bank = PromptBank.create(run.shape, [config.seed], init_range=config.init_range, task=config.task)
     groups: list[dict[str, Any]] = [
-        {"params": [p], "peak": config.rate(LR_GROUP[name])} for name, p in bank.params.items()
+        {"params": [p], "peak": config.rate(rate_groups(run.shape)[name])} for name, p in bank.params.items()
     ]
     optim = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     order = EpochOrder(len(rows), config.batch_size, config.seed)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from compt_fast.config.choices import ENCODERS, SHARINGS
-from compt_fast.prompts.encoders import encode, encoder_prefix
+from compt_fast.prompts.encoding import encode, encoder_prefix
 from compt_fast.prompts.parameters import PromptBank
 from compt_fast.prompts.shape import PromptShape
 

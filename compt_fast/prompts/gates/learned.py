@@ -1,0 +1,25 @@
+"""Alpha and beta of each task are learned: sigmoids of two logits, which start at 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from compt_fast.prompts.entry import Parameter
+from compt_fast.prompts.gates import Gate
+from compt_fast.prompts.products import sigmoid
+from compt_fast.prompts.shape import PromptShape
+
+
+def parameters(shape: PromptShape) -> dict[str, Parameter]:
+    """Two logits a task."""
+    return {"gates": Parameter((shape.tasks, 2))}
+
+
+def sigmoids(params: Mapping[str, Tensor], shape: PromptShape) -> Tensor:
+    """(R, T, 2)."""
+    return sigmoid(params["gates"])
+
+
+ENTRY = Gate(parameters, sigmoids, kernel="learned", captured=True)

@@ -1,0 +1,95 @@
+"""Routers and compositions of each row, made up here: no method of the papers has one yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from compt_fast.prompts.compose import Mask, compose, compose_rows
+from compt_fast.prompts.compositions import COMPOSITIONS, Parts, Rule
+from compt_fast.prompts.entry import Parameter, Rows
+from compt_fast.prompts.parameters import PromptBank, mixing_parameters
+from compt_fast.prompts.routers import ROUTERS, Router
+from compt_fast.prompts.shape import PromptShape
+from compt_fast.utils.errors import InputError
+
+R, T, N, M, D = 2, 3, 4, 2, 6
+SPP = PromptShape("spp", T, N, True, M, D, encoder="linear", normalisation="softmax")
+RUNS, TASKS = torch.tensor([1, 0, 1, 1, 0]), torch.tensor([2, 0, 0, 2, 1])
+MEANS = torch.randn(5, D, generator=torch.Generator().manual_seed(3))
+
+
+def attention(params: Mapping[str, Tensor], shape: PromptShape, rows: Rows) -> Tensor:
+    """Scores of the prompts' mean tokens against the row, turned by a matrix of the run's."""
+    assert rows.sources is not None and rows.privates is not None
+    keys = rows.sources.mean(2)[rows.runs]
+    if shape.n_weights > shape.sources:
+        keys = torch.cat([keys, rows.privates.mean(2)[rows.runs, rows.tasks][:, None]], dim=1)
+    return torch.einsum("bnd,bde,be->bn", keys, params["attention"][rows.runs], rows.means)
+
+
+def matrix(shape: PromptShape) -> dict[str, Parameter]:
+    return {"attention": Parameter((shape.d_model, shape.d_model), (-1.0, 1.0))}
+
+
+def generated(parts: Parts) -> Tensor:
+    """The private prompt, and a vector of the row's added to each of its tokens."""
+    assert parts.rows is not None and parts.privates is not None
+    return parts.privates + (parts.rows.means * parts.params["scale"][parts.rows.runs])[:, None]
+
+
+def scale(shape: PromptShape) -> dict[str, Parameter]:
+    return {"scale": Parameter((shape.d_model,), (0.5, 0.5))}
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROUTERS, "attention", Router(matrix, attention, per_row=True))
+    rule = Rule(generated, sources="none", router="constant", parameters=scale, per_row=True)
+    monkeypatch.setitem(COMPOSITIONS, "generated", rule)
+
+
+def composed(shape: PromptShape) -> tuple[PromptBank, Tensor]:
+    """A bank, and its prompts for the rows, of which evaluation has no parameters but those that mix."""
+    bank = PromptBank.create(shape, list(range(R)))
+    begun = compose(bank.params, shape)
+    assert shape.per_row and begun.targets is None
+    few = {name: bank.params[name] for name in mixing_parameters(shape)}
+    return bank, compose_rows(begun, few, shape, RUNS, TASKS, MEANS)
+
+
+@pytest.mark.parametrize("composition", ["spp", "scp", "inside"])
+def test_a_router_of_each_row_mixes_sources_for_it(composition: str) -> None:
+    shape = replace(SPP, composition=composition, router="attention", gates="fixed")
+    bank, found = composed(shape)
+    begun = compose(bank.params, shape)
+    assert found.shape == (5, shape.target_length, D) and begun.weights is None
+    assert begun.sources is not None and begun.privates is not None
+    for row, (run, task) in enumerate(zip(RUNS.tolist(), TASKS.tolist(), strict=True)):
+        private = begun.privates[run, task]
+        prompts = [*begun.sources[run], *([private] if composition == "inside" else [])]
+        query = bank.params["attention"][run] @ MEANS[row]
+        w = torch.softmax(torch.stack([prompt.mean(0) @ query for prompt in prompts]), 0)
+        mixture = sum(w[i] * prompt for i, prompt in enumerate(prompts))
+        wanted = {"spp": mixture + private, "scp": torch.cat([mixture, private]), "inside": mixture}
+        torch.testing.assert_close(found[row], wanted[composition])
+    found.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in bank.params.values())
+
+
+def test_a_composition_of_each_row_reads_the_row() -> None:
+    shape = replace(SPP, composition="generated", sources=0, normalisation="auto")
+    bank, found = composed(shape)
+    privates = compose(bank.params, shape).privates
+    assert privates is not None
+    torch.testing.assert_close(found, privates[RUNS, TASKS] + 0.5 * MEANS[:, None])
+
+
+def test_a_router_of_each_row_takes_no_mask() -> None:
+    shape = replace(SPP, router="attention")
+    with pytest.raises(InputError, match="'attention' weighs prompts by the input"):
+        compose(PromptBank.create(shape, [0]).params, shape, mask=Mask((True,) * N))
