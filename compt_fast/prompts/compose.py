@@ -109,8 +109,8 @@ def compose_rows(
     if router.per_row:
         assert sources is not None
         row_weights = weights(router.logits(params, shape, rows), shape)
-        mixture = _mixture(row_weights[:, None], sources[runs], shape).squeeze(1)
-        return rule.formula(Parts(params, mixture, own(composition.privates), row_weights, alpha_beta, rows))
+        by_row = _mixture(row_weights[:, None], sources[runs], shape).squeeze(1)
+        return rule.formula(Parts(params, by_row, own(composition.privates), row_weights, alpha_beta, rows))
     mixture = own(None if w is None else _mixture(w, sources, shape))
     return rule.formula(Parts(params, mixture, own(composition.privates), own(w), alpha_beta, rows))
 
