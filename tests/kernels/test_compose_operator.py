@@ -24,10 +24,10 @@ from tests.helpers.compositions import DEVICE, INSIDE, PT, SPP, bank_of, directi
 @pytest.mark.parametrize(
     ("shape", "forward", "backward"),
     [
-        (SPP, ["prepare", "encode"], ["spread", "layer", "layer"]),
-        (INSIDE, ["prepare", "encode"], ["spread", "layer"]),
-        (replace(SPP, encoder="none"), ["prepare", "gather"], ["spread", "logits"]),
-        (replace(PT, encoder="none"), ["prepare", "gather"], ["spread"]),
+        (SPP, ["prepare", "encode"], ["backward_prompts", "backward_layer", "backward_layer"]),
+        (INSIDE, ["prepare", "encode"], ["backward_prompts", "backward_layer"]),
+        (replace(SPP, encoder="none"), ["prepare", "gather"], ["backward_prompts", "backward_logits"]),
+        (replace(PT, encoder="none"), ["prepare", "gather"], ["backward_prompts"]),
     ],
     ids=name,
 )
