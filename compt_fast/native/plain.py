@@ -68,11 +68,11 @@ class _Copies(torch.autograd.Function):
         return summed.to(dtype), None, None
 
 
-def packed_attention(qkv: Tensor, offsets: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def packed_attention(qkv: Tensor, cu_seqlens: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """`compt_fast.native.packed_attention` without its checks, a row at a time, all in fp32 inside."""
     reach = bias.shape[1] // 2
     out, lse = [qkv[:0, 0]], [bias.new_empty(0, len(bias))]
-    for row in qkv.split(offsets.diff().tolist()):
+    for row in qkv.split(cu_seqlens.diff().tolist()):
         q, k, v = row.permute(1, 2, 0, 3).float()
         at = torch.arange(len(row), device=bias.device)
         scores = q @ k.mT + bias[:, reach + at[None, :] - at[:, None]]

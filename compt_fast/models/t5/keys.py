@@ -25,14 +25,14 @@ class CompiledKeys:
 
     def read(self, queries: Tensor) -> tuple[Tensor, list[Tensor]]:
         """`softmax(q states^T) states` (Q, d), and what `read_backward` wants kept."""
-        out, lse = torch.ops.compt_fast.read_states(queries, *self._arguments)
+        out, lse = torch.ops.compt_fast.cross_attention(queries, *self._arguments)
         return out, [lse]
 
     def read_backward(self, grad: Tensor, queries: Tensor, kept: list[Tensor]) -> Tensor:
         """The gradient of the queries (Q, d); that of the states is added up."""
         if self._grad is None:
             self._grad = torch.zeros(self._shape, dtype=torch.float32)
-        return torch.ops.compt_fast.read_states_backward(grad, queries, kept[0], *self._arguments, self._grad)
+        return torch.ops.compt_fast.cross_attention_backward(grad, queries, kept[0], *self._arguments, self._grad)
 
     def grad(self) -> Tensor:
         """The gradient of the states (N, d) fp32, of all calls of `read_backward` together."""
