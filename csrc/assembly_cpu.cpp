@@ -125,6 +125,7 @@ void reduce_as(const Reduction& job, const RowsOfSlots& by_slot, int64_t begin, 
     }
     Sum* __restrict out = static_cast<Sum*>(job.out) + p * at.width;
     std::fill_n(out, at.width, Sum{0});
+    // Rows outside, in the batch's order: no sum depends on the threads. Columns inside: they are contiguous.
     for (int64_t i = by_slot.starts[slot]; i < by_slot.starts[slot + 1]; ++i) {
       const int64_t b = by_slot.rows[i];
       // Counted from the row's start, or from its end where the prompt stands behind the text.

@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kScanThreads)
     if (lane == kWarp - 1) {
       sums[warp] = sum;
     }
-    __syncthreads();
+    __syncthreads();  // every warp's sum is there before any of them is read
     const int64_t up_to_warp = sum_up_to_lane(sums[lane], lane);  // of warps, a lane each: kWarp * kWarp threads
     const int64_t of_earlier_warps = __shfl_sync(kAll, up_to_warp, warp > 0 ? warp - 1 : 0);
     sum = plus(sum, plus(before, warp > 0 ? of_earlier_warps : 0));

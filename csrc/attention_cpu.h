@@ -7,9 +7,9 @@ namespace compt_fast {
 // Attention within each row of a packed batch. Everything is contiguous; T is float or bfloat16.
 template <typename T>
 struct Attention {
-  const T* qkv;            // (tokens, 3, heads, width)
-  const int64_t* offsets;  // row b is tokens offsets[b] ... offsets[b + 1] - 1
-  const float* bias;       // (heads, 2 * reach - 1), of a key at distance d from its query at reach - 1 + d
+  const T* qkv;               // (tokens, 3, heads, width)
+  const int64_t* cu_seqlens;  // row b is tokens cu_seqlens[b] ... cu_seqlens[b + 1] - 1
+  const float* bias;          // (heads, 2 * reach - 1), of a key at distance d from its query at reach - 1 + d
   int64_t heads;
   int64_t width;
   int64_t reach;

@@ -53,7 +53,7 @@ inline uint32_t bf16_bits(float x) {
   return x != x ? 0x7fc0 : rounded;
 }
 
-// A row's or a block's sizes: L rows and D columns, in what the products count in.
+// A row's or a block's sizes: L rows and D columns, in units, or rounded up to whole vectors.
 template <typename Dot>
 struct Sizes {
   static constexpr int64_t kPer = Dot::kPerUnit;
@@ -62,11 +62,11 @@ struct Sizes {
 
   int64_t units_of_width() const { return (width + kPer - 1) / kPer; }
   int64_t units_of_length() const { return (length + kPer - 1) / kPer; }
-  int64_t wide() const { return round_up(width, kLanes); }
-  int64_t long_() const { return round_up(length, kLanes); }
-  // Units of `turned` and of `pairs_of`.
-  int64_t turned_units() const { return units_of_width() * long_(); }
-  int64_t pairs_units() const { return units_of_length() * wide(); }
+  int64_t padded_width() const { return round_up(width, kLanes); }
+  int64_t padded_length() const { return round_up(length, kLanes); }
+  // Units of `transposed` and of `pairs_of`.
+  int64_t transposed_units() const { return units_of_width() * padded_length(); }
+  int64_t pairs_units() const { return units_of_length() * padded_width(); }
 };
 
 // `length` vectors of one head, `step` elements apart, as rows of units_of_width units: where they
@@ -97,11 +97,12 @@ inline Units rows_from(const Units& rows, int64_t first) {
   return {rows.data + first * rows.row_step, rows.row_step, rows.inner_step};
 }
 
-// Rows of units turned into `to`: (units_of_width, long), zero behind the length.
+// Rows of units transposed into `to`: (units_of_width, padded_length), zero behind the length.
 template <typename Dot>
-const Unit* turned(const Units& rows, const Sizes<Dot>& size, Unit* to) {
+const Unit* transposed(const Units& rows, const Sizes<Dot>& size, Unit* to) {
   const int64_t units = size.units_of_width();
-  const int64_t step = size.long_();
+  const int64_t step = size.padded_length();
+  // In squares of kLanes by kLanes, transposed in registers: memory is read and written along what is contiguous.
   for (int64_t first = 0; first < step; first += kLanes) {
     for (int64_t k = 0; k < units; k += kLanes) {
       const int64_t count = std::min(kLanes, units - k);
@@ -110,7 +111,7 @@ const Unit* turned(const Units& rows, const Sizes<Dot>& size, Unit* to) {
         const auto* row = reinterpret_cast<const float*>(rows.data + (first + i) * rows.row_step + k);
         square[i] = count == kLanes ? load(row) : load_part(row, count, 0);
       }
-      turn(square);
+      transpose(square);
       for (int64_t i = 0; i < count; ++i) {
         store(reinterpret_cast<float*>(to + (k + i) * step + first), square[i]);
       }
@@ -120,14 +121,14 @@ const Unit* turned(const Units& rows, const Sizes<Dot>& size, Unit* to) {
 }
 
 template <typename Dot>
-const Unit* turned(const Units& rows, const Sizes<Dot>& size, Buffer& into) {
-  return turned(rows, size, into.of<Unit>(size.turned_units()));
+const Unit* transposed(const Units& rows, const Sizes<Dot>& size, Buffer& into) {
+  return transposed(rows, size, into.of<Unit>(size.transposed_units()));
 }
 
-// Vectors with a unit holding neighbours along the length, into `to`: (units_of_length, wide).
+// Vectors with a unit holding neighbours along the length, into `to`: (units_of_length, padded_width).
 template <typename Dot, typename T>
 const Unit* pairs_of(const T* from, int64_t step, const Sizes<Dot>& size, Unit* to) {
-  const int64_t wide = size.wide();
+  const int64_t wide = size.padded_width();
   const int64_t width = size.width;
   for (int64_t k = 0; k < size.units_of_length(); ++k) {
     Unit* row = to + k * wide;
@@ -156,10 +157,10 @@ const Unit* pairs_of(const T* from, int64_t step, const Sizes<Dot>& size, Buffer
   return pairs_of(from, step, size, into.of<Unit>(size.pairs_units()));
 }
 
-// Floats (count, long) with zeros behind the length, as the left side of a product along the length.
+// Floats (count, padded_length) with zeros behind the length, as the left side of a product along the length.
 template <typename Dot>
 Units along(const float* from, int64_t count, const Sizes<Dot>& size, Buffer& into) {
-  const int64_t step = size.long_();
+  const int64_t step = size.padded_length();
   if constexpr (Dot::kPerUnit == 1) {
     return {reinterpret_cast<const Unit*>(from), step, 1};
   } else {
@@ -172,10 +173,10 @@ Units along(const float* from, int64_t count, const Sizes<Dot>& size, Buffer& in
   }
 }
 
-// Floats (count, long) as the left side of a product along the count: turned.
+// Floats (count, padded_length) as the left side of a product along the count: transposed.
 template <typename Dot>
 Units across(const float* from, int64_t count, const Sizes<Dot>& size, Buffer& into) {
-  const int64_t step = size.long_();
+  const int64_t step = size.padded_length();
   if constexpr (Dot::kPerUnit == 1) {
     return {reinterpret_cast<const Unit*>(from), 1, step};
   } else {
@@ -206,7 +207,7 @@ void store_rows(const float* from, int64_t from_step, int64_t count, int64_t wid
   }
 }
 
-// kLanes entries of a query's bias from key j on; behind the length what makes a weight of 0.
+// kLanes entries of a query's bias from key j on; behind the length what makes a probability of 0.
 inline Vector bias_at(const float* bias, int64_t j, int64_t length) {
   constexpr float kNever = -std::numeric_limits<float>::infinity();
   return j + kLanes <= length ? load(bias + j) : load_part(bias + j, length - j, kNever);
@@ -214,7 +215,7 @@ inline Vector bias_at(const float* bias, int64_t j, int64_t length) {
 
 // Scores of one query to its softmax's numerators, with zeros behind the length; returns their sum
 // and sets `top`, the score that was subtracted.
-inline float soften(float* scores, const float* bias, int64_t length, int64_t step, float& top) {
+inline float softmax(float* scores, const float* bias, int64_t length, int64_t step, float& top) {
   Vector most = Vector{} - std::numeric_limits<float>::infinity();
   for (int64_t j = 0; j < step; j += kLanes) {
     const Vector score = load(scores + j) + bias_at(bias, j, length);
@@ -224,31 +225,31 @@ inline float soften(float* scores, const float* bias, int64_t length, int64_t st
   top = most_of(most);
   Vector sum{};
   for (int64_t j = 0; j < step; j += kLanes) {
-    const Vector weight = fast_exp(load(scores + j) - top);
-    store(scores + j, weight);
-    sum += weight;
+    const Vector p = fast_exp(load(scores + j) - top);
+    store(scores + j, p);
+    sum += p;
   }
   return sum_of(sum);
 }
 
-// Scores of one query to its softmax's weights, given the logarithm of the denominator, and `grads`, of the weights, to
-// those of the scores; all with zeros behind the length. The weights are divided by their own sum: where scores are
-// large, a rounded logarithm leaves it off 1 by more than the gradients of a row differ.
-inline void soften_backward(float* scores, float* grads, const float* bias, float lse, int64_t length, int64_t step) {
+// Scores of one query to its softmax's probabilities, given the logarithm of the denominator, and `grads`, of the
+// probabilities, to those of the scores; all with zeros behind the length. The probabilities are divided by their own
+// sum: where scores are large, a rounded logarithm leaves it off 1 by more than the gradients of a row differ.
+inline void softmax_backward(float* scores, float* grads, const float* bias, float lse, int64_t length, int64_t step) {
   Vector total{};
   Vector weighed{};
   for (int64_t j = 0; j < step; j += kLanes) {
-    const Vector weight = fast_exp(load(scores + j) + bias_at(bias, j, length) - lse);
-    store(scores + j, weight);
-    total += weight;
-    weighed += weight * load(grads + j);
+    const Vector p = fast_exp(load(scores + j) + bias_at(bias, j, length) - lse);
+    store(scores + j, p);
+    total += p;
+    weighed += p * load(grads + j);
   }
   const float scale = 1 / sum_of(total);
   const float mean = sum_of(weighed) * scale;
   for (int64_t j = 0; j < step; j += kLanes) {
-    const Vector weight = load(scores + j) * scale;
-    store(scores + j, weight);
-    store(grads + j, weight * (load(grads + j) - mean));
+    const Vector p = load(scores + j) * scale;
+    store(scores + j, p);
+    store(grads + j, p * (load(grads + j) - mean));
   }
 }
 

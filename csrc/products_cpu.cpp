@@ -28,8 +28,8 @@ struct Workspace {
 };
 
 Workspace& workspace() {
-  thread_local Workspace own;
-  return own;
+  thread_local Workspace scratch;
+  return scratch;
 }
 
 // Columns `first` to `first + count` of the matrix that x is multiplied with, `size` elements of its inner
@@ -37,12 +37,13 @@ Workspace& workspace() {
 template <typename T>
 const Unit* pack(const Product<T>& job, int64_t first, int64_t count, int64_t from, int64_t size) {
   using Dot = DotOf<T>;
-  Workspace& own = workspace();
+  Workspace& scratch = workspace();
   if (job.back) {
-    return pairs_of(job.weight + from * job.columns + first, job.columns, Sizes<Dot>{size, count}, own.panel);
+    return pairs_of(job.weight + from * job.columns + first, job.columns, Sizes<Dot>{size, count}, scratch.panel);
   }
   const Sizes<Dot> panel{count, size};
-  return turned(rows_of(job.weight + first * job.inner + from, job.inner, panel, own.rows), panel, own.panel);
+  const Units rows = rows_of(job.weight + first * job.inner + from, job.inner, panel, scratch.rows);
+  return transposed(rows, panel, scratch.panel);
 }
 
 // Asks for the memory of a panel that will be packed, line by line, while another one is multiplied.
@@ -121,14 +122,16 @@ template <typename T>
 void multiply_panel(const Product<T>& job, int64_t panel, int64_t first, int64_t last, int64_t& packed) {
   using Dot = DotOf<T>;
   constexpr int64_t kDeepElements = kDeep * Dot::kPerUnit;
-  Workspace& own = workspace();
+  Workspace& scratch = workspace();
   const int64_t column = panel * kPanel;
   const int64_t columns = std::min(kPanel, job.columns - column);
   const int64_t wide = round_up(columns, kLanes);
   const bool whole = job.inner <= kDeepElements;
   // Sums of all rows, where one part of the inner dimension after the other is added to them.
-  float* sums = own.sums.of<float>((whole ? kBlock : last - first) * kPanel);
-  const Unit* right = own.panel.of<Unit>(0);
+  float* sums = scratch.sums.of<float>((whole ? kBlock : last - first) * kPanel);
+  const Unit* right = scratch.panel.of<Unit>(0);
+  // Parts of the inner dimension outside and rows inside: each part of the panel is packed once, stays in cache, and
+  // meets all rows. Parts are added in ascending order.
   for (int64_t from = 0; from < job.inner; from += kDeepElements) {
     const int64_t size = std::min(kDeepElements, job.inner - from);
     if (!whole || packed != panel) {
@@ -140,7 +143,7 @@ void multiply_panel(const Product<T>& job, int64_t panel, int64_t first, int64_t
     for (int64_t row = first; row < last; row += kBlock) {
       const int64_t count = std::min(kBlock, last - row);
       const Sizes<Dot> block{count, size};
-      const Units left = rows_of(job.x + row * job.inner + from, job.inner, block, own.rows);
+      const Units left = rows_of(job.x + row * job.inner + from, job.inner, block, scratch.rows);
       float* here = whole ? sums : sums + (row - first) * kPanel;
       for (int64_t unit = 0; unit < block.units_of_width(); unit += kSum) {
         const Units part{left.data + unit * left.inner_step, left.row_step, left.inner_step};
@@ -166,6 +169,7 @@ void multiply(const Product<T>& job) {
   const int64_t wanted = parts(kTasks * at::get_num_threads(), panels);
   const int64_t chunk = std::min(kChunk, round_up(parts(job.rows, wanted), kBlock));
   const int64_t chunks = parts(job.rows, chunk);  // the last one may be shorter, and none is empty
+  // Chunks of rows inside: a thread that goes on to the next chunk of a panel finds it packed.
   at::parallel_for(0, panels * chunks, 1, [&](int64_t begin, int64_t end) {
     int64_t packed = -1;
     for (int64_t task = begin; task < end; ++task) {

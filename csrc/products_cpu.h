@@ -10,15 +10,15 @@ namespace compt_fast {
 enum class After {
   kNothing,
   kRelu,   // what is below 0 becomes 0
-  kWhere,  // it becomes 0 where `other` is 0 or below: the way back through a relu
+  kWhere,  // it becomes 0 where `other` is 0 or below: backward through a relu
   kAdd,    // `y` is added to it
 };
 
-// y = x W^T, or x W on the way back. Everything is contiguous; T is float or bfloat16.
+// y = x W^T, or x W, which is backward. Everything is contiguous; T is float or bfloat16.
 template <typename T>
 struct Product {
   const T* x;       // (rows, inner)
-  const T* weight;  // (columns, inner), or (inner, columns) on the way back
+  const T* weight;  // (columns, inner), or (inner, columns) backward
   T* y;             // (rows, columns)
   const T* other;   // (rows, columns), for kWhere
   int64_t rows;

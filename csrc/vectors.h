@@ -79,7 +79,7 @@ inline float most_of(Vector x) {
   return most;
 }
 
-// The low or (kHalf = 1) high halves of two vectors, by turns.
+// The low or (kHalf = 1) high halves of two vectors, interleaved.
 template <int kHalf, int... kAt>
 inline Vector interleave(Vector a, Vector b, std::integer_sequence<int, kAt...>) {
 #ifdef __clang__
@@ -89,8 +89,8 @@ inline Vector interleave(Vector a, Vector b, std::integer_sequence<int, kAt...>)
 #endif
 }
 
-// Turn a square of kLanes vectors. Each round rotates the bits of an entry's (row, column) by one.
-inline void turn(Vector (&square)[kLanes]) {
+// Transpose a square of kLanes vectors. Each round rotates the bits of an entry's (row, column) by one.
+inline void transpose(Vector (&square)[kLanes]) {
   constexpr auto kAll = std::make_integer_sequence<int, kLanes>{};
 #pragma GCC unroll 4
   for (int64_t round = 1; round < kLanes; round *= 2) {
@@ -190,6 +190,7 @@ inline void tile(const Units& a, int64_t inner, const Unit* b, int64_t b_step, f
       sums[i][j] = Vector{};
     }
   }
+  // The inner dimension outside: all sums stay in registers, and each vector of the right serves kRows rows.
   for (int64_t k = 0; k < inner; ++k) {
     beside();
     Vector right[kColumns];
@@ -216,7 +217,7 @@ inline void tile(const Units& a, int64_t inner, const Unit* b, int64_t b_step, f
   }
 }
 
-// All rows of one column of tiles.
+// All rows of one column of tiles, whose part of the right side stays in the nearest cache.
 template <typename Dot, int kColumns, typename Beside>
 void tile_column(Units a, int64_t rows, int64_t inner, const Unit* b, int64_t b_step, float* c, int64_t c_step,
                  bool add, Beside& beside) {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, takewhile
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,39 @@ PARTS = 512
 """Programs a run that add up squares; each program of the update adds up their sums again."""
 
 Group = Sequence[Tensor]
+
+
+class Groups(NamedTuple):
+    """What the kernel changes, a tensor (R, ...) each, and the gradients that it does so by."""
+
+    parameters: tuple[Tensor, ...]
+    grads: tuple[Tensor, ...]
+    first: tuple[Tensor, ...]
+    second: tuple[Tensor, ...]
+
+
+class Layout(NamedTuple):
+    """What the kernels know when they are compiled: a run's tensors in blocks, and the constants of the formula."""
+
+    SIZES: tuple[int, ...]  # numbers of a run, by tensor
+    STARTS: tuple[int, ...]  # the first block of each tensor
+    COUNT: int  # tensors
+    EVEN: int  # tensors, from the first on, whose sizes are multiples of four
+    BLOCKS: int  # of a run
+    BLOCK: int  # numbers of a block
+    PARTS: int  # sums of squares of a run
+    BETA1: float
+    BETA2: float
+    EPSILON: float
+
+    @classmethod
+    def of(cls, params: Group) -> Layout:
+        """Of parameters (R, ...)."""
+        sizes = tuple(p[0].numel() for p in params)
+        blocks = [-(-size // BLOCK) for size in sizes]
+        even = len(list(takewhile(lambda size: size % 4 == 0, sizes)))
+        starts = (0, *accumulate(blocks[:-1]))
+        return cls(sizes, starts, len(sizes), even, sum(blocks), BLOCK, PARTS, BETA1, BETA2, EPSILON)
 
 
 @torch.no_grad()
@@ -79,33 +112,21 @@ def by_kernel(
                 f"{tuple(tensor.shape)} and strides {tensor.stride()}"
             )
     runs = params[0].shape[0]
-    sizes = tuple(p[0].numel() for p in params)
-    blocks = [-(-size // BLOCK) for size in sizes]
+    layout = Layout.of(params)
     norm = table.new_empty(runs, dtype=torch.float32)
     updated = torch.empty_like(healthy, dtype=torch.int8)
-    values: dict[str, Any] = {
-        "parameters": tuple(params),
+    values = {
+        "tensors": Groups(tuple(params), tuple(grads), tuple(first), tuple(second)),
         "grads": tuple(grads),
-        "first": tuple(first),
-        "second": tuple(second),
         "partial": table.new_empty(runs, PARTS, dtype=torch.float32),
         "table": table,
         "healthy": healthy.view(torch.int8),
         "norm": norm,
         "updated": updated,
-        "SIZES": sizes,
-        "STARTS": (0, *accumulate(blocks[:-1])),
-        "COUNT": len(sizes),
-        "EVEN": len(list(takewhile(lambda size: size % 4 == 0, sizes))),
-        "BLOCKS": sum(blocks),
-        "PARTS": PARTS,
-        "BLOCK": BLOCK,
-        "BETA1": BETA1,
-        "BETA2": BETA2,
-        "EPSILON": EPSILON,
+        "LAYOUT": layout,
     }
     launch(device.squares, runs * PARTS, values)
-    launch(device.update, runs * sum(blocks), values)
+    launch(device.update, runs * layout.BLOCKS, values)
     return norm, updated.view(torch.bool)
 
 
@@ -114,12 +135,12 @@ def _apart(grads: Group) -> list[Tensor]:
 
     `bias_ih` and `bias_hh` of an LSTM, which are added up, get one.
     """
-    taken: set[int] = set()
+    seen: set[int] = set()
     own = []
     for grad in grads:
         at = grad.untyped_storage().data_ptr()
-        own.append(grad.clone() if at in taken else grad)
-        taken.add(at)
+        own.append(grad.clone() if at in seen else grad)
+        seen.add(at)
     return own
 
 

@@ -4,8 +4,8 @@ Row b of the packed tokens attends within itself: `softmax(q k^T + bias) v`, uns
 of a pair depends on its head and its distance alone and is read from a table. Products of bf16 are
 accumulated in fp32, softmax and sums are in fp32. No atomics: the same bits every run.
 
-The backward makes the weights again from each query's largest score and the logarithm of the sum behind
-it, kept apart: their sum, once rounded, would leave the weights of large scores off by more than the
+The backward makes the probabilities again from each query's largest score and the logarithm of the sum behind
+it, kept apart: their sum, once rounded, would leave the probabilities of large scores off by more than the
 scores' own rounding does.
 """
 
@@ -24,24 +24,25 @@ STAGES = 3  # a fourth buffer of keys and values would not fit the shared memory
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-def attention_fwd(qkv: Tensor, offsets: Tensor, bias: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+def attention_fwd(qkv: Tensor, cu_seqlens: Tensor, bias: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]:
     """The attended values (N, H, D) in qkv's dtype; and each query's largest score and the logarithm to
     base 2 of the sum of `exp(score - largest)`, (N, H, 2) fp32.
 
-    qkv (N, 3, H, D) fp32 or bf16, contiguous; `offsets` (B+1,) int64 on its device; `bias`
-    (H, 2W - 1) fp32, of key minus query at W - 1 + distance; `longest` bounds the rows' lengths, and W
-    is at least that. Tokens behind the last offset are left as they are in memory.
+    qkv (N, 3, H, D) fp32 or bf16, contiguous; `cu_seqlens` (B+1,) int64 on its device: row b's tokens are
+    `cu_seqlens[b]` to `cu_seqlens[b+1]`; `bias` (H, 2W - 1) fp32, of key minus query at W - 1 + distance;
+    `max_seqlen` bounds the rows' lengths, and W is at least that. Tokens behind the last row are left as they
+    are in memory.
     """
     tokens, _, heads, width = qkv.shape
     out = torch.empty((tokens, heads, width), dtype=qkv.dtype, device=qkv.device)
     sums = torch.empty((tokens, heads, 2), dtype=torch.float32, device=qkv.device)
     side = 64 if qkv.dtype == torch.bfloat16 and width <= 64 else 32
-    _start([_forward], side, qkv, offsets, bias, longest, out=out, sums=sums)
+    _start([_forward], side, qkv, cu_seqlens, bias, max_seqlen, out=out, sums=sums)
     return out, sums
 
 
 def attention_bwd(
-    grad: Tensor, qkv: Tensor, out: Tensor, sums: Tensor, offsets: Tensor, bias: Tensor, longest: int
+    grad: Tensor, qkv: Tensor, out: Tensor, sums: Tensor, cu_seqlens: Tensor, bias: Tensor, max_seqlen: int
 ) -> Tensor:
     """The gradient of qkv, (N, 3, H, D) in its dtype, from `grad` (N, H, D), contiguous, that of `out`.
 
@@ -49,15 +50,15 @@ def attention_bwd(
     """
     qkv_grad = torch.zeros_like(qkv)
     # d softmax: each score's gradient is p (g - sum p g), and sum p g = grad . out
-    inner = (grad.float() * out.float()).sum(2)
-    rest = {"grad": grad, "sums": sums, "inner_sums": inner, "qkv_grad": qkv_grad}
+    delta = (grad.float() * out.float()).sum(2)
+    rest = {"grad": grad, "sums": sums, "delta": delta, "qkv_grad": qkv_grad}
     side = 32 if qkv.dtype == torch.bfloat16 else 16
-    _start([_backward_queries, _backward_keys], side, qkv, offsets, bias, longest, **rest)
+    _start([_backward_queries, _backward_keys], side, qkv, cu_seqlens, bias, max_seqlen, **rest)
     return qkv_grad
 
 
 def _start(
-    kernels: list[Any], side: int, qkv: Tensor, offsets: Tensor, bias: Tensor, longest: int, **rest: Tensor
+    kernels: list[Any], side: int, qkv: Tensor, cu_seqlens: Tensor, bias: Tensor, max_seqlen: int, **rest: Tensor
 ) -> None:
     """A program is a tile of the longest row, of one row and head; one behind a shorter row's end does nothing.
 
@@ -65,34 +66,23 @@ def _start(
     """
     heads, width = qkv.shape[2:]
     padded = max(16, triton.next_power_of_2(width))
-    tiles = triton.cdiv(longest, side)
-    values = rest | {"qkv": qkv, "offsets": offsets, "bias": bias, "span": bias.shape[1], "heads": heads}
+    tiles = triton.cdiv(max_seqlen, side)
+    values = rest | {"qkv": qkv, "cu_seqlens": cu_seqlens, "bias": bias, "span": bias.shape[1], "heads": heads}
     values |= {"tiles": tiles, "WIDTH": width, "PADDED": padded, "BLOCK": side}
     for kernel in kernels:
-        launch(kernel, tiles * (len(offsets) - 1) * heads, values, stages=STAGES)
+        launch(kernel, tiles * (len(cu_seqlens) - 1) * heads, values, stages=STAGES)
 
 
 @triton.jit
-def _scores(left, right, bias, span, queries, keys, length):  # type: ignore[no-untyped-def]
-    """Scores of `left` with `right`, -inf where there is no key; `bias` is the head's.
-
-    `queries` and `keys` number the rows and the columns, or the columns and the rows.
+def _place(cu_seqlens, heads, tiles, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A program's head, its row's first token (int64: times a width it may exceed 2^31) and length, and
+    the first of its tile's tokens.
     """
-    seen = (keys < length) & (queries < length)
-    added = tl.load(bias + span // 2 + keys - queries, mask=seen, other=0.0)
-    scores = tl.dot(left, tl.trans(right), input_precision="ieee") + added
-    return tl.where(keys < length, scores, -float("inf"))
-
-
-@triton.jit
-def _sums_of(sums, at, inside):  # type: ignore[no-untyped-def]
-    """The queries' largest scores and the logarithms of what `_forward` summed behind them."""
-    return tl.load(sums + 2 * at, mask=inside, other=0.0), tl.load(sums + 2 * at + 1, mask=inside, other=0.0)
-
-
-@triton.jit
-def _weights(scores, top, log_total):  # type: ignore[no-untyped-def]
-    return tl.exp2((scores - top) * LOG2_E - log_total)
+    program = tl.program_id(0)
+    row = program // tiles // heads
+    first = tl.load(cu_seqlens + row)
+    length = (tl.load(cu_seqlens + row + 1) - first).to(tl.int32)
+    return program // tiles % heads, first, length, program % tiles * BLOCK
 
 
 @triton.jit
@@ -105,6 +95,7 @@ def _tile(base, stride, tokens, length, WIDTH: tl.constexpr, PADDED: tl.constexp
 
 @triton.jit
 def _store(base, stride, tokens, length, values, WIDTH: tl.constexpr, PADDED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The same way back into memory, rounded to its dtype."""
     columns = tl.arange(0, PADDED)
     inside = (tokens[:, None] < length) & (columns[None, :] < WIDTH)
     at = base + tokens[:, None] * stride + columns[None, :]
@@ -112,46 +103,64 @@ def _store(base, stride, tokens, length, values, WIDTH: tl.constexpr, PADDED: tl
 
 
 @triton.jit
-def _place(offsets, heads, tiles, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A program's head, its row's first token (int64: times a width it may exceed 2^31) and length, and
-    the first of its tile's tokens.
+def _scores(left, right, bias, span, queries, keys, length):  # type: ignore[no-untyped-def]
+    """Scores of `left` with `right`, -inf where there is no key; `bias` is the head's.
+
+    `queries` and `keys` number the rows and the columns, or the columns and the rows.
     """
-    program = tl.program_id(0)
-    row = program // tiles // heads
-    first = tl.load(offsets + row)
-    length = (tl.load(offsets + row + 1) - first).to(tl.int32)
-    return program // tiles % heads, first, length, program % tiles * BLOCK
+    # The bias' table has a pair of distance 0 in its middle. It is read for pairs within the row alone, whose distances
+    # it is known to hold. A query behind the end has scores like any other: nobody stores what they come to.
+    seen = (keys < length) & (queries < length)
+    added = tl.load(bias + span // 2 + keys - queries, mask=seen, other=0.0)
+    scores = tl.dot(left, tl.trans(right), input_precision="ieee") + added
+    return tl.where(keys < length, scores, -float("inf"))
+
+
+@triton.jit
+def _probabilities(scores, top, log_total):  # type: ignore[no-untyped-def]
+    return tl.exp2((scores - top) * LOG2_E - log_total)
+
+
+@triton.jit
+def _sums_of(sums, at, inside):  # type: ignore[no-untyped-def]
+    """The queries' largest scores and the logarithms of what `_forward` summed behind them."""
+    return tl.load(sums + 2 * at, mask=inside, other=0.0), tl.load(sums + 2 * at + 1, mask=inside, other=0.0)
 
 
 @triton.jit
 def _forward(  # type: ignore[no-untyped-def]
-    qkv, offsets, bias, out, sums, span, heads, tiles,
+    qkv, cu_seqlens, bias, out, sums, span, heads, tiles,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    head, first, length, begin = _place(offsets, heads, tiles, BLOCK)
-    if begin >= length:
+    """A program owns BLOCK queries of one row and head, and takes them past all keys of the row."""
+    head, first, length, begin = _place(cu_seqlens, heads, tiles, BLOCK)
+    if begin >= length:  # a tile of the longest row, which this one is too short for
         return
-    inner = heads * WIDTH
-    own = qkv + first * 3 * inner + head * WIDTH
+    # A token's q, k and v of all heads lie side by side: 3 * stride numbers from one token to the next.
+    stride = heads * WIDTH
+    q_base = qkv + first * 3 * stride + head * WIDTH
     bias += head * span
     queries = begin + tl.arange(0, BLOCK)
-    q = _tile(own, 3 * inner, queries, length, WIDTH, PADDED)
+    q = _tile(q_base, 3 * stride, queries, length, WIDTH, PADDED)
+    # Online softmax: the largest score so far, the sum of exp(score - largest), and the sum of values under the same
+    # factors. A key that is larger shrinks what was summed before. The first tile always has a key, so that `top` is
+    # finite from then on, and -inf minus it gives a factor of 0.
     top = tl.full((BLOCK,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     summed = tl.zeros((BLOCK, PADDED), tl.float32)
     for start in range(0, length, BLOCK):
         keys = start + tl.arange(0, BLOCK)
-        k = _tile(own + inner, 3 * inner, keys, length, WIDTH, PADDED)
-        v = _tile(own + 2 * inner, 3 * inner, keys, length, WIDTH, PADDED)
+        k = _tile(q_base + stride, 3 * stride, keys, length, WIDTH, PADDED)
+        v = _tile(q_base + 2 * stride, 3 * stride, keys, length, WIDTH, PADDED)
         scores = _scores(q, k, bias, span, queries[:, None], keys[None, :], length)
         higher = tl.maximum(top, tl.max(scores, 1))
-        weights = tl.exp2((scores - higher[:, None]) * LOG2_E)
+        p = tl.exp2((scores - higher[:, None]) * LOG2_E)
         shrink = tl.exp2((top - higher) * LOG2_E)
-        total = total * shrink + tl.sum(weights, 1)
-        summed = summed * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        total = total * shrink + tl.sum(p, 1)
+        summed = summed * shrink[:, None] + tl.dot(p.to(v.dtype), v, input_precision="ieee")
         top = higher
     values = summed / total[:, None]
-    _store(out + first * inner + head * WIDTH, inner, queries, length, values, WIDTH, PADDED)
+    _store(out + first * stride + head * WIDTH, stride, queries, length, values, WIDTH, PADDED)
     at = sums + 2 * ((first + queries) * heads + head)
     tl.store(at, top, mask=queries < length)
     tl.store(at + 1, tl.log2(total), mask=queries < length)
@@ -159,65 +168,68 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _backward_queries(  # type: ignore[no-untyped-def]
-    grad, qkv, sums, inner_sums, offsets, bias, qkv_grad, span, heads, tiles,
+    grad, qkv, sums, delta, cu_seqlens, bias, qkv_grad, span, heads, tiles,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    head, first, length, begin = _place(offsets, heads, tiles, BLOCK)
+    """A program owns BLOCK queries, as in `_forward`: dq_i = sum_j ds_ij k_j."""
+    head, first, length, begin = _place(cu_seqlens, heads, tiles, BLOCK)
     if begin >= length:
         return
-    inner = heads * WIDTH
-    own = qkv + first * 3 * inner + head * WIDTH
+    stride = heads * WIDTH
+    q_base = qkv + first * 3 * stride + head * WIDTH
     bias += head * span
     queries = begin + tl.arange(0, BLOCK)
-    q = _tile(own, 3 * inner, queries, length, WIDTH, PADDED)
-    out_grad = _tile(grad + first * inner + head * WIDTH, inner, queries, length, WIDTH, PADDED)
+    q = _tile(q_base, 3 * stride, queries, length, WIDTH, PADDED)
+    out_grad = _tile(grad + first * stride + head * WIDTH, stride, queries, length, WIDTH, PADDED)
     at = (first + queries) * heads + head
     top, log_total = _sums_of(sums, at, queries < length)
-    inner_sum = tl.load(inner_sums + at, mask=queries < length, other=0.0)
-    summed = tl.zeros((BLOCK, PADDED), tl.float32)
+    d = tl.load(delta + at, mask=queries < length, other=0.0)
+    q_sum = tl.zeros((BLOCK, PADDED), tl.float32)
     for start in range(0, length, BLOCK):
+        # Keys behind the row's end have a score of -inf, and so a probability and a gradient of 0.
         keys = start + tl.arange(0, BLOCK)
-        k = _tile(own + inner, 3 * inner, keys, length, WIDTH, PADDED)
-        v = _tile(own + 2 * inner, 3 * inner, keys, length, WIDTH, PADDED)
+        k = _tile(q_base + stride, 3 * stride, keys, length, WIDTH, PADDED)
+        v = _tile(q_base + 2 * stride, 3 * stride, keys, length, WIDTH, PADDED)
         scores = _scores(q, k, bias, span, queries[:, None], keys[None, :], length)
-        weights = _weights(scores, top[:, None], log_total[:, None])
-        weight_grad = tl.dot(out_grad, tl.trans(v), input_precision="ieee")
-        score_grad = weights * (weight_grad - inner_sum[:, None])
-        summed += tl.dot(score_grad.to(k.dtype), k, input_precision="ieee")
-    _store(qkv_grad + first * 3 * inner + head * WIDTH, 3 * inner, queries, length, summed, WIDTH, PADDED)
+        p = _probabilities(scores, top[:, None], log_total[:, None])
+        p_grad = tl.dot(out_grad, tl.trans(v), input_precision="ieee")
+        score_grad = p * (p_grad - d[:, None])
+        q_sum += tl.dot(score_grad.to(k.dtype), k, input_precision="ieee")
+    _store(qkv_grad + first * 3 * stride + head * WIDTH, 3 * stride, queries, length, q_sum, WIDTH, PADDED)
 
 
 @triton.jit
 def _backward_keys(  # type: ignore[no-untyped-def]
-    grad, qkv, sums, inner_sums, offsets, bias, qkv_grad, span, heads, tiles,
+    grad, qkv, sums, delta, cu_seqlens, bias, qkv_grad, span, heads, tiles,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    head, first, length, begin = _place(offsets, heads, tiles, BLOCK)
+    """A program owns BLOCK keys, and takes all queries of the row past them: dk_j and dv_j are sums over i."""
+    head, first, length, begin = _place(cu_seqlens, heads, tiles, BLOCK)
     if begin >= length:
         return
-    inner = heads * WIDTH
-    own = qkv + first * 3 * inner + head * WIDTH
+    stride = heads * WIDTH
+    q_base = qkv + first * 3 * stride + head * WIDTH
     bias += head * span
     keys = begin + tl.arange(0, BLOCK)
-    k = _tile(own + inner, 3 * inner, keys, length, WIDTH, PADDED)
-    v = _tile(own + 2 * inner, 3 * inner, keys, length, WIDTH, PADDED)
+    k = _tile(q_base + stride, 3 * stride, keys, length, WIDTH, PADDED)
+    v = _tile(q_base + 2 * stride, 3 * stride, keys, length, WIDTH, PADDED)
     k_sum = tl.zeros((BLOCK, PADDED), tl.float32)
     v_sum = tl.zeros((BLOCK, PADDED), tl.float32)
     for start in range(0, length, BLOCK):
         queries = start + tl.arange(0, BLOCK)
         # Queries behind the row's end read zeros, and so add nothing to either sum.
-        q = _tile(own, 3 * inner, queries, length, WIDTH, PADDED)
-        out_grad = _tile(grad + first * inner + head * WIDTH, inner, queries, length, WIDTH, PADDED)
+        q = _tile(q_base, 3 * stride, queries, length, WIDTH, PADDED)
+        out_grad = _tile(grad + first * stride + head * WIDTH, stride, queries, length, WIDTH, PADDED)
         at = (first + queries) * heads + head
         top, log_total = _sums_of(sums, at, queries < length)
-        inner_sum = tl.load(inner_sums + at, mask=queries < length, other=0.0)
-        # With the keys as rows the tile stands as its two products want it: nothing is turned in registers.
+        d = tl.load(delta + at, mask=queries < length, other=0.0)
+        # With the keys as rows the tile stands as its two products want it: nothing is transposed in registers.
         scores = _scores(k, q, bias, span, queries[None, :], keys[:, None], length)
-        weights = _weights(scores, top[None, :], log_total[None, :])
-        v_sum += tl.dot(weights.to(v.dtype), out_grad, input_precision="ieee")
-        weight_grad = tl.dot(v, tl.trans(out_grad), input_precision="ieee")
-        score_grad = weights * (weight_grad - inner_sum[None, :])
+        p = _probabilities(scores, top[None, :], log_total[None, :])
+        v_sum += tl.dot(p.to(v.dtype), out_grad, input_precision="ieee")
+        p_grad = tl.dot(v, tl.trans(out_grad), input_precision="ieee")
+        score_grad = p * (p_grad - d[None, :])
         k_sum += tl.dot(score_grad.to(q.dtype), q, input_precision="ieee")
-    into = qkv_grad + first * 3 * inner + head * WIDTH
-    _store(into + inner, 3 * inner, keys, length, k_sum, WIDTH, PADDED)
-    _store(into + 2 * inner, 3 * inner, keys, length, v_sum, WIDTH, PADDED)
+    into = qkv_grad + first * 3 * stride + head * WIDTH
+    _store(into + stride, 3 * stride, keys, length, k_sum, WIDTH, PADDED)
+    _store(into + 2 * stride, 3 * stride, keys, length, v_sum, WIDTH, PADDED)

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from . import backward, forward
+from .arguments import Layer, LayerGrads, LogitGrads, Logits, Mix, Prompts
 from .launching import launch
-from .plan import Plan, ceil
+from .plan import Constants, Plan, ceil
+
+ROLES = ("source", "private")
 
 SAVED = (
     "weights",
@@ -77,17 +80,13 @@ class Inputs(NamedTuple):
 
     def empty(self) -> Inputs:
         """Tensors of the same shapes for the gradients; `keep` has none, so a zero."""
-
-        def like(x: Tensor | None) -> Tensor | None:
-            return None if x is None else torch.empty_like(x)
-
         return Inputs(
-            like(self.source_tokens),
-            like(self.private_tokens),
+            _like(self.source_tokens),
+            _like(self.private_tokens),
             [torch.empty_like(x) for x in self.source_encoder],
             [torch.empty_like(x) for x in self.private_encoder],
-            like(self.router),
-            like(self.gates),
+            _like(self.router),
+            _like(self.gates),
             None if self.keep is None else torch.zeros_like(self.keep),
         )
 
@@ -97,32 +96,18 @@ class Inputs(NamedTuple):
         assert found is not None
         return found
 
-    def values(self, plan: Plan) -> dict[str, Any]:
-        """By the names of the kernels' signatures, but for the encoders."""
-        return constants(plan) | {
-            "source_tokens": self.source_tokens,
-            "private_tokens": self.private_tokens,
-            "router": self.router,
-            "gate_logits": self.gates,
-            "keep": self.keep,
-            "runs": self.tokens.shape[0],
-            "tau": plan.tau,
-        }
+    def logits(self, plan: Plan) -> Logits:
+        return Logits(self.router, self.gates, self.keep, plan.tau)
 
-    def layer(self, plan: Plan, index: int) -> dict[str, Tensor | None]:
-        """Weights and biases of the linear layer 0 or 1 of both roles' encoders."""
-        private = self.source_encoder if plan.shared else self.private_encoder
-        sides = {"source": self.source_encoder, "private": private}
-        return {
-            f"{role}_{name}": encoder[2 * index + offset] if encoder else None
-            for role, encoder in sides.items()
-            for offset, name in enumerate(("weight", "bias"))
-        }
+    def layer(self, role: str, plan: Plan, index: int) -> Sequence[Tensor | None]:
+        """Weight and bias of the linear layer 0 or 1 of a role's encoders."""
+        encoder = self.source_encoder if role == "source" or plan.shared else self.private_encoder
+        return encoder[2 * index : 2 * index + 2] if encoder else (None, None)
 
 
 @lru_cache
-def constants(plan: Plan) -> dict[str, Any]:
-    """The plan's compile-time constants; not to be changed."""
+def constants(plan: Plan) -> Constants:
+    """The plan's compile-time constants."""
     return plan.constants()
 
 
@@ -153,77 +138,92 @@ def compose_forward(inputs: Inputs, plan: Plan, dtype: torch.dtype, save: bool) 
     found = outputs(inputs, plan, dtype, save)
     runs = inputs.tokens.shape[0]
     arrivals = inputs.tokens.new_empty(runs * plan.pieces, dtype=torch.int32)
-    values = inputs.values(plan) | found | {"arrivals": arrivals, "SAVE": save}
+    values = _common(inputs, found, plan)
+    values |= {"arrivals": arrivals, "targets": found["targets"], "runs": runs, "SAVE": save}
     columns = ceil(plan.hidden, plan.columns)
     programs = runs * (1 + columns * plan.row_tiles * plan.token_tiles)
-    launch(forward.prepare, programs, values | inputs.layer(plan, 0), plan.warps)
+    first = {role: _layer(inputs, found, plan, role, 0) for role in ROLES}
+    launch(forward.prepare, programs, values | first, plan.warps)
     if plan.encoder == "none":
         prompts = {"source": inputs.source_tokens, "private": inputs.private_tokens}
         launch(forward.gather, runs * plan.pieces, values | prompts)
         return found
-    last = inputs.layer(plan, 1 if plan.hidden else 0)
-    rows = "hidden" if plan.hidden else "tokens"
-    last |= {f"{role}_inputs": values[f"{role}_{rows}"] for role in ("source", "private")}
+    last = {role: _layer(inputs, found, plan, role, int(plan.hidden > 0)) for role in ROLES}
     values |= {"INNER": plan.hidden or plan.d}
     launch(forward.encode, runs * plan.pieces * plan.row_tiles, values | last, plan.warps)
     return found
 
 
+def _common(inputs: Inputs, found: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """Arguments that kernels of both passes have."""
+    mix = Mix(found["weights"], found["gates"], found["used"])
+    return {"PLAN": constants(plan), "logits": inputs.logits(plan), "mix": mix}
+
+
+def _layer(inputs: Inputs, found: Mapping[str, Any], plan: Plan, role: str, index: int) -> Layer:
+    """The linear layer 0 or 1 of a role's encoders, from which and to where it goes forward."""
+    given = found[f"{role}_hidden"] if index else getattr(inputs, f"{role}_tokens")
+    hidden = plan.hidden and not index
+    made = found[f"{role}_hidden" if hidden else role]
+    weight, bias = inputs.layer(role, plan, index)
+    return Layer(given, weight, bias, made, found[f"{role}_slope"] if hidden else None)
+
+
 def compose_backward(grad: Tensor, inputs: Inputs, saved: Mapping[str, Tensor | None], plan: Plan) -> Inputs:
     """Gradients of all inputs, from that of the targets and what the forward pass saved."""
-    found = inputs.empty()
-    values = inputs.values(plan) | {"grad": grad, **saved}
-    values |= {"router_grad": found.router, "gate_grad": found.gates}
-    _spread(values, inputs, found, plan)
-    if plan.encoder == "none":
-        if plan.has_logits:
-            launch(backward.logits, values["runs"], values)
-        return found
-    _layers(values, inputs, found, plan)
+    found, runs = inputs.empty(), inputs.tokens.shape[0]
+    # <gradient of each target, each prompt> over each piece, the private prompt last.
+    dots = inputs.tokens.new_empty(runs, plan.pieces, plan.tasks, plan.sources + 1) if plan.has_logits else None
+    values = _common(inputs, saved, plan)
+    values |= {"grad": grad, "dots": dots, "DOTS": plan.has_logits, "used": saved["used"]}
+    values |= {"logit_grads": LogitGrads(found.router, found.gates)}
+    d_encoded: dict[str, Tensor | None] = {}
+    for role in ROLES:
+        tokens, d_tokens = getattr(inputs, f"{role}_tokens"), getattr(found, f"{role}_tokens")
+        d_encoded[role] = d_tokens if plan.encoder == "none" else _like(tokens)
+        values[role] = Prompts(tokens if plan.encoder == "none" else saved[role], d_encoded[role])
+    launch(backward.backward_prompts, runs * plan.pieces, values)
+    if plan.encoder != "none":
+        _encoder_backward(values, d_encoded, inputs, saved, found, plan)
+    elif plan.has_logits:
+        launch(backward.backward_logits, runs, values)
     return found
 
 
-def _spread(values: dict[str, Any], inputs: Inputs, found: Inputs, plan: Plan) -> None:
-    """Adds the gradients of the encoded prompts and `dots` to `values`."""
-    runs = values["runs"]
-    for role in ("source", "private"):
-        tokens, own = getattr(inputs, f"{role}_tokens"), getattr(found, f"{role}_tokens")
-        if plan.encoder == "none":
-            values[role], values[f"{role}_grad"] = tokens, own
-        else:
-            values[f"{role}_grad"] = None if tokens is None else torch.empty_like(tokens)
-    values["dots"] = (
-        inputs.tokens.new_empty(runs, plan.pieces, plan.tasks, plan.sources + 1) if plan.has_logits else None
-    )
-    launch(backward.spread, runs * plan.pieces, values)
-
-
-def _layers(values: dict[str, Any], inputs: Inputs, found: Inputs, plan: Plan) -> None:
+def _encoder_backward(
+    values: Mapping[str, Any],
+    d_encoded: Mapping[str, Tensor | None],
+    inputs: Inputs,
+    saved: Mapping[str, Tensor | None],
+    found: Inputs,
+    plan: Plan,
+) -> None:
     """Back through the encoders' layers, the last first; the logits' gradients in the same launch."""
-    runs, roles = values["runs"], ("source", "private")
-    out_grads = {role: values[f"{role}_grad"] for role in roles}
+    runs, d_outputs = inputs.tokens.shape[0], dict(d_encoded)
     for index in (1, 0) if plan.hidden else (0,):
         inner = plan.hidden if index else plan.d
         outer = plan.hidden if plan.hidden and not index else plan.d
-        rows = "hidden" if index else "tokens"
-        layer = inputs.layer(plan, index) | {"OUTER": outer, "INNER": inner}
-        layer |= {f"{name}_grad": g for name, g in found.layer(plan, index).items()}
-        for role in roles:
-            layer[f"{role}_out_grad"] = out_grads[role]
-            layer[f"{role}_inputs"] = given = values[f"{role}_{rows}"]
-            layer[f"{role}_slope"] = values[f"{role}_slope"] if index else None
-            before = getattr(found, f"{role}_tokens")
-            if index:
-                before = None if given is None else torch.empty_like(given)
-            layer[f"{role}_input_grad"] = out_grads[role] = before
+        layers = {}
+        for role in ROLES:
+            given = saved[f"{role}_hidden"] if index else getattr(inputs, f"{role}_tokens")
+            d_given = _like(given) if index else getattr(found, f"{role}_tokens")
+            slope = saved[f"{role}_slope"] if index else None
+            weight, _ = inputs.layer(role, plan, index)
+            d_weight, d_bias = found.layer(role, plan, index)
+            layers[role] = LayerGrads(given, weight, slope, d_outputs[role], d_given, d_weight, d_bias)
+            d_outputs[role] = d_given
         first = plan.has_logits and index == bool(plan.hidden)
-        router = runs if first else 0
-        columns = ceil(inner, plan.columns)
-        input_programs = runs * columns * plan.row_tiles * plan.token_tiles
-        weight_tiles = ceil(inner, plan.tiles.across) * ceil(outer, plan.tiles.down)
-        layer |= {"router_programs": router, "input_programs": input_programs, "DOTS": first}
-        programs = router + input_programs + runs * plan.encoders * weight_tiles
-        launch(backward.layer, programs, values | layer, plan.warps)
+        logit_programs = runs if first else 0
+        input_programs = runs * ceil(inner, plan.columns) * plan.row_tiles * plan.token_tiles
+        weight_tiles = ceil(inner, plan.tiles.grad_columns) * ceil(outer, plan.tiles.grad_rows)
+        programs = logit_programs + input_programs + runs * plan.encoders * weight_tiles
+        counts = {"logit_programs": logit_programs, "input_programs": input_programs}
+        sizes = {"INNER": inner, "OUTER": outer, "DOTS": first}
+        launch(backward.backward_layer, programs, {**values, **layers, **counts, **sizes}, plan.warps)
+
+
+def _like(x: Tensor | None) -> Tensor | None:
+    return None if x is None else torch.empty_like(x)
 
 
 def _listed(found: Mapping[str, Tensor | None], save: bool) -> list[Tensor]:

@@ -1,20 +1,23 @@
-"""Device code of the composition: `prepare`, then `encode` or, without an encoder, `gather`."""
+"""Device code of the composition: `prepare`, then `encode` or, without an encoder, `gather`.
+
+README.md says what is computed and why in two launches; `plan.Constants` and `arguments.py` what the names are.
+"""
 
 import triton
 import triton.language as tl
 
 from .tiles import (
-    asked_for,
+    apply_mask,
     gate_pair,
     pick,
     piece_of,
     prompts_of,
     router_weights,
+    rows_in_use,
     rows_times,
-    switched,
+    rows_with_weight,
     target_tokens,
     tile_of,
-    used_rows,
 )
 
 INV_SQRT_2 = tl.constexpr(0.7071067811865476)
@@ -22,254 +25,150 @@ INV_SQRT_2PI = tl.constexpr(0.3989422804014327)
 
 
 @triton.jit(do_not_specialize=["runs"])
-def prepare(
-    router,
-    keep,
-    gate_logits,
-    source_tokens,
-    private_tokens,
-    source_weight,
-    source_bias,
-    private_weight,
-    private_bias,
-    weights,
-    gates,
-    used,
-    arrivals,
-    source_hidden,
-    source_slope,
-    private_hidden,
-    private_slope,
-    runs,
-    tau,
-    T: tl.constexpr,
-    N: tl.constexpr,
-    PRIVATES: tl.constexpr,
-    NW: tl.constexpr,
-    M: tl.constexpr,
-    D: tl.constexpr,
-    H: tl.constexpr,
-    TB: tl.constexpr,
-    NB: tl.constexpr,
-    BM: tl.constexpr,
-    TOGETHER: tl.constexpr,
-    NORMALISER: tl.constexpr,
-    MASK: tl.constexpr,
-    GATES: tl.constexpr,
-    PIECES: tl.constexpr,
-    SOURCE_TILES: tl.constexpr,
-    ROW_TILES: tl.constexpr,
-    TOKEN_TILES: tl.constexpr,
-    PER_PROMPT: tl.constexpr,
-    SAVE: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    PRODUCTS: tl.constexpr,
-):
-    """One program a run: weights, gates, used sources. With H: one a tile of the hidden layer, too."""
+def prepare(arrivals, logits, mix, source, private, runs, SAVE: tl.constexpr, PLAN: tl.constexpr):
+    """One program a run: weights, gates, used sources. With H: one a tile of the hidden layer, too.
+
+    `source` and `private` are the encoders' first layers. With SAVE their slopes are written.
+    """
+    # Two kinds of programs in one launch, which no program of either kind waits for. The runs' come first.
     program = tl.program_id(0)
     if program < runs:
-        _prepare_run(
-            router, keep, gate_logits, weights, gates, used, arrivals, program, tau,
-            T, N, NW, TB, NB, NORMALISER, MASK, GATES, PIECES,
-        )  # fmt: skip
-    elif H > 0:
-        index = program - runs
-        run, column_tile, token_tile, tile, is_source, count = tile_of(
-            index, N, PRIVATES, SOURCE_TILES, ROW_TILES, TOKEN_TILES, (H + BN - 1) // BN
-        )
-        prompt, token, live = prompts_of(tile, token_tile, tl.arange(0, TOGETHER * BM), count, M, BM, TOGETHER)
-        if NORMALISER == "sparsemax":  # another program is writing `used` just now
-            w, _ = router_weights(router, keep, run, tau, T, NW, TB, NB, NORMALISER, MASK)
-            live = live & asked_for(switched(w, keep, NW, NB, MASK), prompt, is_source, NB)
-        if tl.max(live.to(tl.int32), axis=0) != 0:
-            rows = (run * count + prompt).to(tl.int64) * M + token
-            encoder = (run * count + tile if PER_PROMPT else run).to(tl.int64)
-            weight = pick(is_source, source_weight, private_weight, N, PRIVATES)
-            bias = pick(is_source, source_bias, private_bias, N, PRIVATES)
-            _hidden_tile(
-                pick(is_source, source_tokens, private_tokens, N, PRIVATES), rows, live,
-                weight + encoder * H * D, bias + encoder * H, column_tile * BN + tl.arange(0, BN),
-                pick(is_source, source_hidden, private_hidden, N, PRIVATES),
-                pick(is_source, source_slope, private_slope, N, PRIVATES) if SAVE else None,
-                D, H, BK, SAVE, PRODUCTS,
-            )  # fmt: skip
+        _prepare_run(arrivals, logits, mix, program, PLAN)
+    elif PLAN.H > 0:
+        _hidden_tile(logits, source, private, program - runs, SAVE, PLAN)
 
 
 @triton.jit
-def _hidden_tile(
-    tokens, rows, live, weight, bias, columns, hidden, slope,
-    D: tl.constexpr, H: tl.constexpr, BK: tl.constexpr, SAVE: tl.constexpr, PRODUCTS: tl.constexpr,
-):  # fmt: skip
-    """GELU of the first layer's output, and its slope for the backward pass."""
-    y = rows_times(tokens, rows, live, weight, columns, D, H, BK, False, PRODUCTS)
-    y += tl.load(bias + columns, mask=columns < H, other=0.0)[None, :]
-    share = 0.5 * (1.0 + tl.erf(y * INV_SQRT_2))
-    out = rows[:, None] * H + columns[None, :]
-    there = live[:, None] & (columns < H)[None, :]
-    tl.store(hidden + out, y * share, mask=there)
-    if SAVE:
-        tl.store(slope + out, share + y * tl.exp(-0.5 * y * y) * INV_SQRT_2PI, mask=there)
-
-
-@triton.jit
-def _prepare_run(
-    router, keep, gate_logits, weights, gates, used, arrivals, run, tau,
-    T: tl.constexpr, N: tl.constexpr, NW: tl.constexpr, TB: tl.constexpr, NB: tl.constexpr,
-    NORMALISER: tl.constexpr, MASK: tl.constexpr, GATES: tl.constexpr, PIECES: tl.constexpr,
-):  # fmt: skip
-    t = tl.arange(0, TB)
-    n = tl.arange(0, NB)
-    if NW > 0:
-        w, _ = router_weights(router, keep, run, tau, T, NW, TB, NB, NORMALISER, MASK)
-        w = switched(w, keep, NW, NB, MASK)
-        there = (t < T)[:, None] & (n < NW)[None, :]
-        tl.store(weights + (run * T + t[:, None]) * NW + n[None, :], w, mask=there)
-        tl.store(used + run * N + n, tl.max((w != 0).to(tl.int32), axis=0), mask=n < N)
-    alpha, beta = gate_pair(gate_logits, run, t, T, GATES)
-    tl.store(gates + (run * T + t) * 2, alpha, mask=t < T)
-    tl.store(gates + (run * T + t) * 2 + 1, beta, mask=t < T)
-    for start in range(0, PIECES, 128):
+def _prepare_run(arrivals, logits, mix, run, PLAN: tl.constexpr):
+    """Weights and gates of a run, which of its sources any task uses, and its counters set to zero."""
+    # Tasks down, router weights across: all of a run is one tile.
+    t = tl.arange(0, PLAN.BLOCK_T)
+    n = tl.arange(0, PLAN.BLOCK_NW)
+    if PLAN.NW > 0:
+        w, _ = router_weights(logits, run, PLAN)
+        w = apply_mask(w, logits.keep, PLAN)
+        there = (t < PLAN.T)[:, None] & (n < PLAN.NW)[None, :]
+        tl.store(mix.weights + (run * PLAN.T + t[:, None]) * PLAN.NW + n[None, :], w, mask=there)
+        # Of `inside` there is one weight more than sources, the private prompt's, which is not noted.
+        tl.store(mix.used + run * PLAN.N + n, tl.max((w != 0).to(tl.int32), axis=0), mask=n < PLAN.N)
+    alpha, beta = gate_pair(logits.gates, run, t, PLAN)
+    tl.store(mix.gates + (run * PLAN.T + t) * 2, alpha, mask=t < PLAN.T)
+    tl.store(mix.gates + (run * PLAN.T + t) * 2 + 1, beta, mask=t < PLAN.T)
+    # The counters that the next launch counts arrivals with, see `encode`.
+    for start in range(0, PLAN.PIECES, 128):
         piece = start + tl.arange(0, 128)
-        tl.store(arrivals + run * PIECES + piece, tl.zeros_like(piece), mask=piece < PIECES)
+        tl.store(arrivals + run * PLAN.PIECES + piece, tl.zeros_like(piece), mask=piece < PLAN.PIECES)
 
 
 @triton.jit
-def _compose_piece(
-    source, private, weights, gates, used, targets, run, token_tile, column_tile,
-    COMPOSITION: tl.constexpr, PRIVATE_ON: tl.constexpr, T: tl.constexpr, N: tl.constexpr,
-    PRIVATES: tl.constexpr, NW: tl.constexpr, M: tl.constexpr, D: tl.constexpr, TB: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
+def _hidden_tile(logits, source, private, index, SAVE: tl.constexpr, PLAN: tl.constexpr):
+    """A tile of G = gelu(E W1^T + b1), and its slopes for the backward pass."""
+    # ROWS tokens of one role's prompts by BLOCK_N of the H columns.
+    run, column_tile, token_tile, tile, is_source, count = tile_of(
+        index, (PLAN.H + PLAN.BLOCK_N - 1) // PLAN.BLOCK_N, PLAN
+    )
+    prompt, token, live = prompts_of(tile, token_tile, tl.arange(0, PLAN.ROWS), count, PLAN)
+    if PLAN.NORMALISER == "sparsemax":  # another program is writing `used` just now
+        w, _ = router_weights(logits, run, PLAN)
+        live = live & rows_with_weight(apply_mask(w, logits.keep, PLAN), prompt, is_source, PLAN)
+    # Where no row is live, nobody will read the tile, and nothing of the weight is loaded.
+    if tl.max(live.to(tl.int32), axis=0) != 0:
+        rows = (run * count + prompt).to(tl.int64) * PLAN.M + token
+        encoder = (run * count + tile if PLAN.PER_PROMPT else run).to(tl.int64)
+        columns = column_tile * PLAN.BLOCK_N + tl.arange(0, PLAN.BLOCK_N)
+        inputs = pick(is_source, source.inputs, private.inputs, PLAN)
+        weight = pick(is_source, source.weight, private.weight, PLAN) + encoder * PLAN.H * PLAN.D
+        bias = pick(is_source, source.bias, private.bias, PLAN) + encoder * PLAN.H
+        y = rows_times(inputs, rows, live, weight, columns, PLAN.D, PLAN.H, False, PLAN)
+        y += tl.load(bias + columns, mask=columns < PLAN.H, other=0.0)[None, :]
+        share = 0.5 * (1.0 + tl.erf(y * INV_SQRT_2))  # F(y), the normal distribution function
+        place = rows[:, None] * PLAN.H + columns[None, :]
+        there = live[:, None] & (columns < PLAN.H)[None, :]
+        tl.store(pick(is_source, source.outputs, private.outputs, PLAN) + place, y * share, mask=there)
+        if SAVE:
+            # gelu'(y) = F(y) + y f(y): erf and exp are computed here and nowhere else.
+            slope = share + y * tl.exp(-0.5 * y * y) * INV_SQRT_2PI
+            tl.store(pick(is_source, source.slope, private.slope, PLAN) + place, slope, mask=there)
+
+
+@triton.jit
+def encode(arrivals, targets, mix, source, private, INNER: tl.constexpr, PLAN: tl.constexpr):
+    """One program a tile of the last layer; the last to finish of a piece composes its targets.
+
+    `source` and `private` are the encoders' last layers, of INNER inputs. Who is last does not matter to the result: it
+    reads all prompts of the piece in a fixed order.
+    """
+    # ROWS tokens of one role's prompts by BLOCK_N of the D columns. A piece of the targets is the same tokens and
+    # columns of all prompts: ROW_TILES programs make what one piece is composed of.
+    run, column_tile, token_tile, tile, is_source, count = tile_of(tl.program_id(0), PLAN.COLUMN_TILES, PLAN)
+    prompt, token, live = prompts_of(tile, token_tile, tl.arange(0, PLAN.ROWS), count, PLAN)
+    live = rows_in_use(live, prompt, is_source, mix.used, run, PLAN)
+    if tl.max(live.to(tl.int32), axis=0) != 0:
+        rows = (run * count + prompt).to(tl.int64) * PLAN.M + token
+        encoder = (run * count + tile if PLAN.PER_PROMPT else run).to(tl.int64)
+        columns = column_tile * PLAN.BLOCK_N + tl.arange(0, PLAN.BLOCK_N)
+        inputs = pick(is_source, source.inputs, private.inputs, PLAN)
+        weight = pick(is_source, source.weight, private.weight, PLAN) + encoder * PLAN.D * INNER
+        bias = pick(is_source, source.bias, private.bias, PLAN) + encoder * PLAN.D
+        p = rows_times(inputs, rows, live, weight, columns, INNER, PLAN.D, False, PLAN)
+        p += tl.load(bias + columns, mask=columns < PLAN.D, other=0.0)[None, :]
+        there = live[:, None] & (columns < PLAN.D)[None, :]
+        outputs = pick(is_source, source.outputs, private.outputs, PLAN)
+        tl.store(outputs + rows[:, None] * PLAN.D + columns[None, :], p, mask=there)
+    # Every thread's stores come before the program's arrival, which releases them; the last arrival acquires those of
+    # all programs of the piece. Programs without live rows arrive too: the count is known in advance.
+    tl.debug_barrier()
+    piece = run * PLAN.PIECES + token_tile * PLAN.COLUMN_TILES + column_tile
+    if tl.atomic_add(arrivals + piece, 1, sem="acq_rel") == PLAN.ROW_TILES - 1:
+        _compose_piece(source.outputs, private.outputs, mix, targets, run, token_tile, column_tile, PLAN)
+
+
+@triton.jit
+def gather(targets, mix, source, private, PLAN: tl.constexpr):
+    """One program a piece of the targets, from prompts that need no encoder."""
+    run, token_tile, column_tile = piece_of(tl.program_id(0), PLAN)
+    _compose_piece(source, private, mix, targets, run, token_tile, column_tile, PLAN)
+
+
+@triton.jit
+def _compose_piece(source, private, mix, targets, run, token_tile, column_tile, PLAN: tl.constexpr):
     """The targets of all tasks of a run, of one tile of tokens and one of d."""
-    t = tl.arange(0, TB)
-    slot = run * T + t
-    length = target_tokens(COMPOSITION, M)
-    for start in range(0, BM * BN, CHUNK):
+    # A chunk is some rows of the tile (BLOCK_M tokens by BLOCK_N columns), as one axis of CHUNK numbers; the tasks are
+    # the other axis. So each number of a source prompt is loaded once and serves all tasks.
+    BLOCK_T: tl.constexpr = PLAN.BLOCK_T
+    CHUNK: tl.constexpr = PLAN.CHUNK
+    t = tl.arange(0, BLOCK_T)
+    slot = run * PLAN.T + t
+    length = target_tokens(PLAN)
+    for start in range(0, PLAN.BLOCK_M * PLAN.BLOCK_N, CHUNK):
         e = start + tl.arange(0, CHUNK)
-        token = token_tile * BM + e // BN
-        column = column_tile * BN + e % BN
-        there = (token < M) & (column < D)
-        both = (t < T)[:, None] & there[None, :]
-        place = (token * D + column)[None, :]
-        mixture = tl.zeros([TB, CHUNK], tl.float32)
-        if N > 0:
-            for i in tl.range(0, N, loop_unroll_factor=4):
-                asked = there & (column < tl.where(tl.load(used + run * N + i) != 0, D, 0))
-                prompt = source + (run * N + i).to(tl.int64) * M * D
-                p = tl.load(prompt + token * D + column, mask=asked, other=0.0)
-                w = tl.load(weights + slot * NW + i, mask=t < T, other=0.0)
+        token = token_tile * PLAN.BLOCK_M + e // PLAN.BLOCK_N
+        column = column_tile * PLAN.BLOCK_N + e % PLAN.BLOCK_N
+        there = (token < PLAN.M) & (column < PLAN.D)
+        both = (t < PLAN.T)[:, None] & there[None, :]
+        place = (token * PLAN.D + column)[None, :]
+        mixture = tl.zeros([BLOCK_T, CHUNK], tl.float32)
+        if PLAN.N > 0:
+            for i in tl.range(0, PLAN.N, loop_unroll_factor=4):
+                # A source without weight was not encoded: what lies there is anything, NaN too, and is not read.
+                asked = there & (column < tl.where(tl.load(mix.used + run * PLAN.N + i) != 0, PLAN.D, 0))
+                prompt = source + (run * PLAN.N + i).to(tl.int64) * PLAN.M * PLAN.D
+                p = tl.load(prompt + token * PLAN.D + column, mask=asked, other=0.0)
+                w = tl.load(mix.weights + slot * PLAN.NW + i, mask=t < PLAN.T, other=0.0)
                 mixture += w[:, None] * p[None, :]
-        alpha = tl.load(gates + slot * 2, mask=t < T, other=0.0)[:, None]
-        beta = tl.load(gates + slot * 2 + 1, mask=t < T, other=0.0)[:, None]
-        own = tl.zeros([TB, CHUNK], tl.float32)
-        if PRIVATES > 0 and PRIVATE_ON:
-            prompt = private + slot.to(tl.int64)[:, None] * (M * D)
+        alpha = tl.load(mix.gates + slot * 2, mask=t < PLAN.T, other=0.0)[:, None]
+        beta = tl.load(mix.gates + slot * 2 + 1, mask=t < PLAN.T, other=0.0)[:, None]
+        own = tl.zeros([BLOCK_T, CHUNK], tl.float32)
+        if PLAN.PRIVATES > 0 and PLAN.PRIVATE_ON:
+            prompt = private + slot.to(tl.int64)[:, None] * (PLAN.M * PLAN.D)
             own = tl.load(prompt + place, mask=both, other=0.0)
-        out = targets + slot.to(tl.int64)[:, None] * (length * D) + place
+        out = targets + slot.to(tl.int64)[:, None] * (length * PLAN.D) + place
         kind = targets.dtype.element_ty
-        if COMPOSITION == "scp":
+        if PLAN.COMPOSITION == "scp":
             tl.store(out, (beta * mixture).to(kind), mask=both)
-            tl.store(out + M * D, (alpha * own).to(kind), mask=both)
-        elif COMPOSITION == "inside" and PRIVATES > 0:
-            w = tl.load(weights + slot * NW + N, mask=t < T, other=0.0)[:, None]
+            tl.store(out + PLAN.M * PLAN.D, (alpha * own).to(kind), mask=both)
+        elif PLAN.COMPOSITION == "inside" and PLAN.PRIVATES > 0:
+            w = tl.load(mix.weights + slot * PLAN.NW + PLAN.N, mask=t < PLAN.T, other=0.0)[:, None]
             tl.store(out, (mixture + w * own).to(kind), mask=both)
         else:  # alpha and beta are 1 where there are no gates, absent terms 0; `target_tokens` knows all compositions
             tl.store(out, (alpha * own + beta * mixture).to(kind), mask=both)
-
-
-@triton.jit
-def encode(
-    source_inputs,
-    private_inputs,
-    source_weight,
-    source_bias,
-    private_weight,
-    private_bias,
-    weights,
-    gates,
-    used,
-    arrivals,
-    source,
-    private,
-    targets,
-    COMPOSITION: tl.constexpr,
-    PRIVATE_ON: tl.constexpr,
-    T: tl.constexpr,
-    N: tl.constexpr,
-    PRIVATES: tl.constexpr,
-    NW: tl.constexpr,
-    M: tl.constexpr,
-    D: tl.constexpr,
-    INNER: tl.constexpr,
-    TB: tl.constexpr,
-    BM: tl.constexpr,
-    TOGETHER: tl.constexpr,
-    PIECES: tl.constexpr,
-    SOURCE_TILES: tl.constexpr,
-    ROW_TILES: tl.constexpr,
-    TOKEN_TILES: tl.constexpr,
-    PER_PROMPT: tl.constexpr,
-    CHUNK: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    PRODUCTS: tl.constexpr,
-):
-    """One program a tile of the last layer; the last to finish of a piece composes its targets.
-
-    Who is last does not matter to the result: it reads all prompts of the piece in a fixed order.
-    """
-    run, column_tile, token_tile, tile, is_source, count = tile_of(
-        tl.program_id(0), N, PRIVATES, SOURCE_TILES, ROW_TILES, TOKEN_TILES, (D + BN - 1) // BN
-    )
-    prompt, token, live = prompts_of(tile, token_tile, tl.arange(0, TOGETHER * BM), count, M, BM, TOGETHER)
-    live = used_rows(live, prompt, is_source, used, run, N)
-    if tl.max(live.to(tl.int32), axis=0) != 0:
-        rows = (run * count + prompt).to(tl.int64) * M + token
-        encoder = (run * count + tile if PER_PROMPT else run).to(tl.int64)
-        inputs = pick(is_source, source_inputs, private_inputs, N, PRIVATES)
-        weight = pick(is_source, source_weight, private_weight, N, PRIVATES) + encoder * D * INNER
-        bias = pick(is_source, source_bias, private_bias, N, PRIVATES) + encoder * D
-        columns = column_tile * BN + tl.arange(0, BN)
-        p = rows_times(inputs, rows, live, weight, columns, INNER, D, BK, False, PRODUCTS)
-        p += tl.load(bias + columns, mask=columns < D, other=0.0)[None, :]
-        encoded = pick(is_source, source, private, N, PRIVATES)
-        there = live[:, None] & (columns < D)[None, :]
-        tl.store(encoded + rows[:, None] * D + columns[None, :], p, mask=there)
-    tl.debug_barrier()  # every thread's stores come before the program's arrival
-    piece = run * PIECES + token_tile * ((D + BN - 1) // BN) + column_tile
-    if tl.atomic_add(arrivals + piece, 1, sem="acq_rel") == ROW_TILES - 1:
-        _compose_piece(
-            source, private, weights, gates, used, targets, run, token_tile, column_tile,
-            COMPOSITION, PRIVATE_ON, T, N, PRIVATES, NW, M, D, TB, BM, BN, CHUNK,
-        )  # fmt: skip
-
-
-@triton.jit
-def gather(
-    source,
-    private,
-    weights,
-    gates,
-    used,
-    targets,
-    COMPOSITION: tl.constexpr,
-    PRIVATE_ON: tl.constexpr,
-    T: tl.constexpr,
-    N: tl.constexpr,
-    PRIVATES: tl.constexpr,
-    NW: tl.constexpr,
-    M: tl.constexpr,
-    D: tl.constexpr,
-    TB: tl.constexpr,
-    BM: tl.constexpr,
-    TOKEN_TILES: tl.constexpr,
-    CHUNK: tl.constexpr,
-    BN: tl.constexpr,
-):
-    """One program a piece of the targets, from prompts that need no encoder."""
-    run, token_tile, column_tile = piece_of(tl.program_id(0), TOKEN_TILES, (D + BN - 1) // BN)
-    _compose_piece(
-        source, private, weights, gates, used, targets, run, token_tile, column_tile,
-        COMPOSITION, PRIVATE_ON, T, N, PRIVATES, NW, M, D, TB, BM, BN, CHUNK,
-    )  # fmt: skip

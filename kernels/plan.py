@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 PRODUCTS = ("fp32", "tf32x3", "tf32", "bf16")
 """How matrix products multiply: by fused multiply-adds, or by tensor cores after rounding. All of
@@ -46,15 +46,62 @@ class Tiles:
     """Sizes of the tiles that one program works on, all powers of two of at least 16.
 
     columns: of a product's output; inner: of the axis that a product sums over (both for up to `LONG`
-    rows, see `Plan.columns`); down, across: rows and columns of a weight's gradient; elements: numbers
+    rows, see `Plan.columns`); grad_rows, grad_columns: of a weight's gradient; elements: numbers
     of the composition held at once, over all tasks.
     """
 
     columns: int = 32
     inner: int = 64
-    down: int = 32
-    across: int = 128
+    grad_rows: int = 32
+    grad_columns: int = 128
     elements: int = 4096
+
+
+class Constants(NamedTuple):
+    """What a compose kernel knows when it is compiled: its argument `PLAN`.
+
+    BLOCK_... are extents of tiles, powers of two, so that what lies behind an axis' end is masked.
+    """
+
+    # Kinds, in the words of `COMPUTED`.
+    COMPOSITION: str
+    NORMALISER: str
+    MASK: str
+    GATES: str
+    PRODUCTS: str
+    PRIVATE_ON: bool  # the private prompts are not masked
+    # Sizes, by the letters of README.md.
+    T: int  # tasks
+    N: int  # source prompts
+    PRIVATES: int  # private prompts: T or 0
+    NW: int  # router weights of a task
+    M: int  # tokens of a prompt
+    D: int  # width
+    H: int  # hidden width, 0 but for `mlp`
+    ENCODERS: int  # of a run
+    PER_PROMPT: bool  # each prompt has an encoder of its own
+    # Axes that every tile holds whole.
+    BLOCK_T: int  # tasks
+    BLOCK_NW: int  # router weights
+    BLOCK_DOTS: int  # N + 1: the sources and the private prompt
+    # Tiles of the encoders' products: (rows, columns), where rows are tokens of prompts.
+    BLOCK_M: int  # tokens of a prompt
+    PROMPTS: int  # prompts a tile
+    ROWS: int  # both together
+    BLOCK_N: int  # columns of the output
+    BLOCK_K: int  # what is summed over at a time
+    SOURCE_TILES: int  # tiles of prompts: the sources'
+    ROW_TILES: int  # both roles'
+    TOKEN_TILES: int  # tiles of a prompt's tokens
+    COLUMN_TILES: int  # tiles of D
+    # Tiles of a weight's gradient, (outer, inner), summed over rows.
+    BLOCK_OUTER: int
+    BLOCK_INNER: int
+    BLOCK_ROWS: int  # rows that are summed at a time
+    # A piece of the targets: one tile of tokens and one of D.
+    PIECES: int  # of a run
+    BLOCK_PIECES: int  # pieces that are summed at a time
+    CHUNK: int  # numbers of a piece that are composed at a time
 
 
 @dataclass(frozen=True)
@@ -197,40 +244,41 @@ class Plan:
             return self.sources + self.privates
         return 1 if self.shared else bool(self.sources) + bool(self.privates)
 
-    def constants(self) -> dict[str, Any]:
-        """Compile-time constants by the names that the kernels' signatures ask for."""
-        return {
-            "COMPOSITION": self.composition,
-            "PRIVATE_ON": self.private_on,
-            "NORMALISER": self.normaliser,
-            "MASK": self.mask,
-            "GATES": self.gates,
-            "PRODUCTS": self.products,
-            "T": self.tasks,
-            "N": self.sources,
-            "PRIVATES": self.privates,
-            "NW": self.n_weights,
-            "M": self.length,
-            "D": self.d,
-            "H": self.hidden,
-            "TB": power_of_two(self.tasks),
-            "NB": max(power_of_two(self.n_weights), 2),
-            "NB1": max(power_of_two(self.sources + 1), 2),
-            "BM": self.tokens,
-            "BN": self.columns,
-            "BK": self.inner,
-            "DOWN": self.tiles.down,
-            "ACROSS": self.tiles.across,
-            "SUMMED": self.summed,
-            "TOGETHER": self.together,
-            "SOURCE_TILES": self.source_tiles,
-            "ROW_TILES": self.row_tiles,
-            "TOKEN_TILES": self.token_tiles,
-            "PIECES": self.pieces,
-            "PB": max(1024 // (power_of_two(self.tasks) * power_of_two(self.n_weights)), 1),
-            "CHUNK": self.chunk,
-            "PER_PROMPT": self.per_prompt,
-            "ENCODERS": self.encoders,
-            "SAVE": True,
-            "DOTS": self.has_logits,
-        }
+    def constants(self) -> Constants:
+        """What kernels are compiled for; tau is an argument like the tensors, so that another one compiles nothing."""
+        tasks, weights = power_of_two(self.tasks), power_of_two(self.n_weights)
+        return Constants(
+            COMPOSITION=self.composition,
+            NORMALISER=self.normaliser,
+            MASK=self.mask,
+            GATES=self.gates,
+            PRODUCTS=self.products,
+            PRIVATE_ON=self.private_on,
+            T=self.tasks,
+            N=self.sources,
+            PRIVATES=self.privates,
+            NW=self.n_weights,
+            M=self.length,
+            D=self.d,
+            H=self.hidden,
+            ENCODERS=self.encoders,
+            PER_PROMPT=self.per_prompt,
+            BLOCK_T=tasks,
+            BLOCK_NW=max(weights, 2),
+            BLOCK_DOTS=max(power_of_two(self.sources + 1), 2),
+            BLOCK_M=self.tokens,
+            PROMPTS=self.together,
+            ROWS=self.rows,
+            BLOCK_N=self.columns,
+            BLOCK_K=self.inner,
+            SOURCE_TILES=self.source_tiles,
+            ROW_TILES=self.row_tiles,
+            TOKEN_TILES=self.token_tiles,
+            COLUMN_TILES=self.column_tiles,
+            BLOCK_OUTER=self.tiles.grad_rows,
+            BLOCK_INNER=self.tiles.grad_columns,
+            BLOCK_ROWS=self.summed,
+            PIECES=self.pieces,
+            BLOCK_PIECES=max(1024 // (tasks * weights), 1),
+            CHUNK=self.chunk,
+        )

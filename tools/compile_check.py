@@ -72,8 +72,8 @@ PLANS = {
 """Typical cohorts of a t5-base; the first five have every kernel."""
 
 ATTENTION = {
-    f"attention {name}": (dtype, width, longest)
-    for name, dtype, width, longest in (
+    f"attention {name}": (dtype, width, max_seqlen)
+    for name, dtype, width, max_seqlen in (
         ("bf16", torch.bfloat16, 64, 200),
         ("fp32", torch.float32, 64, 200),
         ("11b", torch.bfloat16, 128, 200),
@@ -144,15 +144,15 @@ def update_launches(plan: Plan, runs: int = 2) -> list[Launch]:
     return found
 
 
-def attention_launches(dtype: torch.dtype, width: int, longest: int) -> list[Launch]:
+def attention_launches(dtype: torch.dtype, width: int, max_seqlen: int) -> list[Launch]:
     """What a layer's attention starts, forward and backward."""
     heads, device = 12, "meta"
-    qkv = torch.empty(2 * longest, 3, heads, width, dtype=dtype, device=device)
-    offsets = torch.empty(3, dtype=torch.int64, device=device)
-    bias = torch.empty(heads, 2 * longest - 1, device=device)
+    qkv = torch.empty(2 * max_seqlen, 3, heads, width, dtype=dtype, device=device)
+    cu_seqlens = torch.empty(3, dtype=torch.int64, device=device)
+    bias = torch.empty(heads, 2 * max_seqlen - 1, device=device)
     with recorded() as found:
-        out, lse = attention.attention_fwd(qkv, offsets, bias, longest)
-        attention.attention_bwd(torch.empty_like(out), qkv, out, lse, offsets, bias, longest)
+        out, lse = attention.attention_fwd(qkv, cu_seqlens, bias, max_seqlen)
+        attention.attention_bwd(torch.empty_like(out), qkv, out, lse, cu_seqlens, bias, max_seqlen)
     return found
 
 

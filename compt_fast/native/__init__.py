@@ -25,22 +25,22 @@ CUDA device nothing waits for the host: `total` must be given, a bad slot or id 
 and the call can be captured in a CUDA graph. `torch.compile` and `torch.export` need `total` too,
 and on CUDA all tensors on the device.
 
-    out, lse = packed_attention(qkv, offsets, bias)
+    out, lse = packed_attention(qkv, cu_seqlens, bias)
 
-    qkv      (N, 3, H, D)  bf16 or fp32, contiguous: the fused projection; differentiable
-    offsets  (B+1,)        int64 on the CPU; row b attends within qkv[offsets[b]:offsets[b+1]]
-    bias     (H, 2 W - 1)  fp32: bias[h, W - 1 + key - query] is added to the score; frozen; W is at
-                           least the longest row
-    out      (N, H, D)     qkv's dtype; softmax(q k^T + bias) v, unscaled as in T5
-    lse      (N, H)        fp32; the logarithm of the softmax's denominator
+    qkv         (N, 3, H, D)  bf16 or fp32, contiguous: the fused projection; differentiable
+    cu_seqlens  (B+1,)        int64 on the CPU; row b attends within qkv[cu_seqlens[b]:cu_seqlens[b+1]]
+    bias        (H, 2 W - 1)  fp32: bias[h, W - 1 + key - query] is added to the score; frozen; W is at
+                              least the longest row
+    out         (N, H, D)     qkv's dtype; softmax(q k^T + bias) v, unscaled as in T5
+    lse         (N, H)        fp32; the logarithm of the softmax's denominator
 
-Sums and softmax are in fp32; with bf16 the softmax's weights are rounded to bf16 before they meet v.
+Sums and softmax are in fp32; with bf16 the probabilities are rounded to bf16 before they meet v.
 
 For the inside of a frozen layer's own backward there are besides, on the CPU, under
 `torch.ops.compt_fast` and where `load()` is true; all tensors are contiguous, bf16 or fp32 with fp32
 inside, and all but the first refuse what requires a gradient:
 
-    packed_attention_backward(grad_out, qkv, lse, offsets, bias) -> grad_qkv
+    packed_attention_backward(grad_out, qkv, lse, cu_seqlens, bias) -> grad_qkv
     product(x (N, k), weight, back=False, relu=False) -> (N, m)  x weight^T, weight (m, k), or with `back` x weight,
                                                                 weight (k, m); with `relu` what is above 0 of it
     product_where(x (N, k), weight (k, m), inner (N, m))        x weight where inner is above 0, else 0
@@ -50,11 +50,11 @@ inside, and all but the first refuse what requires a gradient:
     rms_norm_backward(grad_y, y, r, grad)                       grad += r (grad_y - y mean(grad_y y)), in place
     gated_gelu(uv (N, 2f)) -> (N, f)                            gelu(u) v, the tanh form of the gelu
     gated_gelu_backward(grad (N, f), uv) -> grad_uv (N, 2f)
-    pack_states(states (N, d), offsets) -> packed               the states as later products want them: int32, of
+    pack_states(states (N, d), cu_seqlens) -> packed            the states as later products want them: int32, of
                                                                 no meaning elsewhere, fit for one processor
-    read_states(queries (M, d), packed, q_offsets, k_offsets) -> out (M, d), lse (M,) fp32
+    cross_attention(queries (M, d), packed, cu_seqlens_q, cu_seqlens_k) -> out (M, d), lse (M,) fp32
                                                                 softmax(q states^T) states within each row
-    read_states_backward(grad_out, queries, lse, packed, q_offsets, k_offsets, grad_states) -> grad_queries
+    cross_attention_backward(grad_out, queries, lse, packed, cu_seqlens_q, cu_seqlens_k, grad_states) -> grad_queries
                                                                 grad_states (N, d) fp32 is added to in place
 
 What is added to in place shares no memory with another argument (ValueError).

@@ -49,13 +49,13 @@ class CompiledStates(SharedStates):
         self._grad: Tensor | None = None
 
     def attend(self, queries: Tensor) -> tuple[Tensor, list[Tensor]]:
-        out, lse = torch.ops.compt_fast.read_states(queries, *self._arguments)
+        out, lse = torch.ops.compt_fast.cross_attention(queries, *self._arguments)
         return out, [lse]
 
     def attend_backward(self, grad: Tensor, queries: Tensor, saved: list[Tensor]) -> Tensor:
         if self._grad is None:
             self._grad = torch.zeros(self._shape, dtype=torch.float32)
-        return torch.ops.compt_fast.read_states_backward(grad, queries, saved[0], *self._arguments, self._grad)
+        return torch.ops.compt_fast.cross_attention_backward(grad, queries, saved[0], *self._arguments, self._grad)
 
     def grad(self) -> Tensor:
         assert self._grad is not None

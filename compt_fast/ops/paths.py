@@ -47,7 +47,7 @@ FAMILIES: dict[str, Family] = {
     "norm_activation": Family(("rms_norm", "rms_norm_backward", "gated_gelu", "gated_gelu_backward")),
     "linear": Family(("product", "product_where", "product_add"), takes=_quick),
     "attention": Family(("packed_attention", "packed_attention_backward"), triton="attention"),
-    "cross_attention": Family(("pack_states", "read_states", "read_states_backward")),
+    "cross_attention": Family(("pack_states", "cross_attention", "cross_attention_backward")),
     "assembly": Family(("assemble",), devices=("cpu", "cuda", "meta")),
 }
 

@@ -94,24 +94,24 @@ def attention_case(seed: int) -> dict[str, Any]:
     """Arguments of the attention operator."""
     generator = torch.Generator().manual_seed(seed)
     qkv = torch.randn(17, 3, 2, 5, generator=generator).to((torch.float32, torch.bfloat16)[seed % 2])
-    offsets = torch.tensor([0, 4, 4, 15, 17])
-    return {"qkv": qkv, "offsets": offsets, "bias": torch.randn(2, 2 * 11 - 1, generator=generator)}
+    cu_seqlens = torch.tensor([0, 4, 4, 15, 17])
+    return {"qkv": qkv, "cu_seqlens": cu_seqlens, "bias": torch.randn(2, 2 * 11 - 1, generator=generator)}
 
 
-def reading_calls(seed: int) -> dict[str, dict[str, Any]]:
-    """Good arguments of the operators with which queries read states."""
+def cross_attention_calls(seed: int) -> dict[str, dict[str, Any]]:
+    """Good arguments of the operators of cross-attention."""
     ops = torch.ops.compt_fast
     generator = torch.Generator().manual_seed(seed)
     queries, states = (
         torch.randn(rows, 7, generator=generator).to((torch.float32, torch.bfloat16)[seed % 2]) for rows in (9, 20)
     )
-    offsets = {"q_offsets": torch.tensor([0, 4, 4, 9]), "k_offsets": torch.tensor([0, 3, 9, 20])}
-    asked = {"queries": queries, "packed": ops.pack_states(states, offsets["k_offsets"])} | offsets
-    out, lse = ops.read_states(**asked)
+    cu_seqlens = {"cu_seqlens_q": torch.tensor([0, 4, 4, 9]), "cu_seqlens_k": torch.tensor([0, 3, 9, 20])}
+    asked = {"queries": queries, "packed": ops.pack_states(states, cu_seqlens["cu_seqlens_k"])} | cu_seqlens
+    out, lse = ops.cross_attention(**asked)
     return {
-        "pack_states": {"states": states, "offsets": offsets["k_offsets"]},
-        "read_states": asked,
-        "read_states_backward": asked | {"grad_out": out, "lse": lse, "grad_states": torch.zeros(20, 7)},
+        "pack_states": {"states": states, "cu_seqlens": cu_seqlens["cu_seqlens_k"]},
+        "cross_attention": asked,
+        "cross_attention_backward": asked | {"grad_out": out, "lse": lse, "grad_states": torch.zeros(20, 7)},
     }
 
 
@@ -147,7 +147,7 @@ def calls(seed: int) -> dict[str, dict[str, Any]]:
         "product": {"x": x, "weight": weight, "back": False, "relu": seed % 3 == 0},
         "product_where": {"x": x, "weight": weight.T.contiguous(), "inner": inner},
         "product_add": {"x": x, "weight": weight, "total": inner.clone()},
-    } | reading_calls(seed)
+    } | cross_attention_calls(seed)
 
 
 IN_PLACE = ("grad", "grad_states", "total")
@@ -216,12 +216,12 @@ def abuse(seed: int) -> Outcome:
     except REFUSED as error:
         return Outcome(name, str(error))
     found = () if result is None else result if isinstance(result, tuple) else (result,)
-    written = {"rms_norm_backward": "grad", "read_states_backward": "grad_states", "product_add": "total"}.get(name)
+    written = {"rms_norm_backward": "grad", "cross_attention_backward": "grad_states", "product_add": "total"}.get(name)
     if written is not None:
         found += (spoilt[written],)
     arguments = spoilt | before
     if "packed" in arguments:  # its meaning is known as long as it is what pack_states made of these states
-        if any(arguments[key] is not every[name][key] for key in ("packed", "k_offsets")):
+        if any(arguments[key] is not every[name][key] for key in ("packed", "cu_seqlens_k")):
             return Outcome(name, "")
         del arguments["packed"]
         arguments["states"] = every["pack_states"]["states"]

@@ -146,19 +146,29 @@ class WithoutCuda(CudaDriver):
         return GPUTarget("cuda", 90, 32)
 
 
+def with_memory(value: Any, given: list[Tensor]) -> Any:
+    """An argument with its tensors replaced by some that have memory, until `given` holds two."""
+    if isinstance(value, Tensor) and len(given) < 2:
+        given.append(torch.empty(4, dtype=value.dtype))
+        return given[-1]
+    if isinstance(value, tuple):
+        changed = [with_memory(each, given) for each in value]
+        return type(value)(*changed) if hasattr(value, "_fields") else tuple(changed)
+    return value
+
+
 def start(folder: Path) -> int:
     """Starts a step's kernels, once each; the numbers that `no_cuda.c` prints are those of the launch."""
     toys = [jobs.toy_task(folder, name) for name in ("toy_a", "toy_b")]
     found = step_launches(make_t5(folder / "trunk"), toys, method="spp,scp", dtype="bf16")
     triton.runtime.driver.set_active(WithoutCuda(folder))
     for launch in {launch.kernel: launch for launch in found}.values():
-        # The first argument gets memory, so that one can see it arrive.
-        name, first = next((name, x) for name, x in launch.arguments.items() if isinstance(x, Tensor | tuple))
-        given = [torch.empty(4, dtype=torch.float32 if isinstance(first, tuple) else first.dtype) for _ in range(2)]
-        value = (*given, *first[2:]) if isinstance(first, tuple) else given[0]
-        places = [x.data_ptr() for x in (given if isinstance(first, tuple) else given[:1])]
+        # The first two tensors get memory, so that one can see them arrive.
+        given: list[Tensor] = []
+        arguments = {name: with_memory(value, given) for name, value in launch.arguments.items()}
+        places = [x.data_ptr() for x in given]
         print("asked", launch.kernel.fn.__name__, launch.programs, 32 * launch.warps, *places, flush=True)
-        launching._start(replace(launch, arguments=launch.arguments | {name: value}))
+        launching._start(replace(launch, arguments=arguments))
     return 0
 
 

@@ -27,18 +27,18 @@ def assemble_backward(grad: Tensor, packed_offsets: Tensor, prompt_rows: int, **
     return (expected_grad(arguments | {"prompts": prompts, "row_offsets": offsets_of(texts.tolist())}, grad),)
 
 
-def packed_attention(qkv: Tensor, offsets: Tensor, bias: Tensor) -> Results:
+def packed_attention(qkv: Tensor, cu_seqlens: Tensor, bias: Tensor) -> Results:
     out = torch.zeros(len(qkv), *qkv.shape[2:], dtype=torch.float64)
     lse = torch.zeros(len(qkv), qkv.shape[2], dtype=torch.float64)
-    for row, scores in _scores(qkv, offsets, bias):
+    for row, scores in _scores(qkv, cu_seqlens, bias):
         out[row] = torch.einsum("hqk,khd->qhd", scores.softmax(2), qkv[row, 2].double())
         lse[row] = scores.logsumexp(2).T
     return out, lse
 
 
-def packed_attention_backward(grad_out: Tensor, qkv: Tensor, lse: Tensor, offsets: Tensor, bias: Tensor) -> Results:
+def packed_attention_backward(grad_out: Tensor, qkv: Tensor, lse: Tensor, cu_seqlens: Tensor, bias: Tensor) -> Results:
     result = torch.zeros(qkv.shape, dtype=torch.float64)
-    for row, scores in _scores(qkv, offsets, bias):
+    for row, scores in _scores(qkv, cu_seqlens, bias):
         q, k, v = qkv[row].double().unbind(1)
         weights = scores.softmax(2)  # whatever `lse` is: it keeps the exponentials small, and drops out
         of_weights = torch.einsum("qhd,khd->hqk", grad_out[row].double(), v)
@@ -49,10 +49,10 @@ def packed_attention_backward(grad_out: Tensor, qkv: Tensor, lse: Tensor, offset
     return (result,)
 
 
-def _scores(qkv: Tensor, offsets: Tensor, bias: Tensor) -> list[tuple[slice, Tensor]]:
+def _scores(qkv: Tensor, cu_seqlens: Tensor, bias: Tensor) -> list[tuple[slice, Tensor]]:
     """Each row that is not empty and its scores (heads, queries, keys)."""
     found = []
-    for row in _rows(offsets):
+    for row in _rows(cu_seqlens):
         q, k, _ = qkv[row].double().unbind(1)
         at = torch.arange(len(q))
         distances = bias.shape[1] // 2 + at[None, :] - at[:, None]
@@ -60,8 +60,8 @@ def _scores(qkv: Tensor, offsets: Tensor, bias: Tensor) -> list[tuple[slice, Ten
     return [(row, scores) for row, scores in found if scores.numel()]
 
 
-def _rows(offsets: Tensor) -> list[slice]:
-    ends = offsets.tolist()
+def _rows(cu_seqlens: Tensor) -> list[slice]:
+    ends = cu_seqlens.tolist()
     return [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
 
 
@@ -98,26 +98,26 @@ def product_add(x: Tensor, weight: Tensor, total: Tensor) -> Results:
     return (total + x.double() @ weight.T.double(),)
 
 
-def read_states(queries: Tensor, states: Tensor, q_offsets: Tensor, k_offsets: Tensor) -> Results:
+def cross_attention(queries: Tensor, states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> Results:
     out = torch.zeros(queries.shape, dtype=torch.float64)
     lse = torch.zeros(len(queries), dtype=torch.float64)
-    for asking, read in zip(_rows(q_offsets), _rows(k_offsets), strict=True):
+    for asking, read in zip(_rows(cu_seqlens_q), _rows(cu_seqlens_k), strict=True):
         scores = queries[asking].double() @ states[read].double().T
         out[asking], lse[asking] = scores.softmax(1) @ states[read].double(), scores.logsumexp(1)
     return out, lse
 
 
-def read_states_backward(
+def cross_attention_backward(
     grad_out: Tensor,
     queries: Tensor,
     lse: Tensor,
     states: Tensor,
-    q_offsets: Tensor,
-    k_offsets: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
     grad_states: Tensor,
 ) -> Results:
     grad_queries, sums = torch.zeros(queries.shape, dtype=torch.float64), grad_states.double()
-    for asking, read in zip(_rows(q_offsets), _rows(k_offsets), strict=True):
+    for asking, read in zip(_rows(cu_seqlens_q), _rows(cu_seqlens_k), strict=True):
         q, s, g = queries[asking].double(), states[read].double(), grad_out[asking].double()
         weights = (q @ s.T).softmax(1)
         of_weights = g @ s.T
@@ -141,8 +141,8 @@ RESULTS: dict[str, Callable[..., Results]] = {
         product,
         product_where,
         product_add,
-        read_states,
-        read_states_backward,
+        cross_attention,
+        cross_attention_backward,
     )
 }
-"""Of `pack_states` nothing is said but through the two that read; they take the `states` in its place."""
+"""Of `pack_states` nothing is said but through the two of cross-attention; they take the `states` in its place."""

@@ -119,7 +119,7 @@ def test_many_runs():
 @pytest.mark.parametrize("sharing", ["per-prompt", "shared"])
 def test_small_tiles(sharing, monkeypatch):
     """Several tiles of columns, of sums, of gradients, and several chunks a piece."""
-    small = Tiles(columns=16, inner=16, down=16, across=16, elements=64)
+    small = Tiles(columns=16, inner=16, grad_rows=16, grad_columns=16, elements=64)
     parsed = Plan.parsed
     monkeypatch.setattr(Plan, "parsed", lambda text: replace(parsed(text), tiles=small))
     check(bank_of(replace(SPP, tasks=2, length=18, d_model=20, hidden=18, sharing=sharing, gates="tied"), runs=1))

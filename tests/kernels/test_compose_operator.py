@@ -24,10 +24,10 @@ from tests.helpers.compositions import DEVICE, INSIDE, PT, SPP, bank_of, directi
 @pytest.mark.parametrize(
     ("shape", "forward", "backward"),
     [
-        (SPP, ["prepare", "encode"], ["spread", "layer", "layer"]),
-        (INSIDE, ["prepare", "encode"], ["spread", "layer"]),
-        (replace(SPP, encoder="none"), ["prepare", "gather"], ["spread", "logits"]),
-        (replace(PT, encoder="none"), ["prepare", "gather"], ["spread"]),
+        (SPP, ["prepare", "encode"], ["backward_prompts", "backward_layer", "backward_layer"]),
+        (INSIDE, ["prepare", "encode"], ["backward_prompts", "backward_layer"]),
+        (replace(SPP, encoder="none"), ["prepare", "gather"], ["backward_prompts", "backward_logits"]),
+        (replace(PT, encoder="none"), ["prepare", "gather"], ["backward_prompts"]),
     ],
     ids=name,
 )
@@ -143,8 +143,8 @@ def trained(shape: PromptShape, steps: int, kernel: bool, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_200_steps_of_training_end_where_the_reference_ends(monkeypatch):
+def test_60_steps_of_training_end_where_the_reference_ends(monkeypatch):
     shape = replace(SPP, tasks=2, length=2, d_model=4, gates="learned", encoder="linear")
-    found, wanted = (trained(shape, 200, kernel, monkeypatch) for kernel in (True, False))
+    found, wanted = (trained(shape, 60, kernel, monkeypatch) for kernel in (True, False))
     for own, other in zip(found, wanted, strict=True):
         near(own, other.double(), 1e-3)

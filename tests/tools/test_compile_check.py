@@ -13,8 +13,8 @@ from tests.helpers.tritons import OLD_TRITON, python
 from tools import compile_check
 from tools.compile_check import PLANS, TARGETS, Usage
 
-KERNELS = {"prepare", "encode", "gather", "spread", "layer", "logits", "squares", "update"}
-KERNELS |= {"_forward", "_backward_queries", "_backward_keys"}
+KERNELS = {"prepare", "encode", "gather", "backward_prompts", "backward_layer", "backward_logits"}
+KERNELS |= {"squares", "update", "_forward", "_backward_queries", "_backward_keys"}
 MINIMAL = ("spp", "spp m=100", "scp N=10", "slpn", "none")
 
 

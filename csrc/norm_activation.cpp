@@ -91,8 +91,8 @@ void norm_row_backward(const T* __restrict grad_y, const T* __restrict y, float 
   }
   const float mean = dot / static_cast<float>(width);
   for (int64_t i = 0; i < width; ++i) {
-    const float own = static_cast<float>(grad_y[i]) - static_cast<float>(y[i]) * mean;
-    grad[i] = static_cast<G>(static_cast<float>(grad[i]) + r * own);
+    const float across_y = static_cast<float>(grad_y[i]) - static_cast<float>(y[i]) * mean;
+    grad[i] = static_cast<G>(static_cast<float>(grad[i]) + r * across_y);
   }
 }
 

@@ -1,4 +1,4 @@
-"""Queries that read packed rows of states, compiled, against float64."""
+"""Cross-attention of queries to packed rows of states, compiled, against float64."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ def plain(queries: Tensor, states: Tensor, q: list[int], k: list[int]) -> Tensor
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(("q", "k"), ROWS)
-def test_reading_and_its_gradients(q: list[int], k: list[int], width: int, dtype: torch.dtype) -> None:
+def test_cross_attention_and_its_gradients(q: list[int], k: list[int], width: int, dtype: torch.dtype) -> None:
     scale = width**-0.5
     queries = drawn(sum(q), width, dtype=dtype)
     states = (drawn(sum(k), width, seed=1) * scale).to(dtype)
     grad = drawn(sum(q), width, dtype=dtype, seed=2)
-    q_offsets, k_offsets = offsets_of(q), offsets_of(k)
+    cu_seqlens_q, cu_seqlens_k = offsets_of(q), offsets_of(k)
     leaves = [x.double().requires_grad_() for x in (queries, states)]
     right = plain(*leaves, q, k)
     right_grads = torch.autograd.grad(right, leaves, grad.double())
 
-    packed = torch.ops.compt_fast.pack_states(states, k_offsets)
-    out, lse = torch.ops.compt_fast.read_states(queries, packed, q_offsets, k_offsets)
+    packed = torch.ops.compt_fast.pack_states(states, cu_seqlens_k)
+    out, lse = torch.ops.compt_fast.cross_attention(queries, packed, cu_seqlens_q, cu_seqlens_k)
     before = drawn(sum(k), width, seed=3)
     grad_states = before.clone()
-    grad_queries = torch.ops.compt_fast.read_states_backward(
-        grad, queries, lse, packed, q_offsets, k_offsets, grad_states
+    grad_queries = torch.ops.compt_fast.cross_attention_backward(
+        grad, queries, lse, packed, cu_seqlens_q, cu_seqlens_k, grad_states
     )
     assert out.dtype == grad_queries.dtype == dtype
     tolerance = 2e-5 if dtype == torch.float32 else 2e-2
@@ -75,9 +75,9 @@ def test_large_scores_round_as_in_torch(
     q, s, grad = (x.to(dtype) for x in large_scores.cross_attention(queries, states, width, score))
     offsets = offsets_of([queries]), offsets_of([states])
     packed = torch.ops.compt_fast.pack_states(s, offsets[1])
-    out, lse = torch.ops.compt_fast.read_states(q, packed, *offsets)
+    out, lse = torch.ops.compt_fast.cross_attention(q, packed, *offsets)
     s_grad = torch.zeros(s.shape)
-    q_grad = torch.ops.compt_fast.read_states_backward(grad, q, lse, packed, *offsets, s_grad)
+    q_grad = torch.ops.compt_fast.cross_attention_backward(grad, q, lse, packed, *offsets, s_grad)
     assert max(large_scores.errors(large_scores.read, (q, s), grad, (out, q_grad, s_grad))) < large_scores.AT_MOST
 
 
@@ -94,18 +94,18 @@ def test_the_memory_of_packed_states(length: int, most: int, dtype: torch.dtype)
 
 def test_the_same_bits_on_any_number_of_threads() -> None:
     q, k = [24, 36, 12, 72] * 4, [30, 60, 90, 20] * 4
-    q_offsets, k_offsets = offsets_of(q), offsets_of(k)
+    cu_seqlens_q, cu_seqlens_k = offsets_of(q), offsets_of(k)
     queries, states, grad = drawn(sum(q), 48), drawn(sum(k), 48, seed=1), drawn(sum(q), 48, seed=2)
     found = []
     before = torch.get_num_threads()
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            packed = torch.ops.compt_fast.pack_states(states, k_offsets)
-            out, lse = torch.ops.compt_fast.read_states(queries, packed, q_offsets, k_offsets)
+            packed = torch.ops.compt_fast.pack_states(states, cu_seqlens_k)
+            out, lse = torch.ops.compt_fast.cross_attention(queries, packed, cu_seqlens_q, cu_seqlens_k)
             sums = torch.zeros_like(states)
-            arguments = (grad, queries, lse, packed, q_offsets, k_offsets, sums)
-            found.append((packed, out, lse, torch.ops.compt_fast.read_states_backward(*arguments), sums))
+            arguments = (grad, queries, lse, packed, cu_seqlens_q, cu_seqlens_k, sums)
+            found.append((packed, out, lse, torch.ops.compt_fast.cross_attention_backward(*arguments), sums))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
@@ -114,12 +114,12 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
 def test_a_state_that_is_not_finite_spoils_no_other_row() -> None:
     queries, states = drawn(6, 8), drawn(9, 8, seed=1)
     states[3:6] = torch.nan
-    q_offsets, k_offsets = offsets_of([2, 2, 2]), offsets_of([3, 3, 3])
-    packed = torch.ops.compt_fast.pack_states(states, k_offsets)
-    out, lse = torch.ops.compt_fast.read_states(queries, packed, q_offsets, k_offsets)
+    cu_seqlens_q, cu_seqlens_k = offsets_of([2, 2, 2]), offsets_of([3, 3, 3])
+    packed = torch.ops.compt_fast.pack_states(states, cu_seqlens_k)
+    out, lse = torch.ops.compt_fast.cross_attention(queries, packed, cu_seqlens_q, cu_seqlens_k)
     grad_states = torch.zeros(9, 8)
-    grad_queries = torch.ops.compt_fast.read_states_backward(
-        drawn(6, 8, seed=2), queries, lse, packed, q_offsets, k_offsets, grad_states
+    grad_queries = torch.ops.compt_fast.cross_attention_backward(
+        drawn(6, 8, seed=2), queries, lse, packed, cu_seqlens_q, cu_seqlens_k, grad_states
     )
     sound = [True, True, False, False, True, True]
     assert out.isfinite().all(1).tolist() == grad_queries.isfinite().all(1).tolist() == sound
@@ -127,15 +127,15 @@ def test_a_state_that_is_not_finite_spoils_no_other_row() -> None:
 
 
 def arguments() -> dict[str, Tensor]:
-    q_offsets, k_offsets = offsets_of([2, 3]), offsets_of([4, 5])
+    cu_seqlens_q, cu_seqlens_k = offsets_of([2, 3]), offsets_of([4, 5])
     states = drawn(9, 6, seed=1)
     return {
         "grad_out": drawn(5, 6, seed=2),
         "queries": drawn(5, 6),
         "lse": torch.zeros(5),
-        "packed": torch.ops.compt_fast.pack_states(states, k_offsets),
-        "q_offsets": q_offsets,
-        "k_offsets": k_offsets,
+        "packed": torch.ops.compt_fast.pack_states(states, cu_seqlens_k),
+        "cu_seqlens_q": cu_seqlens_q,
+        "cu_seqlens_k": cu_seqlens_k,
         "grad_states": torch.zeros(9, 6),
     }
 
@@ -148,13 +148,13 @@ def arguments() -> dict[str, Tensor]:
         ("queries", torch.zeros(6, 5).T),
         ("packed", torch.zeros(3, dtype=torch.int32)),
         ("packed", torch.zeros(96)),
-        ("q_offsets", torch.tensor([0, 2])),
-        ("q_offsets", torch.tensor([0, 3, 2])),
-        ("q_offsets", torch.tensor([0, 2, 50])),
-        ("q_offsets", torch.tensor([0, 2, 5], dtype=torch.int32)),
-        ("k_offsets", torch.tensor([0, 0, 9])),
-        ("k_offsets", torch.tensor([0, 4, 8])),
-        ("k_offsets", torch.tensor([0, -4, 9])),
+        ("cu_seqlens_q", torch.tensor([0, 2])),
+        ("cu_seqlens_q", torch.tensor([0, 3, 2])),
+        ("cu_seqlens_q", torch.tensor([0, 2, 50])),
+        ("cu_seqlens_q", torch.tensor([0, 2, 5], dtype=torch.int32)),
+        ("cu_seqlens_k", torch.tensor([0, 0, 9])),
+        ("cu_seqlens_k", torch.tensor([0, 4, 8])),
+        ("cu_seqlens_k", torch.tensor([0, -4, 9])),
         ("grad_out", torch.zeros(5, 6, dtype=torch.bfloat16)),
         ("grad_out", torch.zeros(4, 6)),
         ("lse", torch.zeros(4)),
@@ -165,11 +165,11 @@ def arguments() -> dict[str, Tensor]:
 )
 def test_arguments_that_do_not_fit_are_refused(name: str, value: Tensor) -> None:
     with pytest.raises(ValueError, match="compt_fast operator"):
-        torch.ops.compt_fast.read_states_backward(**arguments() | {name: value})
+        torch.ops.compt_fast.cross_attention_backward(**arguments() | {name: value})
 
 
 def test_bad_states_are_refused() -> None:
-    for states, offsets in (
+    for states, cu_seqlens in (
         (torch.zeros(4, 3), torch.tensor([0, 5])),
         (torch.zeros(4, 3, dtype=torch.int64), torch.tensor([0, 4])),
         (torch.zeros(4, 3), torch.tensor([0.0, 4.0])),
@@ -177,19 +177,19 @@ def test_bad_states_are_refused() -> None:
         (torch.zeros(4, 0), torch.tensor([0, 4])),
     ):
         with pytest.raises(ValueError, match="compt_fast operator"):
-            torch.ops.compt_fast.pack_states(states, offsets)
+            torch.ops.compt_fast.pack_states(states, cu_seqlens)
 
 
 def test_what_requires_a_gradient_is_refused() -> None:
     given = arguments()
     given["queries"].requires_grad_()
     with pytest.raises(ValueError, match="queries must not require a gradient"):
-        torch.ops.compt_fast.read_states_backward(**given)
+        torch.ops.compt_fast.cross_attention_backward(**given)
 
 
 def test_opcheck() -> None:
     given = arguments()
     tests = ("test_schema", "test_faketensor")
-    inputs = tuple(given[name] for name in ("queries", "packed", "q_offsets", "k_offsets"))
-    opcheck(torch.ops.compt_fast.read_states.default, inputs, test_utils=tests)
-    opcheck(torch.ops.compt_fast.read_states_backward.default, tuple(given.values()), test_utils=tests)
+    inputs = tuple(given[name] for name in ("queries", "packed", "cu_seqlens_q", "cu_seqlens_k"))
+    opcheck(torch.ops.compt_fast.cross_attention.default, inputs, test_utils=tests)
+    opcheck(torch.ops.compt_fast.cross_attention_backward.default, tuple(given.values()), test_utils=tests)
