@@ -17,13 +17,14 @@ from compt_fast.config.job import JOB_FLAGS, JobSettings
 from compt_fast.tasks.table import SUITES, TASKS
 from compt_fast.utils.errors import InputError, shown
 
-Settings = dict[str, Any]
+Table = dict[str, Any]
+"""What stands in a file, unread: values by the keys of flags."""
 
 _EMBEDDED = {"glue": "mini", "set2": "mini2", "crosspt-set2": "mini2"}
 _JOB = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
-def read_jobs(config: str | None, mini: bool) -> dict[str, Settings]:
+def read_jobs(config: str | None, mini: bool) -> dict[str, Table]:
     """The settings of each job of a configuration file by name; a file of one job has the name "".
 
     With `mini` they are those of the embedded trunk and suites. Raises `InputError` for a file that
@@ -45,12 +46,12 @@ def read_jobs(config: str | None, mini: bool) -> dict[str, Settings]:
             raise InputError(f"{where} must be a table of flags, not {shown(own)}")
         if jobs and not _JOB.fullmatch(name):
             raise InputError(f"{where}: the name becomes a folder's; take up to 100 ASCII letters, digits, - and _")
-        settings = common | check_settings(own, where)
-        made[name] = (embedded(settings, config) | also) if mini else settings
+        table = common | check_settings(own, where)
+        made[name] = (embedded(table, config) | also) if mini else table
     return made
 
 
-def _table(content: Settings, key: str, path: Path) -> Settings:
+def _table(content: Table, key: str, path: Path) -> Table:
     """The table `key` of a file's content, taken out of it."""
     table = content.pop(key, {})
     if not isinstance(table, dict):
@@ -58,19 +59,19 @@ def _table(content: Settings, key: str, path: Path) -> Settings:
     return table
 
 
-def embedded(settings: Settings, where: str) -> Settings:
+def embedded(table: Table, where: str) -> Table:
     """Settings with the embedded trunk, and every suite and task replaced by the embedded one of its kind.
 
     The suite `crosspt-set2` loses `stsb2`, which has none. Raises `InputError` that names a task
     without an embedded kind.
     """
-    made = settings | {"model": "mini", "data": None, "data_root": None}
-    if settings.get("suite") is not None:
-        suite = parse("suite", settings["suite"], f"{where}: suite")
+    made = table | {"model": "mini", "data": None, "data_root": None}
+    if table.get("suite") is not None:
+        suite = parse("suite", table["suite"], f"{where}: suite")
         made["suite"] = _EMBEDDED.get(suite, suite)
     for key, flag in JOB_FLAGS.items():
-        if flag.names_tasks and settings.get(key):
-            names = parse(key, settings[key], f"{where}: {key}")
+        if flag.names_tasks and table.get(key):
+            names = parse(key, table[key], f"{where}: {key}")
             made[key] = [_kind(name, f"{where}: {key}") for name in names]
     return made
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -103,15 +103,19 @@ def names_of_settings() -> set[str]:
     return {name for flag in FLAGS.values() for name in (flag.name, flag.key, flag.field)}
 
 
-def literals(node: ast.AST) -> Iterator[str]:
-    """The texts that stand in a literal list, tuple, set or table, and are its elements or keys."""
-    if isinstance(node, ast.List | ast.Tuple | ast.Set):
-        parts = node.elts
-    elif isinstance(node, ast.Dict):
-        parts = [key for key in node.keys if key is not None]
-    else:
-        return
-    yield from (part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))
+def lists(tree: ast.Module) -> Iterator[tuple[int, set[Any]]]:
+    """The line of each list, tuple and set of a module, and of each table that is a constant of it, and the literals
+    that are its elements or keys. A table within a function is a record, whose values are its own.
+    """
+    constants = [node.value for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    for node in ast.walk(tree):
+        parts: Sequence[ast.expr | None] = ()
+        if isinstance(node, ast.List | ast.Tuple | ast.Set):
+            parts = node.elts
+        elif isinstance(node, ast.Dict) and node in constants:
+            parts = node.keys
+        if parts and isinstance(node, ast.expr):
+            yield node.lineno, {part.value for part in parts if isinstance(part, ast.Constant)}
 
 
 def sources(repository: Path) -> Iterator[tuple[str, ast.Module]]:
@@ -125,10 +129,10 @@ def test_no_other_list_of_settings_is_there(repository: Path) -> None:
     known = names_of_settings()
     found = []
     for name, tree in sources(repository):
-        for node in ast.walk(tree):
-            settings = known.intersection(literals(node))
+        for line, literals in lists(tree):
+            settings = sorted(known & literals)
             if len(settings) > 2 and name not in OTHER_TABLES:
-                found.append(f"{name}:{getattr(node, 'lineno', 0)}: {sorted(settings)}")
+                found.append(f"{name}:{line}: {settings}")
     assert not found
 
 

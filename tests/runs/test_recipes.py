@@ -124,7 +124,8 @@ def recipe(tmp_path: Path) -> str:
 def test_jobs_take_the_flags_above_them_and_the_command_line_comes_first(recipe: str) -> None:
     jobs = settings_of({"seeds": "3,4", "out": "somewhere"}, recipe, mini=False)
     assert list(jobs) == ["one", "two"]
-    assert jobs["one"]["shots"] == [8, 16] and jobs["two"]["shots"] == [4] and jobs["two"]["sources"] == [1, 2]
+    one, two = (job.sweep.values for job in jobs.values())
+    assert one["shots"] == [8, 16] and two["shots"] == [4] and two["sources"] == [1, 2]
     assert all(job.sweep.values["seed"] == [3, 4] and job.eval_size == 300 for job in jobs.values())
     assert [Path(job.out or "").parts[-2:] for job in jobs.values()] == [("somewhere", "one"), ("somewhere", "two")]
     small = settings_of({"steps": "5"}, recipe, mini=True)
@@ -139,7 +140,7 @@ def test_a_plain_file_and_no_file_are_one_job(tmp_path: Path) -> None:
     path.write_text("suite: set2\nmini: {shots: [4]}\n")
     assert read_jobs(str(path), mini=False) == {"": {"suite": "set2"}}
     small = settings_of({}, str(path), mini=True)[""]
-    assert small["suite"] == "mini2" and small["shots"] == [4] and small["out"] is None
+    assert small.suite == "mini2" and small.sweep.values["shots"] == [4] and small.out is None
     assert read_jobs(None, mini=False) == {"": {}}
 
 
