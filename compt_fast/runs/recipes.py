@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from compt_fast.config.flags import Flags, check_settings, merge_flags, parse, read_file
-from compt_fast.tasks.table import SUITES, TASKS
+from compt_fast.tasks.table import EMBEDDED
 from compt_fast.utils.errors import InputError, shown
 
 Settings = dict[str, Any]
 
-_EMBEDDED = {"glue": "mini", "set2": "mini2", "crosspt-set2": "mini2"}
 _JOB = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _NAMES = ("tasks", "include", "exclude", "source_tasks")  # the flags that name tasks
 
@@ -66,7 +65,7 @@ def embedded(settings: Settings, where: str) -> Settings:
     made = settings | {"model": "mini", "data": None, "data_root": None}
     if settings.get("suite") is not None:
         suite = parse("suite", settings["suite"], f"{where}: suite")
-        made["suite"] = _EMBEDDED.get(suite, suite)
+        made["suite"] = EMBEDDED.get(suite, suite)
     for key in _NAMES:
         if settings.get(key):
             names = parse(key, settings[key], f"{where}: {key}")
@@ -76,13 +75,9 @@ def embedded(settings: Settings, where: str) -> Settings:
 
 def _kind(name: str, where: str) -> str:
     """The embedded suite or task of the kind of `name`."""
-    if name in SUITES:
-        return _EMBEDDED.get(name, name)
-    if name in TASKS and TASKS[name].source == "mini":
-        return name
-    if f"mini_{name}" not in TASKS:
+    if name not in EMBEDDED:
         raise InputError(f"{where}: {name!r} has no embedded kind; --mini cannot take it")
-    return f"mini_{name}"
+    return EMBEDDED[name]
 
 
 def flags_of(given: dict[str, Any], config: str | None, mini: bool) -> dict[str, Flags]:

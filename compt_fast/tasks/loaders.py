@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from compt_fast.mini.rows import Row
 from compt_fast.tasks.formats import FORMATS, Columns, arrow_columns, find_split, read_columns
 from compt_fast.tasks.sampling import fixed_order
 from compt_fast.tasks.splits import Split
-from compt_fast.tasks.table import Task
+from compt_fast.tasks.table import MAKERS, Task
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.hub import asked
 
@@ -121,10 +122,8 @@ def _no_rows(task: Task) -> Split:
 
 
 @cache
-def _mini_rows(name: str, split: str) -> list[dict[str, Any]]:
-    from compt_fast.mini.rows import draw
-
-    return draw(name, split, MINI_ROWS[split])
+def _mini_rows(name: str, split: str) -> list[Row]:
+    return MAKERS[name].draw(name, split, MINI_ROWS[split])
 
 
 def _mini_split(task: Task, split: str) -> Split:

@@ -16,8 +16,9 @@ from compt_fast.prompts.artifact import RunPrompts, save_prompts
 from compt_fast.prompts.compose import compose
 from compt_fast.prompts.parameters import PromptBank
 from compt_fast.runs.masking import Way, named_masks, write_masked
+from compt_fast.tasks.chosen import resolve_tasks
 from compt_fast.tasks.metrics import confusion, score
-from compt_fast.tasks.table import Task, resolve_tasks
+from compt_fast.tasks.table import Task
 from compt_fast.tasks.text import label_text, label_texts
 from compt_fast.training.plan import Run, plan_runs
 from compt_fast.training.results import RunResult, write_results

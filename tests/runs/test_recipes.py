@@ -12,7 +12,8 @@ import pytest
 from compt_fast import train
 from compt_fast.config.flags import Flags
 from compt_fast.runs.recipes import embedded, flags_of, read_jobs
-from compt_fast.tasks.table import TASKS, resolve_tasks
+from compt_fast.tasks.chosen import resolve_tasks
+from compt_fast.tasks.table import TASKS
 from compt_fast.training.plan import Run, plan_runs
 from compt_fast.utils.errors import InputError
 from tests.helpers.jobs import error_of, results
