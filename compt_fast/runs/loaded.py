@@ -45,12 +45,13 @@ class Reopened:
         folder's `config.json` says.
         """
         folder = self.folder / "prompts" / name
-        prompts, manifest = load_prompts(folder)
+        prompts, about = load_prompts(folder)
         trunk = self.job.trunk
-        check_trunk(folder, manifest, TrunkId(trunk.name, self.trained_on), trunk.d_model)
+        known = TrunkId(trunk.name, self.trained_on)
+        check_trunk(str(folder), about.trunk, prompts.shape.d_model, known, trunk.d_model)
         names = self.job.data.names(self.run(name).config)
-        if manifest.get("tasks") != names or prompts.shape.tasks != len(names):
-            found = ", ".join(manifest.get("tasks") or ["(none)"])
+        if list(about.tasks) != names or prompts.shape.tasks != len(names):
+            found = ", ".join(about.tasks or ["(none)"])
             raise InputError(
                 f"{folder}: prompts of the tasks {found}, but those of the run folder's config.json are "
                 f"{', '.join(names)}"

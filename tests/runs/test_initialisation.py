@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compt_fast.config.flags import read_flags
-from compt_fast.prompts.artifact import TrunkId
+from compt_fast.prompts.artifact import TextFormat, TrunkId
 from compt_fast.prompts.store import PromptStore, StoredPrompt
 from compt_fast.runs.initialisation import Need, Starts, entries_of, entry_name, select_sources
 from compt_fast.runs.job import Job, open_job
@@ -147,12 +147,12 @@ def test_prompts_of_other_labels_and_texts_are_others(
     plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path
 ) -> None:
     job = reopened(plain, tiny_t5, toys, method="pi", label_mode="natural,numeric", prompt_position="append")
-    store = filled(tmp_path, job, training={"label_mode": "natural", "prompt_position": "append"})
+    store = filled(tmp_path, job, text=TextFormat(label_mode="natural", prompt_position="append"))
     starts = Starts(job, store, job.runs)
     assert starts.lacking() == [Need(task, 2, "numeric") for task in TASKS]
     names = [entry_name(need, starts.setting) for need in starts.lacking()]
     assert names == [f"{task}-m2-numeric-append" for task in TASKS]
-    assert entry_name(Need("rte", 10, "natural"), {"prefix": False}) == "rte-m10-no-prefix"
+    assert entry_name(Need("rte", 10, "natural"), TextFormat(prefix=False)) == "rte-m10-no-prefix"
     job = reopened(plain, tiny_t5, toys, method="pi")
     with pytest.raises(InputError, match="has a prompt 'toy_a-m2' that is not the prompt of task toy_a with 2 tokens"):
         Starts(job, store, job.runs)
@@ -265,7 +265,8 @@ def test_a_runs_target_prompts_as_entries(plain: Job, tiny_t5: Path, toys: list[
         assert entry.score == {"metric": scored["primary"], "value": scored["scores"][scored["primary"]]}
         assert entry.trunk == TrunkId(job.trunk.name, job.trunk_hash, "fp32")
         assert entry.training["run"] == name and entry.training["config"]["method"] == "scp"
-        assert (entry.training["prefix"], entry.training["prompt_position"]) == (True, "prepend")
+        assert entry.text == TextFormat(True, "prepend", 32, "numeric")
+        assert entry.definition in [replace(data.task, path=None) for data in job.data.tasks]
     # A copy of the folder elsewhere has no results beside it.
     (tmp_path / "run" / "prompts" / name).rename(tmp_path / "alone")
     assert [entry.score for entry in entries_of(tmp_path / "alone")] == [None] * 3

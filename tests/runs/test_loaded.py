@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from compt_fast import train
+from compt_fast.evaluation.evaluator import predict
+from compt_fast.prompts.artifact import load_prompts
 from compt_fast.prompts.routing import Mask
 from compt_fast.runs.loaded import reopen, stored_runs
+from compt_fast.tasks.examples import JobData
+from compt_fast.tasks.loaders import load_scored
 from compt_fast.utils.errors import InputError
 from tests.helpers import jobs
 
@@ -49,3 +55,22 @@ def test_other_flags_and_names(folder: Path, tmp_path: Path) -> None:
         stored_runs(folder, ["pt-joint-k4-s0"])
     with pytest.raises(InputError, match="no run folder"):
         reopen(tmp_path, {})
+
+
+@pytest.mark.parametrize("scoring", ["rank", "generate"])
+def test_prompts_alone_answer_as_in_their_run_folder(scoring: str, folder: Path, tmp_path: Path) -> None:
+    """Without the run folder and the task file: with the artifact, the trunk that it names, and rows."""
+    name = "pt-joint-k4-s0-toy_b"
+    whole = reopen(folder, {"scoring": scoring, "eval_size": "1000"})
+    prompts, about = load_prompts(shutil.copytree(folder / "prompts" / name, tmp_path / "alone"))
+    (task,) = (about.definitions[task] for task in about.tasks)
+    (split,) = (data.evaluation for data in whole.job.data.tasks if data.task.name == task.name)
+    columns = [*(column for column, _ in task.fields), task.label_column]
+    lines = [json.dumps(dict(zip(columns, (*row.texts, row.label), strict=True))) for row in split]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    text = {"prefix": about.text.prefix, "max_source_length": about.text.max_source_length}
+    trunk = whole.job.trunk
+    data = JobData(load_scored([task], tmp_path / "rows.jsonl"), whole.job.flags | text, trunk.tokenizer)
+    assert about.text.label_mode is not None and about.text.prompt_position == trunk.prompt_position
+    how = {"scoring": scoring, "batch_size": whole.job.flags["eval_batch_size"], "mode": about.text.label_mode}
+    assert predict(trunk, data, prompts, data.evaluation(), **how) == whole.predict(name)
