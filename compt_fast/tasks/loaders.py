@@ -70,17 +70,26 @@ def check_read(tasks: Sequence[Task], *, data_root: Path | None = None, data: Pa
     """Raise `InputError` where `load_task` reads none of `tasks` in the folder that is named."""
     if any(task.source != "file" for task in tasks):
         return
-    names = ", ".join(task.name for task in tasks)
     if data_root is not None:
         raise InputError(
-            f"--data-root {data_root}: none of the tasks ({names}) is read there, as their task files say where their "
-            "rows are; leave it out, or name the folder of their rows with --data"
+            f"--data-root {data_root}: none of the tasks ({_names(tasks)}) is read there, as their task files say where "
+            "their rows are; leave it out, or name the folder of their rows with --data"
         )
-    if data is not None and not any((data / task.name).is_dir() for task in tasks):
+    if data is not None:
+        _check_folders(tasks, data, "; leave it out to read the rows that their task files name")
+
+
+def _check_folders(tasks: Sequence[Task], place: Path, hint: str) -> None:
+    """Raise `InputError` that ends with `hint` where `place` has a folder of none of `tasks`."""
+    if not any((place / task.name).is_dir() for task in tasks):
         raise InputError(
-            f"--data {data}: there is no folder of any of the tasks ({names}), such as {data / tasks[0].name}; leave "
-            "it out to read the rows that their task files name"
+            f"--data {place}: there is no folder of any of the tasks ({_names(tasks)}), such as "
+            f"{place / tasks[0].name}{hint}"
         )
+
+
+def _names(tasks: Sequence[Task]) -> str:
+    return ", ".join(task.name for task in tasks)
 
 
 def load_scored(tasks: Sequence[Task], place: Path, *, skip_empty: bool = False) -> list[TaskData]:
@@ -90,18 +99,14 @@ def load_scored(tasks: Sequence[Task], place: Path, *, skip_empty: bool = False)
     that it has no folder of gets no rows. Columns are called as in `load_task`. Raises `InputError` for a file
     beside several tasks, and for a folder of none of them.
     """
-    names = ", ".join(task.name for task in tasks)
     if place.is_file() and len(tasks) > 1:
         raise InputError(
-            f"--data {place}: a file, and the run has the tasks {names}; put it where its task is named, as in "
+            f"--data {place}: a file, and the run has the tasks {_names(tasks)}; put it where its task is named, as in "
             f"DIR/{tasks[0].name}/test{place.suffix}, and say --data DIR"
         )
-    if not place.is_file() and not any((place / task.name).is_dir() for task in tasks):
-        raise InputError(
-            f"--data {place}: there is no folder of any of the tasks ({names}), such as {place / tasks[0].name} with a "
-            "file validation or test"
-        )
     nowhere = not place.is_file()
+    if nowhere:
+        _check_folders(tasks, place, " with a file validation or test")
     return [
         TaskData(task, _no_rows(task), _no_rows(task))
         if nowhere and not (place / task.name).is_dir()
