@@ -76,7 +76,7 @@ class Engine:
         tasks = len(self.job.data.tasks)
         slots = [number * tasks + row.task for number, own in enumerate(rows) for row in own]
         flat = [row for own in rows for row in own]
-        return make_batch([row.source for row in flat], [row.target for row in flat], slots)
+        return make_batch([row.input_ids for row in flat], [row.label_ids for row in flat], slots)
 
     def padding(self, batch: Batch) -> float:
         """Slots of the padded input over its real tokens, prompts included."""
@@ -106,7 +106,7 @@ class Engine:
         """`ROWS` rows of all tasks."""
         sets = self.job.data.evaluation()
         counts = [ROWS // len(sets) + (i < ROWS % len(sets)) for i in range(len(sets))]
-        return [replace(of, sources=of.sources[:n], golds=of.golds[:n]) for of, n in zip(sets, counts, strict=True)]
+        return [replace(of, inputs=of.inputs[:n], golds=of.golds[:n]) for of, n in zip(sets, counts, strict=True)]
 
     def evaluation(self) -> dict[str, Any]:
         """Greedy answers to `ROWS` rows, and their scores: batches of rows sorted by length, as both engines
@@ -119,8 +119,8 @@ class Engine:
 
     def answers(self) -> list[list[int]]:
         """Greedy answers to `ROWS` rows, `batch_size` at a time, as they come: a row of each task in turn."""
-        longest = max(len(of.sources) for of in self.scored)
-        rows = [(t, of.sources[i]) for i in range(longest) for t, of in enumerate(self.scored) if i < len(of.sources)]
+        longest = max(len(of.inputs) for of in self.scored)
+        rows = [(t, of.inputs[i]) for i in range(longest) for t, of in enumerate(self.scored) if i < len(of.inputs)]
         prompts, trunk = self.trainer.cohorts[0].prompts(0), self.job.trunk
         size, most = self.job.runs[0].config.batch_size, self.job.data.longest_label("natural")
         found = []

@@ -96,11 +96,13 @@ def score(
         batch = collate(examples[start : start + 100], encoder)
         ids = model.generate(**prompted(model, batch, prompt), max_new_tokens=4)
         said += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
-    targets = [target for _, target in examples]
+    labels = [label for _, label in examples]
     if not graded:
-        return 100 * sum(map(str.__eq__, said, targets)) / len(targets)
+        return 100 * sum(map(str.__eq__, said, labels)) / len(labels)
     numbers = [_number(text) for text in said]
-    return 100 * float(spearmanr(numbers, [float(t) for t in targets]).statistic) if len(set(numbers)) > 1 else 0.0
+    return (
+        100 * float(spearmanr(numbers, [float(label) for label in labels]).statistic) if len(set(numbers)) > 1 else 0.0
+    )
 
 
 def _number(text: str) -> float:

@@ -18,7 +18,7 @@ from compt_fast.tasks.table import MAKERS, TASKS
 SENTINELS = 100
 _DELIMITER = "|"  # stands where the trainer may not build a piece across: between stem and suffix
 # mrpc2 is no task, and a word of the shipped vocabulary all the same.
-_TASK_NAMES = (*(name for name, task in TASKS.items() if task.source == "hub"), "mrpc2")
+_TASK_NAMES = (*(name for name, task in TASKS.items() if task.origin == "hub"), "mrpc2")
 
 
 def whole_words() -> list[str]:

@@ -52,16 +52,16 @@ def predict(
     Rows of all tasks go through the trunk together, sorted by length. Batches are formed from this
     run's rows alone, so that its predictions do not depend on the fleet it trained in.
     """
-    rows = [(t, i) for t, of in enumerate(sets) for i in range(len(of.sources))]
-    rows.sort(key=lambda row: len(sets[row[0]].sources[row[1]]))
-    predicted = [[""] * len(of.sources) for of in sets]
+    rows = [(t, i) for t, of in enumerate(sets) for i in range(len(of.inputs))]
+    rows.sort(key=lambda row: len(sets[row[0]].inputs[row[1]]))
+    predicted = [[""] * len(of.inputs) for of in sets]
     candidates = [data.label_ids(of.task, mode) for of in sets]
     words = [label_texts(of.task, mode) for of in sets]
     longest = data.longest_label(mode)
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         slots = [t for t, _ in part]
-        batch = make_batch([sets[t].sources[i] for t, i in part], None, slots).to(trunk.device)
+        batch = make_batch([sets[t].inputs[i] for t, i in part], None, slots).to(trunk.device)
         targets, batch = target_prompts(prompts, trunk, batch)
         if scoring == "rank":
             scores = trunk.label_scores(targets, batch, [candidates[t] for t in slots])

@@ -42,7 +42,7 @@ from compt_fast.prompts.compose import Composition, Mask, compose
 from compt_fast.prompts.former import present_manifest
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.tasks.table import Task
-from compt_fast.tasks.text import label_texts, source_text
+from compt_fast.tasks.text import input_text, label_texts
 from compt_fast.tasks.user import defined_task, definition
 from compt_fast.utils.errors import InputError, shown, unknown
 from compt_fast.utils.files import new_folder, write_json
@@ -289,7 +289,7 @@ def _definition(task: Task, text: TextFormat) -> dict[str, Any]:
     """A task's definition with what it makes of a row and of its labels, as far as that is known."""
     entries = definition(task)
     if text.prefix is not None:
-        entries["input"] = source_text(task, [f"{{{column}}}" for column, _ in task.fields], prefix=text.prefix)
+        entries["input"] = input_text(task, [f"{{{column}}}" for column, _ in task.fields], prefix=text.prefix)
     if text.label_mode is not None:
         entries["label_texts"] = label_texts(task, text.label_mode)
     return entries

@@ -120,12 +120,12 @@ def _cost(trainer: Trainer, largest: Sequence[Run], parts: int) -> int:
 
 def scored_rows(trainer: Trainer, run: Run) -> int:
     """Rows that a run is scored on at its end and, to select the best of its weights, before."""
-    rows = sum(len(of.sources) for of in trainer.evaluation_of(run))
+    rows = sum(len(of.inputs) for of in trainer.evaluation_of(run))
     if trainer.flags["select"] == "best":
         steps, development = trainer.steps_of(run), trainer.development_of(run)
         every = max(1, steps // SELECTIONS)
         before = trainer.begun.get(run.id, 0) // every
-        rows += (-(-steps // every) - before) * sum(len(of.sources) for of in development)
+        rows += (-(-steps // every) - before) * sum(len(of.inputs) for of in development)
     return rows
 
 
@@ -171,7 +171,7 @@ def _row_seconds(probe: Trainer) -> float:
     sets = probe.evaluation_of(run)
     prompts = cohort.prompts(0)
     for share in (1, max(1, size // len(sets))):  # the first one warms up
-        part = [ScoredRows(rows.task, rows.sources[:share], rows.golds[:share]) for rows in sets]
+        part = [ScoredRows(rows.task, rows.inputs[:share], rows.golds[:share]) for rows in sets]
         began = time.perf_counter()
         evaluate(
             probe.trunk,
@@ -183,7 +183,7 @@ def _row_seconds(probe: Trainer) -> float:
             batch_size=size,
         )
         seconds = time.perf_counter() - began
-    return seconds / sum(len(rows.sources) for rows in part)
+    return seconds / sum(len(rows.inputs) for rows in part)
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -47,14 +47,14 @@ def load_task(
     """
     if data_root is not None and data is not None:
         raise InputError("--data-root and --data both say where the rows are; give one")
-    if task.source == "mini" and (data_root or data):
+    if task.origin == "mini" and (data_root or data):
         raise InputError(
             f"{task.name} has embedded rows and none in {data_root or data}; name the tasks to be "
             "read there with --suite or --tasks"
         )
-    if task.source == "mini":
+    if task.origin == "mini":
         return TaskData(task, _mini_split(task, "train"), _mini_split(task, "validation"))
-    if task.source == "file":
+    if task.origin == "file":
         there = data is not None and (data / task.name).is_dir()
         return _load_own(replace(task, path=data / task.name) if data and there else task, skip_empty)
     if data is not None:
@@ -68,12 +68,12 @@ def load_task(
 
 def check_read(tasks: Sequence[Task], *, data_root: Path | None = None, data: Path | None = None) -> None:
     """Raise `InputError` where `load_task` reads none of `tasks` in the folder that is named."""
-    if any(task.source != "file" for task in tasks):
+    if any(task.origin != "file" for task in tasks):
         return
     if data_root is not None:
         raise InputError(
-            f"--data-root {data_root}: none of the tasks ({_names(tasks)}) is read there, as their task files say where "
-            "their rows are; leave it out, or name the folder of their rows with --data"
+            f"--data-root {data_root}: none of the tasks ({_names(tasks)}) is read there, as their task files say "
+            "where their rows are; leave it out, or name the folder of their rows with --data"
         )
     if data is not None:
         _check_folders(tasks, data, "; leave it out to read the rows that their task files name")
@@ -117,7 +117,7 @@ def load_scored(tasks: Sequence[Task], place: Path, *, skip_empty: bool = False)
 
 def _scored(task: Task, place: Path, skip_empty: bool) -> TaskData:
     columns = read_columns([place] if place.is_file() else _evaluation_files(task, place / task.name))
-    named = _checked if task.source == "file" else _renamed
+    named = _checked if task.origin == "file" else _renamed
     return TaskData(task, _no_rows(task), named(task, columns, skip_empty))
 
 

@@ -32,7 +32,7 @@ class Task:
     labels: tuple[str, ...]  # natural label words by class id
     metrics: tuple[str, ...]  # the primary one first
     letter: str = ""  # of the synthetic labels
-    source: Literal["hub", "mini", "file"] = "hub"  # where its rows come from; "mini" is the embedded world
+    origin: Literal["hub", "mini", "file"] = "hub"  # where its rows come from; "mini" is the embedded world
     dataset: str = ""  # id on the hub
     config: str | None = None
     path: Path | None = None  # of a user's rows: a folder of splits, or one file
@@ -159,7 +159,7 @@ def _mini(task: Task) -> Task:
         task,
         name=f"mini_{task.name}",
         fields=fields,
-        source="mini",
+        origin="mini",
         dataset="",
         config=None,
         eval_split="validation",

@@ -69,7 +69,7 @@ def definition(task: Task) -> dict[str, Any]:
 def defined_task(entries: dict[str, Any], where: str) -> Task:
     """The task of a `definition`. Raises `InputError` that begins with `where` and names the key."""
     reader = _Reader(where, entries, (*(key for key in _KEYS if key != "data"), "letter"))
-    own = {"source": "mini" if reader.name() in MAKERS else "file"}
+    own = {"origin": "mini" if reader.name() in MAKERS else "file"}
     return reader.task(letter=reader.text("letter"), **(reader.hub() if "dataset" in entries else own))
 
 
@@ -252,9 +252,9 @@ class _Reader:
         path = folder / self.text("data")
         if not path.exists():
             raise self.error("data", f"{path} does not exist (it is sought beside the task file)")
-        return {"source": "file", "path": path}
+        return {"origin": "file", "path": path}
 
     def hub(self) -> dict[str, Any]:
         """The arguments of `Task` for a data set of the hub."""
         splits = {key: self.text(key) for key in _HUB_KEYS if key in self.entries}
-        return {"source": "hub", "dataset": self.text("dataset"), **splits}
+        return {"origin": "hub", "dataset": self.text("dataset"), **splits}

@@ -58,7 +58,7 @@ class Rows:
             lengths += [cohort.shape.target_length] * (len(members) * cohort.shape.tasks)
         rows = [row for members in batches for own in members for row in own]
         numbers = torch.cat(slots).tolist()
-        batch = make_batch([row.source for row in rows], [row.target for row in rows], numbers)
+        batch = make_batch([row.input_ids for row in rows], [row.label_ids for row in rows], numbers)
         counts = tuple(len(own) for members in batches for own in members)
         offsets = offsets_of(lengths)
         return cls(counts, batch, offsets, Bucket.of(offsets.diff(), batch))

@@ -121,7 +121,7 @@ class Trainer:
 
     def _check_development(self, run: Run) -> None:
         for sample in self.development_of(run):
-            if not sample.sources:
+            if not sample.inputs:
                 raise InputError(
                     f"{run.id}: --select best needs training rows of {sample.task.name} beyond the shots and those "
                     "that its stored prompts were trained on, and there are none; lower --shots or --source-examples, "
@@ -225,7 +225,7 @@ class Trainer:
         `batches` holds the rows of each member of each cohort; they go through the trunk as one.
         """
         rows = [row for cohort in batches for member in cohort for row in member]
-        sources, targets = [row.source for row in rows], [row.target for row in rows]
+        sources, targets = [row.input_ids for row in rows], [row.label_ids for row in rows]
         batch = make_batch(sources, targets, [0] * len(rows)).to(self.trunk.device)
         needs_means = any(cohort.shape.gates == "input" for cohort in self.cohorts)
         means = self.trunk.mean_embeddings(batch) if needs_means else None

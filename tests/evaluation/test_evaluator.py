@@ -45,8 +45,8 @@ def test_every_row_is_predicted_as_it_would_be_alone(scoring: str, job: Job, pro
     for task, rows in enumerate(job.data.evaluation()):
         labels = job.data.label_ids(rows.task, "natural")
         words = job.data.tokenizer.batch_decode(labels, skip_special_tokens=True)
-        for source in rows.sources:
-            targets, batch = target_prompts(prompts, job.trunk, make_batch([source], None, [task]))
+        for row in rows.inputs:
+            targets, batch = target_prompts(prompts, job.trunk, make_batch([row], None, [task]))
             if scoring == "rank":
                 (scores,) = job.trunk.label_scores(targets, batch, [labels])
                 text = words[int(scores.argmax())]

@@ -29,7 +29,7 @@ def sentences(row: Row) -> list[str]:
 
 
 def test_each_embedded_task_has_its_rows() -> None:
-    assert [name for name, task in TASKS.items() if task.source == "mini"] == list(MAKERS)
+    assert [name for name, task in TASKS.items() if task.origin == "mini"] == list(MAKERS)
     assert {name for suite in ("mini", "mini2") for name in SUITES[suite]} == set(MAKERS)
     for name, maker in MAKERS.items():
         assert maker.graded == TASKS[name].is_score and len(maker.meanings) == (len(TASKS[name].labels) or 6)

@@ -196,7 +196,7 @@ def test_no_development_sample_holds_a_row_that_stage_one_trains_on(
     """Whether the stored prompts are there already or are still to be trained, and not for runs that start anew."""
     job = reopened(plain, tiny_t5, toys, method="sil,pi,spp", select="best", source_examples=40)
     drawn: list[int] = []
-    monkeypatch.setattr(JobData, "_source", lambda self, t, index: drawn.append(index) or [])
+    monkeypatch.setattr(JobData, "_input", lambda self, t, index: drawn.append(index) or [])
 
     def sample(starts: Starts, run: Run) -> dict[str, set[int]]:
         found = {}

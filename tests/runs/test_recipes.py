@@ -56,7 +56,7 @@ def test_every_recipe_plans(path: Path, mini: bool) -> None:
     jobs = flags_of({}, str(path), mini)
     for name, flags in jobs.items():
         tasks = resolve_tasks(flags["suite"], flags["tasks"], flags["include"], flags["exclude"], [])
-        assert {task.source for task in tasks} == ({"mini"} if mini else {"hub"})
+        assert {task.origin for task in tasks} == ({"mini"} if mini else {"hub"})
         assert flags["model"] == ("mini" if mini else "t5-base")
         assert planned(flags, MINI if mini else T5_BASE)
         assert (name == "") == (len(jobs) == 1)
@@ -92,7 +92,7 @@ def test_mini_turns_suites_and_tasks_into_embedded_ones() -> None:
     assert made["include"] == ["mini_mnli"] and made["source_tasks"] == ["mini2", "mini_qnli"] and made["shots"] == [8]
     assert settings["include"] == ["mnli"]
     assert embedded({"suite": "mini", "tasks": ["mini_rte"]}, "recipe")["tasks"] == ["mini_rte"]
-    assert {f"mini_{name}" for name, task in TASKS.items() if task.source == "hub"} - set(TASKS) == {"mini_stsb2"}
+    assert {f"mini_{name}" for name, task in TASKS.items() if task.origin == "hub"} - set(TASKS) == {"mini_stsb2"}
     with pytest.raises(InputError, match="recipe: tasks: 'stsb2' has no embedded kind"):
         embedded({"tasks": ["rte", "stsb2"]}, "recipe")
 

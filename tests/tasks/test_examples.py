@@ -32,11 +32,11 @@ def run(job: Job, tiny_t5: Path, toys: list[Path]) -> Any:
 def test_training_rows_are_so_many_a_task(job: Job, run: Any) -> None:
     rows = job.data.training(run(shots=6).config)
     assert [row.task for row in rows] == [0] * 6 + [1] * 6 + [2] * 6
-    assert all(row.source[-1] == row.target[-1] == 1 for row in rows)
+    assert all(row.input_ids[-1] == row.label_ids[-1] == 1 for row in rows)
     words = job.data.tokenizer.batch_decode([r.target for r in rows], skip_special_tokens=True)
     assert sorted(words[:6]) == ["bad"] * 3 + ["good"] * 3
     assert set(words[12:]) <= set("012345")
-    assert job.data.tokenizer.decode(rows[0].source).startswith("toy_a: sentence: ")
+    assert job.data.tokenizer.decode(rows[0].input_ids).startswith("toy_a: sentence: ")
 
 
 def test_the_seed_draws_the_examples(job: Job, run: Any) -> None:
@@ -71,16 +71,16 @@ def test_full_takes_at_most_max_train(job: Job, run: Any) -> None:
 def test_the_development_sample_shares_no_row_with_training(job: Job, run: Any) -> None:
     config = run(shots=10).config
     for task, sample in enumerate(job.data.development(config, {})):
-        trained = [row.source for row in job.data.training(config) if row.task == task]
-        assert len(sample.sources) == len(sample.golds) == 10
+        trained = [row.input_ids for row in job.data.training(config) if row.task == task]
+        assert len(sample.inputs) == len(sample.golds) == 10
         # Short toy sentences may occur twice in the data; most do not.
-        assert sum(source in trained for source in sample.sources) <= 2
+        assert sum(ids in trained for ids in sample.inputs) <= 2
 
 
 def test_evaluation_rows_are_the_same_for_all(job: Job) -> None:
     sets = job.data.evaluation()
     assert [s.task.name for s in sets] == ["toy_a", "toy_b", "toy_c"]
-    assert [len(s.sources) for s in sets] == [6, 6, 6]
+    assert [len(s.inputs) for s in sets] == [6, 6, 6]
     assert sets == job.data.evaluation()
 
 
@@ -98,15 +98,15 @@ def test_a_text_is_encoded_once(job: Job, run: Any, monkeypatch: pytest.MonkeyPa
 def test_prefix_and_length(tiny_t5: Path, toys: list[Path], run: Any) -> None:
     flags = jobs.opened(jobs.settings(tiny_t5, toys, max_source_length=12))
     rows = flags.data.training(run().config)
-    assert max(len(row.source) for row in rows) == 12
+    assert max(len(row.input_ids) for row in rows) == 12
     bare = JobData(flags.data.tasks, flags.flags | {"prefix": False}, flags.data.tokenizer)
-    text = bare.tokenizer.decode(bare.training(run().config)[0].source)
+    text = bare.tokenizer.decode(bare.training(run().config)[0].input_ids)
     assert text.startswith("sentence: ")
 
 
 def test_no_room_for_the_text(tiny_t5: Path, toys: list[Path], run: Any) -> None:
     job = jobs.opened(jobs.settings(tiny_t5, toys, max_source_length=5))
-    with pytest.raises(InputError, match="toy_a: a source length of 5 tokens leaves no room"):
+    with pytest.raises(InputError, match="toy_a: an input of 5 tokens leaves no room"):
         job.data.training(run().config)
 
 

@@ -16,8 +16,8 @@ from compt_fast.utils.errors import InputError
 from tests.helpers.hub_rows import DATA_SETS, make_rows, write_hub, write_rows
 from tests.helpers.task_rows import check_rows, local_rows
 
-HUB_TASKS = [name for name, task in TASKS.items() if task.source == "hub"]
-MINI_TASKS = [name for name, task in TASKS.items() if task.source == "mini"]
+HUB_TASKS = [name for name, task in TASKS.items() if task.origin == "hub"]
+MINI_TASKS = [name for name, task in TASKS.items() if task.origin == "mini"]
 
 
 @pytest.fixture(scope="module")

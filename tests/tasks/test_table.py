@@ -28,11 +28,11 @@ def test_every_entry_is_sound(name: str) -> None:
     assert task.primary == ("spearman" if task.is_score else "accuracy")
     assert len(task.labels) != 1 and len(set(task.labels)) == len(task.labels)
     assert not task.label_values or len(task.label_values) == len(task.labels)
-    assert (task.source == "hub") == bool(task.dataset)
+    assert (task.origin == "hub") == bool(task.dataset)
 
 
 def test_letters_are_one_a_kind() -> None:
-    hub = [task for task in TASKS.values() if task.source == "hub"]
+    hub = [task for task in TASKS.values() if task.origin == "hub"]
     assert sorted(task.letter for task in hub) == list("ABCDEFGHIJKLMN")
     for suite in SUITES.values():
         assert len({TASKS[name].letter for name in suite}) == len(suite)
@@ -69,7 +69,7 @@ def test_metrics_and_splits_of_the_papers() -> None:
     assert metrics["cola"] == ("accuracy", "matthews")
     assert metrics["mrpc"] == metrics["qqp"] == ("accuracy", "f1")
     assert metrics["stsb"] == ("spearman", "pearson")
-    splits = {name: TASKS[name].eval_split for name in TASKS if TASKS[name].source == "hub"}
+    splits = {name: TASKS[name].eval_split for name in TASKS if TASKS[name].origin == "hub"}
     assert {name for name, split in splits.items() if split == "test"} == {
         *("imdb", "paws", "scitail", "yelp_polarity")
     }

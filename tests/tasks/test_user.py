@@ -41,7 +41,7 @@ def test_both_languages(text: str, name: str, tmp_path: Path) -> None:
         fields=(("question", "question"), ("passage", "passage")),
         labels=("no", "yes"),
         metrics=("f1", "accuracy"),
-        source="file",
+        origin="file",
         path=tmp_path / "rows.csv",
     )
 

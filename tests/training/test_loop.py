@@ -54,11 +54,11 @@ def alone(job: Job, run: Run) -> tuple[list[float], dict[str, Tensor]]:
     rise = math.ceil(config.warmup * total)
     for step in range(total):
         part = [rows[i] for i in order.batch(step)]
-        batch = make_batch([r.source for r in part], [r.target for r in part], [r.task for r in part])
+        batch = make_batch([r.input_ids for r in part], [r.label_ids for r in part], [r.task for r in part])
         targets = compose(bank.params, run.shape, training=True).targets
         assert targets is not None
         summed = job.trunk.row_losses(TargetPrompts.from_stacks([targets[0]]), batch).sum()
-        loss = summed / sum(len(r.target) for r in part)
+        loss = summed / sum(len(r.label_ids) for r in part)
         losses.append(loss.item())
         loss.backward()
         clip_grad_norm_(bank.params.values(), config.clip_norm)
@@ -320,7 +320,7 @@ def test_the_best_prompts_on_the_development_sample_are_kept(
     def made_up(self: Trainer, prompts: Any, run: Run, sets: Any, interrupts: Any) -> Any:
         if sets is self._evaluation:
             return score(self, prompts, run, sets, interrupts)
-        assert [len(s.sources) for s in sets] == [4, 4, 4]
+        assert [len(s.inputs) for s in sets] == [4, 4, 4]
         seen.append(prompts.tensors["targets"])
         return {"toy_a": {"primary": "accuracy", "scores": {"accuracy": next(given)}}}
 
