@@ -21,7 +21,7 @@ from compt_fast.utils.files import write_json
 
 if TYPE_CHECKING:
     from compt_fast.evaluation.predictions import Record
-    from compt_fast.runs.loaded import Reopened
+    from compt_fast.runs.loaded import LoadedJob
     from compt_fast.training.results import RunResult
 
 OVERRIDES = ("scoring", "eval_size", "eval_batch_size", "data_root", "data", "skip_empty", "device", "dtype")
@@ -121,18 +121,17 @@ def repeat(
     began = time.perf_counter()
     if file is not None:
         check_format(file)
-    reopened, names = _open(folder, only, given)
+    loaded, names = _open(folder, only, given)
     rows: list[Record] = []
     # the development scores, by which a run's prompts were chosen, are the training's alone
     recorded = {result.id: replace(result, development=None) for result in read_results(folder)}
     results = [
-        _score(reopened, name, rows)
-        for name in track(names, "scoring", console=console, disable=not console.is_terminal)
+        _score(loaded, name, rows) for name in track(names, "scoring", console=console, disable=not console.is_terminal)
     ]
     print_scores(console, results)
-    for note in off_label_notes(results, reopened.job.runs, [data.task for data in reopened.job.data.tasks]):
+    for note in off_label_notes(results, loaded.job.runs, [data.task for data in loaded.job.data.tasks]):
         console.print(note, soft_wrap=True)
-    unscored = [of.task.name for of in reopened.sets if not of.golds]
+    unscored = [of.task.name for of in loaded.sets if not of.golds]
     if unscored:
         console.print(f"not scored, as {given['data']} has no folder of them: {', '.join(unscored)}", soft_wrap=True)
     if out is not None:
@@ -172,10 +171,10 @@ def mask(
         name = FLAGS[changed[0]].name if changed else "out"
         raise InputError(f"--masks scores as the training did, into {folder}/masked.json: leave out --{name}")
     way = Way(**{key: value for key, value in how.items() if value is not None})
-    reopened, names = _open(folder, only, given)
+    loaded, names = _open(folder, only, given)
     rows = []
     for name in track(names, "scoring", console=console, disable=not console.is_terminal):
-        masked = masked_scores(reopened, [name], which, way)
+        masked = masked_scores(loaded, [name], which, way)
         try:
             write_masked(folder, way, masked)
         except OSError as error:
@@ -187,9 +186,9 @@ def mask(
     return 0
 
 
-def _open(folder: Path, only: list[str] | None, given: dict[str, Any]) -> tuple[Reopened, list[str]]:
+def _open(folder: Path, only: list[str] | None, given: dict[str, Any]) -> tuple[LoadedJob, list[str]]:
     """The folder's job, and the runs to score; what is cheap to check is checked first."""
-    from compt_fast.runs.loaded import reopen, stored_runs
+    from compt_fast.runs.loaded import load_job, stored_runs
 
     if not (folder / "config.json").is_file():
         one = folder.resolve()
@@ -197,23 +196,23 @@ def _open(folder: Path, only: list[str] | None, given: dict[str, Any]) -> tuple[
         hint = f"; it holds one run's prompts: name its run folder, {folder.parent.parent} --runs {one.name}"
         raise InputError(f"{folder}: no run folder (it has no config.json){hint if inner else ''}")
     names = stored_runs(folder, only)
-    reopened = reopen(folder, given)
-    scored = [name for name in names if any(of.golds for of in reopened.rows(name))]
+    loaded = load_job(folder, given)
+    scored = [name for name in names if any(of.golds for of in loaded.rows(name))]
     if not scored:
         raise InputError(f"--data {given['data']}: there are rows of no task of {', '.join(names)}")
-    return reopened, scored
+    return loaded, scored
 
 
-def _score(reopened: Reopened, name: str, rows: list[Record]) -> RunResult:
+def _score(loaded: LoadedJob, name: str, rows: list[Record]) -> RunResult:
     """A run's scores; the records of its predictions are added to `rows`."""
     from compt_fast.evaluation.evaluator import average, scored
     from compt_fast.evaluation.predictions import records
     from compt_fast.training.results import RunResult
 
-    sets, mode, predicted = reopened.rows(name), reopened.run(name).config.label_mode, reopened.predict(name)
-    rows += records(name, reopened.job.data, sets, predicted, mode)
+    sets, mode, predicted = loaded.rows(name), loaded.run(name).config.label_mode, loaded.predict(name)
+    rows += records(name, loaded.job.data, sets, predicted, mode)
     tasks = scored(sets, predicted, mode)
-    return RunResult.finished(reopened.run(name), tasks, average(tasks))
+    return RunResult.finished(loaded.run(name), tasks, average(tasks))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from compt_fast.utils.output import OutputError, complain
 
 if TYPE_CHECKING:
     from compt_fast.prompts.store import PromptStore
-    from compt_fast.runs.initialisation import Starts
+    from compt_fast.runs.initialisation import Initialisation
     from compt_fast.runs.job import Job
     from compt_fast.training.checkpoint import Checkpoint
     from compt_fast.training.loop import Trainer
@@ -142,7 +142,7 @@ class Prepared:
     job: Job
     saved: Checkpoint | None
     store: PromptStore
-    starts: Starts
+    starts: Initialisation
     stage_one: list[tuple[Job, Checkpoint | None, Trainer]]
     trainer: Trainer
 
@@ -154,7 +154,7 @@ def prepare(folder: Path, flags: Flags, *, writing: bool) -> Prepared:
     """
     from compt_fast import native
     from compt_fast.prompts.store import PromptStore
-    from compt_fast.runs.initialisation import Starts
+    from compt_fast.runs.initialisation import Initialisation
     from compt_fast.runs.job import open_job
     from compt_fast.runs.stage_one import open_stage_one, take_in
 
@@ -163,7 +163,7 @@ def prepare(folder: Path, flags: Flags, *, writing: bool) -> Prepared:
     saved = _state(folder, job)
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(flags["store"] or folder / "store"))
-    starts = Starts(job, store, [run for run in job.runs if run.id not in done])
+    starts = Initialisation(job, store, [run for run in job.runs if run.id not in done])
     if writing:
         take_in(starts, folder)
     stage_one = []
@@ -227,7 +227,7 @@ def _state(folder: Path, job: Job) -> Checkpoint | None:
     return saved
 
 
-def _trainer(folder: Path, job: Job, saved: Checkpoint | None, starts: Starts | None = None) -> Trainer:
+def _trainer(folder: Path, job: Job, saved: Checkpoint | None, starts: Initialisation | None = None) -> Trainer:
     """The trainer of a job, that knows what was done by a checkpoint."""
     from compt_fast.tasks.examples import seen_nothing
     from compt_fast.training.loop import Trainer, from_nothing

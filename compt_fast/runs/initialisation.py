@@ -53,7 +53,7 @@ def entry_name(need: Need, text: TextFormat) -> str:
     return "-".join(parts)
 
 
-class Starts:
+class Initialisation:
     """The stored prompts that some runs of a job start from."""
 
     def __init__(self, job: Job, store: PromptStore, runs: Sequence[Run]) -> None:

@@ -1,4 +1,4 @@
-"""A run folder opened again, to score its stored prompts: whole, or with some switched off."""
+"""A run folder's job, loaded to score its stored prompts: whole, or with some switched off."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from compt_fast.utils.errors import InputError, unknown
 
 
 @dataclass(frozen=True)
-class Reopened:
+class LoadedJob:
     """The job of a run folder, its rows to score on, and the fingerprint that the trunk has in the
     precision that the prompts were trained with.
     """
@@ -81,7 +81,7 @@ class Reopened:
         return scored(self.rows(name), self.predict(name, mask), self.run(name).config.label_mode)
 
 
-def reopen(folder: Path, given: dict[str, Any]) -> Reopened:
+def load_job(folder: Path, given: dict[str, Any]) -> LoadedJob:
     """Open the job of a run folder with the flags `given` (texts, or None) in place of its own.
 
     Of a `data` that is given, a folder or one task's file, all rows are scored unless `eval_size` is given too; a
@@ -101,7 +101,7 @@ def reopen(folder: Path, given: dict[str, Any]) -> Reopened:
     job = open_job(flags, folder=folder, load=load)
     same = own["dtype"] == job.flags["dtype"]
     trained_on = job.trunk_hash if same else trunk_hash(own | {"device": job.flags["device"]})
-    return Reopened(folder, job, trained_on, job.data.evaluation())
+    return LoadedJob(folder, job, trained_on, job.data.evaluation())
 
 
 def stored_runs(folder: Path, only: list[str] | None = None) -> list[str]:

@@ -21,7 +21,7 @@ from compt_fast import evaluate, store, train
 from compt_fast.evaluation.evaluator import evaluate as scores_of
 from compt_fast.prompts.artifact import TextFormat, load_prompts
 from compt_fast.prompts.store import PromptStore
-from compt_fast.runs.loaded import reopen
+from compt_fast.runs.loaded import load_job
 from compt_fast.tasks.table import TASKS
 from compt_fast.utils.errors import InputError
 
@@ -40,7 +40,7 @@ def test_old_runs_score_the_same_to_the_last_bit(capsys: Said) -> None:
 
 
 def test_old_prompts_of_a_store_score_the_same_to_the_last_bit() -> None:
-    job = reopen(RUN, {}).job
+    job = load_job(RUN, {}).job
     for name, task in zip(ENTRIES, TASK_NAMES, strict=True):
         prompts, about = load_prompts(STORE / name, "prompt")
         rows = [rows for rows in job.data.evaluation() if rows.task.name == task]
