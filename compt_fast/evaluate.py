@@ -20,7 +20,7 @@ from compt_fast.utils.errors import InputError, exit_code
 from compt_fast.utils.files import write_json
 
 if TYPE_CHECKING:
-    from compt_fast.runs.loaded import Reopened
+    from compt_fast.runs.loaded import LoadedJob
 
 LABELLED = (
     "labelled rows to score instead: DIR/<task>/{validation,test}.{jsonl,csv,tsv,parquet}, or, of a run of one task, "
@@ -112,8 +112,8 @@ def repeat(line: Namespace, console: Console) -> int:
     began = time.perf_counter()
     if line.predictions is not None:
         check_format(line.predictions)
-    reopened, names = _open(line)
-    found = rescore(reopened, _tracked(names, console))
+    loaded, names = _open(line)
+    found = rescore(loaded, _tracked(names, console))
     print_scores(console, found.results)
     for note in found.notes:
         console.print(note, soft_wrap=True)
@@ -146,10 +146,10 @@ def mask(line: Namespace, console: Console) -> int:
     if others:
         raise InputError(f"--masks scores as the training did, into {line.folder}/masked.json: leave out --{others[0]}")
     way = Way(line.mask_how or Way.how, line.mask_tokens or Way.tokens)
-    reopened, names = _open(line)
+    loaded, names = _open(line)
     rows = []
     for name in _tracked(names, console):
-        masked = masked_scores(reopened, [name], line.masks, way)
+        masked = masked_scores(loaded, [name], line.masks, way)
         try:
             write_masked(line.folder, way, masked)
         except OSError as error:
@@ -166,7 +166,7 @@ def _given(line: Namespace) -> dict[str, Any]:
     return {flag.key: getattr(line, flag.key) for flag in flags_also_of("evaluate")}
 
 
-def _open(line: Namespace) -> tuple[Reopened, list[str]]:
+def _open(line: Namespace) -> tuple[LoadedJob, list[str]]:
     """The folder's job, and the runs to score."""
     from compt_fast.runs.rescoring import open_stored
 

@@ -194,6 +194,7 @@ def _from_file(path: Path, task: str | None, name: str | None, model: str | None
     """A prompt that another program trained."""
     from compt_fast.prompts.foreign import read_foreign
     from compt_fast.prompts.store import StoredPrompt
+    from compt_fast.tasks.table import TASKS
 
     if not task:
         raise InputError(f"{path}: which task was it trained for? Say --task")
@@ -204,7 +205,12 @@ def _from_file(path: Path, task: str | None, name: str | None, model: str | None
         raise InputError(f"{path}: which trunk was it trained with? Say --model")
     trunk, d_model = _trunk_id(model, dtype)
     entry = StoredPrompt(
-        f"{task}-m{len(foreign.values)}" if name is None else name, task, trunk, foreign.values, training=foreign.notes
+        f"{task}-m{len(foreign.values)}" if name is None else name,
+        task,
+        trunk,
+        foreign.values,
+        training=foreign.notes,
+        definition=TASKS.get(task),
     )
     entry.check(trunk, d_model or entry.d_model)
     return entry

@@ -189,8 +189,8 @@ MANIFEST = f"prompts/{RUN}/manifest.json"
         (lambda f: (f / "config.json").unlink(), "no run folder (it has no config.json)"),
         (lambda f: shutil.rmtree(f / "prompts"), "no stored prompts yet"),
         (lambda f: (f / MANIFEST).write_text("{"), "manifest.json: not well-formed json"),
-        (edit(MANIFEST, lambda m: m["shape"].update(tasks=5)), "does not go with its tensors"),
-        (edit(MANIFEST, lambda m: m.update(trunk_hash="0" * 64)), "whose weights differ"),
+        (edit(MANIFEST, lambda m: m["shape"].update(tasks=5)), "tasks are 2, but its shape has 5"),
+        (edit(MANIFEST, lambda m: m["trunk"].update(sha256="0" * 64)), "whose weights differ"),
         (edit(MANIFEST, lambda m: m["tasks"].reverse()), "prompts of the tasks toy_b, toy_a, but"),
         (
             edit("config.json", lambda c: c["flags"].update(seeds=[5])),
@@ -227,7 +227,7 @@ def test_prompts_of_another_trunk(
     said = error_of(capsys, evaluate.main, [str(folder)])
     assert message in said
     if size == "wide":
-        assert "prompts of d_model 32 do not fit trunk" in said and "of d_model 64" in said
+        assert "its d_model 32 does not fit trunk" in said and "of d_model 64" in said
 
 
 def labelled(path: Path, rows: list[tuple[str, Any]]) -> Path:

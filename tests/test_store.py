@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from compt_fast import evaluate, store, train
-from compt_fast.prompts.artifact import RunPrompts, save_prompts
+from compt_fast.prompts.artifact import RunPrompts, load_prompts, save_prompts
 from compt_fast.prompts.store import PromptStore
-from compt_fast.runs.loaded import reopen
+from compt_fast.runs.loaded import load_job
 from tests.helpers.foreign import peft_adapter, t5_base_prompts
 from tests.helpers.jobs import Line, error_of
 from tests.helpers.shared import real
@@ -84,11 +83,10 @@ def test_a_runs_prompts_reload_to_the_same_results(trained: Path, tmp_path: Path
     said = run(capsys, tmp_path, "add", str(trained / "prompts" / name))
     assert said.splitlines() == [f"added toy_{x}-m2: 2 tokens of width 32" for x in "ab"]
     entries = [PromptStore(tmp_path).load(f"toy_{x}-m2") for x in "ab"]
-    prompts = reopen(trained, {}).prompts(name)
+    prompts = load_job(trained, {}).prompts(name)
     assert torch.equal(torch.stack([entry.values for entry in entries]), prompts.tensors["targets"])
-    manifest = json.loads((trained / "prompts" / name / "manifest.json").read_text())
+    _, about = load_prompts(trained / "prompts" / name)
     back = {**prompts.tensors, "targets": torch.stack([entry.values for entry in entries])}
-    about = {key: manifest[key] for key in ("run", "config", "tasks", "trunk", "trunk_hash", "d_model")}
     save_prompts(trained / "prompts" / name, RunPrompts(prompts.shape, back), about)
     assert evaluate.main([str(trained)]) == 0
     assert "the same numbers as in results.json" in capsys.readouterr().out

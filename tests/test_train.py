@@ -47,9 +47,9 @@ def test_a_job_leaves_a_whole_run_folder(line: Line, tmp_path: Path, capsys: pyt
             assert list(entry) == ["primary", "scores", "n", "predictions"]
             assert sum(sum(c.values()) for c in entry["predictions"].values()) == entry["n"] == 6
         manifest = json.loads((out / "prompts" / run["id"] / "manifest.json").read_text())
-        assert manifest["tasks"] == ["toy_a", "toy_b"] and manifest["run"] == run["id"]
-        assert manifest["config"]["method"] == run["method"]
-        assert len(manifest["trunk_hash"]) == 64 and manifest["d_model"] == 32
+        assert manifest["tasks"] == ["toy_a", "toy_b"] and manifest["name"] == run["id"]
+        assert manifest["training"]["config"]["method"] == run["method"]
+        assert len(manifest["trunk"]["sha256"]) == 64 and manifest["trunk"]["d_model"] == 32
     assert [run["id"] for run in content["runs"]] == [
         *("spp-n3-k4-s0", "spp-n3-k4-s1", "pt-joint-k4-s0", "pt-joint-k4-s1", "mst-n1-k4-s0", "mst-n1-k4-s1")
     ]

@@ -277,9 +277,9 @@ def test_a_damaged_store_is_found_before_anything_is_written(line: Line, tmp_pat
     assert "cannot be read" in error_of(capsys, train.main, line(tmp_path / "two", **chosen))
     path.write_bytes(content)
     manifest = folder / "toy_b-m2" / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"length": 3}))
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"tensors": {"prompt": [3, 32]}}))
     said = error_of(capsys, train.main, line(tmp_path / "two", **chosen))
-    assert "of shape (2, 32), but its manifest says (3, 32)" in said
+    assert "holds {'prompt': [2, 32]}, but its manifest says {'prompt': [3, 32]}" in said
     assert not (tmp_path / "two").exists()
 
 

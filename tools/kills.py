@@ -57,8 +57,7 @@ class Interposed:
         self.operations = self.writes = 0
 
     def install(self) -> None:
-        from compt_fast.prompts import artifact as stored
-        from compt_fast.prompts import store
+        from compt_fast.prompts import artifact
         from compt_fast.training import checkpoint
         from compt_fast.utils import files
 
@@ -66,7 +65,7 @@ class Interposed:
         own: Any
         for module, name in ((files, "exchange"), (os, "fsync")):
             setattr(module, name, self._before(getattr(module, name)))
-        for own in (checkpoint, stored, store):
+        for own in (checkpoint, artifact):
             own.save_file = self._writing(own.save_file)
         Path.write_text = self._writing(Path.write_text)  # type: ignore[method-assign]
 

@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, Subset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
 from compt_fast.cli.parser import CommandLine
-from compt_fast.mini import tokenizer as vocabulary
 from compt_fast.mini.stream import Part, Stream
 from compt_fast.utils.errors import InputError, exit_code
+from tools import vocabulary
 from tools.trunk_report import measured
 
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5ForConditionalGeneration
 
 from compt_fast.cli.parser import CommandLine
-from compt_fast.mini import rows
+from compt_fast.mini.rows import Row
 from compt_fast.mini.stream import Encoder, collate
+from compt_fast.tasks.table import MAKERS, TASKS
 
 PROMPT_LENGTH = 5
 
@@ -37,11 +38,11 @@ class Prompt(nn.Module):
         return self.encoder(self.raw)
 
 
-def example(task: str, row: rows.Row) -> tuple[str, str]:
-    """A suite's row as source and target text."""
+def example(task: str, row: Row) -> tuple[str, str]:
+    """A suite's row as input and label text."""
     fields = " ".join(f"{name}: {row[name]}" for name in ("sentence1", "sentence2") if name in row)
-    labels = rows.TASKS[task].labels
-    return f"{task.removeprefix('mini_')}: {fields}", labels[int(row["label"])] if labels else f"{row['label']:.1f}"
+    labels = TASKS[task].labels
+    return f"{TASKS[task].prefix}: {fields}", labels[int(row["label"])] if labels else f"{row['label']:.1f}"
 
 
 def prompted(model: T5ForConditionalGeneration, batch: dict[str, Tensor], prompt: Tensor | None) -> dict[str, Tensor]:
@@ -95,11 +96,13 @@ def score(
         batch = collate(examples[start : start + 100], encoder)
         ids = model.generate(**prompted(model, batch, prompt), max_new_tokens=4)
         said += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
-    targets = [target for _, target in examples]
+    labels = [label for _, label in examples]
     if not graded:
-        return 100 * sum(map(str.__eq__, said, targets)) / len(targets)
+        return 100 * sum(map(str.__eq__, said, labels)) / len(labels)
     numbers = [_number(text) for text in said]
-    return 100 * float(spearmanr(numbers, [float(t) for t in targets]).statistic) if len(set(numbers)) > 1 else 0.0
+    return (
+        100 * float(spearmanr(numbers, [float(label) for label in labels]).statistic) if len(set(numbers)) > 1 else 0.0
+    )
 
 
 def _number(text: str) -> float:
@@ -114,7 +117,7 @@ def main() -> None:
     parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trunk")
     parser.add_argument("--shots", default="16,32,256")
-    parser.add_argument("--tasks", default=",".join(rows.TASKS))
+    parser.add_argument("--tasks", default=",".join(MAKERS))
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--eval-size", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -124,11 +127,11 @@ def main() -> None:
     shots = [int(text) for text in flags.shots.split(",")]
     print(f"{'task':20} {'none':>6} " + " ".join(f"{k:>6}" for k in shots), flush=True)
     for task in flags.tasks.split(","):
-        graded = not rows.TASKS[task].labels
-        test = [example(task, row) for row in rows.draw(task, "validation", flags.eval_size)]
+        graded, maker = TASKS[task].is_score, MAKERS[task]
+        test = [example(task, row) for row in maker.draw(task, "validation", flags.eval_size)]
         scores = [score(model, tokenizer, test, None, graded)]
         for k in shots:
-            examples = [example(task, row) for row in rows.draw(task, "train", k, flags.seed)]
+            examples = [example(task, row) for row in maker.draw(task, "train", k, flags.seed)]
             prompt = train_prompt(model, tokenizer, examples, flags.epochs, flags.seed)
             scores.append(score(model, tokenizer, test, prompt, graded))
         print(f"{task:20} " + " ".join(f"{s:6.1f}" for s in scores), flush=True)

@@ -25,15 +25,15 @@ from compt_fast.utils.errors import InputError, exit_code
 
 @torch.no_grad()
 def answers(
-    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, sources: list[str], batch_size: int = 128
+    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, inputs: list[str], batch_size: int = 128
 ) -> list[str]:
     """Greedy answers of at most four tokens."""
     encoder, texts = Encoder(tokenizer), []
     model.eval()
-    for start in range(0, len(sources), batch_size):
-        batch = collate([(source, "") for source in sources[start : start + batch_size]], encoder)
-        inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
-        texts += tokenizer.batch_decode(model.generate(**inputs, max_new_tokens=4), skip_special_tokens=True)
+    for start in range(0, len(inputs), batch_size):
+        batch = collate([(text, "") for text in inputs[start : start + batch_size]], encoder)
+        read = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+        texts += tokenizer.batch_decode(model.generate(**read, max_new_tokens=4), skip_special_tokens=True)
     model.train()
     return [text.strip() for text in texts]
 
@@ -49,8 +49,8 @@ def skill_accuracies(
             examples = [styles.toy_example("validation", rng) for _ in range(size)]
         else:
             examples = [styles.skill_example(name, "validation", rng) for _ in range(size)]
-        predicted = answers(model, tokenizer, [source for source, _ in examples])
-        right = sum(text == target for text, (_, target) in zip(predicted, examples, strict=True))
+        predicted = answers(model, tokenizer, [text for text, _ in examples])
+        right = sum(text == label for text, (_, label) in zip(predicted, examples, strict=True))
         scores[name] = round(100 * right / size, 1)
     return scores
 

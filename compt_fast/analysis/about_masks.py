@@ -12,7 +12,7 @@ from compt_fast.analysis.formulas import recalls
 from compt_fast.analysis.runs import Entry, Masked, Material, suite_name
 from compt_fast.analysis.words import slug
 from compt_fast.prompts.artifact import load_prompts
-from compt_fast.runs.loaded import Reopened, reopen
+from compt_fast.runs.loaded import LoadedJob, load_job
 from compt_fast.runs.masking import Way, masked_scores, named_masks, read_masked, write_masked
 from compt_fast.tasks.table import TASKS
 from compt_fast.tasks.text import label_texts
@@ -44,10 +44,10 @@ def measure(entries: Sequence[Entry], way: Way, after_each: Callable[[], None]) 
     `after_each` is called after every mask. Raises `InputError` where the trunk or the rows of a
     folder are not at hand.
     """
-    opened: dict[Any, Reopened] = {}
+    opened: dict[Any, LoadedJob] = {}
     for entry in entries:
         if entry.folder not in opened:
-            opened = {entry.folder: reopen(entry.folder, {})}
+            opened = {entry.folder: load_job(entry.folder, {})}
         scores = masked_scores(opened[entry.folder], [entry.id], "each", way, after_each=after_each)
         try:
             write_masked(entry.folder, way, scores)

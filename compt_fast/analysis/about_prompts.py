@@ -41,7 +41,7 @@ def _read_anatomy(entry: Entry) -> Anatomy | None:
         return None
     if len(parts) > 1:  # tasks trained apart, a prompt each
         tensors = {name: torch.cat([prompts.tensors[name] for prompts, _ in parts]) for name in ("targets", "privates")}
-    return anatomy(tensors, short(entry.tasks), short(parts[0][1].get("source_tasks") or []))
+    return anatomy(tensors, short(entry.tasks), short(parts[0][1].source_tasks or []))
 
 
 def _about(material: Material) -> list[tuple[str, str, Anatomy]]:

@@ -36,7 +36,7 @@ class Anatomy:
 def anatomy(tensors: Mapping[str, Tensor], tasks: Sequence[str], source_names: Sequence[str] | None) -> Anatomy:
     """The anatomy of a run's stored tensors, which must hold `targets`.
 
-    `tensors` are those of `fleet.stored`: targets (T, L, d), sources (N, m, d), privates (T, m, d),
+    `tensors` are those of `RunPrompts`: targets (T, L, d), sources (N, m, d), privates (T, m, d),
     weights (T, n), gates (T, 2). `source_names` are the N source tasks; without them S1, S2, ...
     """
     targets, sources, privates = tensors["targets"], tensors.get("sources"), tensors.get("privates")

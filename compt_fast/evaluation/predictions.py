@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from compt_fast.tasks.examples import JobData, ScoredRows
-from compt_fast.tasks.text import label_text, source_text
+from compt_fast.tasks.text import input_text, label_text
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.files import new_file
 
@@ -39,7 +39,7 @@ def records(run: str, data: JobData, sets: list[ScoredRows], predicted: list[lis
                 "task": of.task.name,
                 "row": index + 1,
                 "where": row.where,
-                "input": source_text(of.task, row.texts, prefix=data.prefix),
+                "input": input_text(of.task, row.texts, prefix=data.prefix),
                 "gold": label_text(of.task, gold, mode),
                 "prediction": text,
             }

@@ -206,6 +206,15 @@ def inference(rng: Random, split: str, label: int, *, generic: bool = False) -> 
     return statement(first, rng, passive=voices[0]), statement(second, rng, passive=voices[1])
 
 
+_RUMOURS = ("they say that", "i heard that", "well i know that", "it seems that")
+
+
+def reported_inference(rng: Random, split: str, label: int) -> Texts:
+    """Inference from hearsay, the second genre."""
+    premise, hypothesis = inference(rng, split, label)
+    return f"{rng.choice(_RUMOURS)} {premise}", hypothesis
+
+
 def _without_details(event: Event, rng: Random) -> Event:
     """Leave out optional parts; what remains still follows from a positive event."""
     slots = ("agent_adjective", "patient_adjective", "place", "time")

@@ -86,7 +86,7 @@ def span_example(split: str, rng: Random) -> tuple[str, str]:
 
 
 def draw_example(rng: Random, free: float, split: str = "pretrain") -> tuple[str, str, str]:
-    """One example of the mixture: its kind, source text and target text."""
+    """One example of the mixture: its kind, input and label text."""
     kind = rng.random()
     if kind < PAIR_DENOISING:
         return "pairs", *pair_example(split, rng)
@@ -106,12 +106,12 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 
 
 def collate(examples: Sequence[tuple[str, str]], encoder: Encoder) -> Part:
-    """Source and target texts as a padded batch."""
-    sources = [encoder(source) for source, _ in examples]
+    """Input and label texts as a padded batch."""
+    inputs = [encoder(text) for text, _ in examples]
     return {
-        "input_ids": pad(sources, 0),
-        "attention_mask": pad([[1] * len(source) for source in sources], 0),
-        "labels": pad([encoder(target) for _, target in examples], IGNORED),
+        "input_ids": pad(inputs, 0),
+        "attention_mask": pad([[1] * len(ids) for ids in inputs], 0),
+        "labels": pad([encoder(label) for _, label in examples], IGNORED),
     }
 
 

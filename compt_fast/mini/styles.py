@@ -179,7 +179,7 @@ def instruction(style: Style, words: tuple[str, ...], rng: Random) -> str:
 
 
 def skill_example(name: str, split: str, rng: Random, free: float = 0.0) -> tuple[str, str]:
-    """One instructed example of a skill: source and target text."""
+    """One instructed example of a skill: input and label text."""
     style = STYLES[name]
     label = rng.randrange(len(style.classes))
     texts = style.skill(rng, split, rng.choice(style.classes[label]))

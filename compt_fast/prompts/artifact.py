@@ -1,12 +1,33 @@
-"""A run's composed prompts: what it is evaluated with, in memory and in `prompts/<run-id>/`.
+"""The prompt artifact: prompts on disk with all that it takes to use them, with no other file at hand.
 
-The composed values are stored, not the parameters that they came from, so that a reload scores the
-same to the last bit.
+A folder holds `manifest.json` and one file of tensors, in fp32. There are two kinds of it:
+
+- `run`: the prompts of a run, one a task, with the parts that they are composed of; `prompts.safetensors`, in a run
+  folder's `prompts/<run-id>/`;
+- `prompt`: one task's prompt, an entry of a store; `prompt.safetensors` with one tensor `prompt` (m, d).
+
+Values are those that the trunk read, composed and after any prompt encoder, not the parameters that they came from,
+so that a reload scores the same to the last bit. The manifest says:
+
+    format, kind, name    2; "run" or "prompt"; the run's id or the entry's name
+    tasks                 their names, in the order of every task axis
+    definitions           by name, of those that are known: the task in the words of a task file, with `input`, how a
+                          row becomes text, and `label_texts`, all that the trunk is to write
+    source_tasks          the task of each source prompt that started from a stored one, else null
+    text                  `TextFormat`: prefix, place of the prompt, truncation, label words
+    trunk                 `TrunkId` and d_model
+    shape, tensors        `PromptShape`, and the shape of each tensor
+    sha256                of the tensors (`sha256_of`)
+    score                 of a prompt: {"metric", "value" in percent} on its task, where known
+    training              how it was trained ("config": `RunConfig`), or where it came from
+    created               when it was written
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,26 +37,40 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from compt_fast.config.choices import LABEL_MODES, PROMPT_POSITIONS
 from compt_fast.prompts.compose import Composition, Mask, compose
+from compt_fast.prompts.former import present_manifest
 from compt_fast.prompts.parameters import mixing_parameters
 from compt_fast.prompts.shape import PromptShape
-from compt_fast.utils.errors import InputError, shown
+from compt_fast.tasks.table import Task
+from compt_fast.tasks.text import input_text, label_texts
+from compt_fast.tasks.user import defined_task, definition
+from compt_fast.utils.errors import InputError, shown, unknown
 from compt_fast.utils.files import new_folder, write_json
 from compt_fast.utils.inputs import check_file, check_type, dataclass_from, read_object
+from compt_fast.utils.names import check_name
 
 _PARTS = ("targets", "sources", "privates", "weights", "gates")
-FORMAT = 1
-LARGEST = 2**36  # bytes of the prompts of a run
-# What a manifest holds beside the numbers of its format; all after the first three are missing in early ones.
-_MANIFEST: dict[str, Any] = {
+FORMAT = 2
+MANIFEST = "manifest.json"
+FILES = {"run": "prompts.safetensors", "prompt": "prompt.safetensors"}
+"""The kinds of artifact, and the file of the tensors of each."""
+LARGEST = {"run": 2**36, "prompt": 2**30}  # bytes of that file
+_KEYS: dict[str, Any] = {
     "format": int,
+    "kind": str,
+    "name": str,
+    "tasks": list,
+    "definitions": dict,
+    "source_tasks": list | None,
+    "text": dict,
+    "trunk": dict,
     "shape": dict,
     "tensors": dict,
-    "tasks": list | None,
-    "trunk": str | None,
-    "trunk_hash": str | None,
-    "dtype": str | None,
-    "config": dict | None,
+    "sha256": str | None,  # null only of runs of format 1
+    "score": dict | None,
+    "training": dict,
+    "created": str,
 }
 
 
@@ -48,6 +83,53 @@ class TrunkId:
     name: str
     sha256: str | None = None
     dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How a row becomes what the trunk reads and writes; None where that is unknown, as of another program's prompt.
+
+    `prefix` is whether the task's name begins the text, of which `max_source_length` tokens are kept; the prompt
+    stands before it or behind it. Raises `InputError` for an unknown word and for a length below 1.
+    """
+
+    prefix: bool | None = None
+    prompt_position: str | None = None
+    max_source_length: int | None = None
+    label_mode: str | None = None
+
+    def __post_init__(self) -> None:
+        for kind, value, choices in (
+            ("prompt_position", self.prompt_position, PROMPT_POSITIONS),
+            ("label_mode", self.label_mode, LABEL_MODES),
+        ):
+            if value is not None and value not in choices:
+                raise unknown(kind, value, choices)
+        if self.max_source_length is not None and self.max_source_length < 1:
+            raise InputError(f"max_source_length is {self.max_source_length}; it must be at least 1")
+
+    def agrees(self, other: TextFormat) -> bool:
+        """Whether prompts of both answer the same texts with the same words, as far as both know. Where a long text
+        is cut makes no other prompt.
+        """
+        pairs = ((getattr(self, key), getattr(other, key)) for key in ("prefix", "prompt_position", "label_mode"))
+        return all(None in pair or pair[0] == pair[1] for pair in pairs)
+
+
+@dataclass(frozen=True)
+class About:
+    """What an artifact says of its prompts, beside their values and sizes; the head of this file explains each."""
+
+    kind: str
+    name: str
+    tasks: tuple[str, ...]
+    trunk: TrunkId
+    text: TextFormat = field(default_factory=TextFormat)
+    definitions: Mapping[str, Task] = field(default_factory=dict)
+    source_tasks: tuple[str, ...] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    score: dict[str, Any] | None = None
+    created: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,55 +169,150 @@ class RunPrompts:
         return Composition(**{part: wide.get(part) for part in _PARTS}), params
 
 
-def save_prompts(folder: Path, prompts: RunPrompts, about: dict[str, Any]) -> None:
-    """Write `prompts` with a manifest that says `about` (run, tasks, trunk, ...), atomically."""
+def save_prompts(folder: Path, prompts: RunPrompts, about: About) -> None:
+    """Write an artifact, atomically; of the kind `prompt` the one target prompt alone."""
+    tensors = prompts.tensors if about.kind == "run" else {"prompt": prompts.tensors["targets"][0]}
+    shape = prompts.shape
     manifest = {
         "format": FORMAT,
-        **about,
-        "shape": asdict(prompts.shape),
-        "tensors": {name: list(t.shape) for name, t in prompts.tensors.items()},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "kind": about.kind,
+        "name": about.name,
+        "tasks": about.tasks,
+        "definitions": {name: _definition(task, about.text) for name, task in about.definitions.items()},
+        "source_tasks": about.source_tasks,
+        "text": asdict(about.text),
+        "trunk": asdict(about.trunk) | {"d_model": shape.d_model},
+        "shape": asdict(shape),
+        "tensors": {name: list(t.shape) for name, t in tensors.items()},
+        "sha256": sha256_of(tensors),
+        "score": about.score,
+        "training": about.training,
+        "created": about.created or datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with new_folder(folder) as temporary:
-        save_file(prompts.tensors, temporary / "prompts.safetensors")
-        write_json(temporary / "manifest.json", manifest)
+        save_file(tensors, temporary / FILES[about.kind])
+        write_json(temporary / MANIFEST, manifest)
 
 
-def load_prompts(folder: Path) -> tuple[RunPrompts, dict[str, Any]]:
-    """Prompts and manifest of a folder written by `save_prompts`.
+def load_prompts(folder: Path, kind: str = "run") -> tuple[RunPrompts, About]:
+    """The prompts of an artifact, and what it says of them; those of the kind `prompt` as of a run `pt` of one task.
 
     Raises `InputError` that names the file when one is missing, damaged or does not fit the other.
     """
-    path = folder / "manifest.json"
-    if not path.exists():
-        raise InputError(f"{path}: no such file; a folder of stored prompts holds a manifest.json")
-    manifest = read_object(path, "a manifest of stored prompts")
-    for key, kind in _MANIFEST.items():
-        check_type(manifest.get(key), kind, f"{path}: not a manifest of stored prompts: {key}")
-    if manifest["format"] != FORMAT:
-        raise InputError(f"{path}: stored prompts of format {manifest['format']}, not {FORMAT}")
-    for name in manifest.get("tasks") or ():
-        check_type(name, str, f"{path}: tasks: a name")
+    manifest = read_manifest(folder, kind)
+    path, weights = folder / MANIFEST, folder / FILES[kind]
     shape = dataclass_from(PromptShape, manifest["shape"], f"{path}: shape")
+    about = _about(manifest, shape, path)
     expected = manifest["tensors"]
-    weights = folder / "prompts.safetensors"
-    check_file(weights, LARGEST)
-    try:
-        tensors = load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{weights}: cannot be read: {error}") from None
+    tensors = read_safetensors(weights, LARGEST[kind])
     found = {name: list(t.shape) for name, t in tensors.items()}
     if found != expected:
         raise InputError(f"{weights}: holds {shown(found, 400)}, but its manifest says {shown(expected, 400)}")
-    sizes = _sizes(shape)
+    sizes = _sizes(shape, kind)
     wrong = [name for name in expected if sizes.get(name, expected[name]) != expected[name]]
-    if wrong or ("targets" in expected) == shape.per_row:
+    whole = ("targets" in expected) != shape.per_row if kind == "run" else expected.keys() == sizes.keys()
+    if wrong or not whole:
         raise InputError(f"{path}: its shape does not go with its tensors ({', '.join(wrong)})")
-    return RunPrompts(shape, tensors), manifest
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise InputError(f"{weights}: {name} is of {tensor.dtype}; prompts are of torch.float32")
+    if manifest["sha256"] not in (None, digest := sha256_of(tensors)):
+        raise InputError(
+            f"{weights}: its values are not those its manifest was written for (sha256 {digest}, not "
+            f"{shown(manifest['sha256'])})"
+        )
+    return RunPrompts(shape, tensors if kind == "run" else {"targets": tensors["prompt"][None]}), about
 
 
-def _sizes(shape: PromptShape) -> dict[str, list[int]]:
-    """What each part of a composition of one run measures."""
+def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+    """The manifest of an artifact of a kind, each key of its type; one of format 1 in the words of this one.
+
+    Raises `InputError` that names the file, and what is missing or wrong in it.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise InputError(f"{path}: no such file; a folder of stored prompts holds a {MANIFEST}")
+    manifest = read_object(path, "a manifest of stored prompts")
+    check_type(manifest.get("format"), int, f"{path}: not a manifest of stored prompts: format")
+    if manifest["format"] == 1:
+        manifest = present_manifest(manifest, kind, path)
+    elif manifest["format"] != FORMAT:
+        raise InputError(f"{path}: stored prompts of format {manifest['format']}, not {FORMAT}")
+    for key, what in _KEYS.items():
+        if key not in manifest:
+            raise InputError(f"{path}: {key} is missing")
+        check_type(manifest[key], what, f"{path}: {key}")
+    if manifest["format"] == FORMAT:
+        check_type(manifest["sha256"], str, f"{path}: sha256")
+    if manifest["kind"] != kind:
+        raise InputError(f"{path}: stored prompts of the kind {shown(manifest['kind'])}, not {kind!r}")
+    for name in manifest["tasks"]:
+        check_name(name, f"a task, in {path}: tasks")
+    if kind == "prompt" and len(manifest["tasks"]) != 1:
+        raise InputError(f"{path}: tasks: a stored prompt is of one task, not of {len(manifest['tasks'])}")
+    for name in manifest["source_tasks"] or ():
+        check_type(name, str, f"{path}: source_tasks: a name")
+    for key, what in {"metric": str, "value": float}.items() if manifest["score"] is not None else ():
+        check_type(manifest["score"].get(key), what, f"{path}: score: {key}")
+    return manifest
+
+
+def _about(manifest: dict[str, Any], shape: PromptShape, path: Path) -> About:
+    """What a manifest that `read_manifest` checked says of its prompts."""
+    tasks, trunk = tuple(manifest["tasks"]), dict(manifest["trunk"])
+    if len(tasks) != shape.tasks and (tasks or manifest["format"] == FORMAT):  # early ones of format 1 name none
+        raise InputError(f"{path}: tasks are {len(tasks)}, but its shape has {shape.tasks}")
+    if trunk.pop("d_model", None) != shape.d_model:
+        raise InputError(f"{path}: trunk: d_model must be that of its shape, {shape.d_model}")
+    text = dataclass_from(TextFormat, manifest["text"], f"{path}: text")
+    definitions = {}
+    for name, entries in manifest["definitions"].items():
+        where = f"{path}: definitions: {name}"
+        definitions[name] = _defined(entries, text, where)
+        if definitions[name].name != name or name not in tasks:
+            raise InputError(f"{where}: of the task {definitions[name].name}, and the tasks are {', '.join(tasks)}")
+    sources = manifest["source_tasks"]
+    return About(
+        kind=manifest["kind"],
+        name=manifest["name"],
+        tasks=tasks,
+        trunk=dataclass_from(TrunkId, trunk, f"{path}: trunk"),
+        text=text,
+        definitions=definitions,
+        source_tasks=sources and tuple(sources),
+        training=manifest["training"],
+        score=manifest["score"],
+        created=manifest["created"],
+    )
+
+
+def _definition(task: Task, text: TextFormat) -> dict[str, Any]:
+    """A task's definition with what it makes of a row and of its labels, as far as that is known."""
+    entries = definition(task)
+    if text.prefix is not None:
+        entries["input"] = input_text(task, [f"{{{column}}}" for column, _ in task.fields], prefix=text.prefix)
+    if text.label_mode is not None:
+        entries["label_texts"] = label_texts(task, text.label_mode)
+    return entries
+
+
+def _defined(entries: Any, text: TextFormat, where: str) -> Task:
+    """The task that `_definition` wrote; `InputError` that begins with `where` for anything else."""
+    check_type(entries, dict, where)
+    made = ("input", "label_texts")
+    task = defined_task({key: value for key, value in entries.items() if key not in made}, where)
+    for key, value in _definition(task, text).items():
+        if entries.get(key) != value:
+            said = f"{key} is {shown(entries.get(key))}, but by its other keys it is {shown(value)}"
+            raise InputError(f"{where}: {said}")
+    return task
+
+
+def _sizes(shape: PromptShape, kind: str) -> dict[str, list[int]]:
+    """What each tensor of an artifact measures, but for those of parameters."""
+    if kind == "prompt":
+        alone = (shape.composition, shape.tasks) == ("pt", 1)
+        return {"prompt": [shape.length, shape.d_model]} if alone else {}
     return {
         "targets": [shape.tasks, shape.target_length, shape.d_model],
         "sources": [shape.sources, shape.length, shape.d_model],
@@ -145,17 +322,41 @@ def _sizes(shape: PromptShape) -> dict[str, list[int]]:
     }
 
 
-def check_trunk(folder: Path, manifest: dict[str, Any], trunk: TrunkId, d_model: int) -> None:
-    """Raise `InputError` unless the prompts of `folder` were trained on this trunk, of width `d_model`."""
-    width = manifest["shape"]["d_model"]
+def read_safetensors(path: Path, limit: int) -> dict[str, Tensor]:
+    """The tensors of a file of at most `limit` bytes, by name; `InputError` for one that is missing or damaged."""
+    check_file(path, limit)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+
+
+def sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """Hash of the bytes of tensors on the CPU, one after another in the order of their names, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_trunk(what: str, own: TrunkId, width: int, trunk: TrunkId, d_model: int) -> None:
+    """Raise `InputError` that begins with `what` unless prompts of the trunk `own` and of `width` belong to `trunk`.
+
+    Hashes of different precisions say nothing of each other: compare those of one `dtype`. Of prompts without a hash
+    only name and width can be compared.
+    """
     if width != d_model:
         raise InputError(
-            f"{folder}: prompts of d_model {width} do not fit trunk {trunk.name} of d_model "
-            f"{d_model}; they were trained on {manifest.get('trunk')}"
+            f"{what}: its d_model {width} does not fit trunk {trunk.name} of d_model {d_model}; it belongs to trunk "
+            f"{own.name}"
         )
-    if manifest.get("trunk_hash") != trunk.sha256:
+    if own.sha256 is None and own.name != trunk.name:
         raise InputError(
-            f"{folder}: prompts of trunk {manifest.get('trunk')} (sha256 "
-            f"{manifest.get('trunk_hash')}), not of {trunk.name} (sha256 {trunk.sha256}), whose "
-            "weights differ"
+            f"{what} is said to belong to trunk {own.name} (its weights were not at hand when it was added), not to "
+            f"{trunk.name}; if they are the same, add it again with --model {trunk.name}"
+        )
+    if own.sha256 not in (None, trunk.sha256):
+        raise InputError(
+            f"{what} belongs to trunk {own.name} (sha256 {own.sha256}), not to {trunk.name} (sha256 {trunk.sha256}), "
+            "whose weights differ"
         )

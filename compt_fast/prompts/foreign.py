@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from compt_fast.prompts.store import LARGEST, as_prompt
+from compt_fast.prompts.artifact import LARGEST, read_safetensors
+from compt_fast.prompts.store import as_prompt
 from compt_fast.utils.errors import InputError, shown
 from compt_fast.utils.inputs import check_file, check_type, read_object
 
@@ -54,12 +53,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix not in (".safetensors", *PICKLED):
         raise InputError(f"{path}: a prompt is a {', '.join(PICKLED)} or .safetensors file, or an adapter's folder")
-    check_file(path, LARGEST)
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from None
+        return read_safetensors(path, LARGEST["prompt"])
+    check_file(path, LARGEST["prompt"])
     try:
         with warnings.catch_warnings(action="ignore"):  # of tensors that are refused below, in one line
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,56 +1,97 @@
 """The prompt store: a folder of trained prompts, one a task, to start other prompts from.
 
-An entry is a folder of its name with `prompt.safetensors`, one fp32 tensor `prompt` (m, d), and
-`manifest.json`. Values are stored as the trunk read them, after any prompt encoder, so that a reload
-gives the same bits. What a store knows of a trunk is its name and the hash of its weights.
+An entry is a folder of its name, an artifact of the kind `prompt` (`compt_fast.prompts.artifact`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d
 
 from compt_fast.config.choices import FITS
-from compt_fast.prompts.artifact import TrunkId
-from compt_fast.utils.errors import InputError, shown, unknown
-from compt_fast.utils.files import clean, new_folder, remove_folder, write_json
-from compt_fast.utils.inputs import check_file, check_type, dataclass_from, read_object
+from compt_fast.prompts.artifact import (
+    MANIFEST,
+    About,
+    RunPrompts,
+    TextFormat,
+    TrunkId,
+    check_trunk,
+    load_prompts,
+    read_manifest,
+    save_prompts,
+    sha256_of,
+)
+from compt_fast.prompts.shape import PromptShape
+from compt_fast.tasks.table import Task
+from compt_fast.utils.errors import InputError, unknown
+from compt_fast.utils.files import clean, remove_folder
 from compt_fast.utils.locks import locked
 from compt_fast.utils.names import check_name, is_name
 
-FORMAT = 1
 LOCK = ".lock"
-LARGEST = 2**30  # bytes of a file of prompts
 MOST_VALUES = 2**26  # of a prompt: as many as 65,536 tokens of width 1024
 
 
 @dataclass(frozen=True)
 class StoredPrompt:
-    """One entry. `values` (m, d) fp32; `score` is {"metric", "value" in percent} on the task, where
-    known; `training` says how it was trained or where it came from.
+    """One entry. `values` (m, d) fp32, which a prompt encoder of the kind `encoder` made; `score` is {"metric", "value"
+    in percent} on the task, where known; `training` says how it was trained or where it came from, `text` what it was
+    trained to read and write, and `definition` what the task is, where that is known.
     """
 
     name: str
     task: str
     trunk: TrunkId
     values: Tensor
-    encoder: str | None = None
+    encoder: str = "none"
     score: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     created: str = ""
+    text: TextFormat = field(default_factory=TextFormat)
+    definition: Task | None = None
+
+    @classmethod
+    def of(cls, prompts: RunPrompts, about: About, what: str) -> StoredPrompt:
+        """The entry that an artifact holds; `InputError` that begins with `what` for values that are no prompt."""
+        (task,) = about.tasks
+        return cls(
+            name=about.name,
+            task=task,
+            trunk=about.trunk,
+            values=as_prompt(prompts.tensors["targets"][0], what),
+            encoder=prompts.shape.encoder,
+            score=about.score,
+            training=about.training,
+            created=about.created,
+            text=about.text,
+            definition=about.definitions.get(task),
+        )
+
+    def artifact(self) -> tuple[RunPrompts, About]:
+        """The prompt as an artifact."""
+        shape = PromptShape("pt", 1, 0, True, self.length, self.d_model, encoder=self.encoder)
+        about = About(
+            kind="prompt",
+            name=self.name,
+            tasks=(self.task,),
+            trunk=self.trunk,
+            text=self.text,
+            definitions={} if self.definition is None else {self.task: self.definition},
+            training=self.training,
+            score=self.score,
+            created=self.created,
+        )
+        return RunPrompts(shape, {"targets": self.values[None]}), about
 
     @property
     def length(self) -> int:
@@ -65,29 +106,11 @@ class StoredPrompt:
     @property
     def sha256(self) -> str:
         """Hash of the values' bytes, in hexadecimal."""
-        return hashlib.sha256(self.values.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+        return sha256_of({"prompt": self.values})
 
     def check(self, trunk: TrunkId, d_model: int) -> None:
-        """Raise `InputError` unless the prompt belongs to this trunk.
-
-        Hashes of different precisions say nothing of each other: compare those of one `dtype`. Of
-        an entry without a hash only name and width can be compared.
-        """
-        if self.d_model != d_model:
-            raise InputError(
-                f"stored prompt {self.name}: its d_model {self.d_model} does not fit trunk {trunk.name} of d_model "
-                f"{d_model}; it belongs to trunk {self.trunk.name}"
-            )
-        if self.trunk.sha256 is None and self.trunk.name != trunk.name:
-            raise InputError(
-                f"stored prompt {self.name} is said to belong to trunk {self.trunk.name} (its weights were not at hand "
-                f"when it was added), not to {trunk.name}; if they are the same, add it again with --model {trunk.name}"
-            )
-        if self.trunk.sha256 not in (None, trunk.sha256):
-            raise InputError(
-                f"stored prompt {self.name} belongs to trunk {self.trunk.name} (sha256 {self.trunk.sha256}), not to "
-                f"{trunk.name} (sha256 {trunk.sha256}), whose weights differ"
-            )
+        """Raise `InputError` unless the prompt belongs to this trunk (`check_trunk`)."""
+        check_trunk(f"stored prompt {self.name}", self.trunk, self.d_model, trunk, d_model)
 
 
 class PromptStore:
@@ -111,20 +134,22 @@ class PromptStore:
         Raises `InputError` that names the file and what is wrong: no such entry, no manifest or one
         that was edited, a truncated or changed tensor.
         """
-        manifest = self.manifest(name)
-        values = _read_values(self.folder / name / "prompt.safetensors", manifest)
-        known = ("name", "task", "encoder", "score", "training", "created")
-        return StoredPrompt(trunk=TrunkId(**manifest["trunk"]), values=values, **{key: manifest[key] for key in known})
+        folder = self._entry(name)
+        prompts, about = load_prompts(folder, "prompt")
+        _check_own_name(folder, about.name)
+        return StoredPrompt.of(prompts, about, str(folder))
 
     def manifest(self, name: str) -> dict[str, Any]:
         """What stands in an entry's manifest, checked; `InputError` as of `load`."""
+        folder = self._entry(name)
+        manifest = read_manifest(folder, "prompt")
+        _check_own_name(folder, manifest["name"])
+        return manifest
+
+    def _entry(self, name: str) -> Path:
         if name not in self.names():
             raise unknown(f"prompt in the store {self.folder}", name, self.names())
-        path = self.folder / name / "manifest.json"
-        manifest = _read_manifest(path)
-        if manifest["name"] != name:
-            raise InputError(f"{path}: its name is {manifest['name']!r}, but it stands in a folder called {name!r}")
-        return manifest
+        return self.folder / name
 
     def add(self, prompt: StoredPrompt, *, replace: bool = False) -> None:
         """Write an entry, atomically; with `replace`, in the place of one of that name.
@@ -139,7 +164,7 @@ class PromptStore:
                 raise InputError(
                     f"the store {self.folder} has a prompt {prompt.name!r}; remove it first, or name another"
                 )
-            self._write(prompt)
+            save_prompts(self.folder / prompt.name, *prompt.artifact())
 
     def keep(self, prompt: StoredPrompt) -> None:
         """Write an entry, unless the store has it: the same values, or those that another job has trained with the
@@ -148,10 +173,10 @@ class PromptStore:
         check_name(prompt.name, "a stored prompt")
         with self._alone():
             if prompt.name not in self.names():
-                self._write(prompt)
+                save_prompts(self.folder / prompt.name, *prompt.artifact())
                 return
             there = self.load(prompt.name)
-        alike = there.training == prompt.training and there.trunk == prompt.trunk
+        alike = there.training == prompt.training and there.trunk == prompt.trunk and there.text.agrees(prompt.text)
         if there.task != prompt.task or not (there.sha256 == prompt.sha256 or alike):
             raise InputError(
                 f"the store {self.folder} has another prompt {prompt.name!r} now, which was trained otherwise; "
@@ -178,31 +203,11 @@ class PromptStore:
             why = error.strerror if isinstance(error, OSError) else error
             raise InputError(f"--store {self.folder}: cannot be written ({why})") from None
 
-    def _write(self, prompt: StoredPrompt) -> None:
-        manifest = {
-            "format": FORMAT,
-            "name": prompt.name,
-            "task": prompt.task,
-            "trunk": asdict(prompt.trunk),
-            "length": prompt.length,
-            "d_model": prompt.d_model,
-            "encoder": prompt.encoder,
-            "sha256": prompt.sha256,
-            "score": prompt.score,
-            "training": prompt.training,
-            "created": prompt.created or datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        with new_folder(self.folder / prompt.name) as temporary:
-            save_file({"prompt": prompt.values}, temporary / "prompt.safetensors")
-            write_json(temporary / "manifest.json", manifest)
-
     def remove(self, name: str) -> None:
         """Delete an entry, damaged or not; of a link the link alone. `InputError` if there is none of that name, or
         it holds a folder, which no entry does.
         """
-        if name not in self.names():
-            raise unknown(f"prompt in the store {self.folder}", name, self.names())
-        entry = self.folder / name
+        entry = self._entry(name)
         if not entry.is_symlink() and any(part.is_dir() and not part.is_symlink() for part in entry.iterdir()):
             raise InputError(f"{entry}: holds a folder, as no entry of a store does: remove it yourself")
         with self._alone():
@@ -258,52 +263,7 @@ def fit_length(prompt: StoredPrompt, length: int, how: str) -> Tensor:
     return adaptive_avg_pool1d(values.T[None], length)[0].T.contiguous()
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    kinds: dict[str, Any] = {
-        "format": int,
-        "name": str,
-        "task": str,
-        "trunk": dict,
-        "length": int,
-        "d_model": int,
-        "encoder": str | None,
-        "sha256": str,
-        "score": dict | None,
-        "training": dict,
-        "created": str,
-    }
-    if not path.exists():
-        raise InputError(f"{path}: no such file; a stored prompt has a manifest.json")
-    manifest = read_object(path, "a manifest of a stored prompt")
-    for key, kind in kinds.items():
-        if key not in manifest:
-            raise InputError(f"{path}: {key} is missing")
-        check_type(manifest[key], kind, f"{path}: {key}")
-    if manifest["format"] != FORMAT:
-        raise InputError(f"{path}: a stored prompt of format {manifest['format']}, not {FORMAT}")
-    dataclass_from(TrunkId, manifest["trunk"], f"{path}: trunk")
-    for key, kind in {"metric": str, "value": float}.items() if manifest["score"] else ():
-        check_type(manifest["score"].get(key), kind, f"{path}: score: {key}")
-    return manifest
-
-
-def _read_values(path: Path, manifest: dict[str, Any]) -> Tensor:
-    """The tensor beside a manifest, which must be what the manifest says."""
-    check_file(path, LARGEST)
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    if list(tensors) != ["prompt"]:
-        raise InputError(f"{path}: holds {shown(sorted(tensors), 400)}, not one tensor 'prompt'")
-    values = as_prompt(tensors["prompt"], str(path))
-    said = (manifest["length"], manifest["d_model"])
-    if tuple(values.shape) != said:
-        raise InputError(f"{path}: a prompt of shape {tuple(values.shape)}, but its manifest says {said}")
-    digest = hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()
-    if digest != manifest["sha256"]:
-        raise InputError(
-            f"{path}: its values are not those its manifest was written for (sha256 {digest}, not "
-            f"{shown(manifest['sha256'])})"
-        )
-    return values
+def _check_own_name(folder: Path, name: str) -> None:
+    """Raise `InputError` where the entry in a folder says that it is another's."""
+    if name != folder.name:
+        raise InputError(f"{folder / MANIFEST}: its name is {name!r}, but it stands in a folder called {folder.name!r}")

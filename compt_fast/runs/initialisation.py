@@ -15,25 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compt_fast.config.choices import LABEL_MODES, RETRAIN
+from compt_fast.config.choices import RETRAIN
 from compt_fast.config.job import JobSettings
 from compt_fast.config.presets import RANDOM, SPOT, STORED
 from compt_fast.config.run import RUN_FLAGS
-from compt_fast.prompts.artifact import TrunkId, load_prompts
+from compt_fast.prompts.artifact import MANIFEST, TextFormat, TrunkId, load_prompts
 from compt_fast.prompts.similarity import mean_cosine
 from compt_fast.prompts.store import PromptStore, StoredPrompt, fit_length
 from compt_fast.runs.job import Job, trunk_hash
 from compt_fast.runs.results import read_results
 from compt_fast.tasks.sampling import Draw
 from compt_fast.training.plan import Run
-from compt_fast.utils.errors import InputError, unknown
-from compt_fast.utils.inputs import check_type
-from compt_fast.utils.names import check_name
+from compt_fast.utils.errors import InputError
 
 _DRAWN = {field.name for field in fields(Draw)}
-
-# What a prompt was trained to answer and where it stood: of two settings, two prompts.
-Setting = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,16 +45,16 @@ def stage_one_draw(settings: JobSettings) -> Draw:
     return Draw(None, RUN_FLAGS["seeds"].default[0], RUN_FLAGS["sampling"].default[0], settings.source_examples)
 
 
-def entry_name(need: Need, setting: Setting) -> str:
-    """The name under which the store keeps what stage one trains for `need`."""
+def entry_name(need: Need, text: TextFormat) -> str:
+    """The name under which the store keeps a prompt for `need` that was trained on texts of this format."""
     parts = [need.task, f"m{need.length}"]
     parts += [need.label_mode] if need.label_mode != "natural" else []
-    parts += ["no-prefix"] if setting.get("prefix") is False else []
-    parts += ["append"] if setting.get("prompt_position") == "append" else []
+    parts += ["no-prefix"] if text.prefix is False else []
+    parts += ["append"] if text.prompt_position == "append" else []
     return "-".join(parts)
 
 
-class Starts:
+class Initialisation:
     """The stored prompts that some runs of a job start from."""
 
     def __init__(self, job: Job, store: PromptStore, runs: Sequence[Run]) -> None:
@@ -70,7 +65,7 @@ class Starts:
         """
         self.job = job
         self.store = store
-        self.setting = {"prefix": job.settings.prefix, "prompt_position": job.settings.prompt_position}
+        self.setting = TextFormat(job.settings.prefix, job.settings.prompt_position)
         self.needs = list(dict.fromkeys(need for run in runs for need in self._needs(run)))
         self._hashes = {job.settings.dtype: job.trunk_hash}
         self._entries: list[StoredPrompt] = []
@@ -89,7 +84,7 @@ class Starts:
         """
         tasks = {need.task for need in self.needs}
         names = self.store.names() if tasks else []
-        self._entries = [self.store.load(name) for name in names if self.store.manifest(name)["task"] in tasks]
+        self._entries = [self.store.load(name) for name in names if self.store.manifest(name)["tasks"][0] in tasks]
         for entry in self._entries:
             entry.check(self._trunk(entry.trunk.dtype), self.job.trunk.d_model)
 
@@ -164,12 +159,8 @@ class Starts:
 
     def _find(self, need: Need) -> StoredPrompt | None:
         """The entry to start from; None where one has to be trained."""
-        setting = self.setting | {"label_mode": need.label_mode}
-        alike = [
-            entry
-            for entry in self._entries
-            if entry.task == need.task and all(entry.training.get(key, v) == v for key, v in setting.items())
-        ]
+        text = replace(self.setting, label_mode=need.label_mode)
+        alike = [entry for entry in self._entries if entry.task == need.task and entry.text.agrees(text)]
         exact = [entry for entry in alike if entry.length == need.length]
         if len(exact) > 1:
             names = ", ".join(entry.name for entry in exact)
@@ -229,41 +220,27 @@ def entries_of(folder: Path) -> list[StoredPrompt]:
     Raises `InputError` for a damaged folder and for gates `input`, under which a task has no one
     prompt.
     """
-    prompts, manifest = load_prompts(folder)
+    prompts, about = load_prompts(folder)
     if "targets" not in prompts.tensors:
         raise InputError(f"{folder}: with gates 'input' every row has a prompt of its own, and the task has none")
-    config = manifest.get("config") or {}
-    _check_entries(folder / "manifest.json", manifest, prompts.shape.tasks, config.get("label_mode", "natural"))
-    kept = ("run", "prefix", "prompt_position", "config")
-    training: dict[str, Any] = {key: manifest[key] for key in kept if key in manifest}
-    training["label_mode"] = config.get("label_mode", "natural")
-    trunk = TrunkId(manifest["trunk"], manifest["trunk_hash"], manifest.get("dtype"))
-    scores = _scores(folder)
-    length = prompts.shape.target_length
+    if not about.tasks or about.trunk.sha256 is None:
+        raise InputError(f"{folder / MANIFEST}: it does not say of which tasks and of which trunk its prompts are")
+    scores, length = _scores(folder), prompts.shape.target_length
+    mode = about.text.label_mode or "natural"
     return [
         StoredPrompt(
-            name=entry_name(Need(task, length, training["label_mode"]), training),
+            name=entry_name(Need(task, length, mode), about.text),
             task=task,
-            trunk=trunk,
+            trunk=about.trunk,
             values=values,
             encoder=prompts.shape.encoder,
             score=scores.get(task),
-            training=training,
+            training={"run": about.name, **about.training},
+            text=about.text,
+            definition=about.definitions.get(task),
         )
-        for task, values in zip(manifest["tasks"], prompts.tensors["targets"], strict=True)
+        for task, values in zip(about.tasks, prompts.tensors["targets"], strict=True)
     ]
-
-
-def _check_entries(path: Path, manifest: dict[str, Any], tasks: int, label_mode: Any) -> None:
-    """Raise `InputError` unless a manifest says all that entries of a store do."""
-    for key, kind in {"tasks": list, "trunk": str, "trunk_hash": str}.items():
-        check_type(manifest.get(key), kind, f"{path}: {key}")
-    for name in manifest["tasks"]:
-        check_name(name, f"a task, in {path}: tasks")
-    if len(manifest["tasks"]) != tasks:
-        raise InputError(f"{path}: tasks are {len(manifest['tasks'])}, but its shape has {tasks}")
-    if label_mode not in LABEL_MODES:
-        raise unknown(f"label_mode in {path}: config:", str(label_mode), LABEL_MODES)
 
 
 def _scores(folder: Path) -> dict[str, dict[str, Any]]:

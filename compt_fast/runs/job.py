@@ -16,9 +16,10 @@ from compt_fast.config.flags import check_settings, merge_flags, typed
 from compt_fast.config.job import JOB_FLAGS, JobSettings
 from compt_fast.config.run import RunConfig, settled
 from compt_fast.models.api import Trunk, open_trunk
+from compt_fast.tasks.chosen import resolve_tasks
 from compt_fast.tasks.examples import JobData
 from compt_fast.tasks.loaders import TaskData, check_read, load_task
-from compt_fast.tasks.table import SUITES, Task, resolve_tasks
+from compt_fast.tasks.table import SUITES, Task
 from compt_fast.training.identity import Identity
 from compt_fast.training.plan import Run, keep_ids, plan_runs
 from compt_fast.utils.environment import environment

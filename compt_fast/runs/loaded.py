@@ -1,4 +1,4 @@
-"""A run folder opened again, to score its stored prompts: whole, or with some switched off."""
+"""A run folder's job, loaded to score its stored prompts: whole, or with some switched off."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from compt_fast.utils.errors import InputError, unknown
 
 
 @dataclass(frozen=True)
-class Reopened:
+class LoadedJob:
     """The job of a run folder, its rows to score on, and the fingerprint that the trunk has in the
     precision that the prompts were trained with.
     """
@@ -45,12 +45,13 @@ class Reopened:
         folder's `config.json` says.
         """
         folder = self.folder / "prompts" / name
-        prompts, manifest = load_prompts(folder)
+        prompts, about = load_prompts(folder)
         trunk = self.job.trunk
-        check_trunk(folder, manifest, TrunkId(trunk.name, self.trained_on), trunk.d_model)
+        known = TrunkId(trunk.name, self.trained_on)
+        check_trunk(str(folder), about.trunk, prompts.shape.d_model, known, trunk.d_model)
         names = self.job.data.names(self.run(name).config)
-        if manifest.get("tasks") != names or prompts.shape.tasks != len(names):
-            found = ", ".join(manifest.get("tasks") or ["(none)"])
+        if list(about.tasks) != names or prompts.shape.tasks != len(names):
+            found = ", ".join(about.tasks or ["(none)"])
             raise InputError(
                 f"{folder}: prompts of the tasks {found}, but those of the run folder's config.json are "
                 f"{', '.join(names)}"
@@ -80,7 +81,7 @@ class Reopened:
         return scored(self.rows(name), self.predict(name, mask), self.run(name).config.label_mode)
 
 
-def reopen(folder: Path, given: dict[str, Any]) -> Reopened:
+def load_job(folder: Path, given: dict[str, Any]) -> LoadedJob:
     """Open the job of a run folder with the flags `given` (texts, or None) in place of its own.
 
     Of a `data` that is given, a folder or one task's file, all rows are scored unless `eval_size` is given too; a
@@ -102,7 +103,7 @@ def reopen(folder: Path, given: dict[str, Any]) -> Reopened:
     job = open_job(settings, folder=folder, load=load)
     same = own.dtype == job.settings.dtype
     trained_on = job.trunk_hash if same else trunk_hash(replace(own, device=job.settings.device))
-    return Reopened(folder, job, trained_on, job.data.evaluation())
+    return LoadedJob(folder, job, trained_on, job.data.evaluation())
 
 
 def stored_runs(folder: Path, only: list[str] | None = None) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 from compt_fast.evaluation.evaluator import average
 from compt_fast.prompts.routing import Mask, check_masking
 from compt_fast.prompts.shape import PromptShape
-from compt_fast.runs.loaded import Reopened
+from compt_fast.runs.loaded import LoadedJob
 from compt_fast.runs.results import check_scores
 from compt_fast.utils.errors import InputError, shown
 from compt_fast.utils.files import write_json
@@ -85,7 +85,7 @@ def named_masks(shape: PromptShape, which: str = "each") -> dict[str, Mask | Non
 
 
 def masked_scores(
-    reopened: Reopened,
+    loaded: LoadedJob,
     runs: Iterable[str],
     which: str,
     way: Way,
@@ -96,8 +96,8 @@ def masked_scores(
     scores: Scores = {}
     for name in runs:
         scores[name] = {}
-        for mask_name, mask in named_masks(reopened.run(name).shape, which).items():
-            tasks = reopened.score(name, mask and replace(mask, **asdict(way)))
+        for mask_name, mask in named_masks(loaded.run(name).shape, which).items():
+            tasks = loaded.score(name, mask and replace(mask, **asdict(way)))
             scores[name][mask_name] = {"tasks": tasks, "average": average(tasks)}
             after_each()
     return scores

@@ -17,7 +17,7 @@ from compt_fast import native
 from compt_fast.config.job import JobSettings
 from compt_fast.prompts.store import PromptStore
 from compt_fast.runs.folder import claimed
-from compt_fast.runs.initialisation import Starts
+from compt_fast.runs.initialisation import Initialisation
 from compt_fast.runs.job import Job, check_recorded, open_job, prepare_folder, record_stored
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
 from compt_fast.runs.summary import print_results
@@ -48,7 +48,7 @@ class Pipeline:
 
     folder: Path
     store: PromptStore
-    starts: Starts
+    starts: Initialisation
     stage_one: Sequence[Stage]
     stage_two: Stage
 
@@ -63,7 +63,7 @@ def prepare(folder: Path, settings: JobSettings, *, writing: bool) -> Pipeline:
     saved = _latest(folder, job)
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(settings.store or folder / "store"))
-    starts = Starts(job, store, [run for run in job.runs if run.id not in done])
+    starts = Initialisation(job, store, [run for run in job.runs if run.id not in done])
     if writing:
         take_in(starts, folder)
     stage_one = []
@@ -117,7 +117,7 @@ def _latest(folder: Path, job: Job) -> Checkpoint | None:
     return saved
 
 
-def _trainer(folder: Path, job: Job, saved: Checkpoint | None, starts: Starts | None = None) -> Trainer:
+def _trainer(folder: Path, job: Job, saved: Checkpoint | None, starts: Initialisation | None = None) -> Trainer:
     """The trainer of a job, that knows what was done by a checkpoint."""
     start, seen = (from_nothing, seen_nothing) if starts is None else (starts.of, starts.seen)
     made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.settings, folder, start, seen)

@@ -14,13 +14,12 @@ from typing import Any
 
 from compt_fast.config.flags import check_settings, excluded, merge_flags, parse, read_file
 from compt_fast.config.job import JOB_FLAGS, JobSettings
-from compt_fast.tasks.table import SUITES, TASKS
+from compt_fast.tasks.table import EMBEDDED
 from compt_fast.utils.errors import InputError, shown
 
 Table = dict[str, Any]
 """What stands in a file, unread: values by the keys of flags."""
 
-_EMBEDDED = {"glue": "mini", "set2": "mini2", "crosspt-set2": "mini2"}
 _JOB = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
@@ -68,7 +67,7 @@ def embedded(table: Table, where: str) -> Table:
     made = table | {"model": "mini", "data": None, "data_root": None}
     if table.get("suite") is not None:
         suite = parse("suite", table["suite"], f"{where}: suite")
-        made["suite"] = _EMBEDDED.get(suite, suite)
+        made["suite"] = EMBEDDED.get(suite, suite)
     for key, flag in JOB_FLAGS.items():
         if flag.names_tasks and table.get(key):
             names = parse(key, table[key], f"{where}: {key}")
@@ -78,13 +77,9 @@ def embedded(table: Table, where: str) -> Table:
 
 def _kind(name: str, where: str) -> str:
     """The embedded suite or task of the kind of `name`."""
-    if name in SUITES:
-        return _EMBEDDED.get(name, name)
-    if name in TASKS and TASKS[name].source == "mini":
-        return name
-    if f"mini_{name}" not in TASKS:
+    if name not in EMBEDDED:
         raise InputError(f"{where}: {name!r} has no embedded kind; --mini cannot take it")
-    return f"mini_{name}"
+    return EMBEDDED[name]
 
 
 def settings_of(given: dict[str, Any], config: str | None, mini: bool) -> dict[str, JobSettings]:

@@ -10,7 +10,7 @@ from typing import Any
 from compt_fast.evaluation.evaluator import average, scored
 from compt_fast.evaluation.predictions import Record, records
 from compt_fast.runs.answers import off_label_notes
-from compt_fast.runs.loaded import Reopened, reopen, stored_runs
+from compt_fast.runs.loaded import LoadedJob, load_job, stored_runs
 from compt_fast.runs.results import read_results
 from compt_fast.training.results import RunResult
 from compt_fast.utils.errors import InputError
@@ -30,7 +30,7 @@ class Rescored:
     changed: list[str]
 
 
-def open_stored(folder: Path, only: list[str] | None, given: dict[str, Any]) -> tuple[Reopened, list[str]]:
+def open_stored(folder: Path, only: list[str] | None, given: dict[str, Any]) -> tuple[LoadedJob, list[str]]:
     """The job of a run folder under the flags `given` (texts by key, or None), and those of its runs with stored
     prompts, or of the runs `only`, that have rows to be scored on.
 
@@ -42,22 +42,22 @@ def open_stored(folder: Path, only: list[str] | None, given: dict[str, Any]) -> 
         hint = f"; it holds one run's prompts: name its run folder, {folder.parent.parent} --runs {one.name}"
         raise InputError(f"{folder}: no run folder (it has no config.json){hint if inner else ''}")
     names = stored_runs(folder, only)
-    reopened = reopen(folder, given)
-    with_rows = [name for name in names if any(of.golds for of in reopened.rows(name))]
+    loaded = load_job(folder, given)
+    with_rows = [name for name in names if any(of.golds for of in loaded.rows(name))]
     if not with_rows:
         raise InputError(f"--data {given['data']}: there are rows of no task of {', '.join(names)}")
-    return reopened, with_rows
+    return loaded, with_rows
 
 
-def rescore(reopened: Reopened, names: Iterable[str]) -> Rescored:
+def rescore(loaded: LoadedJob, names: Iterable[str]) -> Rescored:
     """Score the stored prompts of some runs, as whole prompts."""
     # the development scores, by which a run's prompts were chosen, are the training's alone
-    recorded = {result.id: replace(result, development=None) for result in read_results(reopened.folder)}
-    job = reopened.job
+    recorded = {result.id: replace(result, development=None) for result in read_results(loaded.folder)}
+    job = loaded.job
     results: list[RunResult] = []
     rows: list[Record] = []
     for name in names:
-        run, sets, predicted = reopened.run(name), reopened.rows(name), reopened.predict(name)
+        run, sets, predicted = loaded.run(name), loaded.rows(name), loaded.predict(name)
         rows += records(name, job.data, sets, predicted, run.config.label_mode)
         tasks = scored(sets, predicted, run.config.label_mode)
         results.append(RunResult.finished(run, tasks, average(tasks)))
@@ -65,6 +65,6 @@ def rescore(reopened: Reopened, names: Iterable[str]) -> Rescored:
         results,
         rows,
         off_label_notes(results, job.runs, [data.task for data in job.data.tasks]),
-        [of.task.name for of in reopened.sets if not of.golds],
+        [of.task.name for of in loaded.sets if not of.golds],
         [result.id for result in results if result != recorded.get(result.id)],
     )

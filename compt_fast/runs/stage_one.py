@@ -10,7 +10,7 @@ from compt_fast.config.fields import FULL
 from compt_fast.config.flags import read_flags
 from compt_fast.config.job import JOB_FLAGS, JobSettings, Sweep
 from compt_fast.prompts.store import PromptStore
-from compt_fast.runs.initialisation import Need, Starts, entries_of, entry_name
+from compt_fast.runs.initialisation import Initialisation, Need, entries_of, entry_name
 from compt_fast.runs.job import Job, open_job
 from compt_fast.runs.results import read_results
 from compt_fast.tasks.user import load_task_file
@@ -100,7 +100,7 @@ def keep(store: PromptStore, folder: Path, results: Sequence[RunResult]) -> None
             store.keep(entry)
 
 
-def take_in(starts: Starts, folder: Path) -> None:
+def take_in(starts: Initialisation, folder: Path) -> None:
     """Let the store of a job have what it lacks and a finished stage one in the job's `folder` has trained, as
     where the job died in between, and no leftovers of that. Raises `InputError` as `keep` does.
     """

@@ -43,7 +43,7 @@ def print_plan(console: Console, trainer: Trainer, estimate: Estimate | None) ->
 
 def foreign_words(trainer: Trainer) -> list[str]:
     """A line where the embedded trunk is to read texts that are not of its world."""
-    names = [data.task.name for data in trainer.data.tasks if data.task.source != "mini"]
+    names = [data.task.name for data in trainer.data.tasks if data.task.origin != "mini"]
     if trainer.trunk.name != "mini" or not names:
         return []
     return [

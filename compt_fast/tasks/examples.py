@@ -14,7 +14,7 @@ from compt_fast.config.run import RunConfig
 from compt_fast.tasks.loaders import TaskData
 from compt_fast.tasks.sampling import Draw, draw_development, draw_training, evaluation_indices
 from compt_fast.tasks.table import Task
-from compt_fast.tasks.text import SourceTokens, encode_target, label_text, label_texts, read_source
+from compt_fast.tasks.text import InputTokens, encode_label, label_text, label_texts, read_input
 from compt_fast.utils.errors import InputError
 
 Seen = Mapping[str, Sequence[Draw]]
@@ -91,7 +91,7 @@ class JobData:
         for slot, (t, data) in enumerate(self._own(config)):
             for index in draw_training(data.train.labels, data.task, draw_of(config), development=self._selects):
                 text = label_text(data.task, data.train[int(index)].label, config.label_mode)
-                rows.append(TrainingRow(self._source(t, int(index)), encode_target(text, self.tokenizer), slot))
+                rows.append(TrainingRow(self._input(t, int(index)), encode_label(text, self.tokenizer), slot))
         return rows
 
     def development(self, config: RunConfig, seen: Seen) -> list[ScoredRows]:
@@ -103,7 +103,7 @@ class JobData:
             known = _known(data, seen.get(data.task.name, ()))
             chosen = [int(i) for i in draw_development(data.train.labels, data.task, draw_of(config), known)]
             golds = [data.train[i].label for i in chosen]
-            sets.append(ScoredRows(data.task, [self._source(t, i) for i in chosen], golds))
+            sets.append(ScoredRows(data.task, [self._input(t, i) for i in chosen], golds))
         return sets
 
     def evaluation(self) -> list[ScoredRows]:
@@ -130,7 +130,7 @@ class JobData:
 
     def label_ids(self, task: Task, mode: str) -> list[list[int]]:
         """Token ids of each label of a task, in the order of `label_texts`."""
-        return [encode_target(text, self.tokenizer) for text in label_texts(task, mode)]
+        return [encode_label(text, self.tokenizer) for text in label_texts(task, mode)]
 
     def check_labels(self, mode: str) -> None:
         """Raise `InputError` for a label that the trunk cannot write: what its tokens say is another
@@ -154,7 +154,7 @@ class JobData:
         """A run's tasks, each with its place among the job's."""
         return [(t, data) for t, data in enumerate(self.tasks) if config.task in (None, data.task.name)]
 
-    def _source(self, t: int, index: int) -> list[int]:
+    def _input(self, t: int, index: int) -> list[int]:
         if (t, index) not in self._encoded:
             self._encoded[t, index] = self._encode(t, index, train=True)
         return self._encoded[t, index]
@@ -162,11 +162,11 @@ class JobData:
     def _encode(self, t: int, index: int, *, train: bool) -> list[int]:
         return self.read(t, index, train=train).cut(self.max_length)
 
-    def read(self, t: int, index: int, *, train: bool) -> SourceTokens:
+    def read(self, t: int, index: int, *, train: bool) -> InputTokens:
         """The whole text of a row of task `t`, of its training or its evaluation split; its measure is kept."""
         data = self.tasks[t]
         row = (data.train if train else data.evaluation)[index]
-        read = read_source(data.task, row.texts, self.tokenizer, prefix=self.prefix)
+        read = read_input(data.task, row.texts, self.tokenizer, prefix=self.prefix)
         ids = [token for text in read.texts for token in text]
         self.measures[t, train, index] = Measure(read.length, len(ids), ids.count(self.tokenizer.unk_token_id))
         return read

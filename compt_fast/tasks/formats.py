@@ -50,7 +50,7 @@ class Columns:
         column = self.values[name]
         if isinstance(column, _ArrowColumn):
             return column.empty()
-        return np.array([value is None or (isinstance(value, str) and not value.strip()) for value in column])
+        return np.array([is_empty(value) for value in column])
 
     def take(self, chosen: np.ndarray) -> Columns:
         """The rows `chosen` (m,), in that order; each keeps its place."""
@@ -59,6 +59,11 @@ class Columns:
             for name, column in self.values.items()
         }
         return Columns(values, lambda row: self.where(int(chosen[row])), self.origin, len(chosen))
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing, or white space alone."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _some(names: Iterable[Any]) -> str:

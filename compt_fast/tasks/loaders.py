@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from compt_fast.mini.rows import Row
 from compt_fast.tasks.formats import FORMATS, Columns, arrow_columns, find_split, read_columns
 from compt_fast.tasks.sampling import fixed_order
 from compt_fast.tasks.splits import Split
-from compt_fast.tasks.table import Task
+from compt_fast.tasks.table import MAKERS, Task
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.hub import asked
 
@@ -46,14 +47,14 @@ def load_task(
     """
     if data_root is not None and data is not None:
         raise InputError("--data-root and --data both say where the rows are; give one")
-    if task.source == "mini" and (data_root or data):
+    if task.origin == "mini" and (data_root or data):
         raise InputError(
             f"{task.name} has embedded rows and none in {data_root or data}; name the tasks to be "
             "read there with --suite or --tasks"
         )
-    if task.source == "mini":
+    if task.origin == "mini":
         return TaskData(task, _mini_split(task, "train"), _mini_split(task, "validation"))
-    if task.source == "file":
+    if task.origin == "file":
         there = data is not None and (data / task.name).is_dir()
         return _load_own(replace(task, path=data / task.name) if data and there else task, skip_empty)
     if data is not None:
@@ -67,19 +68,28 @@ def load_task(
 
 def check_read(tasks: Sequence[Task], *, data_root: Path | None = None, data: Path | None = None) -> None:
     """Raise `InputError` where `load_task` reads none of `tasks` in the folder that is named."""
-    if any(task.source != "file" for task in tasks):
+    if any(task.origin != "file" for task in tasks):
         return
-    names = ", ".join(task.name for task in tasks)
     if data_root is not None:
         raise InputError(
-            f"--data-root {data_root}: none of the tasks ({names}) is read there, as their task files say where their "
-            "rows are; leave it out, or name the folder of their rows with --data"
+            f"--data-root {data_root}: none of the tasks ({_names(tasks)}) is read there, as their task files say "
+            "where their rows are; leave it out, or name the folder of their rows with --data"
         )
-    if data is not None and not any((data / task.name).is_dir() for task in tasks):
+    if data is not None:
+        _check_folders(tasks, data, "; leave it out to read the rows that their task files name")
+
+
+def _check_folders(tasks: Sequence[Task], place: Path, hint: str) -> None:
+    """Raise `InputError` that ends with `hint` where `place` has a folder of none of `tasks`."""
+    if not any((place / task.name).is_dir() for task in tasks):
         raise InputError(
-            f"--data {data}: there is no folder of any of the tasks ({names}), such as {data / tasks[0].name}; leave "
-            "it out to read the rows that their task files name"
+            f"--data {place}: there is no folder of any of the tasks ({_names(tasks)}), such as "
+            f"{place / tasks[0].name}{hint}"
         )
+
+
+def _names(tasks: Sequence[Task]) -> str:
+    return ", ".join(task.name for task in tasks)
 
 
 def load_scored(tasks: Sequence[Task], place: Path, *, skip_empty: bool = False) -> list[TaskData]:
@@ -89,18 +99,14 @@ def load_scored(tasks: Sequence[Task], place: Path, *, skip_empty: bool = False)
     that it has no folder of gets no rows. Columns are called as in `load_task`. Raises `InputError` for a file
     beside several tasks, and for a folder of none of them.
     """
-    names = ", ".join(task.name for task in tasks)
     if place.is_file() and len(tasks) > 1:
         raise InputError(
-            f"--data {place}: a file, and the run has the tasks {names}; put it where its task is named, as in "
+            f"--data {place}: a file, and the run has the tasks {_names(tasks)}; put it where its task is named, as in "
             f"DIR/{tasks[0].name}/test{place.suffix}, and say --data DIR"
         )
-    if not place.is_file() and not any((place / task.name).is_dir() for task in tasks):
-        raise InputError(
-            f"--data {place}: there is no folder of any of the tasks ({names}), such as {place / tasks[0].name} with a "
-            "file validation or test"
-        )
     nowhere = not place.is_file()
+    if nowhere:
+        _check_folders(tasks, place, " with a file validation or test")
     return [
         TaskData(task, _no_rows(task), _no_rows(task))
         if nowhere and not (place / task.name).is_dir()
@@ -111,7 +117,7 @@ def load_scored(tasks: Sequence[Task], place: Path, *, skip_empty: bool = False)
 
 def _scored(task: Task, place: Path, skip_empty: bool) -> TaskData:
     columns = read_columns([place] if place.is_file() else _evaluation_files(task, place / task.name))
-    named = _checked if task.source == "file" else _renamed
+    named = _checked if task.origin == "file" else _renamed
     return TaskData(task, _no_rows(task), named(task, columns, skip_empty))
 
 
@@ -121,10 +127,8 @@ def _no_rows(task: Task) -> Split:
 
 
 @cache
-def _mini_rows(name: str, split: str) -> list[dict[str, Any]]:
-    from compt_fast.mini.rows import draw
-
-    return draw(name, split, MINI_ROWS[split])
+def _mini_rows(name: str, split: str) -> list[Row]:
+    return MAKERS[name].draw(name, split, MINI_ROWS[split])
 
 
 def _mini_split(task: Task, split: str) -> Split:

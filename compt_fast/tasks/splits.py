@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from compt_fast.tasks.formats import Columns
+from compt_fast.tasks.formats import Columns, is_empty
 from compt_fast.tasks.table import Task
 from compt_fast.utils.errors import InputError, shown, unknown
 from compt_fast.utils.numbers import number
@@ -94,7 +94,7 @@ def _text(value: Any, name: str, where: str | Callable[[], str]) -> str:
         problem = "holds half of a surrogate pair, which is no character"
     if problem:
         place = where if isinstance(where, str) else where()
-        hint = "; fill it, or leave such rows out with --skip-empty" if value is None or not str(value).strip() else ""
+        hint = "; fill it, or leave such rows out with --skip-empty" if is_empty(value) else ""
         raise InputError(f"{place}: column {name!r} {problem}{hint}")
     return str(value)
 

@@ -1,15 +1,17 @@
 """The one table of tasks and suites (section 3.1 of ComPT, arXiv 2408.13227, and of CrossPT, arXiv
-2509.14253). The names of fields and labels are ours where the papers do not print them."""
+2509.14253), with the embedded task of each kind. The names of fields and labels are ours where the
+papers do not print them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import chain, product
+from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal
 
-from compt_fast.utils.errors import InputError, unknown
+from compt_fast.mini import lexicon, skills
+from compt_fast.mini.rows import Maker
 
 METRICS = ("accuracy", "f1", "matthews", "spearman", "pearson")
 SCORE_METRICS = ("spearman", "pearson")
@@ -30,7 +32,7 @@ class Task:
     labels: tuple[str, ...]  # natural label words by class id
     metrics: tuple[str, ...]  # the primary one first
     letter: str = ""  # of the synthetic labels
-    source: Literal["hub", "mini", "file"] = "hub"
+    origin: Literal["hub", "mini", "file"] = "hub"  # where its rows come from; "mini" is the embedded world
     dataset: str = ""  # id on the hub
     config: str | None = None
     path: Path | None = None  # of a user's rows: a folder of splits, or one file
@@ -103,33 +105,49 @@ def _glue(name: str, fields: _Fields, labels: tuple[str, ...], *metrics: str) ->
     return _hub(name, (_GLUE, name, "validation"), fields, labels, *metrics)
 
 
-_HUB = (
-    _glue("cola", _ONE, ("unacceptable", "acceptable"), "accuracy", "matthews"),
-    _hub("mnli", (_GLUE, "mnli", "validation_matched"), _MNLI, _THREE_WAY),
-    _glue("mrpc", _PAIR, _EQUIVALENT, "accuracy", "f1"),
-    _glue("qnli", _QNLI, _TWO_WAY),
-    _glue("qqp", _QUESTIONS, _DUPLICATE, "accuracy", "f1"),
-    _glue("rte", _PAIR, _TWO_WAY),
-    _glue("sst2", _ONE, _POLARITY),
-    _glue("stsb", _PAIR, (), "spearman", "pearson"),
-    _hub("imdb", ("stanfordnlp/imdb", "plain_text", "test"), _TEXT, _POLARITY),
-    _hub("multinli", ("nyu-mll/multi_nli", "default", "validation_matched"), _NLI, _THREE_WAY),
-    _hub("paws", (_PAWS, "labeled_final", "test"), _PAIR, _EQUIVALENT),
-    _hub(
-        "scitail",
-        ("allenai/scitail", "tsv_format", "test"),
-        _NLI,
-        ("entailment", "neutral"),
-        label_values=("entails", "neutral"),
+_EACH_OF_THREE = ((0,), (1,), (2,))
+_EACH_OF_SIX = tuple((parts,) for parts in range(6))
+
+# Each task of the hub, and how the rows of the embedded task of its kind are made; None where there is none.
+_KINDS: tuple[tuple[Task, Maker | None], ...] = (
+    (_glue("cola", _ONE, ("unacceptable", "acceptable"), "accuracy", "matthews"), Maker(skills.acceptability)),
+    (_hub("mnli", (_GLUE, "mnli", "validation_matched"), _MNLI, _THREE_WAY), Maker(skills.inference, _EACH_OF_THREE)),
+    (_glue("mrpc", _PAIR, _EQUIVALENT, "accuracy", "f1"), Maker(skills.paraphrase)),
+    (_glue("qnli", _QNLI, _TWO_WAY), Maker(skills.question_answer)),
+    (_glue("qqp", _QUESTIONS, _DUPLICATE, "accuracy", "f1"), Maker(skills.question_paraphrase)),
+    (_glue("rte", _PAIR, _TWO_WAY), Maker(skills.inference, ((0,), (1, 2)))),
+    (_glue("sst2", _ONE, _POLARITY), Maker(skills.sentiment)),
+    (_glue("stsb", _PAIR, (), "spearman", "pearson"), Maker(skills.similarity, _EACH_OF_SIX, graded=True)),
+    (_hub("imdb", ("stanfordnlp/imdb", "plain_text", "test"), _TEXT, _POLARITY), Maker(skills.long_sentiment)),
+    (
+        _hub("multinli", ("nyu-mll/multi_nli", "default", "validation_matched"), _NLI, _THREE_WAY),
+        Maker(skills.reported_inference, _EACH_OF_THREE),
     ),
-    _hub("yelp_polarity", ("fancyzhx/yelp_polarity", "plain_text", "test"), _TEXT, _POLARITY),
+    (_hub("paws", (_PAWS, "labeled_final", "test"), _PAIR, _EQUIVALENT), Maker(skills.adversarial_paraphrase)),
+    (
+        _hub(
+            "scitail",
+            ("allenai/scitail", "tsv_format", "test"),
+            _NLI,
+            ("entailment", "neutral"),
+            label_values=("entails", "neutral"),
+        ),
+        Maker(partial(skills.inference, generic=True)),
+    ),
+    (
+        _hub("yelp_polarity", ("fancyzhx/yelp_polarity", "plain_text", "test"), _TEXT, _POLARITY),
+        Maker(partial(skills.long_sentiment, topics=lexicon.VENUE_TOPICS)),
+    ),
     # STS-B in three classes (CrossPT, section 3.1); its thresholds are unpublished: these are ours.
-    _hub(
-        "stsb2",
-        (_GLUE, "stsb", "validation"),
-        _PAIR,
-        ("low", "medium", "high"),
-        thresholds=(2.0, 4.0),
+    (
+        _hub(
+            "stsb2",
+            (_GLUE, "stsb", "validation"),
+            _PAIR,
+            ("low", "medium", "high"),
+            thresholds=(2.0, 4.0),
+        ),
+        None,
     ),
 )
 
@@ -141,7 +159,7 @@ def _mini(task: Task) -> Task:
         task,
         name=f"mini_{task.name}",
         fields=fields,
-        source="mini",
+        origin="mini",
         dataset="",
         config=None,
         eval_split="validation",
@@ -149,79 +167,28 @@ def _mini(task: Task) -> Task:
     )
 
 
-def _build_table() -> dict[str, Task]:
-    hub = [replace(task, letter=ascii_uppercase[k]) for k, task in enumerate(_HUB)]
-    mini = [_mini(task) for task in hub if not task.thresholds]
-    return {task.name: task for task in hub + mini}
+_HUB = {task.name: replace(task, letter=ascii_uppercase[k]) for k, (task, _) in enumerate(_KINDS)}
+_MINI = {task.name: _mini(_HUB[task.name]) for task, maker in _KINDS if maker}
+TASKS: dict[str, Task] = _HUB | {task.name: task for task in _MINI.values()}
+MAKERS: dict[str, Maker] = {_MINI[task.name].name: maker for task, maker in _KINDS if maker}
+"""How the rows of each embedded task are made."""
 
-
-TASKS: dict[str, Task] = _build_table()
-
-_GLUE_SUITE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
-_SET2_SUITE = ("imdb", "mrpc", "multinli", "paws", "scitail", "yelp_polarity")
-SUITES: dict[str, tuple[str, ...]] = {
-    "mini": tuple(f"mini_{name}" for name in _GLUE_SUITE),
-    "mini2": tuple(f"mini_{name}" for name in _SET2_SUITE),
-    "glue": _GLUE_SUITE,
-    "set2": _SET2_SUITE,
-    "crosspt-set2": (*_SET2_SUITE, "stsb2"),
+_SET2 = ("imdb", "mrpc", "multinli", "paws", "scitail", "yelp_polarity")
+# Each suite of the papers: the embedded one of its kind, and its tasks.
+_SUITES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "glue": ("mini", ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")),
+    "set2": ("mini2", _SET2),
+    "crosspt-set2": ("mini2", (*_SET2, "stsb2")),
 }
+SUITES: dict[str, tuple[str, ...]] = {
+    kind: tuple(_MINI[name].name for name in names if name in _MINI) for kind, names in _SUITES.values()
+} | {suite: names for suite, (_, names) in _SUITES.items()}
 DEFAULT_SUITE = "mini"
 
-
-def resolve_tasks(
-    suite: str | None,
-    tasks: list[str] | None,
-    include: list[str],
-    exclude: list[str],
-    task_files: list[Path],
-) -> list[Task]:
-    """The tasks that flags name: of the suite or list, then of task files, then included ones.
-
-    A task file's task takes part once its file is given; naming it in `tasks` only gives it a place
-    in the order. With neither a suite nor a list, the tasks are those of the files, or of the suite
-    `mini` where there is no file either. Raises `InputError` for an unknown, doubled or clashing
-    name, and where no task is left.
-    """
-    own = _own_tasks(task_files)
-    known = {**TASKS, **own}
-    if suite is not None and tasks:
-        raise InputError("a suite and a list of tasks are both given; give one (--include adds tasks to a suite)")
-    if tasks:
-        names = list(tasks)
-    elif suite is None and own:
-        names = []
-    elif (suite or DEFAULT_SUITE) in SUITES:
-        names = list(SUITES[suite or DEFAULT_SUITE])
-    else:
-        raise unknown("suite", suite or "", SUITES)
-    for name in (*names, *include):
-        if name not in known:
-            raise InputError(f"{unknown('task', name, known)} A task of your own needs its --task-file.")
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"task {name!r} is named twice; name it once")
-    names = list(dict.fromkeys([*names, *own, *include]))
-    for name in exclude:
-        if name not in names:
-            raise unknown("task to exclude", name, names)
-    left = [known[name] for name in names if name not in exclude]
-    if not left:
-        raise InputError("no task is left: every task of the suite or list is excluded")
-    return left
-
-
-def _own_tasks(task_files: list[Path]) -> dict[str, Task]:
-    """The tasks of the user's files by name, each with a letter that no other task has."""
-    from compt_fast.tasks.user import load_task_file  # that module needs `Task`
-
-    used = {task.letter for task in TASKS.values()}
-    pairs = map("".join, product(ascii_uppercase, repeat=2))
-    free = (letter for letter in chain(ascii_uppercase, pairs) if letter not in used)
-    own: dict[str, Task] = {}
-    for path in task_files:
-        task = load_task_file(path)
-        if task.name in own:
-            raise InputError(f"{path}: a task named {task.name!r} stands in another task file too; rename one")
-        own[task.name] = replace(task, letter=next(free))
-    return own
+EMBEDDED: dict[str, str] = (
+    {suite: kind for suite, (kind, _) in _SUITES.items()}
+    | {name: task.name for name, task in _MINI.items()}
+    | {name: name for name in (*(kind for kind, _ in _SUITES.values()), *MAKERS)}
+)
+"""The embedded suite or task of the kind of each suite and task, which of an embedded one is itself. `stsb2` has
+none, which the suite `crosspt-set2` loses."""

@@ -1,4 +1,4 @@
-"""What the trunk reads and writes: the source text `<task>: <field>: <text> ...` and the label
+"""What the trunk reads and writes: the input `<task>: <field>: <text> ...` and the label
 texts, as tokens."""
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ def _score_text(task: Task, score: float) -> str:
     return f"{low + int(k) * step:.{decimals}f}"
 
 
-def encode_target(text: str, tokenizer: Any) -> list[int]:
+def encode_label(text: str, tokenizer: Any) -> list[int]:
     """Token ids of a label text, `</s>` at the end."""
     return [*_tokens([text], tokenizer)[0], tokenizer.eos_token_id]
 
 
-def source_text(task: Task, row_texts: Sequence[str], *, prefix: bool) -> str:
+def input_text(task: Task, row_texts: Sequence[str], *, prefix: bool) -> str:
     """`<task>: <field>: <text> <field>: <text>`, as the trunk reads it where nothing is cut."""
     parts = zip(_names(task, prefix), row_texts, strict=True)
     return "".join(f"{name} {text.strip()}" for name, text in parts)
 
 
 @dataclass(frozen=True)
-class SourceTokens:
+class InputTokens:
     """A row's whole text as token ids: what stands before each of its texts, the texts, and `</s>`."""
 
     task: Task
@@ -85,7 +85,7 @@ class SourceTokens:
         return [*(token for name, text, n in pieces for token in (*name, *text[:n])), self.end]
 
 
-def read_source(task: Task, row_texts: Sequence[str], tokenizer: Any, *, prefix: bool) -> SourceTokens:
+def read_input(task: Task, row_texts: Sequence[str], tokenizer: Any, *, prefix: bool) -> InputTokens:
     """Token ids of `<task>: <field>: <text> <field>: <text>`, uncut.
 
     `row_texts` stand in the order of `Task.fields`; without `prefix` the task's name is left out.
@@ -94,7 +94,7 @@ def read_source(task: Task, row_texts: Sequence[str], tokenizer: Any, *, prefix:
     # Cutting at spaces changes no token: sentencepiece tokens cross none, and bytes are bytes. The
     # space stays with the piece that follows it.
     pieces = _tokens([*names, *(f" {text.strip()}" for text in row_texts)], tokenizer)
-    return SourceTokens(task, pieces[: len(names)], pieces[len(names) :], tokenizer.eos_token_id)
+    return InputTokens(task, pieces[: len(names)], pieces[len(names) :], tokenizer.eos_token_id)
 
 
 def unknown_words(row_texts: Sequence[str], tokenizer: Any) -> list[str]:
@@ -121,7 +121,7 @@ def _room(task: Task, names: list[list[int]], max_length: int) -> int:
     fixed = sum(map(len, names)) + 1
     if fixed + len(names) > max_length:
         raise InputError(
-            f"{task.name}: a source length of {max_length} tokens leaves no room for the text: "
+            f"{task.name}: an input of {max_length} tokens leaves no room for the text: "
             f"prefix, field names and end take {fixed}; raise --max-source-length to "
             f"{fixed + len(names)} or more"
         )

@@ -1,4 +1,4 @@
-"""A user's own task, described in a short TOML or YAML file.
+"""A user's own task, described in a short TOML or YAML file, and a task's definition in the same words.
 
     name = "boolq"
     fields = ["question", "passage"]  # or {question = "sentence1", ...}: column = name in the text
@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compt_fast.tasks.table import METRICS, SCORE_METRICS, TASKS, Task
+from compt_fast.tasks.table import MAKERS, METRICS, SCORE_METRICS, TASKS, Task
 from compt_fast.utils.errors import InputError, shown, unknown
 from compt_fast.utils.inputs import check_path, read_document
 from compt_fast.utils.names import check_name
@@ -38,33 +39,38 @@ _KEYS = (
 def load_task_file(path: Path) -> Task:
     """The task that a `.toml`, `.yaml` or `.yml` file describes. Raises `InputError` naming the
     file and the key."""
-    entries = _read(path)
-    for key in entries:
-        if key not in _KEYS:
-            raise InputError(f"{path}: {unknown('key', str(key), _KEYS)}")
-    reader = _Reader(path, entries)
-    name = reader.text("name", required=True)
-    try:
-        check_name(name, "a task")
-    except InputError as error:
-        raise reader.error("name", str(error)) from None
-    if name in TASKS:
-        raise reader.error("name", f"{name!r} is a built-in task; choose another")
-    labels = reader.labels()
-    score_range, step = reader.scale()
-    return Task(
-        name=name,
-        prefix=reader.text("prefix") or name,
-        fields=reader.fields(),
-        labels=labels,
-        metrics=reader.metrics(score=not labels),
-        label_column=reader.text("label_column") or "label",
-        label_values=reader.label_values(labels),
-        thresholds=reader.thresholds(labels),
-        score_range=score_range,
-        step=step,
-        **reader.place(),
-    )
+    reader = _Reader(str(path), _read(path), _KEYS)
+    if reader.name() in TASKS:
+        raise reader.error("name", f"{reader.name()!r} is a built-in task; choose another")
+    return reader.task(**reader.place(path.parent))
+
+
+def definition(task: Task) -> dict[str, Any]:
+    """A task as JSON values in the words of a task file, with its letter, but not where a user's rows are."""
+    low, high = task.score_range
+    numbers = {"low": low, "high": high, "step": task.step}
+    entries: dict[str, Any] = {
+        "name": task.name,
+        "prefix": task.prefix,
+        "letter": task.letter,
+        "fields": dict(task.fields),
+        "labels": list(task.labels),
+        "score": numbers if task.is_score or task.thresholds else {},
+        "thresholds": list(task.thresholds),
+        "metric": list(task.metrics),
+        "label_column": task.label_column,
+        "label_values": list(task.label_values),
+        "dataset": task.dataset,
+    }
+    splits = {key: getattr(task, key) for key in _HUB_KEYS} if task.dataset else {}
+    return {key: value for key, value in (entries | splits).items() if value}
+
+
+def defined_task(entries: dict[str, Any], where: str) -> Task:
+    """The task of a `definition`. Raises `InputError` that begins with `where` and names the key."""
+    reader = _Reader(where, entries, (*(key for key in _KEYS if key != "data"), "letter"))
+    own = {"origin": "mini" if reader.name() in MAKERS else "file"}
+    return reader.task(letter=reader.text("letter"), **(reader.hub() if "dataset" in entries else own))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -77,14 +83,44 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 class _Reader:
-    """The entries of one task file, each checked as it is read."""
+    """The entries of one task, from `where`, each checked as it is read."""
 
-    def __init__(self, path: Path, entries: dict[str, Any]) -> None:
-        self.path = path
+    def __init__(self, where: str, entries: dict[str, Any], keys: Sequence[str]) -> None:
+        for key in entries:
+            if key not in keys:
+                raise InputError(f"{where}: {unknown('key', str(key), keys)}")
+        self.where = where
         self.entries = entries
 
     def error(self, key: str, problem: str) -> InputError:
-        return InputError(f"{self.path}: {key}: {problem}")
+        return InputError(f"{self.where}: {key}: {problem}")
+
+    def task(self, **place: Any) -> Task:
+        """The task, with the fields of `place` as they are given."""
+        labels = self.labels()
+        score_range, step = self.scale()
+        name = self.name()
+        return Task(
+            name=name,
+            prefix=self.text("prefix") or name,
+            fields=self.fields(),
+            labels=labels,
+            metrics=self.metrics(score=not labels),
+            label_column=self.text("label_column") or "label",
+            label_values=self.label_values(labels),
+            thresholds=self.thresholds(labels),
+            score_range=score_range,
+            step=step,
+            **place,
+        )
+
+    def name(self) -> str:
+        """The name, which becomes a part of paths."""
+        name = self.text("name", required=True)
+        try:
+            return check_name(name, "a task")
+        except InputError as error:
+            raise self.error("name", str(error)) from None
 
     def text(self, key: str, *, required: bool = False) -> str:
         """A non-empty string, or "" where the key is absent."""
@@ -151,7 +187,7 @@ class _Reader:
         for metric in metrics:
             if metric not in fitting:
                 kind = "metric of a score" if score else "metric of classes"
-                raise InputError(f"{self.path}: {unknown(kind, metric, fitting)}")
+                raise InputError(f"{self.where}: {unknown(kind, metric, fitting)}")
         return metrics
 
     def scale(self) -> tuple[tuple[float, float], float]:
@@ -202,19 +238,23 @@ class _Reader:
             raise self.error("label_values", f"{len(labels)} labels need as many values, not {len(values)}")
         return values
 
-    def place(self) -> dict[str, Any]:
-        """Where the rows are: the arguments of `Task` for a file or folder, or for a data set of
-        the hub."""
+    def place(self, folder: Path) -> dict[str, Any]:
+        """Where the rows are: the arguments of `Task` for a file or folder beside the task file in `folder`, or for a
+        data set of the hub."""
         if ("data" in self.entries) == ("dataset" in self.entries):
             raise self.error("data", "give either data (a file or folder) or dataset (an id of the hub)")
         if "dataset" in self.entries:
-            splits = {key: self.text(key) for key in _HUB_KEYS if key in self.entries}
-            return {"source": "hub", "dataset": self.text("dataset"), **splits}
+            return self.hub()
         for key in _HUB_KEYS:
             if key in self.entries:
                 raise self.error(key, "goes with dataset, not with data")
-        check_path(self.text("data"), f"{self.path}: data")
-        path = self.path.parent / self.text("data")
+        check_path(self.text("data"), f"{self.where}: data")
+        path = folder / self.text("data")
         if not path.exists():
             raise self.error("data", f"{path} does not exist (it is sought beside the task file)")
-        return {"source": "file", "path": path}
+        return {"origin": "file", "path": path}
+
+    def hub(self) -> dict[str, Any]:
+        """The arguments of `Task` for a data set of the hub."""
+        splits = {key: self.text(key) for key in _HUB_KEYS if key in self.entries}
+        return {"origin": "hub", "dataset": self.text("dataset"), **splits}

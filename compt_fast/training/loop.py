@@ -19,7 +19,7 @@ from compt_fast.config.presets import RANDOM, STORED
 from compt_fast.evaluation.evaluator import average, evaluate
 from compt_fast.models.api import Trunk
 from compt_fast.models.engines.fast import PackedTrunk
-from compt_fast.prompts.artifact import RunPrompts, save_prompts
+from compt_fast.prompts.artifact import About, RunPrompts, TextFormat, TrunkId, save_prompts
 from compt_fast.tasks.examples import JobData, ScoredRows, Seen, seen_nothing
 from compt_fast.training import checkpoint
 from compt_fast.training.cohort import Cohort, Member
@@ -343,22 +343,26 @@ class Trainer:
         results = [self.results.get(run.id) or RunResult.waiting(run) for run in self.runs]
         write_results(self.folder, results, self.wall_seconds, self.identity.hash(run.id for run in self.runs))
 
-    def _source_tasks(self, run: Run) -> list[str] | None:
+    def _source_tasks(self, run: Run) -> tuple[str, ...] | None:
         """The task of each source prompt, where they started from stored ones."""
         if run.config.source_init != STORED:
             return None
-        return self.settings.source_tasks or [data.task.name for data in self.data.tasks]
+        return tuple(self.settings.source_tasks or [data.task.name for data in self.data.tasks])
 
-    def _about(self, run: Run) -> dict[str, Any]:
-        return {
-            "run": run.id,
-            "config": run.config.to_json(),
-            "tasks": self.data.names(run.config),
-            "source_tasks": self._source_tasks(run),
-            "trunk": self.trunk.name,
-            "trunk_hash": self.trunk_hash,
-            "d_model": self.trunk.d_model,
-            "dtype": self.settings.dtype,
-            "prefix": self.settings.prefix,
-            "prompt_position": self.settings.prompt_position,
-        }
+    def _about(self, run: Run) -> About:
+        tasks = tuple(self.data.names(run.config))
+        return About(
+            kind="run",
+            name=run.id,
+            tasks=tasks,
+            trunk=TrunkId(self.trunk.name, self.trunk_hash, self.settings.dtype),
+            text=TextFormat(
+                prefix=self.settings.prefix,
+                prompt_position=self.settings.prompt_position,
+                max_source_length=self.settings.max_source_length,
+                label_mode=run.config.label_mode,
+            ),
+            definitions={data.task.name: data.task for data in self.data.tasks if data.task.name in tasks},
+            source_tasks=self._source_tasks(run),
+            training={"config": run.config.to_json()},
+        )

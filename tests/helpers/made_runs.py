@@ -12,12 +12,13 @@ from typing import Any
 from compt_fast.config.flags import merge_flags
 from compt_fast.config.run import RunConfig
 from compt_fast.evaluation.evaluator import average
-from compt_fast.prompts.artifact import RunPrompts, save_prompts
+from compt_fast.prompts.artifact import About, RunPrompts, TrunkId, save_prompts
 from compt_fast.prompts.compose import compose
 from compt_fast.prompts.parameters import PromptBank
 from compt_fast.runs.masking import Way, named_masks, write_masked
+from compt_fast.tasks.chosen import resolve_tasks
 from compt_fast.tasks.metrics import confusion, score
-from compt_fast.tasks.table import Task, resolve_tasks
+from compt_fast.tasks.table import Task
 from compt_fast.tasks.text import label_text, label_texts
 from compt_fast.training.plan import Run, plan_runs
 from compt_fast.training.results import RunResult, write_results
@@ -55,7 +56,9 @@ def made_run(
         own = {task.name: answered(task, run, odds(run.config, task.name)) for task in of}
         chosen = {"average": 100 - average(own), "step": 3, "tasks": {}} if settings.select == "best" else None
         results.append(RunResult.finished(run, own, average(own), chosen))
-        save_prompts(folder / "prompts" / run.id, drawn(run), {"run": run.id, "tasks": list(own), "source_tasks": None})
+        definitions = {task.name: task for task in of}
+        about = About("run", run.id, tuple(own), TrunkId("mini", "0" * 64), definitions=definitions)
+        save_prompts(folder / "prompts" / run.id, drawn(run), about)
         if masked:
             masks = {}
             for mask in named_masks(run.shape):

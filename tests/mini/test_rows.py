@@ -8,7 +8,8 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from compt_fast.mini import rows
+from compt_fast.mini.rows import Row
+from compt_fast.tasks.table import MAKERS, SUITES, TASKS
 
 RELATIONAL_BOUND = {
     "mini_cola": 70,
@@ -23,50 +24,50 @@ RELATIONAL_BOUND = {
 }
 
 
-def sentences(row: rows.Row) -> list[str]:
+def sentences(row: Row) -> list[str]:
     return [str(row[name]) for name in ("sentence1", "sentence2") if name in row]
 
 
-def test_suites_mirror_glue_and_set2() -> None:
-    assert len(rows.SUITES["mini"]) == 8
-    assert len(rows.SUITES["mini2"]) == 6
-    assert set(rows.SUITES["mini"]) & set(rows.SUITES["mini2"]) == {"mini_mrpc"}
-    assert {task for suite in rows.SUITES.values() for task in suite} == set(rows.TASKS)
+def test_each_embedded_task_has_its_rows() -> None:
+    assert [name for name, task in TASKS.items() if task.origin == "mini"] == list(MAKERS)
+    assert {name for suite in ("mini", "mini2") for name in SUITES[suite]} == set(MAKERS)
+    for name, maker in MAKERS.items():
+        assert maker.graded == TASKS[name].is_score and len(maker.meanings) == (len(TASKS[name].labels) or 6)
 
 
-@pytest.mark.parametrize("task", rows.TASKS)
+@pytest.mark.parametrize("task", MAKERS)
 def test_draw_is_deterministic_and_balanced(task: str) -> None:
-    drawn = rows.draw(task, "train", 120, seed=3)
-    assert drawn == rows.draw(task, "train", 120, seed=3)
-    assert drawn != rows.draw(task, "train", 120, seed=4)
+    drawn = MAKERS[task].draw(task, "train", 120, seed=3)
+    assert drawn == MAKERS[task].draw(task, "train", 120, seed=3)
+    assert drawn != MAKERS[task].draw(task, "train", 120, seed=4)
     counts = Counter(row["label"] for row in drawn)
-    assert len(counts) == len(rows.TASKS[task].meanings)
+    assert len(counts) == len(MAKERS[task].meanings)
     assert len(set(counts.values())) == 1
     assert len({tuple(sentences(row)) for row in drawn}) == 120
 
 
-@pytest.mark.parametrize("task", rows.TASKS)
+@pytest.mark.parametrize("task", MAKERS)
 def test_columns_and_label_types(task: str) -> None:
-    for row in rows.draw(task, "validation", 30):
+    for row in MAKERS[task].draw(task, "validation", 30):
         assert ("sentence2" in row) == (task not in {"mini_cola", "mini_sst2", "mini_imdb", "mini_yelp_polarity"})
         assert isinstance(row["label"], float if task == "mini_stsb" else int)
 
 
 def test_splits_share_no_sentence() -> None:
-    train = {s for task in rows.TASKS for row in rows.draw(task, "train", 600) for s in sentences(row)}
-    validation = {s for task in rows.TASKS for row in rows.draw(task, "validation", 600, 9) for s in sentences(row)}
+    train = {s for task in MAKERS for row in MAKERS[task].draw(task, "train", 600) for s in sentences(row)}
+    validation = {s for task in MAKERS for row in MAKERS[task].draw(task, "validation", 600, 9) for s in sentences(row)}
     assert not train & validation
 
 
 def test_unknown_split_is_refused() -> None:
     with pytest.raises(ValueError, match="split must be"):
-        rows.draw("mini_cola", "test", 3)
+        MAKERS["mini_cola"].draw("mini_cola", "test", 3)
 
 
 @pytest.mark.parametrize("task", RELATIONAL_BOUND)
 def test_words_alone_do_not_solve_it(task: str) -> None:
     """Logistic regression on the words of both sentences, marked by their sentence."""
-    sets = [rows.draw(task, "train", 2000), rows.draw(task, "validation", 600)]
+    sets = [MAKERS[task].draw(task, "train", 2000), MAKERS[task].draw(task, "validation", 600)]
     texts = [
         [" ".join(f"{i}_{w}" for i, s in enumerate(sentences(row)) for w in s.strip(".?").split()) for row in part]
         for part in sets

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,35 @@ from safetensors.torch import save_file
 
 from compt_fast.evaluation.evaluator import target_prompts
 from compt_fast.models.batch import make_batch
-from compt_fast.prompts.artifact import RunPrompts, TrunkId, check_trunk, load_prompts, save_prompts
+from compt_fast.prompts.artifact import (
+    About,
+    RunPrompts,
+    TextFormat,
+    TrunkId,
+    check_trunk,
+    load_prompts,
+    save_prompts,
+    sha256_of,
+)
 from compt_fast.prompts.compose import Mask, compose, compose_rows
 from compt_fast.prompts.parameters import PromptBank
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.runs.job import Job
+from compt_fast.tasks.table import TASKS
+from compt_fast.tasks.user import definition
 from compt_fast.utils.errors import InputError
 from tests.helpers import jobs
 
-ABOUT = {"run": "r", "tasks": ["a", "b"], "trunk": "tiny", "trunk_hash": "abc"}
+ABOUT = About(
+    "run",
+    "r",
+    ("rte", "stsb"),
+    TrunkId("tiny", "abc", "fp32"),
+    TextFormat(True, "prepend", 64, "synthetic"),
+    {name: TASKS[name] for name in ("rte", "stsb")},
+    ("rte", "mine"),
+    {"config": {"method": "spp"}},
+)
 
 
 def made(gates: str = "learned", composition: str = "spp") -> tuple[RunPrompts, PromptBank]:
@@ -36,14 +58,33 @@ def made(gates: str = "learned", composition: str = "spp") -> tuple[RunPrompts, 
 def test_the_same_bits_come_back(gates: str, tmp_path: Path) -> None:
     prompts, _ = made(gates)
     save_prompts(tmp_path / "r", prompts, ABOUT)
-    loaded, manifest = load_prompts(tmp_path / "r")
+    loaded, about = load_prompts(tmp_path / "r")
     assert loaded.shape == prompts.shape
     assert loaded.tensors.keys() == prompts.tensors.keys()
     assert all(torch.equal(loaded.tensors[n], t) for n, t in prompts.tensors.items())
     assert ("targets" in loaded.tensors) == (gates != "input")
-    assert {key: manifest[key] for key in ABOUT} == ABOUT
-    assert manifest["shape"]["d_model"] == 32 and manifest["format"] == 1
-    assert manifest["tensors"]["sources"] == [3, 2, 32]
+    assert replace(about, created="") == ABOUT and about.created
+    manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
+    assert manifest["shape"]["d_model"] == manifest["trunk"]["d_model"] == 32 and manifest["format"] == 2
+    assert manifest["tensors"]["sources"] == [3, 2, 32] and manifest["sha256"] == sha256_of(prompts.tensors)
+
+
+def test_a_manifest_says_what_is_read_and_written(tmp_path: Path) -> None:
+    """Without knowing any of our tasks or rules."""
+    save_prompts(tmp_path / "r", made()[0], ABOUT)
+    manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
+    rte, stsb = (manifest["definitions"][name] for name in manifest["tasks"])
+    assert rte["input"] == "rte: sentence1: {sentence1} sentence2: {sentence2}"
+    assert rte["label_texts"] == ["F0", "F1"] and rte["labels"] == ["entailment", "not_entailment"]
+    assert stsb["label_texts"][:3] == ["0.0", "0.2", "0.4"] and stsb["metric"] == ["spearman", "pearson"]
+    text = {"prefix": True, "prompt_position": "prepend", "max_source_length": 64, "label_mode": "synthetic"}
+    assert manifest["text"] == text
+
+
+def test_the_hash_is_of_the_bytes_in_the_order_of_names() -> None:
+    one, other = torch.tensor([1.0, 2.0]), torch.tensor(3.0)
+    bytes_of = [t.numpy().tobytes() for t in (other, one)]
+    assert sha256_of({"b": one, "a": other}) == hashlib.sha256(b"".join(bytes_of)).hexdigest()
 
 
 def test_prompts_are_copies(tmp_path: Path) -> None:
@@ -118,14 +159,30 @@ def edit(folder: Path, **changes: Any) -> None:
     [
         ({"tensors": {"targets": [2, 2, 31]}}, r"prompts\.safetensors: holds .*but its manifest"),
         ({"tensors": {"more": [1]}}, "but its manifest says"),
-        ({"shape": {"tasks": 3}}, r"manifest\.json: its shape does not go with its tensors"),
+        ({"shape": {"tasks": 3}}, r"manifest\.json: tasks are 2, but its shape has 3"),
         ({"shape": {"length": 4}}, "its shape does not go with its tensors"),
-        ({"shape": {"d_model": 64}}, "its shape does not go with its tensors"),
+        ({"shape": {"d_model": 64}}, "trunk: d_model must be that of its shape, 64"),
         ({"shape": {"gates": "input"}}, "its shape does not go with its tensors"),
         ({"shape": {"composition": "ssp"}}, "manifest.json: shape: .*Did you mean 'spp'"),
         ({"shape": {"width": 4}}, "unknown key in .*manifest.json: shape: 'width'"),
-        ({"shape": 3}, "not a manifest of stored prompts"),
-        ({"tensors": []}, "not a manifest of stored prompts"),
+        ({"shape": 3}, "manifest.json: shape must be an object"),
+        ({"tensors": []}, "manifest.json: tensors must be an object"),
+        ({"format": 3}, "stored prompts of format 3, not 2"),
+        ({"kind": "prompt"}, "stored prompts of the kind 'prompt', not 'run'"),
+        ({"tasks": ["rte"]}, "tasks are 1, but its shape has 2"),
+        ({"tasks": ["rte", "../b"]}, "no name of a task, in .*manifest.json: tasks"),
+        ({"source_tasks": [3]}, "source_tasks: a name must be a text"),
+        ({"trunk": {"d_model": 64}}, "trunk: d_model must be that of its shape, 32"),
+        ({"trunk": {"width": 64}}, "unknown key in .*manifest.json: trunk: 'width'"),
+        ({"text": {"label_mode": "own"}}, "manifest.json: text: unknown label_mode 'own'"),
+        ({"text": {"prompt_position": "after"}}, "text: unknown prompt_position 'after'"),
+        ({"text": {"max_source_length": 0}}, "text: max_source_length is 0; it must be at least 1"),
+        ({"text": {"prefix": False}}, r"definitions: rte: input is 'rte: .*but by its other keys it is 'sentence1: "),
+        ({"text": {"label_mode": "numeric"}}, "definitions: rte: label_texts is .*but by its other keys"),
+        ({"definitions": {"rte": 3}}, "definitions: rte must be an object"),
+        ({"definitions": {"cola": definition(TASKS["cola"])}}, "definitions: cola: input is None"),
+        ({"sha256": "0" * 64}, r"prompts.safetensors: its values are not those its manifest was written for"),
+        ({"sha256": None}, "sha256 must be a text, not None"),
     ],
 )
 def test_an_edited_manifest_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -146,6 +203,9 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     save_file({"targets": torch.zeros(2, 2, 32)}, folder / "prompts.safetensors")
     with pytest.raises(InputError, match="holds .*, but its manifest says"):
         load_prompts(folder)
+    save_file({name: t.double() for name, t in made()[0].tensors.items()}, folder / "prompts.safetensors")
+    with pytest.raises(InputError, match=r"prompts\.safetensors: .* is of torch.float64; prompts are of torch.float32"):
+        load_prompts(folder)
     (folder / "prompts.safetensors").unlink()
     with pytest.raises(InputError, match=r"prompts\.safetensors: cannot be read"):
         load_prompts(folder)
@@ -158,12 +218,21 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         load_prompts(folder)
 
 
-def test_prompts_of_another_trunk(tmp_path: Path) -> None:
-    trunk = TrunkId("mini", "0123")
-    manifest = {"trunk": "t5-base", "trunk_hash": "abc", "shape": {"d_model": 768}}
-    with pytest.raises(InputError, match="d_model 768 do not fit trunk .* of d_model 32.*t5-base"):
-        check_trunk(tmp_path, manifest, trunk, 32)
-    manifest["shape"] = {"d_model": 32}
-    with pytest.raises(InputError, match=r"prompts of trunk t5-base \(sha256 abc\), not of"):
-        check_trunk(tmp_path, manifest, trunk, 32)
-    check_trunk(tmp_path, manifest | {"trunk_hash": "0123"}, trunk, 32)
+def test_prompts_of_another_trunk() -> None:
+    own, here = TrunkId("t5-base", "abc"), TrunkId("mini", "0123")
+    with pytest.raises(InputError, match="^r: its d_model 768 does not fit trunk mini of d_model 32; .* t5-base"):
+        check_trunk("r", own, 768, here, 32)
+    with pytest.raises(InputError, match=r"^r belongs to trunk t5-base \(sha256 abc\), not to mini \(sha256 0123\)"):
+        check_trunk("r", own, 32, here, 32)
+    with pytest.raises(InputError, match="^r is said to belong to trunk t5-base .* add it again with --model mini"):
+        check_trunk("r", TrunkId("t5-base"), 32, here, 32)
+    check_trunk("r", TrunkId("mini"), 32, here, 32)
+    check_trunk("r", replace(own, sha256="0123"), 32, here, 32)
+
+
+def test_texts_agree_as_far_as_they_are_known() -> None:
+    text = TextFormat(True, "prepend", 64, "natural")
+    assert text.agrees(text) and text.agrees(TextFormat()) and TextFormat().agrees(text)
+    assert text.agrees(replace(text, max_source_length=32))
+    for changes in ({"prefix": False}, {"prompt_position": "append"}, {"label_mode": "numeric"}):
+        assert not text.agrees(replace(text, **changes)) and not replace(text, **changes).agrees(text)

@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from compt_fast.prompts.artifact import TrunkId
+from compt_fast.prompts.artifact import TextFormat, TrunkId
 from compt_fast.prompts.store import PromptStore, StoredPrompt, fit_length
+from compt_fast.tasks.table import TASKS
 from compt_fast.utils.errors import InputError
 from tools.kills import Fault, Interposed
 
@@ -35,17 +36,20 @@ def store(tmp_path: Path) -> PromptStore:
 def test_the_same_bits_and_words_come_back(store: PromptStore) -> None:
     assert store.names() == []
     score = {"metric": "accuracy", "value": 61.3}
-    given = entry(encoder="linear", score=score, training={"run": "p-k16-s0", "label_mode": "natural"})
+    text = TextFormat(False, "append", 128, "numeric")
+    given = entry(encoder="linear", score=score, training={"run": "p-k16-s0"}, text=text, definition=TASKS["rte"])
     given.values[0, 0] = -0.0
     store.add(given)
     found = store.load("rte-m3")
     assert torch.equal(found.values.view(torch.int32), given.values.view(torch.int32))
     assert (found.task, found.trunk, found.encoder, found.score) == ("rte", TRUNK, "linear", score)
     assert found.training == given.training and found.created
+    assert (found.text, found.definition) == (text, TASKS["rte"])
     assert (found.length, found.d_model) == (3, 4)
     manifest = json.loads((store.folder / "rte-m3" / "manifest.json").read_text())
-    assert manifest["trunk"] == {"name": "t5-base", "sha256": "ab" * 32, "dtype": "fp32"}
-    assert (manifest["length"], manifest["d_model"], manifest["sha256"]) == (3, 4, given.sha256)
+    assert manifest["trunk"] == {"name": "t5-base", "sha256": "ab" * 32, "dtype": "fp32", "d_model": 4}
+    assert (manifest["tensors"], manifest["sha256"]) == ({"prompt": [3, 4]}, given.sha256)
+    assert manifest["definitions"]["rte"]["label_texts"] == ["0", "1"]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -104,14 +108,17 @@ def test_what_a_dead_writer_left_is_removed(store: PromptStore) -> None:
 
 
 def test_two_jobs_that_keep_the_same_prompt(store: PromptStore) -> None:
-    given = entry(training={"run": "p-full-s0-rte", "label_mode": "natural"})
+    given = entry(training={"run": "p-full-s0-rte"}, text=TextFormat(True, "prepend", 64, "natural"))
     store.keep(given)
     store.keep(given)
     rounded = replace(given, values=given.values * (1 + 1e-6))
     store.keep(rounded)  # trained in other company
+    store.keep(replace(rounded, text=TextFormat(True, "prepend", 99, "natural")))
     assert torch.equal(store.load("rte-m3").values, given.values)
     with pytest.raises(InputError, match="has another prompt 'rte-m3' now, which was trained otherwise; remove it"):
         store.keep(replace(rounded, training={"run": "mine"}))
+    with pytest.raises(InputError, match="which was trained otherwise"):
+        store.keep(replace(rounded, text=TextFormat(label_mode="numeric")))
 
 
 def test_removing_follows_no_link_and_no_folder(store: PromptStore, tmp_path: Path) -> None:
@@ -163,11 +170,12 @@ def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
 # Damage
 
 
-def edited(**changes: Any) -> Callable[[Path], None]:
+def edited(part: str = "", **changes: Any) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         path = folder / "manifest.json"
         manifest = json.loads(path.read_text())
-        path.write_text(json.dumps(manifest | changes))
+        changed = {part: manifest[part] | changes} if part else changes
+        path.write_text(json.dumps(manifest | changed))
 
     return edit
 
@@ -201,17 +209,21 @@ def renamed(folder: Path) -> None:
         (cut, r"prompt\.safetensors: cannot be read"),
         (lambda f: (f / "prompt.safetensors").unlink(), r"prompt\.safetensors: cannot be read"),
         (swapped, "its values are not those its manifest was written for"),
-        (renamed, r"holds \['prompts'\], not one tensor 'prompt'"),
+        (renamed, r"holds \{'prompts': \[3, 4\]\}, but its manifest says \{'prompt': \[3, 4\]\}"),
         (lambda f: (f / "manifest.json").unlink(), r"manifest\.json: no such file"),
         (lambda f: (f / "manifest.json").write_text("{"), r"manifest\.json: not well-formed json"),
         (lambda f: (f / "manifest.json").write_text("[]"), "a JSON list where an object"),
-        (edited(length=100), r"of shape \(3, 4\), but its manifest says \(100, 4\)"),
-        (edited(d_model=768), r"but its manifest says \(3, 768\)"),
+        (edited(tensors={"prompt": [100, 4]}), r"holds .*\[3, 4\]\}, but its manifest says .*\[100, 4\]\}"),
+        (edited("shape", d_model=768), "trunk: d_model must be that of its shape, 768"),
+        (edited("shape", length=100), "its shape does not go with its tensors"),
+        (edited("shape", composition="mst", sources=1, private=False), "its shape does not go with its tensors"),
         (edited(name="cola"), "its name is 'cola', but it stands in a folder called 'rte-m3'"),
-        (edited(task=3), r"manifest\.json: task must be a text, not 3"),
-        (edited(format=2), "of format 2, not 1"),
-        (edited(trunk={"name": "t5-base", "hash": "a"}), "trunk: 'hash'. Known: name, sha256, dtype"),
-        (edited(trunk={"name": "t5-base", "sha256": 3}), "trunk: sha256 must be a text or null, not 3"),
+        (edited(tasks=[3]), r"3 is no name of a task, in .*manifest\.json: tasks"),
+        (edited(tasks=[]), r"manifest\.json: tasks: a stored prompt is of one task, not of 0"),
+        (edited(format=3), "of format 3, not 2"),
+        (edited(score={"metric": "f1"}), "score: value must be a finite number"),
+        (edited("trunk", hash="a"), "trunk: 'hash'. Known: name, sha256, dtype"),
+        (edited("trunk", sha256=3), "trunk: sha256 must be a text or null, not 3"),
         (edited(sha256="0" * 64), "its values are not those"),
         (without("trunk"), "trunk is missing"),
         (without("training"), "training is missing"),

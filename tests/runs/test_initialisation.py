@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from compt_fast.config.flags import read_flags
-from compt_fast.prompts.artifact import TrunkId
+from compt_fast.prompts.artifact import TextFormat, TrunkId
 from compt_fast.prompts.store import PromptStore, StoredPrompt
-from compt_fast.runs.initialisation import Need, Starts, entries_of, entry_name, select_sources
+from compt_fast.runs.initialisation import Initialisation, Need, entries_of, entry_name, select_sources
 from compt_fast.runs.job import Job, open_job
 from compt_fast.tasks.examples import JobData
 from compt_fast.tasks.sampling import Draw, draw_training
@@ -47,7 +47,7 @@ def filled(folder: Path, job: Job, length: int = 2, tasks: tuple[str, ...] = TAS
 
 def starts_of(job: Job, store: PromptStore) -> dict[str, dict[str, Tensor]]:
     """What the runs of each method start from; of one that trains each task alone, all tasks'."""
-    starts = Starts(job, store, job.runs)
+    starts = Initialisation(job, store, job.runs)
     found: dict[str, dict[str, list[Tensor]]] = {}
     for run in job.runs:
         of = found.setdefault(run.config.method, {})
@@ -70,7 +70,7 @@ def test_each_preset_starts_from_what_it_needs(plain: Job, tiny_t5: Path, toys: 
     for method in ("sil", "sip", "silp"):
         assert set(found[method]) == {"source_tokens"}
         assert torch.equal(found[method]["source_tokens"], values(store, "toy_c", "toy_a"))
-    starts = Starts(job, store, job.runs)
+    starts = Initialisation(job, store, job.runs)
     assert starts.lacking() == []
     assert starts.used() == {name: store.load(name).sha256 for name in store.names()}
 
@@ -78,10 +78,10 @@ def test_each_preset_starts_from_what_it_needs(plain: Job, tiny_t5: Path, toys: 
 def test_runs_that_need_nothing_read_nothing(plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
     store = filled(tmp_path, plain)
     (tmp_path / "toy_a-m2" / "manifest.json").write_text("{")
-    assert Starts(plain, store, plain.runs).needs == []
+    assert Initialisation(plain, store, plain.runs).needs == []
     job = reopened(plain, tiny_t5, toys, method="pi")
     with pytest.raises(InputError, match=r"toy_a-m2.manifest\.json: not well-formed json"):
-        Starts(job, store, job.runs)
+        Initialisation(job, store, job.runs)
 
 
 def test_a_damaged_prompt_of_another_task_stops_nothing(
@@ -95,18 +95,18 @@ def test_a_damaged_prompt_of_another_task_stops_nothing(
     own = tmp_path / "toy_b-m2" / "prompt.safetensors"
     own.write_bytes(own.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"toy_b-m2.prompt\.safetensors: cannot be read"):
-        Starts(job, store, job.runs)
+        Initialisation(job, store, job.runs)
 
 
 def test_what_the_store_lacks(plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
     job = reopened(plain, tiny_t5, toys, method="sil", prompt_length="2,3", source_tasks="toy_a,mini_qnli")
     store = filled(tmp_path, job, tasks=("toy_a",))
     with pytest.raises(InputError, match=r"toy_a-m2 has 2 tokens and 3 are needed: say --fit-length first, mean-pool"):
-        Starts(job, store, job.runs)
+        Initialisation(job, store, job.runs)
     job = reopened(
         plain, tiny_t5, toys, method="sil", prompt_length="2,3", source_tasks="toy_a,mini_qnli", fit_length="train"
     )
-    starts = Starts(job, store, job.runs)
+    starts = Initialisation(job, store, job.runs)
     assert starts.lacking() == [
         Need("mini_qnli", 2, "natural"),
         Need("toy_a", 3, "natural"),
@@ -123,9 +123,9 @@ def test_stage_ones_own_prompts_of_other_lengths_are_in_no_sweeps_way(
     store = PromptStore(tmp_path)
     for task in TASKS:
         filled(tmp_path, job, tasks=(task,), training={"config": {"method": "p", "shots": None, "task": task}})
-    assert Starts(job, store, job.runs).lacking() == [Need(task, 3, "natural") for task in TASKS]
+    assert Initialisation(job, store, job.runs).lacking() == [Need(task, 3, "natural") for task in TASKS]
     fitted = reopened(plain, tiny_t5, toys, method="pi", prompt_length="3", fit_length="repeat")
-    assert Starts(fitted, store, fitted.runs).lacking() == []
+    assert Initialisation(fitted, store, fitted.runs).lacking() == []
 
 
 def test_another_length_is_fitted_as_asked(plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
@@ -140,22 +140,22 @@ def test_another_length_is_fitted_as_asked(plain: Job, tiny_t5: Path, toys: list
     assert torch.equal(tokens[1], store.load("toy_b-m2").values), "the right length goes before a fitted one"
     job = reopened(plain, tiny_t5, toys, method="sil", fit_length="repeat")
     with pytest.raises(InputError, match="which --fit-length repeat cannot give; take first or mean-pool"):
-        Starts(job, store, job.runs)
+        Initialisation(job, store, job.runs)
 
 
 def test_prompts_of_other_labels_and_texts_are_others(
     plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path
 ) -> None:
     job = reopened(plain, tiny_t5, toys, method="pi", label_mode="natural,numeric", prompt_position="append")
-    store = filled(tmp_path, job, training={"label_mode": "natural", "prompt_position": "append"})
-    starts = Starts(job, store, job.runs)
+    store = filled(tmp_path, job, text=TextFormat(label_mode="natural", prompt_position="append"))
+    starts = Initialisation(job, store, job.runs)
     assert starts.lacking() == [Need(task, 2, "numeric") for task in TASKS]
     names = [entry_name(need, starts.setting) for need in starts.lacking()]
     assert names == [f"{task}-m2-numeric-append" for task in TASKS]
-    assert entry_name(Need("rte", 10, "natural"), {"prefix": False}) == "rte-m10-no-prefix"
+    assert entry_name(Need("rte", 10, "natural"), TextFormat(prefix=False)) == "rte-m10-no-prefix"
     job = reopened(plain, tiny_t5, toys, method="pi")
     with pytest.raises(InputError, match="has a prompt 'toy_a-m2' that is not the prompt of task toy_a with 2 tokens"):
-        Starts(job, store, job.runs)
+        Initialisation(job, store, job.runs)
 
 
 def test_two_prompts_of_one_task_are_one_too_many(plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_two_prompts_of_one_task_are_one_too_many(plain: Job, tiny_t5: Path, toy
     store = filled(tmp_path, job)
     store.add(replace(store.load("toy_a-m2"), name="mine"))
     with pytest.raises(InputError, match=r"has 2 prompts of task toy_a with 2 tokens \(mine, toy_a-m2\)"):
-        Starts(job, store, job.runs)
+        Initialisation(job, store, job.runs)
 
 
 def test_prompts_of_another_trunk(plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
@@ -171,11 +171,11 @@ def test_prompts_of_another_trunk(plain: Job, tiny_t5: Path, toys: list[Path], t
     store = filled(tmp_path / "store", job)
     other = jobs.opened(jobs.settings(make_t5(tmp_path / "other", seed=1), toys, method="pi"))
     with pytest.raises(InputError, match=r"stored prompt toy_a-m2 belongs to trunk .* whose weights differ"):
-        Starts(other, store, other.runs)
+        Initialisation(other, store, other.runs)
     wide = PromptStore(tmp_path / "wide")
     wide.add(replace(store.load("toy_a-m2"), values=torch.randn(2, 768)))
     with pytest.raises(InputError, match="its d_model 768 does not fit trunk .* of d_model 32"):
-        Starts(job, wide, job.runs)
+        Initialisation(job, wide, job.runs)
 
 
 def test_prompts_of_the_trunk_in_another_precision_fit(
@@ -196,9 +196,9 @@ def test_no_development_sample_holds_a_row_that_stage_one_trains_on(
     """Whether the stored prompts are there already or are still to be trained, and not for runs that start anew."""
     job = reopened(plain, tiny_t5, toys, method="sil,pi,spp", select="best", source_examples=40)
     drawn: list[int] = []
-    monkeypatch.setattr(JobData, "_source", lambda self, t, index: drawn.append(index) or [])
+    monkeypatch.setattr(JobData, "_input", lambda self, t, index: drawn.append(index) or [])
 
-    def sample(starts: Starts, run: Run) -> dict[str, set[int]]:
+    def sample(starts: Initialisation, run: Run) -> dict[str, set[int]]:
         found = {}
         for data in job.data.tasks:
             if data.task.name in job.data.names(run.config):
@@ -208,9 +208,9 @@ def test_no_development_sample_holds_a_row_that_stage_one_trains_on(
                 found[data.task.name] = set(drawn)
         return found
 
-    lacking = Starts(job, PromptStore(tmp_path / "empty"), job.runs)
+    lacking = Initialisation(job, PromptStore(tmp_path / "empty"), job.runs)
     config = replace(job.runs[0].config, shots=None, max_train=40, seed=0).to_json() | {"task": None}
-    filled_ones = Starts(job, filled(tmp_path / "filled", job, training={"config": config}), job.runs)
+    filled_ones = Initialisation(job, filled(tmp_path / "filled", job, training={"config": config}), job.runs)
     for starts in (lacking, filled_ones):
         for run in job.runs:
             for task, rows in sample(starts, run).items():
@@ -245,7 +245,7 @@ def test_spot_starts_from_the_selected(plain: Job, tiny_t5: Path, toys: list[Pat
     assert not torch.equal(tokens[1], values(store, "toy_b")[0])
     job = reopened(plain, tiny_t5, toys, method="pt-joint", private_init="spot", source_tasks="toy_b")
     with pytest.raises(InputError, match="spot needs a source task beside toy_b; name more --source-tasks"):
-        Starts(job, store, job.runs)
+        Initialisation(job, store, job.runs)
 
 
 # From a run to a store
@@ -265,7 +265,8 @@ def test_a_runs_target_prompts_as_entries(plain: Job, tiny_t5: Path, toys: list[
         assert entry.score == {"metric": scored["primary"], "value": scored["scores"][scored["primary"]]}
         assert entry.trunk == TrunkId(job.trunk.name, job.trunk_hash, "fp32")
         assert entry.training["run"] == name and entry.training["config"]["method"] == "scp"
-        assert (entry.training["prefix"], entry.training["prompt_position"]) == (True, "prepend")
+        assert entry.text == TextFormat(True, "prepend", 32, "numeric")
+        assert entry.definition in [replace(data.task, path=None) for data in job.data.tasks]
     # A copy of the folder elsewhere has no results beside it.
     (tmp_path / "run" / "prompts" / name).rename(tmp_path / "alone")
     assert [entry.score for entry in entries_of(tmp_path / "alone")] == [None] * 3

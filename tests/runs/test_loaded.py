@@ -1,14 +1,21 @@
-"""A run folder opened again."""
+"""A run folder's job, loaded."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from compt_fast import train
+from compt_fast.evaluation.evaluator import predict
+from compt_fast.prompts.artifact import load_prompts
 from compt_fast.prompts.routing import Mask
-from compt_fast.runs.loaded import reopen, stored_runs
+from compt_fast.runs.loaded import load_job, stored_runs
+from compt_fast.tasks.examples import JobData
+from compt_fast.tasks.loaders import load_scored
 from compt_fast.utils.errors import InputError
 from tests.helpers import jobs
 
@@ -16,7 +23,7 @@ from tests.helpers import jobs
 @pytest.fixture(scope="module")
 def folder(tiny_t5: Path, toys: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tasks apart, and a sweep that was extended, so that its first run has a short name."""
-    out = tmp_path_factory.mktemp("reopened") / "run"
+    out = tmp_path_factory.mktemp("loaded") / "run"
     for rates in ("0.05", "0.05,0.1"):
         chosen = jobs.settings(tiny_t5, toys[:2], method="pt-joint", lr_private=rates)
         assert train.main([*jobs.arguments(chosen, out), "--apart"]) == 0
@@ -33,19 +40,39 @@ def test_scores_of_runs_apart_and_of_a_sweep_that_grew(folder: Path) -> None:
             "pt-joint-k4-s0-lr-private0.1-toy_b",
         )
     ]
-    reopened = reopen(folder, {})
+    loaded = load_job(folder, {})
     assert stored_runs(folder) == list(results)
     for name, tasks in results.items():
-        assert reopened.score(name) == tasks and len(tasks) == 1
-    assert reopened.score("pt-joint-k4-s0-toy_a", Mask(())) == results["pt-joint-k4-s0-toy_a"]
+        assert loaded.score(name) == tasks and len(tasks) == 1
+    assert loaded.score("pt-joint-k4-s0-toy_a", Mask(())) == results["pt-joint-k4-s0-toy_a"]
 
 
 def test_other_flags_and_names(folder: Path, tmp_path: Path) -> None:
-    (entry,) = reopen(folder, {"eval_size": "3"}).score("pt-joint-k4-s0-toy_b").values()
+    (entry,) = load_job(folder, {"eval_size": "3"}).score("pt-joint-k4-s0-toy_b").values()
     assert entry["n"] == 3
     with pytest.raises(InputError, match="plans no such run"):
-        reopen(folder, {}).score("pt-joint-k4-s9-toy_b")
+        load_job(folder, {}).score("pt-joint-k4-s9-toy_b")
     with pytest.raises(InputError, match=r"unknown run 'pt-joint-k4-s0'\. Did you mean"):
         stored_runs(folder, ["pt-joint-k4-s0"])
     with pytest.raises(InputError, match="no run folder"):
-        reopen(tmp_path, {})
+        load_job(tmp_path, {})
+
+
+@pytest.mark.parametrize("scoring", ["rank", "generate"])
+def test_prompts_alone_answer_as_in_their_run_folder(scoring: str, folder: Path, tmp_path: Path) -> None:
+    """Without the run folder and the task file: with the artifact, the trunk that it names, and rows."""
+    name = "pt-joint-k4-s0-toy_b"
+    whole = load_job(folder, {"scoring": scoring, "eval_size": "1000"})
+    prompts, about = load_prompts(shutil.copytree(folder / "prompts" / name, tmp_path / "alone"))
+    (task,) = (about.definitions[task] for task in about.tasks)
+    (split,) = (data.evaluation for data in whole.job.data.tasks if data.task.name == task.name)
+    columns = [*(column for column, _ in task.fields), task.label_column]
+    lines = [json.dumps(dict(zip(columns, (*row.texts, row.label), strict=True))) for row in split]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    text, settings, trunk = about.text, whole.job.settings, whole.job.trunk
+    assert text.prefix is not None and text.max_source_length is not None and text.label_mode is not None
+    assert text.prompt_position == trunk.prompt_position
+    settings = replace(settings, prefix=text.prefix, max_source_length=text.max_source_length)
+    data = JobData(load_scored([task], tmp_path / "rows.jsonl"), settings, trunk.tokenizer)
+    how = {"scoring": scoring, "batch_size": settings.eval_batch_size, "mode": text.label_mode}
+    assert predict(trunk, data, prompts, data.evaluation(), **how) == whole.predict(name)

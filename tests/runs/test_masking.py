@@ -13,7 +13,7 @@ from compt_fast import train
 from compt_fast.prompts.artifact import RunPrompts
 from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import PromptShape
-from compt_fast.runs.loaded import reopen
+from compt_fast.runs.loaded import load_job
 from compt_fast.runs.masking import Way, masked_scores, named_masks, read_masked, write_masked
 from compt_fast.tasks.examples import ScoredRows
 from compt_fast.utils.errors import InputError
@@ -75,7 +75,7 @@ def trained(tiny_t5: Path, toys: list[Path], tmp_path_factory: pytest.TempPathFa
 
 def test_total_is_what_the_training_scored(trained: Path) -> None:
     results = {run["id"]: run for run in jobs.results(trained)["runs"]}
-    content = masked_scores(reopen(trained, {}), results, "each", Way())
+    content = masked_scores(load_job(trained, {}), results, "each", Way())
     assert content.keys() == results.keys()
     for name, masks in content.items():
         assert masks["total"]["tasks"] == results[name]["tasks"]
@@ -98,9 +98,9 @@ def test_each_way_scores_the_prompts_that_it_masks(trained: Path, monkeypatch: p
         return [["good"] * len(of.golds) for of in rows]
 
     monkeypatch.setattr("compt_fast.runs.loaded.predict", note)
-    reopened = reopen(trained, {})
+    loaded = load_job(trained, {})
     for way in (Way(), Way("after"), Way("after", "remove")):
-        masked_scores(reopened, ["spp-n2-k4-s0", "scp-n2-k4-s0"], "each", way)
+        masked_scores(loaded, ["spp-n2-k4-s0", "scp-n2-k4-s0"], "each", way)
     before, after, removed = (dict(zip(NAMES, seen[k : k + 10], strict=True)) for k in (0, 10, 20))
     whole = after["spp total"]["weights"]
     assert before["spp source-1"]["weights"].tolist() == [[1.0, 0.0]] * len(whole)
@@ -120,7 +120,7 @@ NAMES = [f"{m} {mask}" for m in ("spp", "scp") for mask in ("source-1", "source-
 def test_a_removed_half_scores_otherwise_than_one_of_zeros(trained: Path) -> None:
     """Through the trunk, whose prompts are then of another length."""
     scored = [
-        masked_scores(reopen(trained, {}), ["scp-n2-k4-s0"], "each", Way(tokens=tokens))["scp-n2-k4-s0"]
+        masked_scores(load_job(trained, {}), ["scp-n2-k4-s0"], "each", Way(tokens=tokens))["scp-n2-k4-s0"]
         for tokens in ("zero", "remove")
     ]
     assert scored[0]["total"] == scored[1]["total"]

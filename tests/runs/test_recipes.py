@@ -12,7 +12,8 @@ import pytest
 from compt_fast import train
 from compt_fast.config.job import JobSettings
 from compt_fast.runs.recipes import embedded, read_jobs, settings_of
-from compt_fast.tasks.table import TASKS, resolve_tasks
+from compt_fast.tasks.chosen import resolve_tasks
+from compt_fast.tasks.table import TASKS
 from compt_fast.training.plan import Run, plan_runs
 from compt_fast.utils.errors import InputError
 from tests.helpers.jobs import error_of, results
@@ -55,7 +56,7 @@ def test_every_recipe_plans(path: Path, mini: bool) -> None:
     jobs = settings_of({}, str(path), mini)
     for name, job in jobs.items():
         tasks = resolve_tasks(job.suite, job.tasks, job.include, job.exclude, [])
-        assert {task.source for task in tasks} == ({"mini"} if mini else {"hub"})
+        assert {task.origin for task in tasks} == ({"mini"} if mini else {"hub"})
         assert job.model == ("mini" if mini else "t5-base")
         assert planned(job, MINI if mini else T5_BASE)
         assert (name == "") == (len(jobs) == 1)
@@ -91,7 +92,7 @@ def test_mini_turns_suites_and_tasks_into_embedded_ones() -> None:
     assert made["include"] == ["mini_mnli"] and made["source_tasks"] == ["mini2", "mini_qnli"] and made["shots"] == [8]
     assert settings["include"] == ["mnli"]
     assert embedded({"suite": "mini", "tasks": ["mini_rte"]}, "recipe")["tasks"] == ["mini_rte"]
-    assert {f"mini_{name}" for name, task in TASKS.items() if task.source == "hub"} - set(TASKS) == {"mini_stsb2"}
+    assert {f"mini_{name}" for name, task in TASKS.items() if task.origin == "hub"} - set(TASKS) == {"mini_stsb2"}
     with pytest.raises(InputError, match="recipe: tasks: 'stsb2' has no embedded kind"):
         embedded({"tasks": ["rte", "stsb2"]}, "recipe")
 

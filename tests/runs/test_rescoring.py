@@ -17,13 +17,13 @@ def test_what_has_changed_is_named(tiny_t5: Path, toys: list[Path], tmp_path: Pa
     folder = tmp_path / "run"
     chosen = jobs.settings(tiny_t5, toys[:2], method="pt-joint", seeds="0,1", steps=1)
     assert train.main(jobs.arguments(chosen, folder)) == 0
-    reopened, names = open_stored(folder, None, {})
-    found = rescore(reopened, names)
+    loaded, names = open_stored(folder, None, {})
+    found = rescore(loaded, names)
     assert names == ["pt-joint-k4-s0", "pt-joint-k4-s1"] == [result.id for result in found.results]
     assert (found.changed, found.unscored, len(found.records)) == ([], [], 2 * 2 * 6)
     results = jobs.results(folder)
     results["runs"][1]["average"] += 1
     (folder / "results.json").write_text(json.dumps(results))
-    assert rescore(reopened, names[1:]).changed == names[1:]
+    assert rescore(loaded, names[1:]).changed == names[1:]
     with pytest.raises(InputError, match="it holds one run's prompts: name its run folder"):
         open_stored(folder / "prompts" / names[0], None, {})

@@ -107,7 +107,7 @@ def test_prefix_and_length(tiny_t5: Path, toys: list[Path], run: Any) -> None:
 
 def test_no_room_for_the_text(tiny_t5: Path, toys: list[Path], run: Any) -> None:
     job = jobs.opened(jobs.settings(tiny_t5, toys, max_source_length=5))
-    with pytest.raises(InputError, match="toy_a: a source length of 5 tokens leaves no room"):
+    with pytest.raises(InputError, match="toy_a: an input of 5 tokens leaves no room"):
         job.data.training(run().config)
 
 

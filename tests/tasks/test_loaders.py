@@ -11,13 +11,13 @@ from pyarrow import parquet
 
 from compt_fast.tasks.formats import FORMATS
 from compt_fast.tasks.loaders import MINI_ROWS, load_task
-from compt_fast.tasks.table import SUITES, TASKS
+from compt_fast.tasks.table import TASKS
 from compt_fast.utils.errors import InputError
 from tests.helpers.hub_rows import DATA_SETS, make_rows, write_hub, write_rows
 from tests.helpers.task_rows import check_rows, local_rows
 
-HUB_TASKS = [name for name, task in TASKS.items() if task.source == "hub"]
-MINI_TASKS = [name for name, task in TASKS.items() if task.source == "mini"]
+HUB_TASKS = [name for name, task in TASKS.items() if task.origin == "hub"]
+MINI_TASKS = [name for name, task in TASKS.items() if task.origin == "mini"]
 
 
 @pytest.fixture(scope="module")
@@ -273,10 +273,3 @@ def test_embedded_tasks(name: str) -> None:
     assert (len(data.train), len(data.evaluation)) == tuple(MINI_ROWS.values())
     assert data.train[4].where == f"{name} train:5"
     assert not {row.texts for row in data.train} & {row.texts for row in data.evaluation}
-
-
-def test_embedded_labels_are_those_of_the_embedded_world() -> None:
-    from compt_fast.mini import rows
-
-    assert {suite: SUITES[suite] for suite in rows.SUITES} == rows.SUITES
-    assert {name: TASKS[name].labels for name in MINI_TASKS} == {name: task.labels for name, task in rows.TASKS.items()}

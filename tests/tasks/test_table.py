@@ -1,28 +1,14 @@
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from compt_fast.tasks.table import METRICS, SUITES, TASKS, resolve_tasks
-from compt_fast.utils.errors import InputError
+from compt_fast.tasks.table import EMBEDDED, METRICS, SUITES, TASKS
 
 PAPER_SUITES = {
     "glue": "cola mnli mrpc qnli qqp rte sst2 stsb",
     "set2": "imdb mrpc multinli paws scitail yelp_polarity",
     "crosspt-set2": "imdb mrpc multinli paws scitail yelp_polarity stsb2",
 }
-
-
-def names(*args: object, **kwargs: object) -> list[str]:
-    given = {"suite": None, "tasks": None, "include": [], "exclude": [], "task_files": [], **kwargs}
-    return [task.name for task in resolve_tasks(**given)]  # type: ignore[arg-type]
-
-
-def own_task(folder: Path, name: str) -> Path:
-    (folder / "rows.csv").write_text("text,label\na,0\nb,1\n")
-    path = folder / f"{name}.toml"
-    path.write_text(f'name = "{name}"\nfields = ["text"]\nlabels = ["no", "yes"]\ndata = "rows.csv"\n')
-    return path
 
 
 def test_suites_hold_the_papers_tasks() -> None:
@@ -42,11 +28,11 @@ def test_every_entry_is_sound(name: str) -> None:
     assert task.primary == ("spearman" if task.is_score else "accuracy")
     assert len(task.labels) != 1 and len(set(task.labels)) == len(task.labels)
     assert not task.label_values or len(task.label_values) == len(task.labels)
-    assert (task.source == "hub") == bool(task.dataset)
+    assert (task.origin == "hub") == bool(task.dataset)
 
 
 def test_letters_are_one_a_kind() -> None:
-    hub = [task for task in TASKS.values() if task.source == "hub"]
+    hub = [task for task in TASKS.values() if task.origin == "hub"]
     assert sorted(task.letter for task in hub) == list("ABCDEFGHIJKLMN")
     for suite in SUITES.values():
         assert len({TASKS[name].letter for name in suite}) == len(suite)
@@ -64,80 +50,30 @@ def test_embedded_tasks_read_like_their_models() -> None:
         )
 
 
+def test_each_suite_and_task_has_an_embedded_kind_but_for_one() -> None:
+    assert {*SUITES, *TASKS} - set(EMBEDDED) == {"stsb2"}
+    assert {name: EMBEDDED[name] for name in SUITES} == {
+        "mini": "mini",
+        "mini2": "mini2",
+        "glue": "mini",
+        "set2": "mini2",
+        "crosspt-set2": "mini2",
+    }
+    for name, kind in EMBEDDED.items():
+        assert kind in (SUITES if name in SUITES else TASKS) and EMBEDDED[kind] == kind
+        assert name in SUITES or kind == f"mini_{name.removeprefix('mini_')}"
+
+
 def test_metrics_and_splits_of_the_papers() -> None:
     metrics = {name: TASKS[name].metrics for name in SUITES["glue"]}
     assert metrics["cola"] == ("accuracy", "matthews")
     assert metrics["mrpc"] == metrics["qqp"] == ("accuracy", "f1")
     assert metrics["stsb"] == ("spearman", "pearson")
-    splits = {name: TASKS[name].eval_split for name in TASKS if TASKS[name].source == "hub"}
+    splits = {name: TASKS[name].eval_split for name in TASKS if TASKS[name].origin == "hub"}
     assert {name for name, split in splits.items() if split == "test"} == {
         *("imdb", "paws", "scitail", "yelp_polarity")
     }
     assert splits["mnli"] == splits["multinli"] == "validation_matched"
-
-
-def test_default_is_mini() -> None:
-    assert names() == list(SUITES["mini"])
-
-
-def test_a_list_keeps_its_order() -> None:
-    assert names(tasks=["rte", "cola"]) == ["rte", "cola"]
-
-
-def test_include_and_exclude_change_a_suite() -> None:
-    assert names(suite="set2", include=["mnli"]) == [*SUITES["set2"], "mnli"]
-    assert names(suite="set2", include=["mrpc"]) == list(SUITES["set2"])
-    assert names(suite="glue", exclude=["stsb", "cola"]) == [
-        "mnli",
-        "mrpc",
-        "qnli",
-        "qqp",
-        "rte",
-        "sst2",
-    ]
-
-
-def test_own_tasks_take_part(tmp_path: Path) -> None:
-    files = [own_task(tmp_path, "mine"), own_task(tmp_path, "other")]
-    assert names(task_files=files) == ["mine", "other"]
-    assert names(suite="set2", task_files=files) == [*SUITES["set2"], "mine", "other"]
-    assert names(tasks=["mine", "rte"], task_files=files) == ["mine", "rte", "other"]
-    assert names(tasks=["rte"], exclude=["mine"], task_files=files) == ["rte", "other"]
-    resolved = resolve_tasks("glue", None, [], [], files)
-    letters = [task.letter for task in resolved]
-    assert len(set(letters)) == len(letters)
-    assert letters[-2:] == ["O", "P"]
-
-
-def test_letters_do_not_run_out(tmp_path: Path) -> None:
-    files = [own_task(tmp_path, f"mine{k}") for k in range(14)]
-    letters = [task.letter for task in resolve_tasks(None, None, [], [], files)]
-    assert letters == [*"OPQRSTUVWXYZ", "AA", "AB"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"suite": "gleu"}, "unknown suite 'gleu'.*Did you mean 'glue'"),
-        ({"tasks": ["rtte"]}, "unknown task 'rtte'.*Did you mean 'rte'"),
-        ({"tasks": ["tickets"]}, "unknown task 'tickets'.*needs its --task-file"),
-        ({"include": ["mnly"]}, "unknown task 'mnly'.*Did you mean 'mnli'"),
-        ({"exclude": ["rte"]}, "unknown task to exclude 'rte'.*Did you mean 'mini_rte'"),
-        ({"suite": "glue", "tasks": ["rte"]}, "a suite and a list of tasks"),
-        ({"tasks": ["rte", "cola", "rte"]}, "'rte' is named twice"),
-        ({"tasks": ["rte"], "exclude": ["rte"]}, "no task is left"),
-    ],
-)
-def test_bad_flags(flags: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        names(**flags)
-
-
-def test_two_files_with_one_name(tmp_path: Path) -> None:
-    path = own_task(tmp_path, "mine")
-    again = path.rename(tmp_path / "first.toml")
-    with pytest.raises(InputError, match=r"mine.toml: a task named 'mine' stands in another"):
-        names(task_files=[again, own_task(tmp_path, "mine")])
 
 
 def test_is_score_follows_from_labels() -> None:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 
 from compt_fast.tasks.loaders import load_task
 from compt_fast.tasks.table import TASKS, Task
-from compt_fast.tasks.text import encode_target, label_text, label_texts, read_source, source_text, unknown_words
+from compt_fast.tasks.text import encode_label, input_text, label_text, label_texts, read_input, unknown_words
 from compt_fast.utils.errors import InputError
 from tests.helpers.hub_rows import write_hub
 from tests.helpers.shared import real
@@ -35,18 +35,18 @@ def whole(text: str, tokenizer: Any) -> list[int]:
     return tokenizer(text, verbose=False)["input_ids"]
 
 
-def encode_source(task: Task, texts: Sequence[str], tokenizer: Any, *, prefix: bool, max_length: int) -> list[int]:
+def encode_input(task: Task, texts: Sequence[str], tokenizer: Any, *, prefix: bool, max_length: int) -> list[int]:
     """What the trunk reads of a row."""
-    return read_source(task, texts, tokenizer, prefix=prefix).cut(max_length)
+    return read_input(task, texts, tokenizer, prefix=prefix).cut(max_length)
 
 
 @pytest.mark.parametrize("prefix", [True, False])
 def test_the_whole_text_and_its_length(prefix: bool, tokenizers: list[Any]) -> None:
     texts = (" A cat.\n", "A  dog.")
-    said = source_text(RTE, texts, prefix=prefix)
+    said = input_text(RTE, texts, prefix=prefix)
     assert said == ("rte: " if prefix else "") + "sentence1: A cat. sentence2: A  dog."
     for tokenizer in tokenizers:
-        read = read_source(RTE, texts, tokenizer, prefix=prefix)
+        read = read_input(RTE, texts, tokenizer, prefix=prefix)
         assert read.length == len(whole(said, tokenizer)) and read.cut(LONG) == whole(said, tokenizer)
 
 
@@ -56,19 +56,19 @@ def test_words_with_unknown_characters() -> None:
 
 
 def test_the_texts_form() -> None:
-    ids = encode_source(RTE, ("A cat.", "A dog."), BYTES, prefix=True, max_length=LONG)
+    ids = encode_input(RTE, ("A cat.", "A dog."), BYTES, prefix=True, max_length=LONG)
     assert ids == whole("rte: sentence1: A cat. sentence2: A dog.", BYTES)
-    ids = encode_source(RTE, ("A cat.", "A dog."), BYTES, prefix=False, max_length=LONG)
+    ids = encode_input(RTE, ("A cat.", "A dog."), BYTES, prefix=False, max_length=LONG)
     assert ids == whole("sentence1: A cat. sentence2: A dog.", BYTES)
-    ids = encode_source(COLA, (" A cat.\n",), BYTES, prefix=True, max_length=LONG)
+    ids = encode_input(COLA, (" A cat.\n",), BYTES, prefix=True, max_length=LONG)
     assert ids == whole("cola: sentence1: A cat.", BYTES)
-    ids = encode_source(MULTINLI, ("A.", "B."), BYTES, prefix=True, max_length=LONG)
+    ids = encode_input(MULTINLI, ("A.", "B."), BYTES, prefix=True, max_length=LONG)
     assert ids == whole("multinli: premise: A. hypothesis: B.", BYTES)
-    ids = encode_source(TASKS["mini_rte"], ("A.", "B."), BYTES, prefix=True, max_length=LONG)
+    ids = encode_input(TASKS["mini_rte"], ("A.", "B."), BYTES, prefix=True, max_length=LONG)
     assert ids == whole("rte: sentence1: A. sentence2: B.", BYTES)
 
 
-@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.source == "hub"])
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.origin == "hub"])
 def test_pieces_make_the_same_tokens_as_the_whole(
     name: str, tokenizers: list[Any], hub_root: Path | None, tmp_path: Path
 ) -> None:
@@ -79,7 +79,7 @@ def test_pieces_make_the_same_tokens_as_the_whole(
         fields = [f"{field}: {text}" for (_, field), text in zip(task.fields, texts, strict=True)]
         for tokenizer in tokenizers:
             expected = whole(f"{name}: {' '.join(fields)}", tokenizer)
-            assert encode_source(task, texts, tokenizer, prefix=True, max_length=LONG) == expected
+            assert encode_input(task, texts, tokenizer, prefix=True, max_length=LONG) == expected
 
 
 @settings(deadline=None)
@@ -87,7 +87,7 @@ def test_pieces_make_the_same_tokens_as_the_whole(
 def test_pieces_make_the_same_tokens_for_any_ascii(text: str, prefix: bool) -> None:
     start = "cola: " if prefix else ""
     for tokenizer in (WORDS, BYTES):
-        ids = encode_source(COLA, (text,), tokenizer, prefix=prefix, max_length=LONG)
+        ids = encode_input(COLA, (text,), tokenizer, prefix=prefix, max_length=LONG)
         assert ids == whole(f"{start}sentence1: {text.strip()}", tokenizer)
 
 
@@ -96,7 +96,7 @@ def test_pieces_make_the_same_tokens_for_any_ascii(text: str, prefix: bool) -> N
 def test_the_longest_text_is_cut_first(lengths: tuple[int, int], max_length: int) -> None:
     """Against cutting one token after another, always from the longest (here, a letter is one)."""
     texts = ("a" * lengths[0], "b" * lengths[1])
-    ids = encode_source(RTE, texts, BYTES, prefix=True, max_length=max_length)
+    ids = encode_input(RTE, texts, BYTES, prefix=True, max_length=max_length)
     # "rte: sentence1:", " sentence2:", the end; each text stands with the space before it.
     room = max_length - len("rte: sentence1: sentence2:") - 1
     kept = [lengths[0] + 1, lengths[1] + 1]
@@ -115,7 +115,7 @@ def test_cutting_keeps_beginnings(tokenizers: list[Any]) -> None:
     texts = ("the cat is in the house " * 30, "a dog reads a book " * 30)
     for tokenizer in tokenizers:
         for max_length in (60, 61):
-            ids = encode_source(RTE, texts, tokenizer, prefix=True, max_length=max_length)
+            ids = encode_input(RTE, texts, tokenizer, prefix=True, max_length=max_length)
             text = tokenizer.decode(ids[:-1])
             assert len(ids) == max_length
             first, second = text.removeprefix("rte: sentence1: ").split(" sentence2: ")
@@ -124,7 +124,7 @@ def test_cutting_keeps_beginnings(tokenizers: list[Any]) -> None:
 
 def test_a_short_text_is_kept_whole() -> None:
     texts = ("the cat " * 100, "a dog")
-    ids = encode_source(RTE, texts, WORDS, prefix=True, max_length=40)
+    ids = encode_input(RTE, texts, WORDS, prefix=True, max_length=40)
     assert len(ids) == 40
     assert ids[-2:] == whole("a dog", WORDS)[-2:]
     assert WORDS.decode(ids[:-1]).endswith("sentence2: a dog")
@@ -132,19 +132,19 @@ def test_a_short_text_is_kept_whole() -> None:
 
 def test_no_room_for_the_text() -> None:
     least = len("rte: sentence1: sentence2:") + 1 + 2
-    ids = encode_source(RTE, ("a", "b"), BYTES, prefix=True, max_length=least)
+    ids = encode_input(RTE, ("a", "b"), BYTES, prefix=True, max_length=least)
     assert len(ids) == least
-    message = f"rte: a source length of {least - 1} tokens leaves .* raise .* to {least} or more"
+    message = f"rte: an input of {least - 1} tokens leaves .* raise .* to {least} or more"
     with pytest.raises(InputError, match=message):
-        encode_source(RTE, ("a", "b"), BYTES, prefix=True, max_length=least - 1)
+        encode_input(RTE, ("a", "b"), BYTES, prefix=True, max_length=least - 1)
     bare = least - len("rte: ")
-    assert len(encode_source(RTE, ("a", "b"), BYTES, prefix=False, max_length=bare)) == bare
+    assert len(encode_input(RTE, ("a", "b"), BYTES, prefix=False, max_length=bare)) == bare
 
 
 def test_targets_end_with_the_end(tokenizers: list[Any]) -> None:
     for tokenizer in tokenizers:
         for text in ("not_entailment", "A0", "3.8", "0"):
-            ids = encode_target(text, tokenizer)
+            ids = encode_label(text, tokenizer)
             assert ids == whole(text, tokenizer)
             assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
             assert tokenizer.decode(ids, skip_special_tokens=True) == text
@@ -162,7 +162,7 @@ def test_label_modes(name: str) -> None:
 
 
 def test_synthetic_labels_are_no_other_tasks() -> None:
-    hub = [task for task in TASKS.values() if task.source == "hub" and not task.is_score]
+    hub = [task for task in TASKS.values() if task.origin == "hub" and not task.is_score]
     texts = [text for task in hub for text in label_texts(task, "synthetic")]
     assert len(set(texts)) == len(texts)
 

@@ -1,10 +1,12 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from compt_fast.tasks.table import Task
-from compt_fast.tasks.user import load_task_file
+from compt_fast.tasks.table import TASKS, Task
+from compt_fast.tasks.user import defined_task, definition, load_task_file
 from compt_fast.utils.errors import InputError
 
 TOML = """
@@ -39,7 +41,7 @@ def test_both_languages(text: str, name: str, tmp_path: Path) -> None:
         fields=(("question", "question"), ("passage", "passage")),
         labels=("no", "yes"),
         metrics=("f1", "accuracy"),
-        source="file",
+        origin="file",
         path=tmp_path / "rows.csv",
     )
 
@@ -175,3 +177,32 @@ def test_the_example_in_the_documentation_works(tmp_path: Path) -> None:
     example = str(userfile.__doc__).split("\n\n")[1]
     task: Any = load_task_file(write(tmp_path, example))
     assert (task.name, task.labels, task.path) == ("boolq", ("no", "yes"), tmp_path / "boolq")
+
+
+@pytest.mark.parametrize("task", [*TASKS.values()], ids=[*TASKS])
+def test_a_definition_is_the_task_again(task: Task) -> None:
+    assert defined_task(json.loads(json.dumps(definition(task))), "here") == task
+
+
+def test_a_definition_of_an_own_task_leaves_out_where_its_rows_are(tmp_path: Path) -> None:
+    base = 'name = "mine"\nfields = {q = "text"}\nscore = {low = -1, high = 1, step = 0.5}\n'
+    own = replace(load_task_file(write(tmp_path, base + 'data = "rows.csv"\n')), letter="Q")
+    assert defined_task(definition(own), "here") == replace(own, path=None)
+    hub = load_task_file(write(tmp_path, base + 'dataset = "org/ratings"\nconfig = "plain"\n'))
+    assert defined_task(definition(hub), "here") == hub
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "../a"}, "here: name: '../a' is no name of a task"),
+        ({"name": 3}, "here: name: 3 must be a text"),
+        ({"labels": ["a"]}, "here: labels: one class"),
+        ({"fields": {"a": 3}}, "here: fields: 3 must be a text"),
+        ({"metric": ["f2"]}, "here: unknown metric of classes 'f2'"),
+        ({"data": "rows.csv"}, "here: unknown key 'data'"),
+    ],
+)
+def test_bad_definitions(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        defined_task(definition(TASKS["rte"]) | changes, "here")

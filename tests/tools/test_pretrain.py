@@ -11,11 +11,11 @@ import torch
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
 from compt_fast import mini
-from compt_fast.mini import rows, styles
-from compt_fast.mini import tokenizer as vocabulary
+from compt_fast.mini import styles
 from compt_fast.mini.stream import Stream, draw_example
+from compt_fast.tasks.table import MAKERS
 from tests.mini.test_rows import sentences
-from tools import pretrain
+from tools import pretrain, vocabulary
 from tools import trunk_report as report
 from tools.pretrain import Recipe, Trainer, train
 
@@ -96,9 +96,9 @@ def test_stream_depends_on_seed_and_step_only(tokenizer: PreTrainedTokenizerBase
 def test_stream_uses_no_sentence_of_the_suites() -> None:
     used = {
         s
-        for task in rows.TASKS
+        for task, maker in MAKERS.items()
         for part in ("train", "validation")
-        for row in rows.draw(task, part, 100)
+        for row in maker.draw(task, part, 100)
         for s in sentences(row)
     }
     rng = Random(0)

@@ -37,37 +37,63 @@ def _copied(source: Path, name: str, *line: str) -> Make:
     return make
 
 
+_KEYS: dict[str, dict[str, Any]] = {
+    "format": NO_WHOLE | {"next": 3, "gone": GONE},
+    "kind": NO_TEXT | {"other": "prompts", "gone": GONE},
+    "definitions": NO_TABLE | {"gone": GONE},
+    "source_tasks": {"text": "toy", "numbers": [3], "gone": GONE},
+    "text": NO_TABLE | {"gone": GONE},
+    "trunk": NO_TABLE | {"gone": GONE},
+    "shape": NO_TABLE | {"gone": GONE},
+    "tensors": NO_TABLE | {"gone": GONE},
+    "sha256": NO_TEXT | {"none": None, "gone": GONE},
+    "training": NO_TABLE | {"gone": GONE},
+    "created": NO_TEXT | {"gone": GONE},
+}
+"""Keys that manifests of both kinds have, with what none of them can be."""
+
+
+def _edited_parts(name: str, path: str, good: Make) -> Iterator[Case]:
+    """The tables within a manifest, edited."""
+    for key in ("name", "sha256", "dtype"):
+        yield from edited_json(name, path, good, ["trunk", key], NO_TEXT)
+    yield from edited_json(name, path, good, ["trunk", "d_model"], NO_WHOLE | {"other": 7, "gone": GONE})
+    yield from edited_json(name, path, good, ["trunk", "more"], {"text": "a"})
+    yield from edited_json(name, path, good, ["text", "prefix"], NO_SWITCH)
+    yield from edited_json(name, path, good, ["text", "max_source_length"], NO_WHOLE | {"none": 0})
+    for key in ("prompt_position", "label_mode"):
+        yield from edited_json(name, path, good, ["text", key], NO_TEXT | {"other": "own"})
+    task = ["definitions", "toy"]
+    yield from edited_json(name, path, good, task, NO_TABLE)
+    yield from edited_json(name, path, good, [*task, "name"], NO_TEXT | {"path": "../a", "gone": GONE})
+    yield from edited_json(name, path, good, [*task, "labels"], {"text": "a", "numbers": [1, 2], "gone": GONE})
+    yield from edited_json(name, path, good, [*task, "metric"], {"other": "beauty"})
+    for key in ("input", "label_texts"):
+        yield from edited_json(name, path, good, [*task, key], NO_TEXT | {"other": "a", "gone": GONE})
+    yield from edited_json(name, path, good, [*task, "more"], {"unknown": 1})
+
+
 def _store(materials: Materials) -> Iterator[Case]:
     good = _copied(materials.store, "s", "store", "show", ENTRY, "--store=s")
     path = f"s/{ENTRY}/manifest.json"
     yield from spoilt_files("store", path, good, ANY_FILE, TEXT_FILE, JSON_FILE)
     yield from spoilt_files("store", f"s/{ENTRY}/prompt.safetensors", good, ANY_FILE, WEIGHTS_FILE)
-    kinds: dict[str, dict[str, Any]] = {
-        "format": NO_WHOLE | {"next": 2, "gone": GONE},
+    kinds: dict[str, dict[str, Any]] = _KEYS | {
         "name": NO_TEXT | {"other": "other", "gone": GONE},
-        "task": NO_TEXT | {"gone": GONE},
-        "trunk": NO_TABLE | {"gone": GONE},
-        "length": NO_WHOLE | {"gone": GONE},
-        "d_model": NO_WHOLE | {"gone": GONE},
-        "encoder": NO_TEXT | {"gone": GONE},
-        "sha256": NO_TEXT | {"gone": GONE},
+        "tasks": {"text": "toy", "numbers": [3], "none": [], "more": ["toy", "b"], "path": ["../a"], "gone": GONE},
         "score": NO_TABLE | {"gone": GONE},
-        "training": NO_TABLE | {"gone": GONE},
-        "created": NO_TEXT | {"gone": GONE},
     }
     for key, values in kinds.items():
         yield from edited_json("store", path, good, [key], values)
-    for key in ("name", "sha256", "dtype"):
-        yield from edited_json("store", path, good, ["trunk", key], NO_TEXT)
-    yield from edited_json("store", path, good, ["trunk", "more"], {"text": "a"})
+    yield from _edited_parts("store", path, good)
     for way, score in {
         "no value": {"metric": "a"},
         "a text": {"metric": "a", "value": "b"},
         "no metric": {"value": 1.0},
     }.items():
         yield from edited_json("store", path, good, ["score"], {way: score})
-    for key, value in {"length": 3, "d_model": 191}.items():
-        for case in edited_json("store", path, good, [key], {"other": value}):
+    for key, value in {"length": 3, "d_model": 191, "composition": "spp", "tasks": 2}.items():
+        for case in edited_json("store", path, good, ["shape", key], {"other": value}):
             yield Case(case.name, case.make, (ENTRY, "shape"))
     for case in edited_json("store", path, good, ["sha256"], {"other": "0" * 64}):
         yield Case(case.name, case.make, (ENTRY, "sha256"))
@@ -155,10 +181,7 @@ def _prompts(materials: Materials) -> Iterator[Case]:
         kept = ("grown", "empty", "noise")
         yield from spoilt_files(name, path, good, {k: ANY_FILE[k] for k in kept}, TEXT_FILE, JSON_FILE)
         yield from spoilt_files(name, f"r/prompts/{RUN}/prompts.safetensors", good, ANY_FILE, WEIGHTS_FILE)
-    kinds: dict[str, dict[str, Any]] = {
-        "format": {"next": 2, "text": "1", "true": True},
-        "shape": NO_TABLE | {"gone": GONE},
-        "tensors": NO_TABLE | {"gone": GONE},
+    kinds: dict[str, dict[str, Any]] = _KEYS | {
         "tasks": {
             "text": "toy",
             "numbers": [3],
@@ -167,13 +190,12 @@ def _prompts(materials: Materials) -> Iterator[Case]:
             "twice": ["toy", "toy"],
             "path": ["../a"],
         },
-        "trunk": NO_TEXT | {"gone": GONE},
-        "trunk_hash": NO_TEXT | {"gone": GONE},
-        "dtype": NO_TEXT,
-        "config": NO_TABLE,
     }
     for key, values in kinds.items():
         yield from edited_json("run/add", path, add, [key], values)
+    for case in edited_json("run/add", path, add, ["sha256"], {"other": "0" * 64}):
+        yield Case(case.name, case.make, (f"prompts/{RUN}", "sha256"))
+    yield from _edited_parts("run/add", path, add)
     for key, values in {
         "composition": NO_TEXT | {"other": "ssp", "gone": GONE},
         "tasks": NO_WHOLE | {"none": 0, "gone": GONE, "billions": 10**9},
@@ -190,12 +212,6 @@ def _prompts(materials: Materials) -> Iterator[Case]:
     for value in ([1], 3, "a", None, [-1, 2, 3], [1.5, 2, 3], [[1], 2]):
         for case in edited_json("run/add", path, add, ["tensors", "targets"], {str(value): value}):
             yield Case(case.name, case.make, (f"prompts/{RUN}",))
-    yield from (
-        Case(case.name, case.make, ("manifest.json",))
-        for case in edited_json(
-            "run/add", path, add, ["config", "label_mode"], {"number": 3, "other": "own", "list": []}
-        )
-    )
 
 
 def cases(materials: Materials) -> Iterator[Case]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from compt_fast.mini import lexicon, rows, styles
-from compt_fast.mini import tokenizer as vocabulary
+from compt_fast.mini import lexicon, styles
 from compt_fast.mini.stream import Encoder
+from compt_fast.tasks.table import MAKERS
+from tools import vocabulary
 from tools.probe import example
 
 
@@ -23,10 +24,10 @@ def test_specials_and_sentinels_stand_where_t5_has_them(tokenizer: PreTrainedTok
     assert tokenizer("dog").input_ids[-1] == tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("task", rows.TASKS)
+@pytest.mark.parametrize("task", MAKERS)
 def test_rows_survive_the_round_trip(task: str, tokenizer: PreTrainedTokenizerBase) -> None:
     encode = Encoder(tokenizer)
-    for row in rows.draw(task, "validation", 60):
+    for row in MAKERS[task].draw(task, "validation", 60):
         for text in example(task, row):
             ids = tokenizer(text).input_ids
             assert tokenizer.unk_token_id not in ids
