@@ -106,6 +106,7 @@ def compose_rows(
         return None if part is None else part[runs, tasks]
 
     alpha_beta = gates.formula(params, shape, rows) if gates.per_row else own(composition.gates)
+    mixture: Tensor | None
     if router.per_row:
         assert sources is not None
         row_weights = weights(router.logits(params, shape, rows), shape)
