@@ -86,6 +86,12 @@ def _place(cu_seqlens, heads, tiles, BLOCK: tl.constexpr):  # type: ignore[no-un
 
 
 @triton.jit
+def _of_head(qkv, bias, first, head, stride, span, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Where the queries of a row and head begin, and the head's bias."""
+    return qkv + first * 3 * stride + head * WIDTH, bias + head * span
+
+
+@triton.jit
 def _tile(base, stride, tokens, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):  # type: ignore[no-untyped-def]
     """(tokens, PADDED) of one head, zero behind the row's end and the head's width."""
     columns = tl.arange(0, PADDED)
@@ -138,8 +144,7 @@ def _forward(  # type: ignore[no-untyped-def]
         return
     # A token's q, k and v of all heads lie side by side: 3 * stride numbers from one token to the next.
     stride = heads * WIDTH
-    q_base = qkv + first * 3 * stride + head * WIDTH
-    bias += head * span
+    q_base, bias = _of_head(qkv, bias, first, head, stride, span, WIDTH)
     queries = begin + tl.arange(0, BLOCK)
     q = _tile(q_base, 3 * stride, queries, length, WIDTH, PADDED)
     # Online softmax: the largest score so far, the sum of exp(score - largest), and the sum of values under the same
@@ -176,8 +181,7 @@ def _backward_queries(  # type: ignore[no-untyped-def]
     if begin >= length:
         return
     stride = heads * WIDTH
-    q_base = qkv + first * 3 * stride + head * WIDTH
-    bias += head * span
+    q_base, bias = _of_head(qkv, bias, first, head, stride, span, WIDTH)
     queries = begin + tl.arange(0, BLOCK)
     q = _tile(q_base, 3 * stride, queries, length, WIDTH, PADDED)
     out_grad = _tile(grad + first * stride + head * WIDTH, stride, queries, length, WIDTH, PADDED)
@@ -208,8 +212,7 @@ def _backward_keys(  # type: ignore[no-untyped-def]
     if begin >= length:
         return
     stride = heads * WIDTH
-    q_base = qkv + first * 3 * stride + head * WIDTH
-    bias += head * span
+    q_base, bias = _of_head(qkv, bias, first, head, stride, span, WIDTH)
     keys = begin + tl.arange(0, BLOCK)
     k = _tile(q_base + stride, 3 * stride, keys, length, WIDTH, PADDED)
     v = _tile(q_base + 2 * stride, 3 * stride, keys, length, WIDTH, PADDED)
