@@ -33,7 +33,7 @@ def test_training_rows_are_so_many_a_task(job: Job, run: Any) -> None:
     rows = job.data.training(run(shots=6).config)
     assert [row.task for row in rows] == [0] * 6 + [1] * 6 + [2] * 6
     assert all(row.input_ids[-1] == row.label_ids[-1] == 1 for row in rows)
-    words = job.data.tokenizer.batch_decode([r.target for r in rows], skip_special_tokens=True)
+    words = job.data.tokenizer.batch_decode([r.label_ids for r in rows], skip_special_tokens=True)
     assert sorted(words[:6]) == ["bad"] * 3 + ["good"] * 3
     assert set(words[12:]) <= set("012345")
     assert job.data.tokenizer.decode(rows[0].input_ids).startswith("toy_a: sentence: ")
@@ -49,7 +49,7 @@ def test_label_modes(job: Job, run: Any) -> None:
     decode = job.data.tokenizer.batch_decode
     for mode, words in (("numeric", {"0", "1"}), ("natural", {"bad", "good"})):
         rows = job.data.training(run(label_mode=mode).config)[:8]
-        assert set(decode([r.target for r in rows], skip_special_tokens=True)) == words
+        assert set(decode([r.label_ids for r in rows], skip_special_tokens=True)) == words
 
 
 def test_a_label_that_the_tokenizer_cannot_write(tiny_t5: Path, tmp_path: Path) -> None:
