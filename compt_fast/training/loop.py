@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,14 @@ from compt_fast.prompts.artifact import About, RunPrompts, TextFormat, TrunkId, 
 from compt_fast.tasks.examples import JobData, ScoredRows, Seen, seen_nothing
 from compt_fast.training import checkpoint
 from compt_fast.training.cohort import Cohort, Member
-from compt_fast.training.graphs import Fitted, Graphs, refused
+from compt_fast.training.graphs import Graphs, refused
 from compt_fast.training.identity import Identity
 from compt_fast.training.interrupts import Interrupts
 from compt_fast.training.monitor import Monitor
 from compt_fast.training.plan import Run
 from compt_fast.training.results import RunResult, write_results
-from compt_fast.training.step import Inputs, Packed, forward, gradients, members_of, pack, update
+from compt_fast.training.step import Packed
+from compt_fast.training.stepper import Stepper
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.words import plural
 
@@ -37,8 +37,6 @@ Start = Callable[[Run], dict[str, Tensor]]
 """A run's parameters that start from stored values, by name and without a run axis."""
 SeenBy = Callable[[Run], Seen]
 """The training rows that a run's stored values were trained on, which no development sample of it may hold."""
-Prepared = tuple[Packed, Fitted | None]
-"""All that a step takes, on the host; fitted to its graph, where it has one."""
 SELECTIONS = 10  # with --select best a run is scored on development every tenth of its steps
 
 
@@ -76,10 +74,10 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._started: float | None = None
-        self._next: Prepared | None = None  # what the next step takes, if the same runs train
         self.graphs: Graphs | None = None
         if self.settings.cuda_graphs and isinstance(self.trunk, PackedTrunk) and not refused(self.trunk):
             self.graphs = Graphs(self.trunk)
+        self._stepper = Stepper(self.trunk, self.graphs)
         self._evaluation = self.data.evaluation()
         self._rows = {run.id: self.data.training(run.config) for run in self.runs}
         if self.settings.select == "best":
@@ -200,11 +198,10 @@ class Trainer:
         Returns what went to `metrics.jsonl`: a record a run, in the cohorts' order.
         """
         began = time.perf_counter()
-        packed, fitted = self._prepared()
-        finish = self._begin(packed, fitted)
+        packed, finish = self._stepper.begin(self.cohorts)
         with self._change():
             found = finish()
-            self._next = self._pack(ahead=1)  # while the device works
+            self._stepper.prepare(self.cohorts)  # while the device works
             records = self._records(packed, found.tolist())
             self.step += 1
         speed = packed.tokens / (time.perf_counter() - began)
@@ -212,23 +209,6 @@ class Trainer:
             record["tokens_per_second"] = round(speed, 1)
         monitor.step(records, speed=speed)
         return records
-
-    def _pack(self, ahead: int = 0) -> Prepared:
-        packed = pack(self.cohorts, ahead)
-        return packed, self.graphs.fit(self.cohorts, packed) if self.graphs is not None else None
-
-    def _prepared(self) -> Prepared:
-        """What was packed ahead, unless other runs train now."""
-        ahead, self._next = self._next, None
-        return ahead if ahead is not None and ahead[0].members == members_of(self.cohorts) else self._pack()
-
-    def _begin(self, packed: Packed, fitted: Fitted | None) -> Callable[[], Tensor]:
-        """Do as much of a step as changes no run; returns what does the rest, and gives what `update` does."""
-        if self.graphs is not None and fitted is not None:
-            return partial(self.graphs.step, self.cohorts, fitted)
-        inputs = Inputs.of(self.trunk, self.cohorts, packed)
-        losses = forward(self.cohorts, inputs)
-        return partial(update, self.cohorts, inputs, losses, gradients(self.cohorts, losses))
 
     def _records(self, packed: Packed, found: list[list[float]]) -> list[dict[str, Any]]:
         """Note what `update` gave; a run that is not finite is stopped and reported."""

@@ -18,7 +18,7 @@ from compt_fast.prompts.compose import compose
 from compt_fast.prompts.parameters import PromptBank, rate_groups
 from compt_fast.runs.job import Job
 from compt_fast.tasks.sampling import EpochOrder
-from compt_fast.training import loop as training
+from compt_fast.training import stepper
 from compt_fast.training.cohort import Cohort
 from compt_fast.training.loop import Trainer
 from compt_fast.training.plan import Run
@@ -225,7 +225,7 @@ def test_what_was_packed_for_runs_that_left_is_thrown_away(
         taken.append(packed.members)
         return of(trunk, cohorts, packed)
 
-    monkeypatch.setattr(training, "pack", packing)
+    monkeypatch.setattr(stepper, "pack", packing)
     monkeypatch.setattr(Inputs, "of", taking)
     trainer = jobs.train(job, runs, tmp_path / "all", runs_at_once=3)
     assert taken == [
@@ -263,8 +263,8 @@ def test_the_next_step_is_packed_before_the_losses_of_this_one_are_read(
         events.append(f"pack {ahead}")
         return pack(cohorts, ahead)
 
-    monkeypatch.setattr(training, "pack", packing)
-    monkeypatch.setattr(training, "update", lambda *given: Found(update(*given)))
+    monkeypatch.setattr(stepper, "pack", packing)
+    monkeypatch.setattr(stepper, "update", lambda *given: Found(update(*given)))
     jobs.train(job, plan(job, tiny_t5, toys, steps=2), tmp_path / "run")
     assert events == ["pack 0", "pack 1", "read", "pack 1", "read"]
 
