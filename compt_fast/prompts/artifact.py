@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,8 @@ class TextFormat:
         """Whether prompts of both answer the same texts with the same words, as far as both know. Where a long text
         is cut makes no other prompt.
         """
-        pairs = ((getattr(self, key), getattr(other, key)) for key in ("prefix", "prompt_position", "label_mode"))
+        keys = [each.name for each in fields(self) if each.name != "max_source_length"]
+        pairs = ((getattr(self, key), getattr(other, key)) for key in keys)
         return all(None in pair or pair[0] == pair[1] for pair in pairs)
 
 

@@ -23,8 +23,9 @@ from compt_fast.utils.inputs import check_type
 TYPES = {WORD: "str", WHOLE: "int", DECIMAL: "float", SWITCH: "bool"}
 TYPES |= {SHOTS: "int", PLACE: "str", FOLDER: "str", TRUNK: "str"}
 WITHOUT_FLAG = {"composition", "private", "task", "sweep"}  # of the preset, of the plan, and what holds the others
-# Tables by names of settings that say what no field can: what a report calls them, what a captured step can do.
-OTHER_TABLES = {"analysis/contrasts.py", "analysis/about_choices.py", "training/graphs.py"}
+# Tables by names of settings that say what no field can: what a report calls them, what a captured step can do,
+# what files of a former format hold.
+OTHER_TABLES = {"analysis/contrasts.py", "analysis/about_choices.py", "training/graphs.py", "prompts/former.py"}
 
 
 def test_every_field_is_a_flag_that_says_all() -> None:

@@ -39,7 +39,7 @@ def test_the_site_builds_without_a_warning(repository: Path, tmp_path: Path) -> 
     for page in ("index.html", "how-it-works/index.html"):
         assert '<pre class="mermaid">' in (tmp_path / page).read_text(encoding="utf-8")
     tasks = (tmp_path / "reference" / "tasks" / "index.html").read_text(encoding="utf-8")
-    assert 'id="compt_fast.tasks.table.resolve_tasks"' in tasks
+    assert 'id="compt_fast.tasks.chosen.resolve_tasks"' in tasks
     assert not list(tmp_path.rglob("*.py"))
 
 

@@ -25,7 +25,7 @@ FLAGS = {"method": "spp", "steps": "8", "eval_size": "2"}
 
 def main(folder: Path) -> None:
     job = open_job(read_flags(FLAGS, None))
-    train(job, job.runs, folder / "warm", steps=1)
+    train(job, job.runs, folder / "warm")
     taken = {}
     with busy_loops(2):
         for threads in THREADS:
