@@ -209,7 +209,12 @@ def test_no_two_threads_race(folder: Path) -> None:
 MIXED = {"prompt_type": torch.bfloat16, "trunk_type": torch.float32}
 PLANTED = {
     "no barrier after the sums of warps are written": ("__syncthreads();  // every", "// every", RACES, "data race"),
-    "no barrier before they are written again": ("__syncthreads();  // before", "// before", (), "depend on the order of threads"),
+    "no barrier before they are written again": (
+        "__syncthreads();  // before",
+        "// before",
+        (),
+        "depend on the order of threads",
+    ),
     "a row's end is one vector late": ("width / N * N", "(width + N - 1) / N * N", ADDRESSES, "overflow"),
     "vectors where rows are not aligned": (
         "reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 &&",
