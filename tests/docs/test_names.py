@@ -70,7 +70,7 @@ def test_commands_are_there_and_take_these_flags(page: Path, capsys: pytest.Capt
             pytest.fail(f"{command}: {capsys.readouterr().err}")
 
 
-@pytest @ pytest.fixture(scope="module")
+@pytest.fixture(scope="module")
 def flags() -> set[str]:
     """Every flag of the commands and of what is run by hand."""
     folders = ("tools", "benchmarks", "tests/helpers")
