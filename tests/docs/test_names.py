@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import re
 import shlex
 from pathlib import Path
@@ -19,10 +21,11 @@ OTHERS = {"--help", "--prepare", "--short", "--strict", "--benchmark-only", "--b
 named = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 
 
-def help_of(command: str, capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit):
+def help_of(command: str, *words: str) -> str:
+    said = io.StringIO()
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(said):
         importlib.import_module(f"compt_fast.{command}").main([*words, "--help"])
-    return capsys.readouterr().out
+    return said.getvalue()
 
 
 @named
@@ -58,7 +61,7 @@ def test_commands_are_there_and_take_these_flags(page: Path, capsys: pytest.Capt
             continue
         assert name in COMMANDS, command
         if name == "info":
-            text = help_of(name, capsys)
+            text = help_of(name)
             assert [word for word in words if word not in text] == [], command
             continue
         try:
@@ -70,17 +73,15 @@ def test_commands_are_there_and_take_these_flags(page: Path, capsys: pytest.Capt
 @pytest.fixture(scope="module")
 def flags() -> set[str]:
     """Every flag of the commands and of what is run by hand."""
-    texts = []
-    for folder in ("tools", "benchmarks", "tests/helpers"):
-        texts += [path.read_text(encoding="utf-8") for path in (REPOSITORY / folder).glob("*.py")]
-    return OTHERS | set(re.findall(r'"(--[a-z][a-z-]*)"', "\n".join(texts)))
+    folders = ("tools", "benchmarks", "tests/helpers")
+    texts = [path.read_text(encoding="utf-8") for folder in folders for path in (REPOSITORY / folder).glob("*.py")]
+    helps = [*map(help_of, COMMANDS), *(help_of("store", word) for word in STORE)]
+    written = set(re.findall(r'"(--[a-z][a-z-]*)"', "\n".join(texts)))
+    return OTHERS | written | set(re.findall(r"--[a-z][a-z-]*", "\n".join(helps)))
 
 
 @named
-def test_flags_in_the_text_exist(page: Path, flags: set[str], capsys: pytest.CaptureFixture[str]) -> None:
-    own = "".join(help_of(name, capsys) for name in COMMANDS)
-    own += "".join(help_of("store", capsys, word) for word in STORE)
-    known = flags | set(re.findall(r"--[a-z][a-z-]*", own))
+def test_flags_in_the_text_exist(page: Path, flags: set[str]) -> None:
     for span in spans(page):
         if not span.startswith(("pip ", "uv ", "make ")):
-            assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", span)) <= known, span
+            assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", span)) <= flags, span
