@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.inputs import DEVICE, job
-from compt_fast.evaluation.evaluator import evaluate, target_prompts
+from compt_fast.evaluation.evaluator import evaluate, prompts_for
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.runs.job import Job
 from compt_fast.tasks.examples import ScoredRows, TrainingRow
@@ -126,7 +126,7 @@ class Engine:
         found = []
         for start in range(0, len(rows), size):
             slots, inputs = zip(*rows[start : start + size], strict=True)
-            targets, batch = target_prompts(prompts, trunk, make_batch(inputs, None, slots).to(trunk.device))
+            targets, batch = prompts_for(prompts, trunk, make_batch(inputs, None, slots).to(trunk.device))
             found += trunk.generate(targets, batch, max_new_tokens=most)
         return found
 

@@ -22,7 +22,7 @@ from tests.helpers.tiny_t5 import WORDS, make_t5
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = ("mini", "t5-small", "t5-base")
 TOKENS = 32128  # rows of the published checkpoints' embedding tables
-# Deciles (least, 10 %, ..., most) of the tokens of GLUE's source texts, from 185 to 300 scored rows a task.
+# Deciles (least, 10 %, ..., most) of the tokens of GLUE's inputs, from 185 to 300 scored rows a task.
 LENGTHS = {
     "cola": (10, 12, 14, 15, 16, 16, 18, 19, 22, 25, 43),
     "mnli": (20, 30, 36, 42, 47, 52, 57, 63, 70, 83, 167),

@@ -72,7 +72,8 @@ def engines() -> list[Part]:
 def _summary(module: str) -> str:
     """The first line of a module's docstring, without its full stop; it is read and not imported."""
     spec = find_spec(module)
-    assert spec is not None and spec.origin is not None
+    if spec is None or spec.origin is None:
+        return "registered by assignment"
     text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
     return text.partition("\n")[0].rstrip(".")
 

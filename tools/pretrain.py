@@ -90,7 +90,7 @@ class Trainer:
         self.seconds = 0.0
 
     def train_step(self, parts: list[Part], autocast: bool = True) -> float:
-        """One optimizer step on a batch in parts; returns the loss per target token."""
+        """One optimizer step on a batch in parts; returns the loss per label token."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(self.step)
         tokens = sum(int((part["labels"] >= 0).sum()) for part in parts)

@@ -1,1 +1,1 @@
-"""Settings: flags, presets, runs' configurations, recipes."""
+"""Settings: flags, presets, what a run and a job are."""

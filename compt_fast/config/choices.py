@@ -8,8 +8,9 @@ from __future__ import annotations
 from compt_fast.utils.registry import names_in
 
 AUTO = "auto"
-"""The normalisation that follows from the rest of a run, see `compt_fast.prompts.shape.PromptShape.normaliser`."""
-COMPOSITIONS = names_in("compt_fast.prompts.compositions")
+"""What follows from the rest: of normalisations see `compt_fast.prompts.shape.PromptShape.normaliser`, of engines it is
+the first one that supports the checkpoint.
+"""
 ENCODERS = names_in("compt_fast.prompts.encoders")
 SHARINGS = ("per-prompt", "per-role", "shared")
 ROUTERS = names_in("compt_fast.prompts.routers")
@@ -20,8 +21,7 @@ INITS = ("uniform", "vocab")
 LABEL_MODES = ("natural", "synthetic", "numeric")
 SAMPLINGS = ("balanced", "random")
 PROMPT_POSITIONS = ("prepend", "append")
-ENGINES = ("auto", *names_in("compt_fast.models.engines"))
-"""With "auto" the first one that supports the checkpoint."""
+ENGINES = (AUTO, *names_in("compt_fast.models.engines"))
 FITS = ("first", "mean-pool", "repeat")
 """Ways to make a stored prompt longer or shorter."""
 RETRAIN = "train"

@@ -291,11 +291,6 @@ def settled(config: RunConfig) -> RunConfig:
     return config
 
 
-def ignored_fields(preset: Preset) -> set[str]:
-    """The fields that mean nothing to a preset, so that its runs are the same whatever they say."""
-    return {flag.field for flag in RUN_FLAGS.values() if not flag.used(preset)}
-
-
 def _hidden(values: Mapping[str, Any], d_model: int) -> int:
     """Width of the encoder's hidden layer: d_model by default, 0 where the encoder has none."""
     if values["encoder"] in ("linear", "none"):

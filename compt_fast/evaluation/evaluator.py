@@ -62,7 +62,7 @@ def predict(
         part = rows[start : start + batch_size]
         slots = [t for t, _ in part]
         batch = make_batch([sets[t].inputs[i] for t, i in part], None, slots).to(trunk.device)
-        targets, batch = target_prompts(prompts, trunk, batch)
+        targets, batch = prompts_for(prompts, trunk, batch)
         if scoring == "rank":
             scores = trunk.label_scores(targets, batch, [candidates[t] for t in slots])
             texts = [words[t][int(s.argmax())] for t, s in zip(slots, scores, strict=True)]
@@ -75,7 +75,7 @@ def predict(
     return predicted
 
 
-def target_prompts(prompts: RunPrompts, trunk: Trunk, batch: Batch) -> tuple[TargetPrompts, Batch]:
+def prompts_for(prompts: RunPrompts, trunk: Trunk, batch: Batch) -> tuple[TargetPrompts, Batch]:
     """Target prompts for a batch whose slots are task indices, and the batch to use them with.
 
     It is the same batch but for prompts that are composed per row: each row becomes a slot of its own.

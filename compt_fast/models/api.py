@@ -19,6 +19,8 @@ All engines promise:
 - Softmax, its logarithm and losses are in fp32, whatever the trunk computes in.
 - `ValueError` for a batch that asks for slots, labels or candidates that are not there, or an update of another
   shape; `InputError` for prompts of another width.
+
+No method of this package updates inputs yet (`input_update`); tests do.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from compt_fast.config.choices import AUTO
 from compt_fast.models.batch import Batch, TargetPrompts
 from compt_fast.models.checkpoint import UnsupportedCheckpointError
 from compt_fast.models.engines import ENGINES
@@ -36,8 +39,6 @@ from compt_fast.utils.errors import unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-AUTO = "auto"
 
 
 class Trunk(Protocol):

@@ -22,10 +22,10 @@ from compt_fast.config.run import RUN_FLAGS
 from compt_fast.prompts.artifact import MANIFEST, TextFormat, TrunkId, load_prompts
 from compt_fast.prompts.similarity import mean_cosine
 from compt_fast.prompts.store import PromptStore, StoredPrompt, fit_length
-from compt_fast.runs.job import Job, trunk_hash
+from compt_fast.runs.job import Job, fingerprint_of
 from compt_fast.runs.results import read_results
 from compt_fast.tasks.sampling import Draw
-from compt_fast.training.plan import Run
+from compt_fast.training.plan import Run, sources_of
 from compt_fast.utils.errors import InputError
 
 _DRAWN = {field.name for field in fields(Draw)}
@@ -138,7 +138,7 @@ class Initialisation:
 
     @property
     def _sources(self) -> list[str]:
-        return self.job.settings.source_tasks or [data.task.name for data in self.job.data.tasks]
+        return sources_of(self.job.settings, [data.task.name for data in self.job.data.tasks])
 
     def _needs(self, run: Run) -> list[Need]:
         config, targets = run.config, self.job.data.names(run.config)
@@ -154,7 +154,7 @@ class Initialisation:
         own = self.job.settings.dtype
         dtype = dtype or own
         if dtype not in self._hashes:
-            self._hashes[dtype] = trunk_hash(replace(self.job.settings, dtype=dtype))
+            self._hashes[dtype] = fingerprint_of(replace(self.job.settings, dtype=dtype))
         return TrunkId(self.job.trunk.name, self._hashes[dtype], dtype)
 
     def _find(self, need: Need) -> StoredPrompt | None:

@@ -46,7 +46,7 @@ class Job:
     @property
     def identity(self) -> Identity:
         """What tells its files from another job's."""
-        return Identity(self.trunk_hash, self.settings, {run.id: run.config for run in self.runs})
+        return Identity.of(self.trunk_hash, self.settings, self.runs)
 
 
 Load = Callable[[Sequence[Task]], list[TaskData]]
@@ -66,7 +66,7 @@ def open_job(
     loaded = (load or partial(_named_rows, settings))(tasks)
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
-    settings = replace(settings, dtype=_dtype(settings), source_tasks=_source_tasks(settings))
+    settings = replace(settings, dtype=_dtype(settings), source_tasks=_named_source_tasks(settings))
     trunk = trunk or named_trunk(settings)
     runs = plan_runs(settings, tasks=[task.name for task in tasks], d_model=trunk.d_model)
     if folder is not None and (folder / "config.json").is_file():
@@ -87,7 +87,7 @@ def _named_rows(settings: JobSettings, tasks: Sequence[Task]) -> list[TaskData]:
     return [load_task(task, data_root=root, data=data, skip_empty=settings.skip_empty) for task in tasks]
 
 
-def _source_tasks(settings: JobSettings) -> list[str] | None:
+def _named_source_tasks(settings: JobSettings) -> list[str] | None:
     """The source tasks by name, once each: a suite stands for its tasks."""
     if settings.source_tasks is None:
         return None
@@ -97,7 +97,7 @@ def _source_tasks(settings: JobSettings) -> list[str] | None:
     return list(names)
 
 
-def trunk_hash(settings: JobSettings) -> str:
+def fingerprint_of(settings: JobSettings) -> str:
     """Fingerprint of the trunk that the settings name, in their dtype."""
     return named_trunk(settings).fingerprint()
 

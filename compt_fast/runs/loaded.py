@@ -12,7 +12,7 @@ from compt_fast.config.flags import read_flags
 from compt_fast.evaluation.evaluator import predict, scored
 from compt_fast.prompts.artifact import RunPrompts, TrunkId, check_trunk, load_prompts
 from compt_fast.prompts.routing import Mask
-from compt_fast.runs.job import Job, open_job, trunk_hash
+from compt_fast.runs.job import Job, fingerprint_of, open_job
 from compt_fast.runs.results import read_results
 from compt_fast.tasks.examples import ScoredRows
 from compt_fast.tasks.loaders import load_scored
@@ -102,7 +102,7 @@ def load_job(folder: Path, given: dict[str, Any]) -> LoadedJob:
         settings = replace(settings, eval_size=settings.eval_size if given.get("eval_size") else sys.maxsize)
     job = open_job(settings, folder=folder, load=load)
     same = own.dtype == job.settings.dtype
-    trained_on = job.trunk_hash if same else trunk_hash(replace(own, device=job.settings.device))
+    trained_on = job.trunk_hash if same else fingerprint_of(replace(own, device=job.settings.device))
     return LoadedJob(folder, job, trained_on, job.data.evaluation())
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from compt_fast.config.fields import PLACE
 from compt_fast.config.job import JOB_FLAGS, JobSettings
 from compt_fast.config.run import RunConfig
+from compt_fast.training.plan import Run
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,11 @@ class Identity:
     trunk_hash: str
     settings: JobSettings
     runs: Mapping[str, RunConfig]
+
+    @classmethod
+    def of(cls, trunk_hash: str, settings: JobSettings, runs: Iterable[Run]) -> Identity:
+        """What tells the files of a job of these runs from another's."""
+        return cls(trunk_hash, settings, {run.id: run.config for run in runs})
 
     def hash(self, runs: Iterable[str]) -> str:
         """Of the job with these of its runs alone, so that a sweep can grow; `KeyError` for a run it has not.

@@ -26,7 +26,7 @@ from compt_fast.training.graphs import Graphs, refused
 from compt_fast.training.identity import Identity
 from compt_fast.training.interrupts import Interrupts
 from compt_fast.training.monitor import Monitor
-from compt_fast.training.plan import Run
+from compt_fast.training.plan import Run, sources_of
 from compt_fast.training.results import RunResult, write_results
 from compt_fast.training.step import Packed
 from compt_fast.training.stepper import Stepper
@@ -87,7 +87,7 @@ class Trainer:
     @property
     def identity(self) -> Identity:
         """What tells the job's files from another's."""
-        return Identity(self.trunk_hash, self.settings, {run.id: run.config for run in self.runs})
+        return Identity.of(self.trunk_hash, self.settings, self.runs)
 
     @property
     def total_steps(self) -> int:
@@ -327,7 +327,7 @@ class Trainer:
         """The task of each source prompt, where they started from stored ones."""
         if run.config.source_init != STORED:
             return None
-        return tuple(self.settings.source_tasks or [data.task.name for data in self.data.tasks])
+        return tuple(sources_of(self.settings, [data.task.name for data in self.data.tasks]))
 
     def _about(self, run: Run) -> About:
         tasks = tuple(self.data.names(run.config))

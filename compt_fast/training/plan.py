@@ -34,6 +34,11 @@ class Run:
         return self.config.epochs * math.ceil(rows / self.config.batch_size)
 
 
+def sources_of(settings: JobSettings, tasks: Sequence[str]) -> list[str]:
+    """The tasks whose stored prompts a job's runs start from: those that it names, or else its own `tasks`."""
+    return settings.source_tasks or list(tasks)
+
+
 def plan_runs(settings: JobSettings, *, tasks: Sequence[str], d_model: int) -> list[Run]:
     """Every run of a job's sweep for the `tasks`, by name, in the order of its choices.
 
@@ -43,7 +48,7 @@ def plan_runs(settings: JobSettings, *, tasks: Sequence[str], d_model: int) -> l
 
     Raises `InputError` for values that do not go together.
     """
-    source_tasks = len(settings.source_tasks or tasks)
+    source_tasks = len(sources_of(settings, tasks))
     sweep = settings.sweep
     varied = [flag for flag in RUN_FLAGS.values() if not flag.in_id and len(sweep.values.get(flag.field, ())) > 1]
     runs: dict[RunConfig, Run] = {}

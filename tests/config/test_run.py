@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from compt_fast.config.presets import PRESETS
-from compt_fast.config.run import RUN_FLAGS, ignored_fields, resolve
+from compt_fast.config.presets import PRESETS, Preset
+from compt_fast.config.run import RUN_FLAGS, resolve
 from compt_fast.utils.errors import InputError
 
 DEFAULTS = {flag.field: flag.default[0] if flag.default else None for flag in RUN_FLAGS.values()}
@@ -86,6 +86,10 @@ def test_a_rate_of_encoders_means_nothing_without_encoders() -> None:
 )
 def test_few_shots_double_the_presets_epochs_only(shots: int | None, epochs: int | None, expected: int) -> None:
     assert resolve(choice(shots=shots, epochs=epochs), tasks=8, d_model=32).epochs == expected
+
+
+def ignored_fields(preset: Preset) -> set[str]:
+    return {flag.field for flag in RUN_FLAGS.values() if not flag.used(preset)}
 
 
 def test_flags_override_a_preset_but_for_what_it_ignores() -> None:

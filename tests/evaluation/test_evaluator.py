@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from compt_fast.evaluation.evaluator import average, evaluate, target_prompts
+from compt_fast.evaluation.evaluator import average, evaluate, prompts_for
 from compt_fast.models.batch import make_batch
 from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.prompts.artifact import RunPrompts
@@ -46,7 +46,7 @@ def test_every_row_is_predicted_as_it_would_be_alone(scoring: str, job: Job, pro
         labels = job.data.label_ids(rows.task, "natural")
         words = job.data.tokenizer.batch_decode(labels, skip_special_tokens=True)
         for input_ids in rows.inputs:
-            targets, batch = target_prompts(prompts, job.trunk, make_batch([input_ids], None, [task]))
+            targets, batch = prompts_for(prompts, job.trunk, make_batch([input_ids], None, [task]))
             if scoring == "rank":
                 (scores,) = job.trunk.label_scores(targets, batch, [labels])
                 text = words[int(scores.argmax())]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from compt_fast.evaluation.evaluator import target_prompts
+from compt_fast.evaluation.evaluator import prompts_for
 from compt_fast.models.batch import make_batch
 from compt_fast.prompts.artifact import (
     About,
@@ -104,10 +104,10 @@ def job(tiny_t5: Path, toys: list[Path]) -> Job:
 def test_targets_are_composed_once_a_slot_but_for_input_gates(job: Job) -> None:
     batch = make_batch([[5, 6, 1], [7, 1], [8, 9, 10, 1]], None, [1, 0, 1])
     prompts, _ = made("learned")
-    targets, same = target_prompts(prompts, job.trunk, batch)
+    targets, same = prompts_for(prompts, job.trunk, batch)
     assert same is batch and torch.equal(targets.flat, prompts.tensors["targets"].flatten(0, 1))
     prompts, bank = made("input")
-    targets, own = target_prompts(prompts, job.trunk, batch)
+    targets, own = prompts_for(prompts, job.trunk, batch)
     assert own.slots.tolist() == [0, 1, 2]
     means = job.trunk.mean_embeddings(batch)
     runs = torch.zeros(3, dtype=torch.int64)
@@ -136,7 +136,7 @@ def test_masks_and_gates_of_each_row(job: Job) -> None:
     prompts, bank = made("input")
     batch = make_batch([[5, 6, 1], [7, 1]], None, [1, 0])
     mask = Mask((True, False, False), private=False)
-    rows, _ = target_prompts(prompts.masked(mask), job.trunk, batch)
+    rows, _ = prompts_for(prompts.masked(mask), job.trunk, batch)
     composed = compose(bank.params, prompts.shape, mask=mask)
     runs, means = torch.zeros(2, dtype=torch.int64), job.trunk.mean_embeddings(batch)
     expected = compose_rows(composed, bank.params, prompts.shape, runs, batch.slots, means)

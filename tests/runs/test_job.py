@@ -17,11 +17,11 @@ from compt_fast.runs.job import (
     Job,
     check_recorded,
     disk_need,
+    fingerprint_of,
     open_job,
     prepare_folder,
     record_stored,
     recorded_identity,
-    trunk_hash,
 )
 from compt_fast.training import checkpoint
 from compt_fast.utils.errors import InputError
@@ -38,7 +38,7 @@ def test_the_dtype_is_settled_and_kept(job: Job, tiny_t5: Path, toys: list[Path]
     assert job.settings.dtype == ("bf16" if torch.cuda.is_available() else "fp32")
     half = jobs.opened(jobs.settings(tiny_t5, toys, dtype="bf16", device="cpu"))
     assert half.trunk.dtype == torch.bfloat16 and half.trunk_hash != job.trunk_hash
-    assert trunk_hash(half.settings) == half.trunk_hash
+    assert fingerprint_of(half.settings) == half.trunk_hash
 
 
 def test_config_json_repeats_the_job(job: Job, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_tensorboard_is_missed_at_once(tiny_t5: Path, toys: list[Path], monkeypa
 
 def test_fingerprints_tell_trunks_apart(job: Job, tmp_path: Path) -> None:
     other = make_t5(tmp_path / "other", seed=1)
-    assert trunk_hash(replace(job.settings, model=str(other))) != job.trunk_hash
+    assert fingerprint_of(replace(job.settings, model=str(other))) != job.trunk_hash
 
 
 def test_a_folder_that_cannot_be_made(job: Job, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_the_choices_of_flags_are_listed_without_torch() -> None:
 
 
 def test_the_choices_stand_in_the_order_of_their_first_release() -> None:
-    assert choices.COMPOSITIONS[:5] == ("spp", "scp", "pt", "mst", "inside")
+    assert names_in("compt_fast.prompts.compositions")[:5] == ("spp", "scp", "pt", "mst", "inside")
     assert choices.ENCODERS[:4] == ("mlp", "linear", "lstm", "none")
     assert choices.ROUTERS[:3] == ("direct", "constant", "relaxed-bernoulli")
     assert choices.NORMALISATIONS[:5] == ("auto", "softmax", "sparsemax", "sigmoid", "softmax-temperature")

@@ -2,7 +2,7 @@
 
 To add an engine, add a file `new_engine.py` with `ENTRY = NewTrunk`, a class that `Engine` describes: `--engine
 new-engine` takes it, and "auto" asks it for the checkpoints that the engines before it do not support. The first line
-of its docstring is what `info` says of it.
+of the file's docstring is what `info` says of it.
 """
 
 from __future__ import annotations
