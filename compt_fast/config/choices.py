@@ -12,6 +12,8 @@ AUTO = "auto"
 the first one that supports the checkpoint.
 """
 ENCODERS = names_in("compt_fast.prompts.encoders")
+HIDDEN = ("mlp", "lstm")
+"""The encoders that have a hidden layer."""
 SHARINGS = ("per-prompt", "per-role", "shared")
 ROUTERS = names_in("compt_fast.prompts.routers")
 NORMALISATIONS = (AUTO, *names_in("compt_fast.prompts.normalisations"))

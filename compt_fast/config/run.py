@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from compt_fast.config.choices import (
     ENCODERS,
     GATES,
+    HIDDEN,
     INITS,
     LABEL_MODES,
     NORMALISATIONS,
@@ -293,7 +294,7 @@ def settled(config: RunConfig) -> RunConfig:
 
 def _hidden(values: Mapping[str, Any], d_model: int) -> int:
     """Width of the encoder's hidden layer: d_model by default, 0 where the encoder has none."""
-    if values["encoder"] in ("linear", "none"):
+    if values["encoder"] not in HIDDEN:
         return 0
     return d_model if values["encoder_hidden"] is None else values["encoder_hidden"]
 
@@ -302,7 +303,7 @@ def _check(config: RunConfig) -> None:
     """Numbers that no training can use, named by their flag."""
     for flag in RUN_FLAGS.values():
         flag.check(getattr(config, flag.field))
-    if config.encoder in ("mlp", "lstm") and config.encoder_hidden < 1:
+    if config.encoder in HIDDEN and config.encoder_hidden < 1:
         raise InputError(f"--encoder-hidden must be above 0, not {config.encoder_hidden}")
     if config.sources < 1 and config.composition != "pt":
         raise InputError(f"--sources must be at least 1 for method {config.method!r}, not {config.sources}")

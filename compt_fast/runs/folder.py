@@ -53,6 +53,17 @@ def _is_foreign(path: Path) -> bool:
     return path.name != LOCK and (unfinished(path) not in WRITTEN or not path.is_file())
 
 
+def check_run_folder(folder: Path) -> Path:
+    """The `config.json` of a run folder; `InputError` where there is none, with a hint in a folder of a run's prompts."""
+    path = folder / "config.json"
+    if not path.is_file():
+        one = folder.resolve()
+        inner = one.parent.name == "prompts" and (one / "manifest.json").is_file()
+        hint = f"; it holds one run's prompts: name its run folder, {folder.parent.parent} --runs {one.name}"
+        raise InputError(f"{folder}: no run folder (it has no config.json){hint if inner else ''}")
+    return path
+
+
 def check_begun(folder: Path) -> None:
     """Raise `InputError` where no job has begun, and say so where one died before its `config.json` was there."""
     if (folder / "config.json").is_file():

@@ -12,6 +12,7 @@ from compt_fast.config.flags import read_flags
 from compt_fast.evaluation.evaluator import predict, scored
 from compt_fast.prompts.artifact import RunPrompts, TrunkId, check_trunk, load_prompts
 from compt_fast.prompts.routing import Mask
+from compt_fast.runs.folder import check_run_folder
 from compt_fast.runs.job import Job, fingerprint_of, open_job
 from compt_fast.runs.results import read_results
 from compt_fast.tasks.examples import ScoredRows
@@ -88,9 +89,7 @@ def load_job(folder: Path, given: dict[str, Any]) -> LoadedJob:
     task that the folder does not hold has none. Raises `InputError` for another folder and for whatever is wrong with
     data and trunk.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(f"{folder}: no run folder (it has no config.json)")
+    path = check_run_folder(folder)
     own, settings = read_flags({}, str(path)), read_flags(given, str(path))
     if given.get("data") or given.get("data_root"):  # one replaces the other
         data = settings.data if given.get("data") else None

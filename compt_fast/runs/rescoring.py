@@ -10,6 +10,7 @@ from typing import Any
 from compt_fast.evaluation.evaluator import average, scored
 from compt_fast.evaluation.predictions import Record, records
 from compt_fast.runs.answers import off_label_notes
+from compt_fast.runs.folder import check_run_folder
 from compt_fast.runs.loaded import LoadedJob, load_job, stored_runs
 from compt_fast.runs.results import read_results
 from compt_fast.training.results import RunResult
@@ -36,11 +37,7 @@ def open_stored(folder: Path, only: list[str] | None, given: dict[str, Any]) -> 
 
     What is cheap to check is checked first. Raises `InputError` for whatever is wrong, and where there is no such run.
     """
-    if not (folder / "config.json").is_file():
-        one = folder.resolve()
-        inner = one.parent.name == "prompts" and (one / "manifest.json").is_file()
-        hint = f"; it holds one run's prompts: name its run folder, {folder.parent.parent} --runs {one.name}"
-        raise InputError(f"{folder}: no run folder (it has no config.json){hint if inner else ''}")
+    check_run_folder(folder)
     names = stored_runs(folder, only)
     loaded = load_job(folder, given)
     with_rows = [name for name in names if any(of.golds for of in loaded.rows(name))]
