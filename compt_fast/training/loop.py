@@ -382,18 +382,14 @@ class Trainer:
         return tuple(self.flags["source_tasks"] or [data.task.name for data in self.data.tasks])
 
     def _about(self, run: Run) -> About:
-        tasks = tuple(self.data.names(run.config))
+        tasks, flags = tuple(self.data.names(run.config)), self.flags
+        text = (flags["prefix"], flags["prompt_position"], flags["max_source_length"], run.config.label_mode)
         return About(
             kind="run",
             name=run.id,
             tasks=tasks,
-            trunk=TrunkId(self.trunk.name, self.trunk_hash, self.flags["dtype"]),
-            text=TextFormat(
-                prefix=self.flags["prefix"],
-                prompt_position=self.flags["prompt_position"],
-                max_source_length=self.flags["max_source_length"],
-                label_mode=run.config.label_mode,
-            ),
+            trunk=TrunkId(self.trunk.name, self.trunk_hash, flags["dtype"]),
+            text=TextFormat(*text),
             definitions={data.task.name: data.task for data in self.data.tasks if data.task.name in tasks},
             source_tasks=self._source_tasks(run),
             training={"config": run.config.to_json()},
