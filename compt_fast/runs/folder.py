@@ -54,7 +54,7 @@ def _is_foreign(path: Path) -> bool:
 
 
 def check_run_folder(folder: Path) -> Path:
-    """The `config.json` of a run folder; `InputError` where there is none, with a hint in a folder of a run's prompts."""
+    """The `config.json` of a run folder; `InputError` where there is none, which names the one above prompts."""
     path = folder / "config.json"
     if not path.is_file():
         one = folder.resolve()
