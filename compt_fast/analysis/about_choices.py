@@ -13,7 +13,7 @@ from compt_fast.analysis.contrasts import Point, Series, Settings, grouped, labe
 from compt_fast.analysis.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.analysis.runs import Entry, Material, suite_name
 from compt_fast.analysis.words import slug
-from compt_fast.config.choices import GATES, LABEL_MODES
+from compt_fast.config.choices import GATES, LABEL_MODES, ROUTERS
 from compt_fast.utils.words import listed, short
 
 _RATES = {"lr_source": "source", "lr_private": "private", "lr_router": "router"}
@@ -76,8 +76,9 @@ def _grid(suite: str, label: str, entries: list[Entry]) -> Exhibit:
     )
 
 
+_ROUTERS = {"direct": "learned weights", "constant": "constant weights", "relaxed-bernoulli": "sampled weights"}
 _LEVELS: dict[str, dict[Any, str]] = {
-    "router": {"direct": "learned weights", "constant": "constant weights", "relaxed-bernoulli": "sampled weights"},
+    "router": {name: _ROUTERS.get(name, f"{name} weights") for name in ROUTERS},
     "gates": {name: f"{name} gates" for name in GATES},
     "prefix": {True: "prefix", False: "no prefix"},
     "label_mode": {name: f"{name} labels" for name in LABEL_MODES},
