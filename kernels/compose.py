@@ -99,10 +99,10 @@ class Inputs(NamedTuple):
     def logits(self, plan: Plan) -> Logits:
         return Logits(self.router, self.gates, self.keep, plan.tau)
 
-    def layer(self, role: str, plan: Plan, index: int) -> Sequence[Tensor | None]:
+    def layer(self, role: str, plan: Plan, index: int) -> tuple[Tensor | None, Tensor | None]:
         """Weight and bias of the linear layer 0 or 1 of a role's encoders."""
         encoder = self.source_encoder if role == "source" or plan.shared else self.private_encoder
-        return encoder[2 * index : 2 * index + 2] if encoder else (None, None)
+        return (encoder[2 * index], encoder[2 * index + 1]) if encoder else (None, None)
 
 
 @lru_cache
