@@ -86,7 +86,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def show_all(store: PromptStore, console: Console) -> int:
-    """A table of the entries; a damaged one is named with what is wrong."""
+    """A table of the entries; a damaged one is named with what is wrong.
+
+    Raises `InputError` where there is no such folder, and for a run folder, whose prompts lie further down.
+    """
+    if (store.folder / "config.json").is_file():
+        raise InputError(
+            f"--store {store.folder} is a run folder: its store is {store.folder}/store, if its runs began with stored "
+            f"prompts; what it trained is in {store.folder}/prompts"
+        )
+    if not store.folder.is_dir():
+        raise InputError(f"--store {store.folder}: no such folder; `store add` makes one")
     entries, broken = _read_all(store)
     heads = ["name", "task", "trunk", "tokens", "d_model", "encoder", "score", "created"]
     rows = []

@@ -27,7 +27,6 @@ def run(capsys: Said, folder: Path, *line: str, code: int = 0) -> str:
 
 def test_the_prompts_of_t5_base(tmp_path: Path, capsys: Said) -> None:
     folder = tmp_path / "store"
-    assert "has no prompts" in run(capsys, folder, "list")
     for task, path in t5_base_prompts(tmp_path).items():
         said = run(capsys, folder, "add", str(path), f"--task={task}", "--model=t5-base")
         assert said == f"added {task}-m100: 100 tokens of width 768\n"
@@ -127,3 +126,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, capsys: Said) -> None:
     assert "cola-m3" in said and f"damaged: {path}: cannot be read" in said
     said = run(capsys, folder, "check", code=1)
     assert f"wrong: {path}: cannot be read" in said and "2 prompts, 1 with something wrong" in said
+
+
+def test_listing_what_is_no_store(tmp_path: Path, capsys: Said) -> None:
+    assert store.main(["list", f"--store={tmp_path / 'typo'}"]) == 2
+    assert "typo: no such folder" in capsys.readouterr().err
+    assert "has no prompts" in run(capsys, tmp_path, "list")
+    (tmp_path / "config.json").write_text("{}")
+    assert store.main(["list", f"--store={tmp_path}"]) == 2
+    assert f"is a run folder: its store is {tmp_path}/store" in capsys.readouterr().err

@@ -108,6 +108,8 @@ def _ranking(entries: Sequence[Entry]) -> str:
     if len(ranked) == 1:
         return f"{lead} reaches {first.says} on average over {runs}."
     second, last = averages[ranked[1]], averages[ranked[-1]]
+    if first.rank == last.rank:
+        return f"By {first.by} scores all {len(ranked)} settings are level, with {first.says} on average over {runs}."
     gap, spread = first.rank - second.rank, max(first.sd, second.sd)
     noise = f", less than the seeds' spread (±{spread:.1f})" if gap < spread else ""
     end = f" {ranked[-1]} is last with {last.says}." if len(ranked) > 2 else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import signal
+import sys
 from collections.abc import Callable, Iterable
 
 from compt_fast.utils.output import OutputError, complain, guarded
@@ -46,7 +47,8 @@ def exit_code(work: Callable[[], int], *, out_of_memory_hint: str = "") -> int:
     """What a command exits with: the result of `work`, or what its error means to the user.
 
     `InputError`, running out of memory and an `OSError` that names its file become one line and 2, Ctrl-C 130, an
-    output that nobody reads any more 141 and one that cannot be written 2; any other error is a bug and passes.
+    output that nobody reads any more 141 and one that cannot be written 2, a package that is missing 2; any other error
+    is a bug and passes.
     `out_of_memory_hint` says what the user can do about memory.
     """
     try:
@@ -69,6 +71,14 @@ def exit_code(work: Callable[[], int], *, out_of_memory_hint: str = "") -> int:
         if not out_of_memory(error):
             raise
         complain(f"error: out of memory{out_of_memory_hint}")
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("compt_fast", ""):  # a bug of ours
+            raise
+        complain(
+            f"error: {error.name} is not installed for {sys.executable}: activate the environment that compt_fast was "
+            "installed in (source .venv/bin/activate after `make`), or install what is missing"
+        )
         return 2
     except KeyboardInterrupt:
         return FIRST_SIGNAL + signal.SIGINT

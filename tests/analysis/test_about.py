@@ -74,6 +74,16 @@ def test_the_leader_is_named_with_its_gap_and_the_doubt(material: Material) -> N
     assert exhibit.says.endswith(f"{ranked[-1]} is last with {mean(groups[ranked[-1]]):.1f} %.")
 
 
+def test_nobody_leads_where_all_are_level(tmp_path: Path) -> None:
+    given = {"method": "pt-joint,spp", "tasks": "mini_rte", "seeds": "0"}
+    folder, _ = made_run(tmp_path / "run", lambda *_: 1.0, masked=False, **given)
+    section = about_scores.results(read_runs([folder]))
+    assert section is not None
+    says = [exhibit.says for exhibit in section.exhibits]
+    assert any(said.startswith("By test scores all 2 settings are level, with 100.0 % on average") for said in says)
+    assert not any("leads" in said for said in says)
+
+
 def test_no_group_of_runs_is_lost_to_another_of_its_title(tmp_path: Path) -> None:
     given = {"method": "pt-joint", "tasks": "mini_rte,mini_cola", "seeds": "0,1"}
     folders = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from compt_fast.utils.errors import InputError, exit_code, shown, unknown
@@ -39,3 +41,19 @@ def test_what_a_disk_refuses_is_said_with_its_file(capsys: pytest.CaptureFixture
 
     with pytest.raises(OSError, match="no file is named"):
         exit_code(bug)
+
+
+def test_a_package_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    assert exit_code(work) == 2
+    assert capsys.readouterr().err.startswith(f"error: torch is not installed for {sys.executable}: activate")
+
+
+def test_a_module_of_ours_that_is_missing_is_a_bug() -> None:
+    def work() -> int:
+        raise ModuleNotFoundError("No module named 'compt_fast.gone'", name="compt_fast.gone")
+
+    with pytest.raises(ModuleNotFoundError):
+        exit_code(work)
