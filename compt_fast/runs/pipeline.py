@@ -43,12 +43,12 @@ class Stage:
 class Pipeline:
     """A job and what it begins with: all is opened and checked, and nothing is written.
 
-    `stage_one` trains what the `store` lacks, and `stage_two` what was asked for, from `starts`.
+    `stage_one` trains what the `store` lacks, and `stage_two` what was asked for, from `initialisation`.
     """
 
     folder: Path
     store: PromptStore
-    starts: Initialisation
+    initialisation: Initialisation
     stage_one: Sequence[Stage]
     stage_two: Stage
 
@@ -63,14 +63,15 @@ def prepare(folder: Path, settings: JobSettings, *, writing: bool) -> Pipeline:
     saved = _latest(folder, job)
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(settings.store or folder / "store"))
-    starts = Initialisation(job, store, [run for run in job.runs if run.id not in done])
+    initialisation = Initialisation(job, store, [run for run in job.runs if run.id not in done])
     if writing:
-        take_in(starts, folder)
+        take_in(initialisation, folder)
     stage_one = []
-    for own_folder, own_job in open_stage_one(folder, job, starts.lacking()):
+    for own_folder, own_job in open_stage_one(folder, job, initialisation.lacking()):
         own_saved = _latest(own_folder, own_job)
         stage_one.append(Stage(own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
-    return Pipeline(folder, store, starts, stage_one, Stage(job, saved, _trainer(folder, job, saved, starts)))
+    stage_two = Stage(job, saved, _trainer(folder, job, saved, initialisation))
+    return Pipeline(folder, store, initialisation, stage_one, stage_two)
 
 
 def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
@@ -79,7 +80,7 @@ def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
     The folder is made, or extended, by the `command` that `config.json` is to name. Returns 0 where all runs have
     finished, 1 where some were stopped, and `FIRST_SIGNAL` or more after a signal.
     """
-    folder, starts, last = pipeline.folder, pipeline.starts, pipeline.stage_two
+    folder, initialisation, last = pipeline.folder, pipeline.initialisation, pipeline.stage_two
     prepare_folder(folder, last.job, command)
     if last.saved is None:
         last.trainer.write_results()
@@ -91,8 +92,8 @@ def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
         if code >= FIRST_SIGNAL:
             return code
         keep(pipeline.store, own, stage.trainer.ended)
-    starts.refresh()
-    record_stored(folder, starts.used())
+    initialisation.refresh()
+    record_stored(folder, initialisation.used())
     return _train(last, folder, console)
 
 
@@ -117,9 +118,9 @@ def _latest(folder: Path, job: Job) -> Checkpoint | None:
     return saved
 
 
-def _trainer(folder: Path, job: Job, saved: Checkpoint | None, starts: Initialisation | None = None) -> Trainer:
+def _trainer(folder: Path, job: Job, saved: Checkpoint | None, initialisation: Initialisation | None = None) -> Trainer:
     """The trainer of a job, that knows what was done by a checkpoint."""
-    start, seen = (from_nothing, seen_nothing) if starts is None else (starts.of, starts.seen)
+    start, seen = (from_nothing, seen_nothing) if initialisation is None else (initialisation.of, initialisation.seen)
     made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.settings, folder, start, seen)
     if saved is not None:
         made.note_results(saved)

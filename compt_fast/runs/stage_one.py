@@ -100,17 +100,17 @@ def keep(store: PromptStore, folder: Path, results: Sequence[RunResult]) -> None
             store.keep(entry)
 
 
-def take_in(starts: Initialisation, folder: Path) -> None:
+def take_in(initialisation: Initialisation, folder: Path) -> None:
     """Let the store of a job have what it lacks and a finished stage one in the job's `folder` has trained, as
     where the job died in between, and no leftovers of that. Raises `InputError` as `keep` does.
     """
-    starts.store.tidy()
-    lacking = {entry_name(need, starts.setting) for need in starts.lacking()}
+    initialisation.store.tidy()
+    lacking = {entry_name(need, initialisation.setting) for need in initialisation.lacking()}
     for own in sorted(folder.glob("sources-*")) if lacking else ():
         results = read_results(own) if (own / "results.json").is_file() else []
         if any(result.status != "finished" for result in results):
             continue
         for entry in [entry for result in results for entry in entries_of(own / "prompts" / result.id)]:
             if entry.name in lacking:
-                starts.store.keep(entry)
-    starts.refresh()
+                initialisation.store.keep(entry)
+    initialisation.refresh()
