@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.inputs import DEVICE, job
-from compt_fast.evaluation.evaluator import evaluate, prompts_for
+from compt_fast.evaluation.evaluator import predict, prompts_for, scored
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.runs.job import Job
 from compt_fast.tasks.examples import ScoredRows, TrainingRow
@@ -115,7 +115,8 @@ class Engine:
         prompts = self.trainer.cohorts[0].prompts(0)
         size = self.job.settings.eval_batch_size
         trunk, data = self.job.trunk, self.job.data
-        return evaluate(trunk, data, prompts, self.scored, mode="natural", scoring="generate", batch_size=size)
+        predicted = predict(trunk, data, prompts, self.scored, mode="natural", scoring="generate", batch_size=size)
+        return scored(self.scored, predicted, "natural")
 
     def answers(self) -> list[list[int]]:
         """Greedy answers to `ROWS` rows, `batch_size` at a time, as they come: a row of each task in turn."""

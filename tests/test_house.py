@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-CODE = ("compt_fast", "kernels", "csrc", "tools", "benchmarks")
+CODE = ("compt_fast", "kernels", "csrc", "tools", "benchmarks", "tests", "docs")
 MOST_LINES, MOST_OF_A_FUNCTION = 400, 60
 KERNELS = ("adamw_device", "attention", "backward", "forward", "tiles")
 TWICE = 6  # lines

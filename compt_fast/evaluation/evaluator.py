@@ -17,24 +17,6 @@ from compt_fast.tasks.metrics import confusion, score
 from compt_fast.tasks.text import label_texts
 
 
-def evaluate(
-    trunk: Trunk,
-    data: JobData,
-    prompts: RunPrompts,
-    sets: list[ScoredRows],
-    *,
-    mode: str,
-    scoring: str,
-    batch_size: int,
-    after_batch: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Predict every row of `sets` (one a task, in the slots' order) and score each task that has rows: `scored`
-    of what `predict` gives.
-    """
-    how: dict[str, Any] = {"mode": mode, "scoring": scoring, "batch_size": batch_size, "after_batch": after_batch}
-    return scored(sets, predict(trunk, data, prompts, sets, **how), mode)
-
-
 @torch.no_grad()
 def predict(
     trunk: Trunk,

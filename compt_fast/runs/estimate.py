@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from compt_fast.evaluation.evaluator import evaluate
+from compt_fast.evaluation.evaluator import predict
 from compt_fast.prompts.parameters import parameter_shapes
 from compt_fast.tasks.examples import ScoredRows
 from compt_fast.training.loop import SELECTIONS, Trainer
@@ -173,7 +173,7 @@ def _row_seconds(probe: Trainer) -> float:
     for share in (1, max(1, size // len(sets))):  # the first one warms up
         part = [ScoredRows(rows.task, rows.inputs[:share], rows.golds[:share]) for rows in sets]
         began = time.perf_counter()
-        evaluate(
+        predict(
             probe.trunk,
             probe.data,
             prompts,

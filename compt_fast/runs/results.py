@@ -47,7 +47,7 @@ def _check_job(path: Path, job: Any, names: list[str]) -> None:
 
 
 def check_scores(tasks: Any, where: str) -> None:
-    """Raise `InputError` that begins with `where` unless `tasks` are such as `evaluate` returns."""
+    """Raise `InputError` that begins with `where` unless `tasks` are such as `evaluator.scored` returns."""
     check_type(tasks, dict, f"{where}: tasks")
     for name, task in tasks.items():
         own = f"{where}: {name}"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compt_fast.config.job import JobSettings
 from compt_fast.config.presets import RANDOM, STORED
-from compt_fast.evaluation.evaluator import average, evaluate
+from compt_fast.evaluation.evaluator import average, predict, scored
 from compt_fast.models.api import Trunk
 from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.prompts.artifact import About, RunPrompts, TextFormat, TrunkId, save_prompts
@@ -307,7 +307,7 @@ class Trainer:
         return [rows for rows in self._evaluation if rows.task.name == run.config.task]
 
     def _score(self, prompts: RunPrompts, run: Run, sets: list[ScoredRows], interrupts: Interrupts) -> dict[str, Any]:
-        return evaluate(
+        predicted = predict(
             self.trunk,
             self.data,
             prompts,
@@ -317,6 +317,7 @@ class Trainer:
             batch_size=self.settings.eval_batch_size,
             after_batch=interrupts.check,
         )
+        return scored(sets, predicted, run.config.label_mode)
 
     def write_results(self) -> None:
         """Write `results.json` with every run's state as of now."""

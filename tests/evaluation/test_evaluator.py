@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from compt_fast.evaluation.evaluator import average, evaluate, prompts_for
+from compt_fast.evaluation import evaluator
+from compt_fast.evaluation.evaluator import average, predict, prompts_for
 from compt_fast.models.batch import make_batch
 from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.prompts.artifact import RunPrompts
@@ -36,7 +37,8 @@ def prompts(job: Job) -> RunPrompts:
 
 def scored(job: Job, prompts: RunPrompts, **changes: Any) -> dict[str, Any]:
     chosen: dict[str, Any] = {"mode": "natural", "scoring": "rank", "batch_size": 7} | changes
-    return evaluate(job.trunk, job.data, prompts, job.data.evaluation(), **chosen)
+    sets = job.data.evaluation()
+    return evaluator.scored(sets, predict(job.trunk, job.data, prompts, sets, **chosen), chosen["mode"])
 
 
 @pytest.mark.parametrize("scoring", ["rank", "generate"])

@@ -22,6 +22,7 @@ from compt_fast.config.flags import read_flags
 from compt_fast.models.api import Trunk
 from compt_fast.prompts.parameters import parameter_shapes
 from compt_fast.runs.job import Job, open_job
+from compt_fast.training.cohort import Cohort
 from compt_fast.training.interrupts import Interrupts
 from compt_fast.training.loop import Start, Trainer, from_nothing
 from compt_fast.training.monitor import Monitor
@@ -98,6 +99,20 @@ def train(job: Job, runs: list[Run], folder: Path, start: Start = from_nothing, 
     with Monitor(folder, total, console, tensorboard=False) as monitor, Interrupts() as interrupts:
         trainer.train(monitor, interrupts)
     return trainer
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, run_id: str, name: str, value: float) -> None:
+    """Make one number of one run's parameters `value` as it enters."""
+    admit = Cohort.admit
+
+    def admitted(self: Cohort, member: Any) -> None:
+        admit(self, member)
+        if member.run.id == run_id:
+            assert self.bank is not None
+            with torch.no_grad():
+                self.bank.params[name][-1].view(-1)[0] = value
+
+    monkeypatch.setattr(Cohort, "admit", admitted)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ def measured(
     """
     probes: list[list[str]] = []
     scored: list[int] = []
-    taken, evaluate = module._step_seconds, module.evaluate
+    taken, predict = module._step_seconds, module.predict
 
     def step(probe: Trainer, steps: int) -> float:
         taken(probe, 0)
@@ -66,8 +66,8 @@ def measured(
         patch.setattr(module, "_step_seconds", step)
         patch.setattr(
             module,
-            "evaluate",
-            lambda *rest, **more: scored.append(rest[2].shape.target_length) or evaluate(*rest, **more),
+            "predict",
+            lambda *rest, **more: scored.append(rest[2].shape.target_length) or predict(*rest, **more),
         )
         return estimate(trainer), probes, scored
 

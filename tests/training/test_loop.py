@@ -18,11 +18,8 @@ from compt_fast.prompts.compose import compose
 from compt_fast.prompts.parameters import PromptBank, rate_groups
 from compt_fast.runs.job import Job
 from compt_fast.tasks.sampling import EpochOrder
-from compt_fast.training import stepper
-from compt_fast.training.cohort import Cohort
 from compt_fast.training.loop import Trainer
 from compt_fast.training.plan import Run
-from compt_fast.training.step import Inputs, Members, Packed, members_of, pack, update
 from compt_fast.utils.errors import InputError
 from tests.helpers import jobs
 
@@ -147,20 +144,6 @@ def test_runs_that_wait_and_enter_later_train_the_same(
     assert [r.to_json()["id"] for r in queued.ended] == [run.id for run in runs]
 
 
-def poison(monkeypatch: pytest.MonkeyPatch, run_id: str, name: str, value: float) -> None:
-    """Make one number of one run's parameters `value` as it enters."""
-    admit = Cohort.admit
-
-    def admitted(self: Cohort, member: Any) -> None:
-        admit(self, member)
-        if member.run.id == run_id:
-            assert self.bank is not None
-            with torch.no_grad():
-                self.bank.params[name][-1].view(-1)[0] = value
-
-    monkeypatch.setattr(Cohort, "admit", admitted)
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_run_that_is_not_finite_is_stopped_and_the_others_go_on(
     value: float,
@@ -174,7 +157,7 @@ def test_a_run_that_is_not_finite_is_stopped_and_the_others_go_on(
     ill = runs[1].id
     jobs.train(job, runs, tmp_path / "well")
     jobs.train(job, [run for run in runs if run.id != ill], tmp_path / "without")
-    poison(monkeypatch, ill, "source_tokens", value)
+    jobs.poison(monkeypatch, ill, "source_tokens", value)
     trainer = jobs.train(job, runs, tmp_path / "ill")
 
     assert trainer.results[ill].status == "stopped"
@@ -202,71 +185,6 @@ def test_a_rate_that_explodes_stops_its_own_run_only(job: Job, tiny_t5: Path, to
     trainer = jobs.train(job, runs, tmp_path / "run")
     assert [r.status for r in trainer.ended] == ["finished", "stopped"]
     assert "not finite at step" in trainer.ended[1].reason
-
-
-def test_what_was_packed_for_runs_that_left_is_thrown_away(
-    job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run stops in its first step, another enters for it, one ends after the second step, two with the fifth."""
-    runs = [plan(job, tiny_t5, toys, steps=steps, seeds=seed)[0] for seed, steps in enumerate((2, 5, 5, 4))]
-    ends, stays, ill, waits = (run.id for run in runs)
-    poison(monkeypatch, ill, "source_tokens", math.nan)
-    early: list[Members] = []
-    late: list[Members] = []
-    taken: list[Members] = []
-    of = Inputs.of
-
-    def packing(cohorts: list[Cohort], ahead: int = 0) -> Packed:
-        (early if ahead else late).append(members_of(cohorts, ahead))
-        return pack(cohorts, ahead)
-
-    def taking(trunk: Any, cohorts: list[Cohort], packed: Packed) -> Inputs:
-        assert packed.members == members_of(cohorts)
-        taken.append(packed.members)
-        return of(trunk, cohorts, packed)
-
-    monkeypatch.setattr(stepper, "pack", packing)
-    monkeypatch.setattr(Inputs, "of", taking)
-    trainer = jobs.train(job, runs, tmp_path / "all", runs_at_once=3)
-    assert taken == [
-        (((ends, 0), (stays, 0), (ill, 0)),),
-        (((ends, 1), (stays, 1), (waits, 0)),),
-        *((((stays, step), (waits, step - 1)),) for step in (2, 3, 4)),
-    ]
-    assert [members for members in early if members not in taken] == [
-        (((ends, 1), (stays, 1), (ill, 1)),),
-        (((ends, 2), (stays, 2), (waits, 1)),),
-        (((stays, 5), (waits, 4)),),
-    ]
-    assert late == taken[:3], "what was packed ahead is taken where it can be"
-    assert trainer.step == 5
-    jobs.train(job, [runs[1]], tmp_path / "alone")
-    same(jobs.prompts(tmp_path / "all")[stays], jobs.prompts(tmp_path / "alone")[stays])
-
-
-def test_the_next_step_is_packed_before_the_losses_of_this_one_are_read(
-    job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that the host works while the device does."""
-    events: list[str] = []
-
-    class Found:
-        def __init__(self, found: Tensor) -> None:
-            self.found = found
-
-        def tolist(self) -> list[list[float]]:
-            events.append("read")
-            numbers: list[list[float]] = self.found.tolist()
-            return numbers
-
-    def packing(cohorts: list[Cohort], ahead: int = 0) -> Packed:
-        events.append(f"pack {ahead}")
-        return pack(cohorts, ahead)
-
-    monkeypatch.setattr(stepper, "pack", packing)
-    monkeypatch.setattr(stepper, "update", lambda *given: Found(update(*given)))
-    jobs.train(job, plan(job, tiny_t5, toys, steps=2), tmp_path / "run")
-    assert events == ["pack 0", "pack 1", "read", "pack 1", "read"]
 
 
 def test_every_preset_trains(job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
