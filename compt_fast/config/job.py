@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
-from compt_fast.config.choices import ENGINES, FITS, PROMPT_POSITIONS, RETRAIN
+from compt_fast.config.choices import ENGINES, FITS, PROMPT_POSITIONS, RETRAIN, SCORINGS
 from compt_fast.config.fields import FOLDER, PLACE, POSITIVE, TRUNK, Flag, flags_of, stated
 from compt_fast.config.presets import PRESETS
 from compt_fast.config.run import RUN_FLAGS
@@ -228,7 +228,7 @@ class JobSettings:
         default="generate",
         metadata=_flag(
             "greedy decoding, or likelihood of each label",
-            choices=("generate", "rank"),
+            choices=SCORINGS,
             also=("evaluate",),
             report="panel",
         ),

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from compt_fast.evaluation.scorings import SCORINGS, Labels
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.prompts.artifact import RunPrompts
@@ -37,22 +38,16 @@ def predict(
     rows = [(t, i) for t, of in enumerate(sets) for i in range(len(of.inputs))]
     rows.sort(key=lambda row: len(sets[row[0]].inputs[row[1]]))
     predicted = [[""] * len(of.inputs) for of in sets]
-    candidates = [data.label_ids(of.task, mode) for of in sets]
-    words = [label_texts(of.task, mode) for of in sets]
-    longest = data.longest_label(mode)
+    labels = [Labels(label_texts(of.task, mode), data.label_ids(of.task, mode)) for of in sets]
+    answer, longest = SCORINGS[scoring], data.longest_label(mode)
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         slots = [t for t, _ in part]
         batch = make_batch([sets[t].inputs[i] for t, i in part], None, slots).to(trunk.device)
         targets, batch = prompts_for(prompts, trunk, batch)
-        if scoring == "rank":
-            scores = trunk.label_scores(targets, batch, [candidates[t] for t in slots])
-            texts = [words[t][int(s.argmax())] for t, s in zip(slots, scores, strict=True)]
-        else:
-            ids = trunk.generate(targets, batch, max_new_tokens=longest)
-            texts = data.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        texts = answer(trunk, targets, batch, [labels[t] for t in slots], longest)
         for (t, i), text in zip(part, texts, strict=True):
-            predicted[t][i] = text.strip()
+            predicted[t][i] = text
         after_batch()
     return predicted
 
@@ -67,8 +62,8 @@ def prompts_for(prompts: RunPrompts, trunk: Trunk, batch: Batch) -> tuple[Target
         return TargetPrompts.from_stacks([prompts.tensors["targets"].to(device)]), batch
     composition, params = prompts.composed(device)
     tasks = batch.slots.to(device)
-    means = trunk.mean_embeddings(batch)
-    rows = compose_rows(composition, params, prompts.shape, torch.zeros_like(tasks), tasks, means)
+    texts = trunk.texts(batch)
+    rows = compose_rows(composition, params, prompts.shape, torch.zeros_like(tasks), tasks, texts)
     return TargetPrompts.from_stacks([rows]), replace(batch, slots=torch.arange(len(tasks)))
 
 

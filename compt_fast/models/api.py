@@ -35,6 +35,7 @@ from compt_fast.config.choices import AUTO
 from compt_fast.models.batch import Batch, TargetPrompts
 from compt_fast.models.checkpoint import UnsupportedCheckpointError
 from compt_fast.models.engines import ENGINES
+from compt_fast.prompts.entry import Texts
 from compt_fast.utils.errors import unknown
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ class Trunk(Protocol):
         `row_losses`.
         """
 
-    def mean_embeddings(self, batch: Batch) -> Tensor:
-        """Each row's mean token embedding, with </s> and without prompt: (B, d) fp32, of the embeddings as stored."""
+    def texts(self, batch: Batch) -> Texts:
+        """The embeddings of all rows' tokens, with </s> and without prompt, as stored, in fp32."""
 
     def fingerprint(self) -> str:
         """SHA-256 of all weights (names, shapes, dtypes, bytes) in hexadecimal: the same in every engine, as long as

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from compt_fast.config.choices import PROMPT_POSITIONS
 from compt_fast.models.batch import Batch, TargetPrompts
 from compt_fast.models.checkpoint import find_folder, load_checkpoint
+from compt_fast.prompts.entry import Texts
 from compt_fast.utils.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ class BaseTrunk(ABC):
     def device(self) -> torch.device:
         return self.embedding.device
 
-    def mean_embeddings(self, batch: Batch) -> Tensor:
+    def texts(self, batch: Batch) -> Texts:
         embeddings = F.embedding(batch.input_ids.to(self.device), self.embedding).float()
-        return torch.segment_reduce(embeddings, "mean", lengths=batch.input_lengths.to(self.device))
+        return Texts(embeddings, batch.input_lengths.to(self.device))
 
     def _text(self, batch: Batch, input_update: Tensor | None) -> Tensor:
         """The embeddings of all input tokens (N, d); with an update the sums, rounded once."""

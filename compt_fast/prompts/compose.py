@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compt_fast.prompts.compositions import Parts
 from compt_fast.prompts.encoding import encode
-from compt_fast.prompts.entry import Rows
+from compt_fast.prompts.entry import Rows, Texts
 from compt_fast.prompts.products import batched
 from compt_fast.prompts.routing import Mask, weights
 from compt_fast.prompts.shape import PromptShape
@@ -89,18 +89,18 @@ def compose_rows(
     shape: PromptShape,
     runs: Tensor,
     tasks: Tensor,
-    means: Tensor,
+    texts: Texts,
 ) -> Tensor:
     """The target prompt (B, L, d) of each of B input rows, for shapes that are `per_row`.
 
     `composition` is what `compose` gave for `params`, of which `mixing_parameters` are enough; runs and tasks (B,)
-    int64 say whose row each is; means (B, d), any float dtype, is the mean of the row's token embeddings.
+    int64 say whose row each is, `texts` what stands in them.
     """
     if not shape.per_row:
         raise ValueError("nothing of this shape depends on the input: the targets of compose() are whole")
     rule, _, router, _, gates = shape.entries
     sources, w = composition.sources, composition.weights
-    rows = Rows(runs, tasks, means, sources, composition.privates)
+    rows = Rows(runs, tasks, texts, sources, composition.privates)
 
     def own(part: Tensor | None) -> Tensor | None:
         return None if part is None else part[runs, tasks]

@@ -6,7 +6,9 @@ when a formula gets them; the sizes that an entry declares are without it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # choices are listed where no torch is loaded
@@ -48,15 +50,46 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """The texts of B input rows as a trunk embeds them: `embeddings` (N, d) in any float dtype of the N tokens of all
+    rows, one row after the other, each with its </s>; `lengths` (B,) int64 are their tokens.
+    """
+
+    embeddings: Tensor
+    lengths: Tensor
+
+    @cached_property
+    def means(self) -> Tensor:
+        """The mean of each row's token embeddings: (B, d)."""
+        return self._reduced("mean")
+
+    @cached_property
+    def maxima(self) -> Tensor:
+        """The largest value of each component among a row's token embeddings: (B, d)."""
+        return self._reduced("max")
+
+    def _reduced(self, how: str) -> Tensor:
+        from torch import segment_reduce
+
+        return segment_reduce(self.embeddings, how, lengths=self.lengths)
+
+    def split(self, counts: Sequence[int]) -> list[Texts]:
+        """The texts of the first counts[0] rows, of the next counts[1] rows, and so on."""
+        lengths = self.lengths.split(list(counts))
+        embeddings = self.embeddings.split([int(own.sum()) for own in lengths])
+        return [Texts(*own) for own in zip(embeddings, lengths, strict=True)]
+
+
+@dataclass(frozen=True)
 class Rows:
     """B input rows, for entries that compose a prompt for each (`per_row`).
 
-    runs and tasks (B,) int64 say whose each row is; means (B, d), any float dtype, is the mean of its token embeddings.
+    runs and tasks (B,) int64 say whose each row is, texts what stands in it.
     sources (R, N, m, d) and privates (R, T, m, d) are the encoded prompts, None where there are none.
     """
 
     runs: Tensor
     tasks: Tensor
-    means: Tensor
+    texts: Texts
     sources: Tensor | None
     privates: Tensor | None

@@ -16,6 +16,7 @@ from compt_fast.utils.errors import InputError, shown
 from compt_fast.utils.inputs import check_file, check_type, read_object
 
 PICKLED = (".pt", ".pth", ".bin")
+ADAPTER = "adapter_config.json"
 PEFT_TENSOR = "prompt_embeddings"
 
 
@@ -78,7 +79,7 @@ def _peft(folder: Path) -> ForeignPrompt:
     PEFT makes `num_transformer_submodules` times `num_virtual_tokens` rows; an encoder-decoder reads
     the first `num_virtual_tokens` of them, before its encoder's input, and never the rest.
     """
-    path = folder / "adapter_config.json"
+    path = folder / ADAPTER
     if not path.exists():
         raise InputError(f"{folder}: no adapter_config.json; a folder to import is a PEFT adapter")
     config = read_object(path, "the configuration of a PEFT adapter")

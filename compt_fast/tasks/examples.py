@@ -14,7 +14,7 @@ from compt_fast.config.run import RunConfig
 from compt_fast.tasks.loaders import TaskData
 from compt_fast.tasks.sampling import Draw, draw_development, draw_training, evaluation_indices
 from compt_fast.tasks.table import Task
-from compt_fast.tasks.text import InputTokens, encode_label, label_text, label_texts, read_input
+from compt_fast.tasks.text import InputTokens, check_writable, encode_label, label_text, label_texts, read_input
 from compt_fast.utils.errors import InputError
 
 Seen = Mapping[str, Sequence[Draw]]
@@ -133,18 +133,9 @@ class JobData:
         return [encode_label(text, self.tokenizer) for text in label_texts(task, mode)]
 
     def check_labels(self, mode: str) -> None:
-        """Raise `InputError` for a label that the trunk cannot write: what its tokens say is another
-        text, which no prediction would ever match.
-        """
+        """Raise `InputError` for a label of any task that the trunk cannot write."""
         for data in self.tasks:
-            texts = label_texts(data.task, mode)
-            written = self.tokenizer.batch_decode(self.label_ids(data.task, mode), skip_special_tokens=True)
-            for text, back in zip(texts, written, strict=True):
-                if back.strip() != text:
-                    raise InputError(
-                        f"{data.task.name}: the trunk's tokenizer cannot write the label {text!r} (it comes back as "
-                        f"{back.strip()!r}); take other label words or another --label-mode"
-                    )
+            check_writable(data.task, mode, self.tokenizer)
 
     def names(self, config: RunConfig) -> list[str]:
         """The tasks of a run: all of the job, or the one that it was trained for apart."""

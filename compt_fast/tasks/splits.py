@@ -16,6 +16,8 @@ from compt_fast.tasks.table import Task
 from compt_fast.utils.errors import InputError, shown, unknown
 from compt_fast.utils.numbers import number
 
+_HINT = "; fill it, or leave such rows out with --skip-empty"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -54,7 +56,7 @@ class Split:
         label = self.labels[index].item()
         where = self.where(index)
         pairs = zip(self._texts, self._names, strict=True)
-        return Row(tuple(_text(column[index], name, where) for column, name in pairs), label, where)
+        return Row(tuple(checked_text(column[index], name, where, _HINT) for column, name in pairs), label, where)
 
     def __iter__(self) -> Iterator[Row]:
         return map(self.__getitem__, range(len(self)))
@@ -63,7 +65,7 @@ class Split:
         """Raise `InputError` for the first text that is empty or none."""
         for column, name in zip(self._texts, self._names, strict=True):
             for index, value in enumerate(column):
-                _text(value, name, partial(self.where, index))
+                checked_text(value, name, partial(self.where, index), _HINT)
 
 
 def _without_empty(task: Task, columns: Columns, names: list[str]) -> tuple[Columns, str]:
@@ -79,8 +81,12 @@ def _without_empty(task: Task, columns: Columns, names: list[str]) -> tuple[Colu
     return columns.take(np.flatnonzero(~empty)), note
 
 
-def _text(value: Any, name: str, where: str | Callable[[], str]) -> str:
-    """`value`, checked to be a text. `where` may be a call, which is made only for a message."""
+def checked_text(value: Any, name: str, where: str | Callable[[], str], empty_hint: str = "") -> str:
+    """`value` of the column `name`, checked to be a text that says something.
+
+    Raises `InputError` that begins with `where`, which may be a call and is made only for a message; for a text that is
+    missing or empty it ends with `empty_hint`.
+    """
     problem = None
     if value is None:
         problem = "is missing"
@@ -94,8 +100,7 @@ def _text(value: Any, name: str, where: str | Callable[[], str]) -> str:
         problem = "holds half of a surrogate pair, which is no character"
     if problem:
         place = where if isinstance(where, str) else where()
-        hint = "; fill it, or leave such rows out with --skip-empty" if is_empty(value) else ""
-        raise InputError(f"{place}: column {name!r} {problem}{hint}")
+        raise InputError(f"{place}: column {name!r} {problem}{empty_hint if is_empty(value) else ''}")
     return str(value)
 
 

@@ -54,6 +54,20 @@ def encode_label(text: str, tokenizer: Any) -> list[int]:
     return [*_tokens([text], tokenizer)[0], tokenizer.eos_token_id]
 
 
+def check_writable(task: Task, mode: str, tokenizer: Any) -> None:
+    """Raise `InputError` for a label that the trunk cannot write: what its tokens say is another text, which no
+    prediction would ever match.
+    """
+    texts = label_texts(task, mode)
+    written = tokenizer.batch_decode([encode_label(text, tokenizer) for text in texts], skip_special_tokens=True)
+    for text, back in zip(texts, written, strict=True):
+        if back.strip() != text:
+            raise InputError(
+                f"{task.name}: the trunk's tokenizer cannot write the label {text!r} (it comes back as "
+                f"{back.strip()!r}); take other label words or another --label-mode"
+            )
+
+
 def input_text(task: Task, row_texts: Sequence[str], *, prefix: bool) -> str:
     """`<task>: <field>: <text> <field>: <text>`, as the trunk reads it where nothing is cut."""
     parts = zip(_names(task, prefix), row_texts, strict=True)

@@ -19,6 +19,7 @@ from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.ops.varlen import cu_seqlens_of
 from compt_fast.prompts.compose import compose_rows
+from compt_fast.prompts.entry import Texts
 from compt_fast.training.cohort import Cohort
 from compt_fast.training.optimizer import Hyperparameters
 
@@ -35,15 +36,15 @@ def members_of(cohorts: Sequence[Cohort], ahead: int = 0) -> Members:
 class Part:
     """One cohort's part of a step: R members and B rows.
 
-    `runs` and `tasks` (B,) int64 say whose row each is, `draws` are the router's. `means` (B, d), the rows' mean token
-    embeddings, are there on the device only, and where target prompts depend on their row.
+    `runs` and `tasks` (B,) int64 say whose row each is, `draws` are the router's. `texts` are there on
+    the device only, and where target prompts depend on their row.
     """
 
     runs: Tensor
     tasks: Tensor
     draws: dict[str, Tensor]
     hyperparameters: Hyperparameters
-    means: Tensor | None = None
+    texts: Texts | None = None
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,10 @@ class Inputs:
         ]
         by_row = [cohort.shape.per_row for cohort in cohorts]
         if any(by_row):
-            means = trunk.mean_embeddings(batch).split([len(part.runs) for part in parts])
+            texts = trunk.texts(batch).split([len(part.runs) for part in parts])
             parts = [
-                replace(part, runs=part.runs.to(device), tasks=part.tasks.to(device), means=own) if rowwise else part
-                for part, own, rowwise in zip(parts, means, by_row, strict=True)
+                replace(part, runs=part.runs.to(device), tasks=part.tasks.to(device), texts=own) if rowwise else part
+                for part, own, rowwise in zip(parts, texts, by_row, strict=True)
             ]
         return cls(PackedRows(trunk, batch, packed.cu_seqlens), packed.counts, parts)
 
@@ -159,8 +160,8 @@ def _target_prompts(cohort: Cohort, part: Part) -> Tensor:
     composition = cohort.compose(part.draws)
     targets = composition.targets
     if cohort.shape.per_row:
-        assert part.means is not None
-        targets = compose_rows(composition, cohort.params, cohort.shape, part.runs, part.tasks, part.means)
+        assert part.texts is not None
+        targets = compose_rows(composition, cohort.params, cohort.shape, part.runs, part.tasks, part.texts)
     assert targets is not None
     return targets.flatten(0, -2)
 

@@ -31,7 +31,7 @@ def directions(shape: PromptShape) -> dict[str, Parameter]:
 
 def row_shares(params: Mapping[str, Tensor], shape: PromptShape, rows: Rows) -> Tensor:
     """Alpha is the tanh of a product with the row's mean embedding, and beta is 1."""
-    alpha = torch.tanh((params["direction"][rows.runs, rows.tasks] * rows.means).sum(-1))
+    alpha = torch.tanh((params["direction"][rows.runs, rows.tasks] * rows.texts.means).sum(-1))
     return torch.stack([alpha, torch.ones_like(alpha)], dim=-1)
 
 

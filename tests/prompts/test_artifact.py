@@ -109,10 +109,10 @@ def test_targets_are_composed_once_a_slot_but_for_input_gates(job: Job) -> None:
     prompts, bank = made("input")
     targets, own = prompts_for(prompts, job.trunk, batch)
     assert own.slots.tolist() == [0, 1, 2]
-    means = job.trunk.mean_embeddings(batch)
+    texts = job.trunk.texts(batch)
     runs = torch.zeros(3, dtype=torch.int64)
     composed = compose(bank.params, prompts.shape)
-    rows = compose_rows(composed, bank.params, prompts.shape, runs, batch.slots, means)
+    rows = compose_rows(composed, bank.params, prompts.shape, runs, batch.slots, texts)
     torch.testing.assert_close(targets.flat, rows.detach().flatten(0, 1))
 
 
@@ -138,8 +138,8 @@ def test_masks_and_gates_of_each_row(job: Job) -> None:
     mask = Mask((True, False, False), private=False)
     rows, _ = prompts_for(prompts.masked(mask), job.trunk, batch)
     composed = compose(bank.params, prompts.shape, mask=mask)
-    runs, means = torch.zeros(2, dtype=torch.int64), job.trunk.mean_embeddings(batch)
-    expected = compose_rows(composed, bank.params, prompts.shape, runs, batch.slots, means)
+    runs, texts = torch.zeros(2, dtype=torch.int64), job.trunk.texts(batch)
+    expected = compose_rows(composed, bank.params, prompts.shape, runs, batch.slots, texts)
     torch.testing.assert_close(rows.flat, expected.detach().flatten(0, 1))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compt_fast.config.choices import ENCODERS, GATES, NORMALISATIONS, SHARINGS
 from compt_fast.prompts.compose import Mask, compose, compose_rows
+from compt_fast.prompts.entry import Texts
 from compt_fast.prompts.parameters import PromptBank, rate_groups
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError
@@ -21,6 +22,11 @@ PT = replace(SPP, composition="pt", sources=0)
 MST = replace(SPP, composition="mst", sources=1, private=False)
 INSIDE = replace(SPP, composition="inside", sources=3, sharing="shared")
 SHARED_ONLY = replace(INSIDE, private=False)
+
+
+def texts_of(means: Tensor) -> Texts:
+    """Texts of one token each, which is its own mean."""
+    return Texts(means, torch.ones(len(means), dtype=torch.int64))
 
 
 def name(shape: PromptShape) -> str:
@@ -230,7 +236,7 @@ def test_a_masked_half_can_be_removed_with_its_tokens(gates):
         composition = compose(params, shape, mask=mask)
         if gates == "input":
             means = torch.randn(5, D, generator=torch.Generator().manual_seed(3))
-            return compose_rows(composition, params, shape, RUNS, TASKS, means)
+            return compose_rows(composition, params, shape, RUNS, TASKS, texts_of(means))
         return composition.targets
 
     whole = targets(None)
@@ -274,7 +280,7 @@ def test_input_gates(shape, mask):
     composition = compose(bank.params, shape, mask=mask)
     assert composition.targets is None and composition.gates is None
     means = torch.randn(5, D, generator=torch.Generator().manual_seed(3))
-    rows = compose_rows(composition, bank.params, shape, RUNS, TASKS, means)
+    rows = compose_rows(composition, bank.params, shape, RUNS, TASKS, texts_of(means))
     assert rows.shape == (5, shape.target_length, D)
     for b in range(5):
         loops = Loops(bank, int(RUNS[b]), int(TASKS[b]), mask)
@@ -286,7 +292,7 @@ def test_input_gates_start_at_one_half_whatever_the_input():
     shape = replace(SPP, gates="input")
     bank = PromptBank.create(shape, [0, 1])
     composition = compose(bank.params, shape)
-    rows = compose_rows(composition, bank.params, shape, RUNS, TASKS, torch.randn(5, D))
+    rows = compose_rows(composition, bank.params, shape, RUNS, TASKS, texts_of(torch.randn(5, D)))
     fixed = compose(bank.params, replace(shape, gates="fixed")).targets
     assert fixed is not None
     torch.testing.assert_close(rows, fixed[RUNS, TASKS] / 2)
@@ -295,7 +301,7 @@ def test_input_gates_start_at_one_half_whatever_the_input():
 def test_rows_of_what_depends_on_no_input_are_refused():
     bank = bank_of(SPP)
     with pytest.raises(ValueError, match="nothing of this shape depends on the input"):
-        compose_rows(compose(bank.params, SPP), bank.params, SPP, RUNS, TASKS, torch.zeros(5, D))
+        compose_rows(compose(bank.params, SPP), bank.params, SPP, RUNS, TASKS, texts_of(torch.zeros(5, D)))
 
 
 def outputs(params: dict[str, Tensor], shape: PromptShape) -> Tensor:
@@ -308,7 +314,7 @@ def outputs(params: dict[str, Tensor], shape: PromptShape) -> Tensor:
         return composition.targets
     slots = torch.cartesian_prod(torch.arange(runs), torch.arange(shape.tasks))
     means = torch.randn(shape.tasks, shape.d_model, generator=generator).repeat(runs, 1)
-    rows = compose_rows(composition, params, shape, slots[:, 0], slots[:, 1], means)
+    rows = compose_rows(composition, params, shape, slots[:, 0], slots[:, 1], texts_of(means))
     return rows.view(runs, shape.tasks, shape.target_length, shape.d_model)
 
 

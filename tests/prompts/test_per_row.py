@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compt_fast.prompts.compose import Mask, compose, compose_rows
 from compt_fast.prompts.compositions import COMPOSITIONS, Parts, Rule
-from compt_fast.prompts.entry import Parameter, Rows
+from compt_fast.prompts.entry import Parameter, Rows, Texts
 from compt_fast.prompts.parameters import PromptBank, mixing_parameters
 from compt_fast.prompts.routers import ROUTERS, Router
 from compt_fast.prompts.shape import PromptShape
@@ -20,7 +20,8 @@ from compt_fast.utils.errors import InputError
 R, T, N, M, D = 2, 3, 4, 2, 6
 SPP = PromptShape("spp", T, N, True, M, D, encoder="linear", normalisation="softmax")
 RUNS, TASKS = torch.tensor([1, 0, 1, 1, 0]), torch.tensor([2, 0, 0, 2, 1])
-MEANS = torch.randn(5, D, generator=torch.Generator().manual_seed(3))
+TEXTS = Texts(torch.randn(11, D, generator=torch.Generator().manual_seed(3)), torch.tensor([1, 3, 2, 1, 4]))
+MEANS = torch.stack([text.mean(0) for text in TEXTS.embeddings.split(TEXTS.lengths.tolist())])
 
 
 def attention(params: Mapping[str, Tensor], shape: PromptShape, rows: Rows) -> Tensor:
@@ -29,7 +30,7 @@ def attention(params: Mapping[str, Tensor], shape: PromptShape, rows: Rows) -> T
     keys = rows.sources.mean(2)[rows.runs]
     if shape.n_weights > shape.sources:
         keys = torch.cat([keys, rows.privates.mean(2)[rows.runs, rows.tasks][:, None]], dim=1)
-    return torch.einsum("bnd,bde,be->bn", keys, params["attention"][rows.runs], rows.means)
+    return torch.einsum("bnd,bde,be->bn", keys, params["attention"][rows.runs], rows.texts.means)
 
 
 def matrix(shape: PromptShape) -> dict[str, Parameter]:
@@ -39,7 +40,7 @@ def matrix(shape: PromptShape) -> dict[str, Parameter]:
 def generated(parts: Parts) -> Tensor:
     """The private prompt, and a vector of the row's added to each of its tokens."""
     assert parts.rows is not None and parts.privates is not None
-    return parts.privates + (parts.rows.means * parts.params["scale"][parts.rows.runs])[:, None]
+    return parts.privates + (parts.rows.texts.means * parts.params["scale"][parts.rows.runs])[:, None]
 
 
 def scale(shape: PromptShape) -> dict[str, Parameter]:
@@ -59,7 +60,7 @@ def composed(shape: PromptShape) -> tuple[PromptBank, Tensor]:
     begun = compose(bank.params, shape)
     assert shape.per_row and begun.targets is None
     few = {name: bank.params[name] for name in mixing_parameters(shape)}
-    return bank, compose_rows(begun, few, shape, RUNS, TASKS, MEANS)
+    return bank, compose_rows(begun, few, shape, RUNS, TASKS, TEXTS)
 
 
 @pytest.mark.parametrize("composition", ["spp", "scp", "inside"])

@@ -13,6 +13,7 @@ from compt_fast import info, kernels
 from compt_fast.ops import compose as fused
 from compt_fast.prompts.artifact import load_prompts
 from compt_fast.prompts.compose import Mask, compose, compose_rows
+from compt_fast.prompts.entry import Texts
 from compt_fast.prompts.parameters import PromptBank, parameter_shapes, rate_groups
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.training.graphs import eager
@@ -93,7 +94,8 @@ def test_a_gate_of_each_row_composes_each_row() -> None:
     assert begun.targets is None and begun.gates is None
     runs, tasks = torch.tensor([1, 0, 1, 1]), torch.tensor([2, 0, 0, 2])
     means = torch.randn(4, D, generator=torch.Generator().manual_seed(4))
-    found = compose_rows(begun, bank.params, bank.shape, runs, tasks, means)
+    texts = Texts(means, torch.ones(4, dtype=torch.int64))
+    found = compose_rows(begun, bank.params, bank.shape, runs, tasks, texts)
     for row, (run, task) in enumerate(zip(runs.tolist(), tasks.tolist(), strict=True)):
         alpha = torch.tanh(bank.params["direction"][run, task] @ means[row])
         torch.testing.assert_close(found[row], by_hand(bank.params, run, task, alpha, torch.tensor(1.0)))

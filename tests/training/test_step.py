@@ -11,6 +11,7 @@ from torch import Tensor
 
 from compt_fast.config.flags import read_flags
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
+from compt_fast.prompts.entry import Texts
 from compt_fast.tasks.examples import TrainingRow
 from compt_fast.training.cohort import Cohort, Member
 from compt_fast.training.plan import Run, plan_runs
@@ -29,9 +30,8 @@ class Summing:
         sums = torch.stack([own.sum() for own in prompts.flat.split(prompts.lengths.tolist())])
         return sums[batch.slots] * batch.label_lengths
 
-    def mean_embeddings(self, batch: Batch) -> Tensor:
-        rows = EMBEDDING[batch.input_ids].split(batch.input_lengths.tolist())
-        return torch.stack([own.mean(0) for own in rows])
+    def texts(self, batch: Batch) -> Texts:
+        return Texts(EMBEDDING[batch.input_ids], batch.input_lengths)
 
 
 TRUNK: Any = Summing()
@@ -80,9 +80,9 @@ def test_every_row_is_its_own_slot_with_input_gates() -> None:
     assert packed.batch.slots[4:].tolist() == list(range(2, 10))
     assert packed.prompt_lengths.tolist() == [2] * 10
     inputs = Inputs.of(TRUNK, cohorts, packed)
-    means = TRUNK.mean_embeddings(packed.batch)
-    assert inputs.parts[0].means is None
-    assert inputs.parts[1].means is not None and torch.equal(inputs.parts[1].means, means[4:])
+    means = TRUNK.texts(packed.batch).means
+    assert inputs.parts[0].texts is None
+    assert inputs.parts[1].texts is not None and torch.equal(inputs.parts[1].texts.means, means[4:])
     losses = forward(cohorts, inputs)
     alone = forward(cohorts[1:], Inputs.of(TRUNK, cohorts[1:], pack(cohorts[1:])))
     assert torch.equal(losses[1:], alone)

@@ -25,7 +25,7 @@ def parameters(shape: PromptShape) -> dict[str, Parameter]:
 def of_rows(params: Mapping[str, Tensor], shape: PromptShape, rows: Rows) -> Tensor:
     """(B, 2)."""
     weight, bias = params["gates.weight"][rows.runs], params["gates.bias"][rows.runs]
-    return sigmoid(torch.einsum("bd,bgd->bg", rows.means.to(weight), weight) + bias)
+    return sigmoid(torch.einsum("bd,bgd->bg", rows.texts.means.to(weight), weight) + bias)
 
 
 ENTRY = Gate(parameters, of_rows, per_row=True)

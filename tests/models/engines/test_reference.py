@@ -222,19 +222,19 @@ def test_a_gpu_agrees_with_the_cpu(folders: dict[str, Path], t5: ReferenceTrunk)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_mean_embeddings_are_means_over_each_text(trunk: ReferenceTrunk) -> None:
-    batch = some_batch(trunk)
-    means = trunk.mean_embeddings(batch)
+def test_means_and_maxima_are_over_each_text(trunk: ReferenceTrunk) -> None:
+    texts = trunk.texts(some_batch(trunk))
     for row, text in enumerate(TEXTS):
-        wanted = trunk.embedding[ids(trunk, text)].mean(0)
-        torch.testing.assert_close(means[row], wanted)
+        embedded = trunk.embedding[ids(trunk, text)]
+        torch.testing.assert_close(texts.means[row], embedded.mean(0))
+        assert torch.equal(texts.maxima[row], embedded.amax(0))
 
 
 def test_mean_embeddings_of_bf16_are_summed_in_fp32(folders: dict[str, Path]) -> None:
     trunk = load(folders["t5"], torch.bfloat16)
     batch = make_batch([[17] * 999 + [18]], None, [0])
     wanted = (trunk.embedding[17].double() * 999 + trunk.embedding[18].double()) / 1000
-    means = trunk.mean_embeddings(batch)
+    means = trunk.texts(batch).means
     assert means.dtype == torch.float32
     torch.testing.assert_close(means[0].double(), wanted, rtol=1e-5, atol=1e-6)
 

@@ -1,0 +1,18 @@
+"""Greedy decoding: the answer is whatever the trunk writes, label or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compt_fast.evaluation.scorings import Labels
+from compt_fast.models.api import Trunk
+from compt_fast.models.batch import Batch, TargetPrompts
+
+
+def generated(trunk: Trunk, targets: TargetPrompts, batch: Batch, labels: Sequence[Labels], longest: int) -> list[str]:
+    """The texts that the trunk writes, of up to `longest` tokens."""
+    ids = trunk.generate(targets, batch, max_new_tokens=longest)
+    return [text.strip() for text in trunk.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+ENTRY = generated

@@ -1,0 +1,240 @@
+"""Answers to rows of any tasks by trained prompts, over one frozen trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from compt_fast.config.job import JobSettings
+from compt_fast.evaluation.evaluator import prompts_for
+from compt_fast.evaluation.scorings import Labels
+from compt_fast.evaluation.scorings.generate import generated
+from compt_fast.evaluation.scorings.rank import log_likelihoods
+from compt_fast.models.api import Trunk
+from compt_fast.models.batch import Batch, TargetPrompts, make_batch
+from compt_fast.ops.varlen import cu_seqlens_of
+from compt_fast.prediction.prompts import TaskPrompt, read_all
+from compt_fast.prediction.rows import EncodedRow, encode, rows_of
+from compt_fast.prompts.artifact import RunPrompts, TrunkId, check_trunk
+from compt_fast.runs.job import named_trunk
+from compt_fast.tasks.table import Task
+from compt_fast.tasks.text import check_writable, encode_label, label_texts
+from compt_fast.tasks.user import load_task_file
+from compt_fast.utils.errors import InputError
+
+AHEAD = 2048
+"""Rows that are read before the first of them is answered, and sorted by length, so that batches hold little padding
+in the engine that pads; what is in memory at a time.
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was predicted for a row of `task`.
+
+    `text` is what the trunk wrote. `label` is that text where it is one of the task's labels (a number where these are
+    scores); else it is the most likely label where `scores` were asked for, and None where not. `scores` are the
+    likelihoods of the task's labels, normalised to sum to 1. Of a row that could not be read, `error` says why.
+    """
+
+    task: str
+    label: str | float | None
+    text: str
+    scores: dict[str, float] | None = None
+    error: str | None = None
+
+
+class Predictor:
+    """A trunk, and the prompt of each task that it answers."""
+
+    def __init__(self, trunk: Trunk, prompts: Mapping[str, TaskPrompt]) -> None:
+        """Raises `InputError` for prompts of another width, and for labels that the trunk cannot write."""
+        self.trunk = trunk
+        self._prompts: Mapping[str, TaskPrompt] = {}
+        self._labels: Mapping[str, Labels] = {}
+        self.set(prompts)
+
+    def set(self, prompts: Mapping[str, TaskPrompt]) -> None:
+        """Answer with these prompts from now on; what is being answered goes on with those before.
+
+        Raises `InputError` as the class does, and changes nothing then.
+        """
+        labels = {name: self._labels_of(one) for name, one in prompts.items()}
+        self._prompts, self._labels = dict(prompts), labels
+
+    def _labels_of(self, one: TaskPrompt) -> Labels:
+        if one.d_model != self.trunk.d_model:
+            raise InputError(
+                f"{one.where}: prompts of d_model {one.d_model} do not fit the trunk {self.trunk.name} of d_model "
+                f"{self.trunk.d_model}"
+            )
+        assert one.text.label_mode is not None
+        check_writable(one.task, one.text.label_mode, self.trunk.tokenizer)
+        texts = label_texts(one.task, one.text.label_mode)
+        return Labels(texts, [encode_label(text, self.trunk.tokenizer) for text in texts])
+
+    @property
+    def prompts(self) -> Mapping[str, TaskPrompt]:
+        """The prompt of each task, by its name."""
+        return self._prompts
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """What each task is, by its name: its columns (`fields`), its label words."""
+        return {name: one.task for name, one in self._prompts.items()}
+
+    @overload
+    def predict(
+        self, rows: Mapping[str, Any], task: str | None = None, *, scores: bool = False, batch_size: int = 128
+    ) -> Answer: ...
+
+    @overload
+    def predict(
+        self, rows: Any, task: str | None = None, *, scores: bool = False, batch_size: int = 128
+    ) -> list[Answer]: ...
+
+    def predict(
+        self, rows: Any, task: str | None = None, *, scores: bool = False, batch_size: int = 128
+    ) -> Answer | list[Answer]:
+        """The answer to a row (a mapping from column to text), or those to many, in their order.
+
+        Many rows are a list of mappings, a pandas or polars data frame, or a `datasets.Dataset`; rows that are too
+        many to hold go through `stream`. Without `task` each row names its own in the column "task", unless there is
+        only one. Raises `InputError` that counts rows from 1.
+        """
+        if isinstance(rows, Mapping):
+            (answer,) = self.stream([rows], task, scores=scores, batch_size=batch_size)
+            return answer
+        return list(self.stream(rows, task, scores=scores, batch_size=batch_size))
+
+    def stream(
+        self,
+        rows: Any,
+        task: str | None = None,
+        *,
+        scores: bool = False,
+        batch_size: int = 128,
+        keep_going: bool = False,
+    ) -> Iterator[Answer]:
+        """As `predict`, for rows of any number: they are read as their answers are asked for, `AHEAD` at a time.
+
+        With `keep_going` a row that cannot be read is answered by what is wrong with it.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+        # what was set while the rows stream answers the rows after them alone
+        numbered = enumerate(rows_of(rows), start=1)
+        while part := list(islice(numbered, AHEAD)):
+            prompts, labels = self._prompts, self._labels
+            encoded = [self._encoded(row, prompts, task, number, keep_going) for number, row in part]
+            known = [row for row in encoded if isinstance(row, EncodedRow)]
+            answers = iter(self._answers(known, labels, scores, batch_size))
+            yield from (row if isinstance(row, Answer) else next(answers) for row in encoded)
+
+    def _encoded(
+        self, row: Any, prompts: Mapping[str, TaskPrompt], task: str | None, number: int, keep_going: bool
+    ) -> EncodedRow | Answer:
+        try:
+            return encode(row, prompts, task, self.trunk.tokenizer, f"row {number}")
+        except InputError as error:
+            if not keep_going:
+                raise
+            return Answer("" if task is None else task, None, "", None, str(error))
+
+    @torch.no_grad()
+    def _answers(
+        self, rows: Sequence[EncodedRow], labels: Mapping[str, Labels], scores: bool, batch_size: int
+    ) -> list[Answer]:
+        """The answers to rows, in their order, which go through the trunk sorted by length."""
+        found: dict[int, Answer] = {}
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row].input_ids))
+        longest = max((len(ids) for of in labels.values() for ids in of.ids), default=0)
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            own = [rows[place] for place in places]
+            targets, batch = self._batch(own)
+            own_labels = [labels[row.prompt.task.name] for row in own]
+            texts = generated(self.trunk, targets, batch, own_labels, longest)
+            likely = log_likelihoods(self.trunk, targets, batch, own_labels) if scores else [None] * len(own)
+            answers = map(_answer, own, own_labels, texts, likely)
+            found.update(zip(places, answers, strict=True))
+        return [found[place] for place in range(len(rows))]
+
+    def _batch(self, rows: Sequence[EncodedRow]) -> tuple[TargetPrompts, Batch]:
+        """The batch of some rows and its target prompts, those of one artifact beside those of the next."""
+        slots = [row.prompt.index for row in rows]
+        batch = make_batch([row.input_ids for row in rows], None, slots).to(self.trunk.device)
+        whose: dict[int, tuple[RunPrompts, list[int]]] = {}
+        for place, row in enumerate(rows):
+            own = whose.setdefault(id(row.prompt.prompts), (row.prompt.prompts, []))
+            own[1].append(place)
+        flats: list[Tensor] = []
+        lengths: list[int] = []
+        new_slots = batch.slots.clone()
+        for prompts, places in whose.values():
+            chosen = torch.tensor(places)
+            targets, part = prompts_for(prompts, self.trunk, batch.take(chosen))
+            new_slots[chosen] = part.slots + len(lengths)
+            flats.append(targets.flat)
+            lengths += targets.lengths.tolist()
+        return TargetPrompts(torch.cat(flats), cu_seqlens_of(lengths)), replace(batch, slots=new_slots)
+
+
+def _answer(row: EncodedRow, labels: Labels, text: str, likely: Tensor | None) -> Answer:
+    """The answer to a row that the trunk answered by `text`."""
+    task = row.prompt.task
+    scores = None if likely is None else dict(zip(labels.texts, likely.softmax(0).tolist(), strict=True))
+    chosen = text if text in labels.texts else None
+    if chosen is None and scores is not None:
+        chosen = max(scores, key=lambda label: scores[label])
+    label = float(chosen) if task.is_score and chosen is not None else chosen
+    return Answer(task.name, label, text, scores)
+
+
+def load(
+    *paths: str | Path,
+    run: str | None = None,
+    task: str | None = None,
+    task_files: Iterable[str | Path] = (),
+    model: str | None = None,
+    engine: str = JobSettings.engine,
+    device: str = JobSettings.device,
+    dtype: str | None = None,
+) -> Predictor:
+    """What answers rows with the trained prompts that lie at `paths`.
+
+    A path is a run folder (with `run`, the id of one of its runs, where several have prompts of one task), a folder
+    RUN/prompts/<run-id>, a store, or a PEFT adapter (with `task`); `task` takes that task's prompt alone. Nothing but
+    the prompts' folder and the trunk is needed: prompts of a task of one's own carry what it is, and `task_files` say
+    it of those that do not. `model` is the trunk, where it is not to be found under the name that the prompts were
+    trained with; `dtype` "fp32" or "bf16", by default that of the training; `engine` and `device` as the flags of
+    `train`.
+
+    Raises `InputError` for prompts that are damaged, of another trunk, of several trunks, or two of one task.
+    """
+    known = [load_task_file(Path(file)) for file in task_files]
+    prompts = read_all([Path(path) for path in paths], run, task, known)
+    first = next(iter(prompts.values()))
+    assert first.text.prompt_position is not None
+    trained = next((one.trunk.dtype for one in prompts.values() if one.trunk.dtype), None)
+    settings = JobSettings(
+        model=model or first.trunk.name,
+        engine=engine,
+        device=device,
+        dtype=dtype or trained or JobSettings.dtype,
+        prompt_position=first.text.prompt_position,
+    )
+    trunk = named_trunk(settings)
+    own = trunk.fingerprint()
+    if trained and trained != settings.dtype:  # hashes are of one precision
+        own = named_trunk(replace(settings, dtype=trained)).fingerprint()
+    for one in prompts.values():
+        known_trunk = one.trunk if one.trunk.sha256 else replace(one.trunk, name=trunk.name)
+        check_trunk(one.where, known_trunk, one.d_model, TrunkId(trunk.name, own), trunk.d_model)
+    return Predictor(trunk, prompts)

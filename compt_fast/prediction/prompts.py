@@ -1,0 +1,172 @@
+"""Prompts to predict with, read from wherever trained prompts lie: a run, a run folder, a store, a PEFT adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from compt_fast.config.job import JobSettings
+from compt_fast.prompts.artifact import (
+    FILES,
+    MANIFEST,
+    About,
+    RunPrompts,
+    TextFormat,
+    TrunkId,
+    load_prompts,
+    read_manifest,
+)
+from compt_fast.prompts.foreign import ADAPTER, read_foreign
+from compt_fast.prompts.shape import PromptShape
+from compt_fast.prompts.store import PromptStore
+from compt_fast.runs.loaded import stored_runs
+from compt_fast.tasks.table import TASKS, Task
+from compt_fast.utils.errors import InputError, unknown
+
+USUAL_TEXT = TextFormat(JobSettings.prefix, JobSettings.prompt_position, JobSettings.max_source_length, "natural")
+"""What a prompt that does not say how it was trained is taken to read and write: what `train` does without flags."""
+
+
+@dataclass(frozen=True)
+class TaskPrompt:
+    """The prompt of one task: the task `index` among those of `prompts`, which were trained on `trunk`.
+
+    `text` lacks nothing. `where` is the folder that it was read from, for messages.
+    """
+
+    task: Task
+    prompts: RunPrompts
+    index: int
+    text: TextFormat
+    trunk: TrunkId
+    where: str
+
+    @property
+    def d_model(self) -> int:
+        """Width d."""
+        return self.prompts.shape.d_model
+
+
+def read_all(
+    paths: Sequence[Path], run: str | None = None, task: str | None = None, known: Sequence[Task] = ()
+) -> dict[str, TaskPrompt]:
+    """The prompts that lie at `paths` by their tasks' names; arguments as of `read`.
+
+    Raises `InputError` for whatever `read` refuses, for two prompts of one task, and for prompts that no single trunk
+    can read: of several trunks, or of several places in the text.
+    """
+    found: dict[str, TaskPrompt] = {}
+    for one in (one for path in paths for one in read(path, run, task, known)):
+        name = one.task.name
+        if name in found:
+            raise InputError(f"{one.where}: a prompt of the task {name}, of which {found[name].where} is one: name one")
+        found[name] = one
+    if not found:
+        raise InputError("no prompts are named")
+    first = next(iter(found.values()))
+    for one in found.values():
+        _check_together(first, one)
+    return found
+
+
+def read(path: Path, run: str | None = None, task: str | None = None, known: Sequence[Task] = ()) -> list[TaskPrompt]:
+    """The prompts in a run's folder, a run folder, a store or an adapter's folder, one a task.
+
+    `run` names one of a run folder's runs; without it there must be one run of each task. `task` is that of an adapter
+    that does not say, and of other prompts the only one that is taken. `known` are tasks beside those of the table, for
+    prompts that lack their task's definition.
+
+    Raises `InputError` that names the folder and what is wrong with it.
+    """
+    if run is not None and not (path / "config.json").is_file():
+        raise InputError(f"{path}: a run ({run}) is named, and this is no run folder (it has no config.json)")
+    if (path / MANIFEST).is_file():
+        found = _of_artifact(path, known)
+    elif (path / ADAPTER).is_file():
+        return [_of_adapter(path, task, known)]
+    elif (path / "config.json").is_file():
+        found = [one for name in _runs(path, run) for one in _of_artifact(path / "prompts" / name, known)]
+    elif names := PromptStore(path).names() if path.is_dir() else []:
+        found = [one for name in names for one in _of_artifact(path / name, known)]
+    else:
+        raise InputError(f"{path}: no prompts; name a run folder, RUN/prompts/<run-id>, a store, or a PEFT adapter")
+    if task is None:
+        return found
+    if task not in (tasks := [one.task.name for one in found]):
+        raise unknown(f"task of {path}", task, tasks)
+    return [one for one in found if one.task.name == task]
+
+
+def _runs(folder: Path, run: str | None) -> list[str]:
+    """The runs of a folder to take: the one that is named, or those of a method that trains each task apart; without a
+    name all of them, which must be of different tasks.
+    """
+    names = stored_runs(folder)
+    tasks = {name: read_manifest(folder / "prompts" / name, "run")["tasks"] for name in names}
+    if run is not None:
+        apart = [name for name in names if name == f"{run}-{tasks[name][0]}"]
+        return stored_runs(folder, [run]) if run in names or not apart else apart
+    owner: dict[str, str] = {}
+    for name in names:
+        for task in tasks[name]:
+            if task in owner:
+                raise InputError(
+                    f"{folder}: {owner[task]} and {name} both have a prompt of the task {task}; say which run: "
+                    f"{', '.join(names)}"
+                )
+            owner[task] = name
+    return names
+
+
+def _of_artifact(folder: Path, known: Sequence[Task]) -> list[TaskPrompt]:
+    """The prompts of an artifact of either kind, one a task."""
+    kind = next((kind for kind, file in FILES.items() if (folder / file).is_file()), "run")
+    prompts, about = load_prompts(folder, kind)
+    text = _whole(about.text)
+    return [
+        TaskPrompt(_task(about, name, known, str(folder)), prompts, index, text, about.trunk, str(folder))
+        for index, name in enumerate(about.tasks)
+    ]
+
+
+def _of_adapter(folder: Path, task: str | None, known: Sequence[Task]) -> TaskPrompt:
+    """The prompt of a PEFT adapter."""
+    foreign = read_foreign(folder)
+    if task is None:
+        raise InputError(f"{folder}: which task was the adapter trained for? Say the task")
+    if foreign.model is None:
+        raise InputError(f"{folder / ADAPTER}: base_model_name_or_path, the trunk of the adapter, is missing")
+    length, d_model = foreign.values.shape
+    prompts = RunPrompts(PromptShape("pt", 1, 0, True, length, d_model), {"targets": foreign.values[None]})
+    return TaskPrompt(_named(task, known, str(folder)), prompts, 0, USUAL_TEXT, TrunkId(foreign.model), str(folder))
+
+
+def _task(about: About, name: str, known: Sequence[Task], where: str) -> Task:
+    return about.definitions[name] if name in about.definitions else _named(name, known, where)
+
+
+def _named(name: str, known: Sequence[Task], where: str) -> Task:
+    tasks = TASKS | {task.name: task for task in known}
+    if name not in tasks:
+        raise InputError(f"{where}: {unknown('task', name, tasks)} One of your own needs its task file.")
+    return tasks[name]
+
+
+def _whole(text: TextFormat) -> TextFormat:
+    """A text format with the usual value of whatever is unknown."""
+    lacking = [each.name for each in fields(text) if getattr(text, each.name) is None]
+    return replace(text, **{name: getattr(USUAL_TEXT, name) for name in lacking})
+
+
+def _check_together(first: TaskPrompt, other: TaskPrompt) -> None:
+    """Raise `InputError` unless one trunk can read both."""
+    what: tuple[tuple[str, Callable[[TaskPrompt], object]], ...] = (
+        ("width", lambda one: one.d_model),
+        ("trunk (sha256)", lambda one: (one.trunk.dtype, one.trunk.sha256) if one.trunk.sha256 else None),
+        ("place of the prompt", lambda one: one.text.prompt_position),
+    )
+    for said, of in what:
+        pair = of(first), of(other)
+        if None not in pair and pair[0] != pair[1]:
+            raise InputError(f"{other.where}: its {said}, {pair[1]}, is not that of {first.where}, {pair[0]}")
