@@ -27,22 +27,22 @@ SECONDS = 1.0  # spent on each of the two others
 
 
 def arguments(runs: int, device: str) -> dict[str, Any]:
-    """A fleet's batch on `device`, with offsets and slots there too."""
+    """A fleet's batch on `device`, with cu_seqlens and slots there too."""
     generator = torch.Generator().manual_seed(runs)
     rows, slots = ROWS * runs, TASKS * runs
     lengths = torch.randn(rows, generator=generator).mul(0.6).exp().mul(45).clamp(8, 250).long()
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     slot = torch.randint(slots, (rows,), generator=generator)
     made: dict[str, Any] = {
         "prompts": torch.randn(slots * PROMPT, WIDTH, generator=generator),
-        "prompt_offsets": torch.arange(slots + 1) * PROMPT,
+        "prompt_cu_seqlens": torch.arange(slots + 1) * PROMPT,
         "slots": slot,
-        "token_ids": torch.randint(VOCABULARY, (int(offsets[-1]),), generator=generator),
-        "row_offsets": offsets,
+        "token_ids": torch.randint(VOCABULARY, (int(cu_seqlens[-1]),), generator=generator),
+        "input_cu_seqlens": cu_seqlens,
         "embedding": torch.randn(VOCABULARY, WIDTH, generator=generator).bfloat16(),
     }
     made = {name: value.to(device) for name, value in made.items()}
-    return made | {"prepend": True, "total": int(offsets[-1]) + rows * PROMPT}
+    return made | {"prepend": True, "total": int(cu_seqlens[-1]) + rows * PROMPT}
 
 
 def median(run: Callable[[], Any]) -> float:

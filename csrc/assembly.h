@@ -16,14 +16,14 @@ struct Matrix {
 };
 
 // Which packed row is what. Row b of the batch carries the prompt of slot slots[b], which is
-// prompts[prompt_offsets[slot] : prompt_offsets[slot + 1]], and its own tokens.
+// prompts[prompt_cu_seqlens[slot] : prompt_cu_seqlens[slot + 1]], and its own tokens.
 struct Layout {
-  const int64_t* prompt_offsets;  // (slot_count + 1)
+  const int64_t* prompt_cu_seqlens;  // (slot_count + 1)
   const int64_t* slots;           // (rows)
-  const int64_t* packed_offsets;  // (rows + 1)
+  const int64_t* packed_cu_seqlens;  // (rows + 1)
   int64_t slot_count;
   int64_t rows;
-  int64_t total;  // packed rows; those behind packed_offsets[rows] are slack
+  int64_t total;  // packed rows; those behind packed_cu_seqlens[rows] are slack
   int64_t width;  // d
   bool prepend;
 };
@@ -34,7 +34,7 @@ struct Assembly {
   Matrix embedding;
   Matrix packed;
   const int64_t* token_ids;
-  const int64_t* row_offsets;  // (rows + 1)
+  const int64_t* input_cu_seqlens;  // (rows + 1)
   int64_t prompt_rows;
   int64_t vocabulary;
   int64_t tokens;

@@ -7,12 +7,12 @@
 namespace compt_fast {
 namespace {
 
-void check_offset_sizes(const char* name, const at::Tensor& offsets, const at::Tensor& prompt_offsets,
+void check_cu_seqlens_sizes(const char* name, const at::Tensor& cu_seqlens, const at::Tensor& prompt_cu_seqlens,
                         const at::Tensor& slots) {
-  CHECK_SIZE(prompt_offsets.sym_size(0).sym_ge(1),
-             "prompt_offsets must have an entry for each slot and one more, got none");
-  CHECK_SIZE(offsets.sym_size(0).sym_eq(slots.sym_size(0) + 1), name, " must have one entry more than slots, ",
-             slots.sym_size(0) + 1, ", got ", offsets.sym_size(0));
+  CHECK_SIZE(prompt_cu_seqlens.sym_size(0).sym_ge(1),
+             "prompt_cu_seqlens must have an entry for each slot and one more, got none");
+  CHECK_SIZE(cu_seqlens.sym_size(0).sym_eq(slots.sym_size(0) + 1), name, " must have one entry more than slots, ",
+             slots.sym_size(0) + 1, ", got ", cu_seqlens.sym_size(0));
 }
 
 bool has_contiguous_rows(const at::Tensor& matrix) {
@@ -26,8 +26,8 @@ void make_rows_contiguous(at::Tensor& matrix) {
 }
 
 // Offsets and slots are together on the host, or where the rest is.
-at::Device home_of(const at::Tensor& offsets, at::Device device) {
-  return offsets.is_cpu() ? at::Device(at::kCPU) : device;
+at::Device home_of(const at::Tensor& cu_seqlens, at::Device device) {
+  return cu_seqlens.is_cpu() ? at::Device(at::kCPU) : device;
 }
 
 void make_contiguous(std::initializer_list<at::Tensor*> vectors) {
@@ -54,12 +54,12 @@ Matrix matrix_of(const at::Tensor& tensor) {
   return {const_cast<void*>(tensor.const_data_ptr()), type, tensor.stride(0)};
 }
 
-Layout layout_of(const at::Tensor& prompt_offsets, const at::Tensor& slots, const at::Tensor& packed_offsets,
+Layout layout_of(const at::Tensor& prompt_cu_seqlens, const at::Tensor& slots, const at::Tensor& packed_cu_seqlens,
                  const at::Tensor& packed, bool prepend) {
-  return {prompt_offsets.const_data_ptr<int64_t>(),
+  return {prompt_cu_seqlens.const_data_ptr<int64_t>(),
           slots.const_data_ptr<int64_t>(),
-          packed_offsets.const_data_ptr<int64_t>(),
-          prompt_offsets.numel() - 1,
+          packed_cu_seqlens.const_data_ptr<int64_t>(),
+          prompt_cu_seqlens.numel() - 1,
           slots.numel(),
           packed.size(0),
           packed.size(1),
@@ -70,36 +70,36 @@ Layout layout_of(const at::Tensor& prompt_offsets, const at::Tensor& slots, cons
 
 void check_shapes(const Inputs& in, const MaybeSize& total) {
   check_floats("prompts", in.prompts, 2);
-  check_index("prompt_offsets", in.prompt_offsets);
+  check_index("prompt_cu_seqlens", in.prompt_cu_seqlens);
   check_index("slots", in.slots);
   check_index("token_ids", in.token_ids);
-  check_index("row_offsets", in.row_offsets);
+  check_index("input_cu_seqlens", in.input_cu_seqlens);
   check_floats("embedding", in.embedding, 2);
   CHECK_SIZE(in.prompts.sym_size(1).sym_eq(in.embedding.sym_size(1)), "prompts must be as wide as embedding, ",
              in.embedding.sym_size(1), ", got ", in.prompts.sym_size(1));
-  check_offset_sizes("row_offsets", in.row_offsets, in.prompt_offsets, in.slots);
+  check_cu_seqlens_sizes("input_cu_seqlens", in.input_cu_seqlens, in.prompt_cu_seqlens, in.slots);
   if (total) {
     CHECK_SIZE(total->sym_ge(0), "total must not be negative, got ", *total);
   }
   const at::Device device = in.prompts.device();
-  const at::Device home = home_of(in.row_offsets, device);
+  const at::Device home = home_of(in.input_cu_seqlens, device);
   check_device("token_ids", in.token_ids, device);
   check_device("embedding", in.embedding, device);
-  check_device("row_offsets", in.row_offsets, home);
-  check_device("prompt_offsets", in.prompt_offsets, home);
+  check_device("input_cu_seqlens", in.input_cu_seqlens, home);
+  check_device("prompt_cu_seqlens", in.prompt_cu_seqlens, home);
   check_device("slots", in.slots, home);
 }
 
 void check_shapes(const GradInputs& in, const c10::SymInt& prompt_rows) {
   check_floats("grad", in.grad, 2);
-  check_index("prompt_offsets", in.prompt_offsets);
+  check_index("prompt_cu_seqlens", in.prompt_cu_seqlens);
   check_index("slots", in.slots);
-  check_index("packed_offsets", in.packed_offsets);
-  check_offset_sizes("packed_offsets", in.packed_offsets, in.prompt_offsets, in.slots);
+  check_index("packed_cu_seqlens", in.packed_cu_seqlens);
+  check_cu_seqlens_sizes("packed_cu_seqlens", in.packed_cu_seqlens, in.prompt_cu_seqlens, in.slots);
   CHECK_SIZE(prompt_rows.sym_ge(0), "prompt_rows must not be negative, got ", prompt_rows);
-  const at::Device home = home_of(in.packed_offsets, in.grad.device());
-  check_device("packed_offsets", in.packed_offsets, home);
-  check_device("prompt_offsets", in.prompt_offsets, home);
+  const at::Device home = home_of(in.packed_cu_seqlens, in.grad.device());
+  check_device("packed_cu_seqlens", in.packed_cu_seqlens, home);
+  check_device("prompt_cu_seqlens", in.prompt_cu_seqlens, home);
   check_device("slots", in.slots, home);
 }
 
@@ -107,32 +107,32 @@ void check_memory(Inputs& in) {
   check_storage("prompts", in.prompts);
   check_storage("token_ids", in.token_ids);
   check_storage("embedding", in.embedding);
-  check_storage("row_offsets", in.row_offsets);
-  check_storage("prompt_offsets", in.prompt_offsets);
+  check_storage("input_cu_seqlens", in.input_cu_seqlens);
+  check_storage("prompt_cu_seqlens", in.prompt_cu_seqlens);
   check_storage("slots", in.slots);
   // Not mended like the others: a copy of the table at every step would go unnoticed.
   CHECK_ARGUMENT(has_contiguous_rows(in.embedding), "embedding must have contiguous rows, got strides ",
                  in.embedding.strides());
   make_rows_contiguous(in.prompts);
-  make_contiguous({&in.prompt_offsets, &in.slots, &in.token_ids, &in.row_offsets});
+  make_contiguous({&in.prompt_cu_seqlens, &in.slots, &in.token_ids, &in.input_cu_seqlens});
 }
 
 void check_memory(GradInputs& in) {
   check_storage("grad", in.grad);
-  check_storage("packed_offsets", in.packed_offsets);
-  check_storage("prompt_offsets", in.prompt_offsets);
+  check_storage("packed_cu_seqlens", in.packed_cu_seqlens);
+  check_storage("prompt_cu_seqlens", in.prompt_cu_seqlens);
   check_storage("slots", in.slots);
   make_rows_contiguous(in.grad);
-  make_contiguous({&in.prompt_offsets, &in.slots, &in.packed_offsets});
+  make_contiguous({&in.prompt_cu_seqlens, &in.slots, &in.packed_cu_seqlens});
 }
 
-at::Tensor checked_packed_offsets(const Inputs& in) {
-  check_offsets("prompt_offsets", in.prompt_offsets, in.prompts.size(0), "rows of prompts");
-  check_offsets("row_offsets", in.row_offsets, in.token_ids.numel(), "tokens");
-  check_range("slots", in.slots, in.prompt_offsets.numel() - 1, "slots");
-  const at::Tensor packed = at::empty(in.row_offsets.sizes(), in.row_offsets.options());
-  const int64_t* prompt_at = in.prompt_offsets.const_data_ptr<int64_t>();
-  const int64_t* row_at = in.row_offsets.const_data_ptr<int64_t>();
+at::Tensor checked_packed_cu_seqlens(const Inputs& in) {
+  check_cu_seqlens("prompt_cu_seqlens", in.prompt_cu_seqlens, in.prompts.size(0), "rows of prompts");
+  check_cu_seqlens("input_cu_seqlens", in.input_cu_seqlens, in.token_ids.numel(), "tokens");
+  check_range("slots", in.slots, in.prompt_cu_seqlens.numel() - 1, "slots");
+  const at::Tensor packed = at::empty(in.input_cu_seqlens.sizes(), in.input_cu_seqlens.options());
+  const int64_t* prompt_at = in.prompt_cu_seqlens.const_data_ptr<int64_t>();
+  const int64_t* row_at = in.input_cu_seqlens.const_data_ptr<int64_t>();
   const int64_t* slot = in.slots.const_data_ptr<int64_t>();
   int64_t* at = packed.mutable_data_ptr<int64_t>();
   int64_t prompts = 0;
@@ -146,8 +146,8 @@ at::Tensor checked_packed_offsets(const Inputs& in) {
   return packed;
 }
 
-int64_t checked_total(const at::Tensor& packed_offsets, const MaybeSize& total) {
-  const int64_t needed = packed_offsets.const_data_ptr<int64_t>()[packed_offsets.numel() - 1];
+int64_t checked_total(const at::Tensor& packed_cu_seqlens, const MaybeSize& total) {
+  const int64_t needed = packed_cu_seqlens.const_data_ptr<int64_t>()[packed_cu_seqlens.numel() - 1];
   if (!total) {
     return needed;
   }
@@ -158,37 +158,37 @@ int64_t checked_total(const at::Tensor& packed_offsets, const MaybeSize& total) 
 }
 
 void check_values(const GradInputs& in, int64_t prompt_rows) {
-  check_offsets("prompt_offsets", in.prompt_offsets, prompt_rows, "rows of prompts");
-  check_range("slots", in.slots, in.prompt_offsets.numel() - 1, "slots");
-  const int64_t* prompt_at = in.prompt_offsets.const_data_ptr<int64_t>();
-  const int64_t* at = in.packed_offsets.const_data_ptr<int64_t>();
+  check_cu_seqlens("prompt_cu_seqlens", in.prompt_cu_seqlens, prompt_rows, "rows of prompts");
+  check_range("slots", in.slots, in.prompt_cu_seqlens.numel() - 1, "slots");
+  const int64_t* prompt_at = in.prompt_cu_seqlens.const_data_ptr<int64_t>();
+  const int64_t* at = in.packed_cu_seqlens.const_data_ptr<int64_t>();
   const int64_t* slot = in.slots.const_data_ptr<int64_t>();
   const int64_t n = in.slots.numel();
-  CHECK_ARGUMENT(at[0] == 0 && at[n] <= in.grad.size(0), "packed_offsets must ascend from 0 to at most ",
+  CHECK_ARGUMENT(at[0] == 0 && at[n] <= in.grad.size(0), "packed_cu_seqlens must ascend from 0 to at most ",
                  in.grad.size(0), ", the rows of grad, got ", at[0], " to ", at[n]);
   for (int64_t b = 0; b < n; ++b) {
     const int64_t prompt_length = prompt_at[slot[b] + 1] - prompt_at[slot[b]];
     int64_t length = 0;
     const bool holds = !__builtin_sub_overflow(at[b + 1], at[b], &length) && length >= prompt_length;
-    CHECK_ARGUMENT(holds, "packed_offsets must leave row ", b, " room for its prompt of ", prompt_length,
+    CHECK_ARGUMENT(holds, "packed_cu_seqlens must leave row ", b, " room for its prompt of ", prompt_length,
                    " rows, got ", at[b], " to ", at[b + 1]);
   }
 }
 
-Assembly assembly_of(const Inputs& in, const at::Tensor& packed_offsets, const at::Tensor& packed, bool prepend) {
-  return {layout_of(in.prompt_offsets, in.slots, packed_offsets, packed, prepend),
+Assembly assembly_of(const Inputs& in, const at::Tensor& packed_cu_seqlens, const at::Tensor& packed, bool prepend) {
+  return {layout_of(in.prompt_cu_seqlens, in.slots, packed_cu_seqlens, packed, prepend),
           matrix_of(in.prompts),
           matrix_of(in.embedding),
           matrix_of(packed),
           in.token_ids.const_data_ptr<int64_t>(),
-          in.row_offsets.const_data_ptr<int64_t>(),
+          in.input_cu_seqlens.const_data_ptr<int64_t>(),
           in.prompts.size(0),
           in.embedding.size(0),
           in.token_ids.numel()};
 }
 
 Reduction reduction_of(const GradInputs& in, const at::Tensor& out, bool prepend) {
-  return {layout_of(in.prompt_offsets, in.slots, in.packed_offsets, in.grad, prepend), matrix_of(in.grad),
+  return {layout_of(in.prompt_cu_seqlens, in.slots, in.packed_cu_seqlens, in.grad, prepend), matrix_of(in.grad),
           out.mutable_data_ptr(), out.size(0)};
 }
 

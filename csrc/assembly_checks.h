@@ -15,19 +15,19 @@ using MaybeSize = std::optional<c10::SymInt>;
 // The tensors of compt_fast::assemble.
 struct Inputs {
   at::Tensor prompts;
-  at::Tensor prompt_offsets;
+  at::Tensor prompt_cu_seqlens;
   at::Tensor slots;
   at::Tensor token_ids;
-  at::Tensor row_offsets;
+  at::Tensor input_cu_seqlens;
   at::Tensor embedding;
 };
 
 // The tensors of compt_fast::assemble_backward.
 struct GradInputs {
   at::Tensor grad;
-  at::Tensor prompt_offsets;
+  at::Tensor prompt_cu_seqlens;
   at::Tensor slots;
-  at::Tensor packed_offsets;
+  at::Tensor packed_cu_seqlens;
 };
 
 // Types, sizes, which may be symbols, and devices: for every backend, the one without data included.
@@ -39,18 +39,18 @@ void check_shapes(const GradInputs& in, const c10::SymInt& prompt_rows);
 void check_memory(Inputs& in);
 void check_memory(GradInputs& in);
 
-// With offsets and slots on the host: every value of them, and where each row of the batch starts
+// With cu_seqlens and slots on the host: every value of them, and where each row of the batch starts
 // in the packed input, (rows + 1) int64.
-at::Tensor checked_packed_offsets(const Inputs& in);
+at::Tensor checked_packed_cu_seqlens(const Inputs& in);
 
 // The packed rows asked for, which must be enough; those needed where nothing was asked.
-int64_t checked_total(const at::Tensor& packed_offsets, const MaybeSize& total);
+int64_t checked_total(const at::Tensor& packed_cu_seqlens, const MaybeSize& total);
 
-// With offsets and slots on the host: every value of them, and that the rows hold their prompts.
+// With cu_seqlens and slots on the host: every value of them, and that the rows hold their prompts.
 void check_values(const GradInputs& in, int64_t prompt_rows);
 
 // Everything in place; `packed` and `out` are written by the kernel.
-Assembly assembly_of(const Inputs& in, const at::Tensor& packed_offsets, const at::Tensor& packed, bool prepend);
+Assembly assembly_of(const Inputs& in, const at::Tensor& packed_cu_seqlens, const at::Tensor& packed, bool prepend);
 Reduction reduction_of(const GradInputs& in, const at::Tensor& out, bool prepend);
 
 // The gradient's own dtype: float32, and float64 where the trunk is float64.

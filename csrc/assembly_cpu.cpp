@@ -58,9 +58,9 @@ T* row_of(const Matrix& matrix, int64_t row) {
   return static_cast<T*>(matrix.data) + row * matrix.stride;
 }
 
-// The piece of ascending `offsets` (n + 1 of them) that holds `index`; empty pieces hold none.
-int64_t piece_of(const int64_t* offsets, int64_t n, int64_t index) {
-  return std::upper_bound(offsets, offsets + n + 1, index) - offsets - 1;
+// The piece of ascending `cu_seqlens` (n + 1 of them) that holds `index`; empty pieces hold none.
+int64_t piece_of(const int64_t* cu_seqlens, int64_t n, int64_t index) {
+  return std::upper_bound(cu_seqlens, cu_seqlens + n + 1, index) - cu_seqlens - 1;
 }
 
 template <typename P, typename E>
@@ -72,11 +72,11 @@ class Writer {
   void batch_row(int64_t b, int64_t begin, int64_t end) const {
     const Layout& at = job_.layout;
     const int64_t slot = at.slots[b];
-    const int64_t first = at.packed_offsets[b];
-    const int64_t prompt = at.prompt_offsets[slot];
-    const int64_t prompt_length = at.prompt_offsets[slot + 1] - prompt;
-    const int64_t text = job_.row_offsets[b];
-    const int64_t text_length = job_.row_offsets[b + 1] - text;
+    const int64_t first = at.packed_cu_seqlens[b];
+    const int64_t prompt = at.prompt_cu_seqlens[slot];
+    const int64_t prompt_length = at.prompt_cu_seqlens[slot + 1] - prompt;
+    const int64_t text = job_.input_cu_seqlens[b];
+    const int64_t text_length = job_.input_cu_seqlens[b + 1] - text;
     const int64_t prompt_at = first + (at.prepend ? 0 : text_length);
     const int64_t text_at = first + (at.prepend ? prompt_length : 0);
     for (int64_t t = std::max(begin, prompt_at); t < std::min(end, prompt_at + prompt_length); ++t) {
@@ -104,10 +104,10 @@ template <typename P, typename E>
 void assemble_as(const Assembly& job, int64_t begin, int64_t end) {
   const Layout& at = job.layout;
   const Writer<P, E> writer(job);
-  const int64_t used = at.packed_offsets[at.rows];
+  const int64_t used = at.packed_cu_seqlens[at.rows];
   int64_t t = begin;
-  for (int64_t b = piece_of(at.packed_offsets, at.rows, begin); t < std::min(end, used); ++b) {
-    const int64_t stop = std::min(end, at.packed_offsets[b + 1]);
+  for (int64_t b = piece_of(at.packed_cu_seqlens, at.rows, begin); t < std::min(end, used); ++b) {
+    const int64_t stop = std::min(end, at.packed_cu_seqlens[b + 1]);
     writer.batch_row(b, t, stop);
     t = stop;
   }
@@ -118,9 +118,9 @@ template <typename E>
 void reduce_as(const Reduction& job, const RowsOfSlots& by_slot, int64_t begin, int64_t end) {
   using Sum = std::conditional_t<std::is_same_v<E, double>, double, float>;
   const Layout& at = job.layout;
-  int64_t slot = piece_of(at.prompt_offsets, at.slot_count, begin);
+  int64_t slot = piece_of(at.prompt_cu_seqlens, at.slot_count, begin);
   for (int64_t p = begin; p < end; ++p) {
-    while (p >= at.prompt_offsets[slot + 1]) {
+    while (p >= at.prompt_cu_seqlens[slot + 1]) {
       ++slot;
     }
     Sum* __restrict out = static_cast<Sum*>(job.out) + p * at.width;
@@ -129,8 +129,8 @@ void reduce_as(const Reduction& job, const RowsOfSlots& by_slot, int64_t begin, 
     for (int64_t i = by_slot.starts[slot]; i < by_slot.starts[slot + 1]; ++i) {
       const int64_t b = by_slot.rows[i];
       // Counted from the row's start, or from its end where the prompt stands behind the text.
-      const int64_t t = at.prepend ? at.packed_offsets[b] + p - at.prompt_offsets[slot]
-                                   : at.packed_offsets[b + 1] + p - at.prompt_offsets[slot + 1];
+      const int64_t t = at.prepend ? at.packed_cu_seqlens[b] + p - at.prompt_cu_seqlens[slot]
+                                   : at.packed_cu_seqlens[b + 1] + p - at.prompt_cu_seqlens[slot + 1];
       const E* __restrict grad = row_of<const E>(job.grad, t);
       for (int64_t j = 0; j < at.width; ++j) {
         out[j] += static_cast<Sum>(grad[j]);

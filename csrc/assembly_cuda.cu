@@ -97,14 +97,14 @@ __device__ int64_t minus(int64_t a, int64_t b) {
   return static_cast<int64_t>(static_cast<uint64_t>(a) - static_cast<uint64_t>(b));
 }
 
-// The range of ascending `offsets` (n + 1 of them) that holds `index`: the first whose end is
-// behind it. n where none is; never outside 0 ... n, whatever the offsets are.
-__device__ int64_t range_of(const int64_t* offsets, int64_t n, int64_t index) {
+// The range of ascending `cu_seqlens` (n + 1 of them) that holds `index`: the first whose end is
+// behind it. n where none is; never outside 0 ... n, whatever the cu_seqlens are.
+__device__ int64_t range_of(const int64_t* cu_seqlens, int64_t n, int64_t index) {
   int64_t low = 0;
   int64_t high = n;
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
-    if (offsets[middle + 1] > index) {
+    if (cu_seqlens[middle + 1] > index) {
       high = middle;
     } else {
       low = middle + 1;
@@ -113,12 +113,12 @@ __device__ int64_t range_of(const int64_t* offsets, int64_t n, int64_t index) {
   return low;
 }
 
-// 0 where there is no such slot, or its offsets do not ascend.
-__device__ int64_t prompt_length_of(const int64_t* prompt_offsets, int64_t slot_count, int64_t slot) {
+// 0 where there is no such slot, or its cu_seqlens do not ascend.
+__device__ int64_t prompt_length_of(const int64_t* prompt_cu_seqlens, int64_t slot_count, int64_t slot) {
   if (slot < 0 || slot >= slot_count) {
     return 0;
   }
-  const int64_t length = minus(prompt_offsets[slot + 1], prompt_offsets[slot]);
+  const int64_t length = minus(prompt_cu_seqlens[slot + 1], prompt_cu_seqlens[slot]);
   return length > 0 ? length : 0;
 }
 
@@ -134,21 +134,21 @@ __device__ int64_t sum_up_to_lane(int64_t value, int lane) {
 // One block, a thread a row of the batch; the rows in slices of kScanThreads, whose sums are carried on.
 // In a slice each warp adds up its rows, and every warp then adds up the sums of all warps.
 __global__ void __launch_bounds__(kScanThreads)
-    packed_offsets_kernel(const int64_t* prompt_offsets, int64_t slot_count, const int64_t* slots,
-                          const int64_t* row_offsets, int64_t rows, int64_t* packed_offsets) {
+    packed_cu_seqlens_kernel(const int64_t* prompt_cu_seqlens, int64_t slot_count, const int64_t* slots,
+                          const int64_t* input_cu_seqlens, int64_t rows, int64_t* packed_cu_seqlens) {
   __shared__ int64_t sums[kWarp];
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
   int64_t before = 0;
   if (threadIdx.x == 0) {
-    packed_offsets[0] = 0;
+    packed_cu_seqlens[0] = 0;
   }
   for (int64_t slice = 0; slice < rows; slice += kScanThreads) {
     const int64_t b = slice + threadIdx.x;
     int64_t length = 0;
     if (b < rows) {
-      const int64_t text = minus(row_offsets[b + 1], row_offsets[b]);
-      length = plus(prompt_length_of(prompt_offsets, slot_count, slots[b]), text > 0 ? text : 0);
+      const int64_t text = minus(input_cu_seqlens[b + 1], input_cu_seqlens[b]);
+      length = plus(prompt_length_of(prompt_cu_seqlens, slot_count, slots[b]), text > 0 ? text : 0);
     }
     int64_t sum = sum_up_to_lane(length, lane);
     if (lane == kWarp - 1) {
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kScanThreads)
     sum = plus(sum, plus(before, warp > 0 ? of_earlier_warps : 0));
     before = plus(before, __shfl_sync(kAll, up_to_warp, kWarp - 1));
     if (b < rows) {
-      packed_offsets[b + 1] = sum;
+      packed_cu_seqlens[b + 1] = sum;
     }
     __syncthreads();  // before sums is written again
   }
@@ -175,28 +175,28 @@ __global__ void __launch_bounds__(kWarp* kWarpsABlock, kBlocksAtLeast) assemble_
   const int lane = threadIdx.x % kWarp;
   const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarpsABlock;
   const float nan = __int_as_float(0x7fc00000);
-  const bool fits = at.packed_offsets[at.rows] <= at.total;
+  const bool fits = at.packed_cu_seqlens[at.rows] <= at.total;
   for (int64_t t = static_cast<int64_t>(blockIdx.x) * kWarpsABlock + threadIdx.x / kWarp; t < at.total; t += warps) {
     E* to = static_cast<E*>(job.packed.data) + t * job.packed.stride;
-    const int64_t b = range_of(at.packed_offsets, at.rows, t);
+    const int64_t b = range_of(at.packed_cu_seqlens, at.rows, t);
     if (b == at.rows || !fits) {
       fill_row(to, fits ? 0.0f : nan, at.width, lane);
       continue;
     }
     const int64_t slot = at.slots[b];
-    const int64_t prompt_length = prompt_length_of(at.prompt_offsets, at.slot_count, slot);
-    const int64_t first = at.packed_offsets[b];
-    const int64_t prompt_at = at.prepend ? first : minus(at.packed_offsets[b + 1], prompt_length);
+    const int64_t prompt_length = prompt_length_of(at.prompt_cu_seqlens, at.slot_count, slot);
+    const int64_t first = at.packed_cu_seqlens[b];
+    const int64_t prompt_at = at.prepend ? first : minus(at.packed_cu_seqlens[b + 1], prompt_length);
     const int64_t text_at = at.prepend ? plus(first, prompt_length) : first;
     const bool known_slot = slot >= 0 && slot < at.slot_count;
     if (known_slot && t >= prompt_at && t < plus(prompt_at, prompt_length)) {
-      const int64_t p = plus(at.prompt_offsets[slot], minus(t, prompt_at));
+      const int64_t p = plus(at.prompt_cu_seqlens[slot], minus(t, prompt_at));
       if (p >= 0 && p < job.prompt_rows) {
         copy_row<E, P, N>(to, static_cast<const P*>(job.prompts.data) + p * job.prompts.stride, at.width, lane);
         continue;
       }
     } else if (known_slot) {
-      const int64_t i = plus(job.row_offsets[b], minus(t, text_at));
+      const int64_t i = plus(job.input_cu_seqlens[b], minus(t, text_at));
       const int64_t id = i >= 0 && i < job.tokens ? job.token_ids[i] : -1;
       if (id >= 0 && id < job.vocabulary) {
         copy_row<E, E, N>(to, static_cast<const E*>(job.embedding.data) + id * job.embedding.stride, at.width, lane);
@@ -217,15 +217,15 @@ __global__ void __launch_bounds__(kWarp* kWarpsABlock, kBlocksAtLeast) reduce_ke
   const int lane = threadIdx.x % kWarp;
   const int64_t column = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * N;
   for (int64_t p = blockIdx.x; p < job.prompt_rows; p += gridDim.x) {
-    const int64_t slot = range_of(at.prompt_offsets, at.slot_count, p);
+    const int64_t slot = range_of(at.prompt_cu_seqlens, at.slot_count, p);
     Vector<Sum, N> sum = {};
     for (int64_t slice = 0; slice < at.rows && slot < at.slot_count; slice += kWarp) {
       const bool mine = slice + lane < at.rows && at.slots[slice + lane] == slot;
       for (unsigned found = __ballot_sync(kAll, mine); found != 0; found &= found - 1) {
         const int64_t b = slice + __ffs(static_cast<int>(found)) - 1;
         // Counted from the row's start, or from its end where the prompt stands behind the text.
-        const int64_t t = at.prepend ? plus(at.packed_offsets[b], minus(p, at.prompt_offsets[slot]))
-                                     : plus(at.packed_offsets[b + 1], minus(p, at.prompt_offsets[slot + 1]));
+        const int64_t t = at.prepend ? plus(at.packed_cu_seqlens[b], minus(p, at.prompt_cu_seqlens[slot]))
+                                     : plus(at.packed_cu_seqlens[b + 1], minus(p, at.prompt_cu_seqlens[slot + 1]));
         if (t < 0 || t >= at.total || column >= at.width) {
           continue;
         }
@@ -273,7 +273,8 @@ cudaError_t with_type(Float type, F&& f) {
 
 template <typename T>
 bool aligned(const Matrix& matrix) {
-  return reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 && matrix.stride * static_cast<int64_t>(sizeof(T)) % 16 == 0;
+  return reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 &&
+         matrix.stride * static_cast<int64_t>(sizeof(T)) % 16 == 0;
 }
 
 unsigned blocks_for(int64_t work) {
@@ -282,11 +283,11 @@ unsigned blocks_for(int64_t work) {
 
 }  // namespace
 
-cudaError_t packed_offsets_cuda(const int64_t* prompt_offsets, int64_t slot_count, const int64_t* slots,
-                                const int64_t* row_offsets, int64_t rows, int64_t* packed_offsets,
-                                cudaStream_t stream) {
-  return launch(packed_offsets_kernel, 1, kScanThreads, stream, prompt_offsets, slot_count, slots, row_offsets, rows,
-                packed_offsets);
+cudaError_t packed_cu_seqlens_cuda(const int64_t* prompt_cu_seqlens, int64_t slot_count, const int64_t* slots,
+                                   const int64_t* input_cu_seqlens, int64_t rows, int64_t* packed_cu_seqlens,
+                                   cudaStream_t stream) {
+  return launch(packed_cu_seqlens_kernel, 1, kScanThreads, stream, prompt_cu_seqlens, slot_count, slots,
+                input_cu_seqlens, rows, packed_cu_seqlens);
 }
 
 cudaError_t assemble_cuda(const Assembly& job, cudaStream_t stream) {

@@ -56,7 +56,7 @@ Rows checked_rows(const Tensor& qkv, const Tensor& cu_seqlens, const Tensor& bia
   check_dense("qkv", qkv);
   check_dense("cu_seqlens", cu_seqlens);
   check_dense("bias", bias);
-  check_offsets("cu_seqlens", cu_seqlens, qkv.size(0), "tokens");
+  check_cu_seqlens("cu_seqlens", cu_seqlens, qkv.size(0), "tokens");
   const int64_t* at = cu_seqlens.const_data_ptr<int64_t>();
   const auto length = [at](int64_t row) { return at[row + 1] - at[row]; };
   Rows rows;

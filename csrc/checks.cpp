@@ -53,9 +53,9 @@ void check_apart(const char* name, const at::Tensor& written,
   }
 }
 
-void check_offsets(const char* name, const at::Tensor& offsets, int64_t end, const char* of_what) {
-  const int64_t* at = offsets.const_data_ptr<int64_t>();
-  const int64_t n = offsets.numel() - 1;
+void check_cu_seqlens(const char* name, const at::Tensor& cu_seqlens, int64_t end, const char* of_what) {
+  const int64_t* at = cu_seqlens.const_data_ptr<int64_t>();
+  const int64_t n = cu_seqlens.numel() - 1;
   CHECK_ARGUMENT(at[0] == 0 && at[n] == end, name, " must ascend from 0 to ", end, ", the ", of_what, ", got ", at[0],
                  " to ", at[n]);
   for (int64_t i = 0; i < n; ++i) {

@@ -51,8 +51,8 @@ void check_dense(const char* name, const at::Tensor& tensor);
 void check_apart(const char* name, const at::Tensor& written,
                  std::initializer_list<std::pair<const char*, const at::Tensor*>> read);
 
-// For contiguous vectors on the host: offsets ascend from 0 to `end`, ids are within 0 ... below - 1.
-void check_offsets(const char* name, const at::Tensor& offsets, int64_t end, const char* of_what);
+// For contiguous vectors on the host: cu_seqlens ascend from 0 to `end`, ids are within 0 ... below - 1.
+void check_cu_seqlens(const char* name, const at::Tensor& cu_seqlens, int64_t end, const char* of_what);
 void check_range(const char* name, const at::Tensor& ids, int64_t below, const char* of_what);
 
 // For an operator's Autograd kernel: what is not differentiated is refused, never lost.

@@ -78,8 +78,8 @@ void check_contents(const Tensor& queries, const Tensor& packed, const Tensor& c
   CHECK_ARGUMENT(states == 0 || (states <= packed.numel() && queries.size(1) / 2 <= packed.numel()), "packed must be ",
                  "what pack_states returns for these cu_seqlens_k, and ", packed.numel(), " entries hold no ", states,
                  " states of width ", queries.size(1));
-  check_offsets("cu_seqlens_q", cu_seqlens_q, queries.size(0), "queries");
-  check_offsets("cu_seqlens_k", cu_seqlens_k, states, "states");
+  check_cu_seqlens("cu_seqlens_q", cu_seqlens_q, queries.size(0), "queries");
+  check_cu_seqlens("cu_seqlens_k", cu_seqlens_k, states, "states");
   const int64_t* q = cu_seqlens_q.const_data_ptr<int64_t>();
   for (int64_t row = 0; row + 1 < cu_seqlens_q.numel(); ++row) {
     CHECK_ARGUMENT(q[row] == q[row + 1] || k[row] < k[row + 1], "cu_seqlens_k must leave row ", row,
@@ -96,7 +96,7 @@ Tensor pack_states_cpu(const Tensor& states, const Tensor& cu_seqlens) {
   CHECK_ARGUMENT(states.size(1) >= 1 && cu_seqlens.numel() >= 1, "states and cu_seqlens must not be empty");
   check_dense("states", states);
   check_dense("cu_seqlens", cu_seqlens);
-  check_offsets("cu_seqlens", cu_seqlens, states.size(0), "states");
+  check_cu_seqlens("cu_seqlens", cu_seqlens, states.size(0), "states");
   Tensor packed;
   with_type(states, [&](auto zero) {
     using T = decltype(zero);

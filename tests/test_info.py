@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from compt_fast import info, kernels, native
-from compt_fast.config.choices import ENGINES
+from compt_fast.config.choices import ENGINE_NAMES
 from compt_fast.utils.environment import PACKAGES
 
 ALL_HERE = {name: "1.0" for name in PACKAGES}
@@ -23,7 +23,7 @@ def test_a_machine_whose_memory_is_not_known() -> None:
 
 
 def test_engines_are_those_that_the_trunk_opens() -> None:
-    assert {part.name for part in info.engines()} == set(ENGINES) - {"auto"}
+    assert {part.name for part in info.engines()} == set(ENGINE_NAMES) - {"auto"}
     assert all(part.active for part in info.engines())
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from compt_fast.config.choices import ENCODERS, GATES, NORMALISATIONS, ROUTERS, SHARINGS
+from compt_fast.config.choices import ENCODER_NAMES, GATE_NAMES, NORMALISATION_NAMES, ROUTER_NAMES, SHARINGS
 from compt_fast.config.presets import PRESETS
 
 SMALL = ["--tasks=mini_rte,mini_qnli", "--shots=4", "--eval-size=8", "--prompt-length=3", "--device=cpu"]
@@ -38,12 +38,12 @@ JOBS: dict[str, list[str]] = {
         f"--method={','.join(PRESETS)}",
         *("--seeds=0,1", "--steps=2,5", "--source-steps=3", "--source-examples=8", "--scoring=rank"),
     ],
-    "gates": ["--method=spp,scp", f"--gates={','.join(GATES)}", "--steps=3"],
-    "routers": ["--method=spp,scp", f"--router={','.join(ROUTERS)}", "--steps=4", "--warmup=0.5"],
-    "normalisations": ["--method=scp,sln", f"--normalisation={','.join(NORMALISATIONS)}", "--steps=3"],
+    "gates": ["--method=spp,scp", f"--gates={','.join(GATE_NAMES)}", "--steps=3"],
+    "routers": ["--method=spp,scp", f"--router={','.join(ROUTER_NAMES)}", "--steps=4", "--warmup=0.5"],
+    "normalisations": ["--method=scp,sln", f"--normalisation={','.join(NORMALISATION_NAMES)}", "--steps=3"],
     "encoders": [
         "--method=spp",
-        f"--encoder={','.join(ENCODERS)}",
+        f"--encoder={','.join(ENCODER_NAMES)}",
         f"--encoder-sharing={','.join(SHARINGS)}",
         *("--encoder-hidden=16", "--steps=3", "--scoring=rank", "--lr-encoder=0.01"),
     ],

@@ -13,7 +13,7 @@ from compt_fast.analysis.contrasts import Point, Series, Settings, grouped, labe
 from compt_fast.analysis.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.analysis.runs import Entry, Material, suite_name
 from compt_fast.analysis.words import slug
-from compt_fast.config.choices import GATES, LABEL_MODES, ROUTERS
+from compt_fast.config.choices import GATE_NAMES, LABEL_MODES, ROUTER_NAMES
 from compt_fast.utils.words import listed, short
 
 _RATES = {"lr_source": "source", "lr_private": "private", "lr_router": "router"}
@@ -78,8 +78,8 @@ def _grid(suite: str, label: str, entries: list[Entry]) -> Exhibit:
 
 _ROUTERS = {"direct": "learned weights", "constant": "constant weights", "relaxed-bernoulli": "sampled weights"}
 _LEVELS: dict[str, dict[Any, str]] = {
-    "router": {name: _ROUTERS.get(name, f"{name} weights") for name in ROUTERS},
-    "gates": {name: f"{name} gates" for name in GATES},
+    "router": {name: _ROUTERS.get(name, f"{name} weights") for name in ROUTER_NAMES},
+    "gates": {name: f"{name} gates" for name in GATE_NAMES},
     "prefix": {True: "prefix", False: "no prefix"},
     "label_mode": {name: f"{name} labels" for name in LABEL_MODES},
 }

@@ -11,20 +11,20 @@ AUTO = "auto"
 """What follows from the rest: of normalisations see `compt_fast.prompts.shape.PromptShape.normaliser`, of engines it is
 the first one that supports the checkpoint.
 """
-ENCODERS = names_in("compt_fast.prompts.encoders")
+ENCODER_NAMES = names_in("compt_fast.prompts.encoders")
 HIDDEN = ("mlp", "lstm")
 """The encoders that have a hidden layer."""
 SHARINGS = ("per-prompt", "per-role", "shared")
-ROUTERS = names_in("compt_fast.prompts.routers")
-NORMALISATIONS = (AUTO, *names_in("compt_fast.prompts.normalisations"))
-GATES = names_in("compt_fast.prompts.gates")
+ROUTER_NAMES = names_in("compt_fast.prompts.routers")
+NORMALISATION_NAMES = (AUTO, *names_in("compt_fast.prompts.normalisations"))
+GATE_NAMES = names_in("compt_fast.prompts.gates")
 INITS = ("uniform", "vocab")
 """What random prompt tokens are drawn from."""
 LABEL_MODES = ("natural", "synthetic", "numeric")
 SAMPLINGS = ("balanced", "random")
 PROMPT_POSITIONS = ("prepend", "append")
-ENGINES = (AUTO, *names_in("compt_fast.models.engines"))
-SCORINGS = names_in("compt_fast.evaluation.scorings")
+ENGINE_NAMES = (AUTO, *names_in("compt_fast.models.engines"))
+SCORING_NAMES = names_in("compt_fast.evaluation.scorings")
 FITS = ("first", "mean-pool", "repeat")
 """Ways to make a stored prompt longer or shorter."""
 RETRAIN = "train"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
-from compt_fast.config.choices import ENGINES, FITS, PROMPT_POSITIONS, RETRAIN, SCORINGS
+from compt_fast.config.choices import ENGINE_NAMES, FITS, PROMPT_POSITIONS, RETRAIN, SCORING_NAMES
 from compt_fast.config.fields import FOLDER, PLACE, POSITIVE, TRUNK, Flag, flags_of, stated
 from compt_fast.config.presets import PRESETS
 from compt_fast.config.run import RUN_FLAGS
@@ -182,7 +182,7 @@ class JobSettings:
             free=True,
         ),
     )
-    engine: str = field(default="auto", metadata=_flag("what runs the trunk", choices=ENGINES, report="compared"))
+    engine: str = field(default="auto", metadata=_flag("what runs the trunk", choices=ENGINE_NAMES, report="compared"))
     device: str = field(
         default="auto",
         metadata=_flag(
@@ -228,7 +228,7 @@ class JobSettings:
         default="generate",
         metadata=_flag(
             "greedy decoding, or likelihood of each label",
-            choices=SCORINGS,
+            choices=SCORING_NAMES,
             also=("evaluate",),
             report="panel",
         ),

@@ -7,13 +7,13 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from compt_fast.config.choices import (
-    ENCODERS,
-    GATES,
+    ENCODER_NAMES,
+    GATE_NAMES,
     HIDDEN,
     INITS,
     LABEL_MODES,
-    NORMALISATIONS,
-    ROUTERS,
+    NORMALISATION_NAMES,
+    ROUTER_NAMES,
     SAMPLINGS,
     SHARINGS,
 )
@@ -104,7 +104,7 @@ class RunConfig:
         )
     )
     prompt_length: int = field(metadata=_flag("prompt tokens m", ranges=(up_to(100_000), POSITIVE), shape="length"))
-    encoder: str = field(metadata=_flag("prompt encoder", choices=ENCODERS, usual="mlp", used=Preset.encodes))
+    encoder: str = field(metadata=_flag("prompt encoder", choices=ENCODER_NAMES, usual="mlp", used=Preset.encodes))
     encoder_hidden: int = field(
         metadata=_flag(
             "inner width of the encoders mlp and lstm (default: d_model)",
@@ -118,15 +118,20 @@ class RunConfig:
             "who shares an encoder", choices=SHARINGS, usual="per-prompt", used=Preset.encodes, shape="sharing"
         )
     )
-    router: str = field(metadata=_flag("how source weights arise", choices=ROUTERS, usual="direct", used=Preset.mixes))
+    router: str = field(
+        metadata=_flag("how source weights arise", choices=ROUTER_NAMES, usual="direct", used=Preset.mixes)
+    )
     normalisation: str = field(
         metadata=_flag(
-            "how the router's logits become weights", choices=NORMALISATIONS, usual="auto", used=Preset.mixes
+            "how the router's logits become weights", choices=NORMALISATION_NAMES, usual="auto", used=Preset.mixes
         )
     )
     gates: str = field(
         metadata=_flag(
-            "alpha of the private prompt and beta of the sources", choices=GATES, usual="fixed", used=Preset.has_gates
+            "alpha of the private prompt and beta of the sources",
+            choices=GATE_NAMES,
+            usual="fixed",
+            used=Preset.has_gates,
         )
     )
     init: str = field(

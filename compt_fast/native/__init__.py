@@ -2,25 +2,25 @@
 
 `load()` says whether `torch.ops.compt_fast` can be called, and builds it at first use.
 
-    packed, packed_offsets = assemble(
-        prompts, prompt_offsets, slots, token_ids, row_offsets, embedding, prepend, total=None
+    packed, packed_cu_seqlens = assemble(
+        prompts, prompt_cu_seqlens, slots, token_ids, input_cu_seqlens, embedding, prepend, total=None
     )
 
 Row b of the packed encoder input is the prompt of slot `slots[b]` and the embeddings of row b's
 tokens, in that order with `prepend`, else the other way round.
 
-    prompts         (P, d)   any float dtype, any strides; differentiable
-    prompt_offsets  (S+1,)   int64; slot s owns prompts[prompt_offsets[s]:prompt_offsets[s+1]]
-    slots           (B,)     int64, 0 <= slots[b] < S
-    token_ids       (N,)     int64, 0 <= id < V; on the device of `prompts`
-    row_offsets     (B+1,)   int64; row b reads token_ids[row_offsets[b]:row_offsets[b+1]]
-    embedding       (V, d)   the trunk's dtype; frozen (an error when it requires a gradient)
-    total           int      rows of `packed`; None: exactly those needed (the offsets are then on the CPU)
-    packed          (total, d) in embedding's dtype; rows behind packed_offsets[B] are zero
-    packed_offsets  (B+1,)   int64, on the device of `row_offsets`
+    prompts            (P, d)  any float dtype, any strides; differentiable
+    prompt_cu_seqlens  (S+1,)  int64; slot s owns prompts[prompt_cu_seqlens[s]:prompt_cu_seqlens[s+1]]
+    slots              (B,)    int64, 0 <= slots[b] < S
+    token_ids          (N,)    int64, 0 <= id < V; on the device of `prompts`
+    input_cu_seqlens   (B+1,)  int64; row b reads token_ids[input_cu_seqlens[b]:input_cu_seqlens[b+1]]
+    embedding          (V, d)  the trunk's dtype; frozen (an error when it requires a gradient)
+    total              int     rows of `packed`; None: exactly those needed (cu_seqlens are then on the CPU)
+    packed             (total, d) in embedding's dtype; rows behind packed_cu_seqlens[B] are zero
+    packed_cu_seqlens  (B+1,)  int64, on the device of `input_cu_seqlens`
 
-`prompt_offsets`, `slots` and `row_offsets` lie together on the CPU, or together on the device of
-`prompts`. On the CPU every offset, slot and (where the tokens are there too) id is checked. On a
+`prompt_cu_seqlens`, `slots` and `input_cu_seqlens` lie together on the CPU, or together on the device of
+`prompts`. On the CPU all cu_seqlens, every slot and (where the tokens are there too) id is checked. On a
 CUDA device nothing waits for the host: `total` must be given, a bad slot or id makes its rows NaN,
 and the call can be captured in a CUDA graph. `torch.compile` and `torch.export` need `total` too,
 and on CUDA all tensors on the device.

@@ -37,10 +37,10 @@ def assemble(
 
 def formula(
     prompts: Tensor,
-    prompt_offsets: Tensor,
+    prompt_cu_seqlens: Tensor,
     slots: Tensor,
     token_ids: Tensor,
-    row_offsets: Tensor,
+    input_cu_seqlens: Tensor,
     embedding: Tensor,
     prepend: bool,
     total: int | None = None,
@@ -49,12 +49,12 @@ def formula(
 
     What lies on a device and says where rows begin is read by the host here, and waited for.
     """
-    at = Placement.packed(prompt_offsets.cpu(), slots.cpu(), row_offsets.cpu().diff(), prepend)
+    at = Placement.packed(prompt_cu_seqlens.cpu(), slots.cpu(), input_cu_seqlens.cpu().diff(), prepend)
     packed = embedding.new_zeros(int(at.cu_seqlens[-1]) if total is None else total, embedding.shape[1])
     packed = packed.index_copy(0, at.text_places.to(embedding.device), embedding[token_ids])
     copies = _Copies.apply(prompts, at.prompt_rows.to(prompts.device), embedding.dtype)
     packed = packed.index_copy(0, at.prompt_places.to(embedding.device), copies)
-    return packed, at.cu_seqlens.to(row_offsets.device)
+    return packed, at.cu_seqlens.to(input_cu_seqlens.device)
 
 
 class _Copies(torch.autograd.Function):

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from compt_fast.kernels import unavailable
 from compt_fast.kernels.plan import COMPUTED, MAX_TASKS, MAX_WEIGHTS, Plan
-from compt_fast.prompts.compose import Composition, Mask
-from compt_fast.prompts.compose import compose as reference
+from compt_fast.ops.paths import FORMULA, TRITON
+from compt_fast.prompts.compose import Composition
+from compt_fast.prompts.compose import compose as formula
 from compt_fast.prompts.compositions import COMPOSITIONS
 from compt_fast.prompts.encoders import ENCODERS
 from compt_fast.prompts.encoding import encoder_prefix
@@ -22,6 +23,7 @@ from compt_fast.prompts.gates import GATES
 from compt_fast.prompts.normalisations import NORMALISATIONS
 from compt_fast.prompts.parameters import parameter_shapes
 from compt_fast.prompts.routers import ROUTERS
+from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import ROLES, PromptShape
 
 PRODUCTS = {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}
@@ -42,11 +44,11 @@ def without_kernel() -> list[str]:
 
 @torch.compiler.assume_constant_result
 def path(shape: PromptShape, device: torch.device) -> tuple[str, str]:
-    """("kernel" or "reference", why): what composes the training targets of a shape on a device."""
+    """(`TRITON` or `FORMULA`, why): what composes the training targets of a shape on a device."""
     refused = unavailable(device) or unsupported(shape)
     if refused:
-        return "reference", refused
-    return "kernel", "two launches forward, at most three backward"
+        return FORMULA, refused
+    return TRITON, "two launches forward, at most three backward"
 
 
 def unsupported(shape: PromptShape) -> str:
@@ -88,9 +90,9 @@ def compose(
     leaves `sources` and `privates` None, and its weights and gates carry no gradient.
     """
     some = next(iter(params.values()))
-    if some.dtype == torch.float32 and path(shape, some.device)[0] == "kernel":
+    if some.dtype == torch.float32 and path(shape, some.device)[0] == TRITON:
         return run_kernel(params, shape, mask=mask, dtype=dtype or torch.float32)
-    found = reference(params, shape, training=training, temperature=temperature, noise=noise, mask=mask)
+    found = formula(params, shape, training=training, temperature=temperature, noise=noise, mask=mask)
     if dtype is None or found.targets is None:
         return found
     return replace(found, targets=found.targets.to(dtype))

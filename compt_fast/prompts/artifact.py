@@ -38,9 +38,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compt_fast.config.choices import LABEL_MODES, PROMPT_POSITIONS
-from compt_fast.prompts.compose import Composition, Mask, compose
+from compt_fast.prompts.compose import Composition, compose
 from compt_fast.prompts.former import present_manifest
 from compt_fast.prompts.parameters import mixing_parameters
+from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.tasks.table import Task
 from compt_fast.tasks.text import input_text, label_texts

@@ -20,8 +20,6 @@ from compt_fast.prompts.routing import Mask, weights
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError
 
-__all__ = ["Composition", "Mask", "compose", "compose_rows"]
-
 
 @dataclass(frozen=True)
 class Composition:
@@ -61,7 +59,9 @@ def compose(
     """
     rule, _, router, _, gates = shape.entries
     if mask and router.per_row:
-        raise InputError(f"router {shape.router!r} weighs prompts by the input, and there are no masks of that yet")
+        raise InputError(
+            f"router {shape.router_name!r} weighs prompts by the input, and there are no masks of that yet"
+        )
     sources = encode(params, shape, "source") if shape.sources else None
     privates = encode(params, shape, "private") if shape.private else None
     if mask and not mask.private and privates is not None:

@@ -15,8 +15,6 @@ from compt_fast.prompts.entry import Parameter
 from compt_fast.prompts.shape import ROLES, PromptShape
 from compt_fast.utils.errors import InputError, unknown
 
-__all__ = ["PromptBank", "PromptShape", "mixing_parameters", "parameter_count", "parameter_shapes", "rate_groups"]
-
 VOCAB_ROWS = 5000
 SPECIAL_IDS = 3  # T5's padding, end and unknown
 

@@ -158,13 +158,18 @@ class PromptShape:
         )
 
     @property
+    def router_name(self) -> str:
+        """The router that has an effect: the composition's own, if it has one."""
+        return self.entries.composition.router or self.router
+
+    @property
     def named_entries(self) -> list[tuple[str, str, Entry]]:
         """Setting, name and entry of all that has an effect."""
         rule, encoder, router, normalisation, gates = self.entries
         found: list[tuple[str, str, Entry]] = [
             ("composition", self.composition, rule),
             ("encoder", self.encoder, encoder),
-            ("router", rule.router or self.router, router),
+            ("router", self.router_name, router),
         ]
         if self.has_router:
             found.append(("normalisation", self.normaliser, normalisation))

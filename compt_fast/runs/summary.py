@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from compt_fast.ops.compose import path
+from compt_fast.ops.paths import FORMULA, TRITON
 from compt_fast.runs.answers import off_label_notes
 from compt_fast.runs.estimate import Estimate
 from compt_fast.training.graphs import eager, refused
@@ -82,12 +83,15 @@ def _cost(trainer: Trainer, estimate: Estimate | None) -> str:
     )
 
 
+_PATHS = {FORMULA: "the formula", TRITON: "the kernels"}
+
+
 def composing(trainer: Trainer) -> list[str]:
     """Which path composes the prompts of which methods, and why: a line a path."""
     methods: dict[tuple[str, str], dict[str, None]] = {}
     for run in trainer.runs:
         methods.setdefault(path(run.shape, trainer.trunk.device), {})[run.config.method] = None
-    return [f"prompts of {', '.join(of)} composed by the {name}: {why}" for (name, why), of in methods.items()]
+    return [f"prompts of {', '.join(of)} composed by {_PATHS[name]}: {why}" for (name, why), of in methods.items()]
 
 
 def replaying(trainer: Trainer) -> list[str]:

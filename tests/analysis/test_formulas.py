@@ -11,7 +11,8 @@ from torch import Tensor
 from compt_fast.analysis.formulas import anatomy, recalls, token_similarities, weighted_similarity
 from compt_fast.prompts.compose import compose
 from compt_fast.prompts.foreign import read_foreign
-from compt_fast.prompts.parameters import PromptBank, PromptShape
+from compt_fast.prompts.parameters import PromptBank
+from compt_fast.prompts.shape import PromptShape
 from compt_fast.prompts.similarity import mean_cosine
 from tests.helpers.shared import real
 

@@ -119,12 +119,12 @@ def calls(seed: int) -> dict[str, dict[str, Any]]:
     """Good arguments of every operator, by its name."""
     ops = torch.ops.compt_fast
     assembly = case(seed=seed, prompt_type=TYPES[4 + seed % 3], trunk_type=TYPES[4 + seed // 3 % 3])
-    packed, offsets = ops.assemble(**assembly)
+    packed, cu_seqlens = ops.assemble(**assembly)
     backward = {
         "grad": packed,
-        "prompt_offsets": assembly["prompt_offsets"],
+        "prompt_cu_seqlens": assembly["prompt_cu_seqlens"],
         "slots": assembly["slots"],
-        "packed_offsets": offsets,
+        "packed_cu_seqlens": cu_seqlens,
         "prompt_rows": 9,
         "prepend": True,
     }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def offsets_of(lengths: Sequence[int]) -> Tensor:
+def cu_seqlens_of(lengths: Sequence[int]) -> Tensor:
     return torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
 
 
@@ -32,10 +32,10 @@ def case(
         slots = torch.randint(max(count, 1), (rows,), generator=generator).tolist()
     return {
         "prompts": torch.randn(sum(prompt_lengths), width, generator=generator).to(prompt_type),
-        "prompt_offsets": offsets_of(prompt_lengths),
+        "prompt_cu_seqlens": cu_seqlens_of(prompt_lengths),
         "slots": torch.tensor(slots, dtype=torch.int64),
         "token_ids": torch.randint(vocabulary, (sum(row_lengths),), generator=generator),
-        "row_offsets": offsets_of(row_lengths),
+        "input_cu_seqlens": cu_seqlens_of(row_lengths),
         "embedding": torch.randn(vocabulary, width, generator=generator).to(trunk_type),
         "prepend": prepend,
     }
@@ -43,14 +43,14 @@ def case(
 
 def needed(arguments: dict[str, Any]) -> int:
     """The packed rows of a case."""
-    lengths = arguments["prompt_offsets"].diff()[arguments["slots"]]
+    lengths = arguments["prompt_cu_seqlens"].diff()[arguments["slots"]]
     return int(lengths.sum()) + len(arguments["token_ids"])
 
 
 def expected(arguments: dict[str, Any], total: int | None = None) -> tuple[Tensor, Tensor]:
-    """The packed input and its offsets."""
+    """The packed input and its cu_seqlens."""
     prompts, embedding = arguments["prompts"], arguments["embedding"]
-    starts, ends = arguments["prompt_offsets"].tolist(), arguments["row_offsets"].tolist()
+    starts, ends = arguments["prompt_cu_seqlens"].tolist(), arguments["input_cu_seqlens"].tolist()
     pieces, lengths = [], []
     for row, slot in enumerate(arguments["slots"].tolist()):
         prompt = prompts[starts[slot] : starts[slot + 1]].to(embedding.dtype)
@@ -59,12 +59,12 @@ def expected(arguments: dict[str, Any], total: int | None = None) -> tuple[Tenso
         lengths.append(len(prompt) + len(text))
     used = sum(lengths)
     slack = embedding.new_zeros((used if total is None else total) - used, embedding.shape[1])
-    return torch.cat([*pieces, slack]), offsets_of(lengths)
+    return torch.cat([*pieces, slack]), cu_seqlens_of(lengths)
 
 
 def expected_grad(arguments: dict[str, Any], grad: Tensor) -> Tensor:
     """The prompts' gradient in the dtype that it is summed in, added up in the order of the rows."""
-    starts, ends = arguments["prompt_offsets"].tolist(), arguments["row_offsets"].diff().tolist()
+    starts, ends = arguments["prompt_cu_seqlens"].tolist(), arguments["input_cu_seqlens"].diff().tolist()
     sums = torch.float64 if grad.dtype == torch.float64 else torch.float32
     total = torch.zeros(arguments["prompts"].shape, dtype=sums)
     at = 0

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from compt_fast.ops.compose import run_kernel
-from compt_fast.prompts.compose import Mask
 from compt_fast.prompts.compose import compose as reference
+from compt_fast.prompts.entry import Texts
 from compt_fast.prompts.parameters import PromptBank, rate_groups
+from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError
 
@@ -132,3 +133,8 @@ def check(bank: PromptBank, mask: Mask | None = None, products: str = "fp32") ->
         own = bank.params[key].grad
         assert own is not None, key
         near(own, grad, 2 * ERRORS[products])
+
+
+def texts_of(means: Tensor) -> Texts:
+    """Texts of one token each, which is its own mean."""
+    return Texts(means, torch.ones(len(means), dtype=torch.int64))

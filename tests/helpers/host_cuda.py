@@ -32,7 +32,7 @@ class Case:
     """An assembly (arguments as the operator's) and a gradient of its packed input, on the host.
 
     The tensors are laid out as their strides say; `shifts` moves those named in it by so many bytes
-    from a boundary of 64. Slots, ids and offsets may be wrong in any way.
+    from a boundary of 64. Slots, ids and cu_seqlens may be wrong in any way.
     """
 
     arguments: dict[str, Any]
@@ -41,7 +41,7 @@ class Case:
 
     def packed(self) -> bytes:
         """As `driver.cpp` reads it."""
-        index = [self.arguments[name] for name in ("prompt_offsets", "slots", "row_offsets", "token_ids")]
+        index = [self.arguments[name] for name in ("prompt_cu_seqlens", "slots", "input_cu_seqlens", "token_ids")]
         prompts, embedding = self.arguments["prompts"], self.arguments["embedding"]
         matrices = {"prompts": prompts, "embedding": embedding, "grad": self.grad}
         memory = [_memory(matrix) for matrix in matrices.values()]
@@ -49,7 +49,7 @@ class Case:
             FLOATS.index(prompts.dtype),
             FLOATS.index(embedding.dtype),
             int(self.arguments["prepend"]),
-            len(self.arguments["prompt_offsets"]) - 1,
+            len(self.arguments["prompt_cu_seqlens"]) - 1,
             len(self.arguments["slots"]),
             *self.grad.shape,
             len(prompts),
@@ -65,7 +65,7 @@ class Case:
         """Offsets, packed input and the gradient's sums, taken from the front of `raw`."""
         sums = torch.float64 if self.grad.dtype == torch.float64 else torch.float32
         return (
-            _taken(raw, torch.int64, (len(self.arguments["row_offsets"]),)),
+            _taken(raw, torch.int64, (len(self.arguments["input_cu_seqlens"]),)),
             _taken(raw, self.grad.dtype, tuple(self.grad.shape)),
             _taken(raw, sums, tuple(self.arguments["prompts"].shape)),
         )
@@ -93,7 +93,7 @@ def build(folder: Path, sanitizer: Sequence[str], kernels: Path = KERNELS) -> Pa
 
 
 def run(program: Path, cases: Sequence[Case]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Packed offsets, packed input and prompts' gradient (in the dtype of its sums) of each case.
+    """Packed cu_seqlens, packed input and prompts' gradient (in the dtype of its sums) of each case.
 
     Raises Failure with what the program said.
     """

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.helpers.assembly import expected, expected_grad, offsets_of
+from tests.helpers.assembly import cu_seqlens_of, expected, expected_grad
 
 Results = tuple[Tensor, ...]
 
@@ -21,10 +21,10 @@ def assemble(total: int | None, **arguments: Any) -> Results:
     return expected(arguments, total)
 
 
-def assemble_backward(grad: Tensor, packed_offsets: Tensor, prompt_rows: int, **arguments: Any) -> Results:
-    texts = packed_offsets.diff() - arguments["prompt_offsets"].diff()[arguments["slots"]]
+def assemble_backward(grad: Tensor, packed_cu_seqlens: Tensor, prompt_rows: int, **arguments: Any) -> Results:
+    texts = packed_cu_seqlens.diff() - arguments["prompt_cu_seqlens"].diff()[arguments["slots"]]
     prompts = grad.new_empty(prompt_rows, grad.shape[1])
-    return (expected_grad(arguments | {"prompts": prompts, "row_offsets": offsets_of(texts.tolist())}, grad),)
+    return (expected_grad(arguments | {"prompts": prompts, "input_cu_seqlens": cu_seqlens_of(texts.tolist())}, grad),)
 
 
 def packed_attention(qkv: Tensor, cu_seqlens: Tensor, bias: Tensor) -> Results:

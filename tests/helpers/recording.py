@@ -53,18 +53,18 @@ def quick_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_triton", lambda: SimpleNamespace(attention_fwd=_forward, attention_bwd=_backward))
 
 
-def _layout(offsets: Tensor, qkv: Tensor, bias: Tensor, longest: int) -> tuple[VarlenLayout, int]:
-    offsets = offsets.cpu()
-    layout = VarlenLayout(offsets, offsets, qkv.device, 64, bias)
+def _layout(cu_seqlens: Tensor, qkv: Tensor, bias: Tensor, longest: int) -> tuple[VarlenLayout, int]:
+    cu_seqlens = cu_seqlens.cpu()
+    layout = VarlenLayout(cu_seqlens, cu_seqlens, qkv.device, 64, bias)
     assert layout.max_seqlen <= longest <= bias.shape[1] // 2 + 1
-    return layout, int(offsets[-1])
+    return layout, int(cu_seqlens[-1])
 
 
 # Operators, so that they are noted as one step.
 @torch.library.custom_op("compt_fast_tests::attention_fwd", mutates_args=())
-def _forward(qkv: Tensor, offsets: Tensor, bias: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+def _forward(qkv: Tensor, cu_seqlens: Tensor, bias: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     with torch._C.DisableTorchFunction():
-        layout, end = _layout(offsets, qkv, bias, longest)
+        layout, end = _layout(cu_seqlens, qkv, bias, longest)
         out = torch.full_like(qkv[:, 0], torch.nan)
         out[:end] = attend(*qkv[:end].unbind(1), layout)
         return out, out.new_full(out.shape[:2], torch.nan, dtype=torch.float32)
@@ -72,10 +72,10 @@ def _forward(qkv: Tensor, offsets: Tensor, bias: Tensor, longest: int) -> tuple[
 
 @torch.library.custom_op("compt_fast_tests::attention_bwd", mutates_args=())
 def _backward(
-    grad: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, offsets: Tensor, bias: Tensor, longest: int
+    grad: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, cu_seqlens: Tensor, bias: Tensor, longest: int
 ) -> Tensor:
     with torch._C.DisableTorchFunction():
-        layout, end = _layout(offsets, qkv, bias, longest)
+        layout, end = _layout(cu_seqlens, qkv, bias, longest)
         found = torch.zeros_like(qkv)
         found[:end] = torch.stack(attend_backward(grad[:end], *qkv[:end].unbind(1), layout), 1)
         return found

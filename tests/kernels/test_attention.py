@@ -63,9 +63,9 @@ def test_attention_and_its_gradient(
 )
 def test_large_scores_round_as_in_torch(score: float, dtype: torch.dtype) -> None:
     qkv, bias, grad = (x.to(DEVICE) for x in large_scores.self_attention(90, 2, 64, score))
-    qkv, grad, offsets = qkv.to(dtype), grad.to(dtype), cu_seqlens_of([90]).to(DEVICE)
-    out, sums = attention_fwd(qkv, offsets, bias, 90)
-    found = out, attention_bwd(grad, qkv, out, sums, offsets, bias, 90)
+    qkv, grad, cu_seqlens = qkv.to(dtype), grad.to(dtype), cu_seqlens_of([90]).to(DEVICE)
+    out, sums = attention_fwd(qkv, cu_seqlens, bias, 90)
+    found = out, attention_bwd(grad, qkv, out, sums, cu_seqlens, bias, 90)
 
     def formula(qkv: Tensor) -> Tensor:
         return large_scores.attended(qkv, bias)

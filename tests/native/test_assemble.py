@@ -102,8 +102,8 @@ def test_slack_behind_the_rows_is_zero_and_has_no_gradient(assemble: Assemble, s
     arguments = case(trunk_type=torch.float32)
     total = needed(arguments) + slack
     prompts = arguments["prompts"].requires_grad_()
-    packed, offsets = assemble(**arguments, total=total)
-    same((packed.detach(), offsets), expected(arguments, total))
+    packed, cu_seqlens = assemble(**arguments, total=total)
+    same((packed.detach(), cu_seqlens), expected(arguments, total))
     grad = torch.full_like(packed, torch.nan)
     grad[: total - slack] = 1
     (got,) = torch.autograd.grad(packed, prompts, grad)
@@ -150,7 +150,7 @@ def test_strides_of_table_and_index_vectors(assemble: Assemble) -> None:
     arguments = case()
     changed = {
         name: torch.stack([arguments[name], arguments[name] + 99], 1)[:, 0]
-        for name in ("prompt_offsets", "slots", "token_ids", "row_offsets")
+        for name in ("prompt_cu_seqlens", "slots", "token_ids", "input_cu_seqlens")
     }
     changed["embedding"] = strided(arguments["embedding"], "part of wider rows")
     same(assemble(**arguments | changed), expected(arguments))
@@ -161,7 +161,7 @@ def test_gradient_of_a_sum_whose_gradient_is_expanded(assemble: Assemble) -> Non
     prompts = arguments["prompts"].requires_grad_()
     assemble(**arguments)[0].sum().backward()
     slots = arguments["slots"].bincount(minlength=4)
-    right = slots.repeat_interleave(arguments["prompt_offsets"].diff()).float()
+    right = slots.repeat_interleave(arguments["prompt_cu_seqlens"].diff()).float()
     torch.testing.assert_close(prompts.grad, right[:, None].expand_as(prompts))
 
 
@@ -206,10 +206,10 @@ def test_no_gradient_gets_lost() -> None:
 
 
 def test_the_forward_is_not_differentiated_where_nothing_asks() -> None:
-    packed, offsets = torch.ops.compt_fast.assemble(**case())
+    packed, cu_seqlens = torch.ops.compt_fast.assemble(**case())
     assert packed.grad_fn is None
     with torch.inference_mode():
-        same(torch.ops.compt_fast.assemble(**case()), (packed, offsets))
+        same(torch.ops.compt_fast.assemble(**case()), (packed, cu_seqlens))
 
 
 @pytest.mark.slow
@@ -220,8 +220,8 @@ def test_opcheck(prepend: bool) -> None:
         arguments["prompts"].requires_grad_()
         total = needed(arguments) + 3
         opcheck(torch.ops.compt_fast.assemble.default, tuple(arguments.values()), {"total": total})
-        packed, offsets = torch.ops.compt_fast.assemble(**arguments, total=total)
-        backward = (packed.detach(), arguments["prompt_offsets"], arguments["slots"], offsets, 9, prepend)
+        packed, cu_seqlens = torch.ops.compt_fast.assemble(**arguments, total=total)
+        backward = (packed.detach(), arguments["prompt_cu_seqlens"], arguments["slots"], cu_seqlens, 9, prepend)
         opcheck(torch.ops.compt_fast.assemble_backward.default, backward)
 
 
@@ -231,17 +231,17 @@ class Sum(torch.nn.Module):
     def forward(
         self,
         prompts: Tensor,
-        prompt_offsets: Tensor,
+        prompt_cu_seqlens: Tensor,
         slots: Tensor,
         token_ids: Tensor,
-        row_offsets: Tensor,
+        input_cu_seqlens: Tensor,
         embedding: Tensor,
         total: int,
     ) -> tuple[Tensor, Tensor]:
-        packed, offsets = torch.ops.compt_fast.assemble(
-            prompts * 2, prompt_offsets, slots, token_ids, row_offsets, embedding, True, total
+        packed, cu_seqlens = torch.ops.compt_fast.assemble(
+            prompts * 2, prompt_cu_seqlens, slots, token_ids, input_cu_seqlens, embedding, True, total
         )
-        return packed.float() + 1, offsets
+        return packed.float() + 1, cu_seqlens
 
 
 def traced_inputs(seed: int = 0, **changes: Any) -> tuple[tuple[Any, ...], Tensor, Tensor]:
@@ -278,8 +278,8 @@ def test_compile_without_a_size_says_what_is_missing() -> None:
     meta = {name: x.to("meta") if isinstance(x, Tensor) else x for name, x in arguments.items()}
     with pytest.raises(ValueError, match="total must be given"):
         torch.ops.compt_fast.assemble(**meta)
-    packed, offsets = torch.ops.compt_fast.assemble(**meta, total=40)
-    assert packed.shape == (40, 24) and packed.dtype == torch.bfloat16 and offsets.shape == (7,)
+    packed, cu_seqlens = torch.ops.compt_fast.assemble(**meta, total=40)
+    assert packed.shape == (40, 24) and packed.dtype == torch.bfloat16 and cu_seqlens.shape == (7,)
 
 
 @pytest.mark.slow
@@ -300,9 +300,9 @@ torch.ops.load_library(library)
 run = torch.jit.load(script)
 prompts, *others, total = torch.load(inputs, weights_only=True)
 prompts.requires_grad_()
-packed, offsets = run(prompts, *others, total)
+packed, cu_seqlens = run(prompts, *others, total)
 packed.sum().backward()
-torch.save((packed.detach(), offsets, prompts.grad), inputs)
+torch.save((packed.detach(), cu_seqlens, prompts.grad), inputs)
 """
 
 

@@ -11,7 +11,7 @@ from torch.library import opcheck
 
 from compt_fast import native
 from tests.helpers import large_scores
-from tests.helpers.assembly import offsets_of
+from tests.helpers.assembly import cu_seqlens_of
 
 MASKED = -1e30
 Attend = Callable[..., tuple[Tensor, Tensor]]
@@ -35,7 +35,7 @@ def made(
     qkv = torch.randn(sum(lengths), 3, heads, width, generator=generator)
     qkv[:, 0] *= width**-0.5
     reach = max([*lengths, 1]) + spare
-    return qkv.to(dtype), offsets_of(lengths), torch.randn(heads, 2 * reach - 1, generator=generator)
+    return qkv.to(dtype), cu_seqlens_of(lengths), torch.randn(heads, 2 * reach - 1, generator=generator)
 
 
 def exact(qkv: Tensor, cu_seqlens: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,7 @@ def test_large_scores_round_as_in_torch(
 ) -> None:
     qkv, bias, grad = large_scores.self_attention(tokens, 3, width, score)
     qkv, grad = qkv.to(dtype).requires_grad_(), grad.to(dtype)
-    out, _ = attend(qkv, offsets_of([tokens]), bias)
+    out, _ = attend(qkv, cu_seqlens_of([tokens]), bias)
     (qkv_grad,) = torch.autograd.grad(out, qkv, grad)
     found = out.detach(), qkv_grad
 

@@ -40,22 +40,30 @@ def index(*values: int) -> torch.Tensor:
         ("prompts", torch.zeros(9, 2, 12), "prompts must be a dense tensor of 2 dimensions"),
         ("prompts", torch.zeros(9, 23), "prompts must be as wide as embedding, 24, got 23"),
         ("prompts", torch.zeros(9, 24).to_sparse(), "compt_fast::assemble"),
-        ("prompts", torch.zeros(8, 24), "prompt_offsets must ascend from 0 to 8, the rows of prompts, got 0 to 9"),
-        ("prompt_offsets", index(0, 5, 5, 8, 9).int(), "prompt_offsets must be a dense int64 vector, got Int"),
-        ("prompt_offsets", index(), "prompt_offsets must have an entry for each slot and one more, got none"),
-        ("prompt_offsets", index(1, 5, 5, 8, 9), "prompt_offsets must ascend from 0 to 9, the rows of prompts, got 1"),
-        ("prompt_offsets", index(0, 5, 4, 8, 9), "prompt_offsets must ascend, got 5 before 4 at 1"),
+        ("prompts", torch.zeros(8, 24), "prompt_cu_seqlens must ascend from 0 to 8, the rows of prompts, got 0 to 9"),
+        ("prompt_cu_seqlens", index(0, 5, 5, 8, 9).int(), "prompt_cu_seqlens must be a dense int64 vector, got Int"),
+        ("prompt_cu_seqlens", index(), "prompt_cu_seqlens must have an entry for each slot and one more, got none"),
+        (
+            "prompt_cu_seqlens",
+            index(1, 5, 5, 8, 9),
+            "prompt_cu_seqlens must ascend from 0 to 9, the rows of prompts, got 1",
+        ),
+        ("prompt_cu_seqlens", index(0, 5, 4, 8, 9), "prompt_cu_seqlens must ascend, got 5 before 4 at 1"),
         ("slots", index(0, 1, 2, 3, 4, 0), r"slots\[4\] is 4, and there are 4 slots"),
         ("slots", index(0, 1, 2, -1, 0, 0), r"slots\[3\] is -1, and there are 4 slots"),
-        ("slots", index(0, 1), "row_offsets must have one entry more than slots, 3, got 7"),
+        ("slots", index(0, 1), "input_cu_seqlens must have one entry more than slots, 3, got 7"),
         ("slots", index(0, 1, 2, 3, 1, 0)[None], "slots must be a dense int64 vector, got Long of 2 dimensions"),
         ("token_ids", torch.full((25,), 50), r"token_ids\[0\] is 50, and there are 50 rows of embedding"),
         ("token_ids", torch.full((25,), -1), r"token_ids\[0\] is -1"),
-        ("token_ids", torch.zeros(24, dtype=INT), "row_offsets must ascend from 0 to 24, the tokens, got 0 to 25"),
+        ("token_ids", torch.zeros(24, dtype=INT), "input_cu_seqlens must ascend from 0 to 24, the tokens, got 0 to 25"),
         ("token_ids", torch.zeros(25, dtype=INT, device="meta"), "token_ids must be on cpu, got meta"),
-        ("row_offsets", index(0, 7, 8, 8, 21, 23), "row_offsets must have one entry more than slots, 7, got 6"),
-        ("row_offsets", index(0, 7, 6, 8, 21, 23, 25), "row_offsets must ascend, got 7 before 6 at 1"),
-        ("row_offsets", index(0, -(2**63), 6, 8, 21, 23, 25), "row_offsets must ascend, got 0 before -"),
+        (
+            "input_cu_seqlens",
+            index(0, 7, 8, 8, 21, 23),
+            "input_cu_seqlens must have one entry more than slots, 7, got 6",
+        ),
+        ("input_cu_seqlens", index(0, 7, 6, 8, 21, 23, 25), "input_cu_seqlens must ascend, got 7 before 6 at 1"),
+        ("input_cu_seqlens", index(0, -(2**63), 6, 8, 21, 23, 25), "input_cu_seqlens must ascend, got 0 before -"),
         ("embedding", torch.zeros(50, 24, dtype=torch.int8), "embedding must be a dense tensor of 2 dimensions"),
         ("embedding", torch.zeros(24, 50).T, "embedding must have contiguous rows, got strides"),
         ("embedding", torch.zeros(0, 24), "there are 0 rows of embedding"),
@@ -79,7 +87,7 @@ def test_a_tensor_without_its_storage_is_refused(name: str) -> None:
 
 def test_more_rows_than_can_be_counted_are_refused() -> None:
     arguments = case((1,), (0,) * 64)
-    huge = {"prompts": arguments["prompts"].expand(2**58, 24), "prompt_offsets": index(0, 2**58)}
+    huge = {"prompts": arguments["prompts"].expand(2**58, 24), "prompt_cu_seqlens": index(0, 2**58)}
     with pytest.raises(ValueError, match="cannot be counted"):
         torch.ops.compt_fast.assemble(**arguments | huge)
 
@@ -87,9 +95,13 @@ def test_more_rows_than_can_be_counted_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("packed_offsets", index(0, 12, 13, 16, 34, 36, 99), "packed_offsets must ascend from 0 to at most 40"),
-        ("packed_offsets", index(0, 12, 13, 13, 34, 36, 40), "packed_offsets must leave row 2 room for its prompt"),
-        ("prompt_rows", 8, "prompt_offsets must ascend from 0 to 8"),
+        ("packed_cu_seqlens", index(0, 12, 13, 16, 34, 36, 99), "packed_cu_seqlens must ascend from 0 to at most 40"),
+        (
+            "packed_cu_seqlens",
+            index(0, 12, 13, 13, 34, 36, 40),
+            "packed_cu_seqlens must leave row 2 room for its prompt",
+        ),
+        ("prompt_rows", 8, "prompt_cu_seqlens must ascend from 0 to 8"),
         ("prompt_rows", -1, "prompt_rows must not be negative"),
         ("grad", torch.zeros(40), "grad must be a dense tensor of 2 dimensions"),
     ],
@@ -97,9 +109,9 @@ def test_more_rows_than_can_be_counted_are_refused() -> None:
 def test_the_gradient_names_the_argument_at_fault(name: str, value: Any, message: str) -> None:
     good = {
         "grad": torch.zeros(40, 24),
-        "prompt_offsets": GOOD["prompt_offsets"],
+        "prompt_cu_seqlens": GOOD["prompt_cu_seqlens"],
         "slots": index(0, 1, 2, 0, 1, 3),
-        "packed_offsets": index(0, 12, 13, 16, 34, 36, 40),
+        "packed_cu_seqlens": index(0, 12, 13, 16, 34, 36, 40),
         "prompt_rows": 9,
         "prepend": True,
     }

@@ -25,7 +25,7 @@ def compiled() -> None:
     assert native.load(), native.status().why
 
 
-def offsets_of(lengths: list[int]) -> Tensor:
+def cu_seqlens_of(lengths: list[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0)
 
 
@@ -46,7 +46,7 @@ def test_cross_attention_and_its_gradients(q: list[int], k: list[int], width: in
     queries = drawn(sum(q), width, dtype=dtype)
     states = (drawn(sum(k), width, seed=1) * scale).to(dtype)
     grad = drawn(sum(q), width, dtype=dtype, seed=2)
-    cu_seqlens_q, cu_seqlens_k = offsets_of(q), offsets_of(k)
+    cu_seqlens_q, cu_seqlens_k = cu_seqlens_of(q), cu_seqlens_of(k)
     leaves = [x.double().requires_grad_() for x in (queries, states)]
     right = plain(*leaves, q, k)
     right_grads = torch.autograd.grad(right, leaves, grad.double())
@@ -73,11 +73,11 @@ def test_large_scores_round_as_in_torch(
     queries: int, states: int, width: int, score: float, dtype: torch.dtype
 ) -> None:
     q, s, grad = (x.to(dtype) for x in large_scores.cross_attention(queries, states, width, score))
-    offsets = offsets_of([queries]), offsets_of([states])
-    packed = torch.ops.compt_fast.pack_states(s, offsets[1])
-    out, lse = torch.ops.compt_fast.cross_attention(q, packed, *offsets)
+    cu_seqlens = cu_seqlens_of([queries]), cu_seqlens_of([states])
+    packed = torch.ops.compt_fast.pack_states(s, cu_seqlens[1])
+    out, lse = torch.ops.compt_fast.cross_attention(q, packed, *cu_seqlens)
     s_grad = torch.zeros(s.shape)
-    q_grad = torch.ops.compt_fast.cross_attention_backward(grad, q, lse, packed, *offsets, s_grad)
+    q_grad = torch.ops.compt_fast.cross_attention_backward(grad, q, lse, packed, *cu_seqlens, s_grad)
     assert max(large_scores.errors(large_scores.read, (q, s), grad, (out, q_grad, s_grad))) < large_scores.AT_MOST
 
 
@@ -94,7 +94,7 @@ def test_the_memory_of_packed_states(length: int, most: int, dtype: torch.dtype)
 
 def test_the_same_bits_on_any_number_of_threads() -> None:
     q, k = [24, 36, 12, 72] * 4, [30, 60, 90, 20] * 4
-    cu_seqlens_q, cu_seqlens_k = offsets_of(q), offsets_of(k)
+    cu_seqlens_q, cu_seqlens_k = cu_seqlens_of(q), cu_seqlens_of(k)
     queries, states, grad = drawn(sum(q), 48), drawn(sum(k), 48, seed=1), drawn(sum(q), 48, seed=2)
     found = []
     before = torch.get_num_threads()
@@ -114,7 +114,7 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
 def test_a_state_that_is_not_finite_spoils_no_other_row() -> None:
     queries, states = drawn(6, 8), drawn(9, 8, seed=1)
     states[3:6] = torch.nan
-    cu_seqlens_q, cu_seqlens_k = offsets_of([2, 2, 2]), offsets_of([3, 3, 3])
+    cu_seqlens_q, cu_seqlens_k = cu_seqlens_of([2, 2, 2]), cu_seqlens_of([3, 3, 3])
     packed = torch.ops.compt_fast.pack_states(states, cu_seqlens_k)
     out, lse = torch.ops.compt_fast.cross_attention(queries, packed, cu_seqlens_q, cu_seqlens_k)
     grad_states = torch.zeros(9, 8)
@@ -127,7 +127,7 @@ def test_a_state_that_is_not_finite_spoils_no_other_row() -> None:
 
 
 def arguments() -> dict[str, Tensor]:
-    cu_seqlens_q, cu_seqlens_k = offsets_of([2, 3]), offsets_of([4, 5])
+    cu_seqlens_q, cu_seqlens_k = cu_seqlens_of([2, 3]), cu_seqlens_of([4, 5])
     states = drawn(9, 6, seed=1)
     return {
         "grad_out": drawn(5, 6, seed=2),

@@ -19,7 +19,7 @@ from tests.helpers.assembly import case, expected, expected_grad, needed
 
 ARCHITECTURES = (80, 90, 100)
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-HOST = ("prompt_offsets", "slots", "row_offsets")
+HOST = ("prompt_cu_seqlens", "slots", "input_cu_seqlens")
 
 needs_nvcc = pytest.mark.skipif(build.cuda_home() is None, reason="needs nvcc")
 
@@ -80,7 +80,7 @@ def test_the_registrations_compile_against_this_torch(tmp_path: Path) -> None:
 
 
 def on_device(arguments: dict[str, Any], metadata: bool = True, device: str = "cuda") -> dict[str, Any]:
-    """A case on the device; `metadata`: its offsets and slots too."""
+    """A case on the device; `metadata`: its cu_seqlens and slots too."""
     kept = () if metadata else HOST
     return {
         name: value.to(device) if isinstance(value, Tensor) and name not in kept else value
@@ -89,14 +89,14 @@ def on_device(arguments: dict[str, Any], metadata: bool = True, device: str = "c
 
 
 def check(arguments: dict[str, Any], metadata: bool, device: str = "cuda", slack: int = 0) -> None:
-    """Values, offsets and gradient of a case on the device are those of the host, to the bit."""
+    """Values, cu_seqlens and gradient of a case on the device are those of the host, to the bit."""
     there = on_device(arguments, metadata, device)
     prompts = there["prompts"].requires_grad_()
     total = needed(arguments) + slack
-    packed, offsets = torch.ops.compt_fast.assemble(**there, total=total)
-    right, right_offsets = expected(arguments, total)
+    packed, cu_seqlens = torch.ops.compt_fast.assemble(**there, total=total)
+    right, right_cu_seqlens = expected(arguments, total)
     torch.testing.assert_close(packed.detach().cpu(), right, rtol=0, atol=0)
-    assert offsets.device == there["row_offsets"].device and offsets.tolist() == right_offsets.tolist()
+    assert cu_seqlens.device == there["input_cu_seqlens"].device and cu_seqlens.tolist() == right_cu_seqlens.tolist()
     grad = torch.randn(right.shape).to(right.dtype)
     (got,) = torch.autograd.grad(packed, prompts, grad.to(device))
     right_grad = expected_grad(arguments, grad).to(arguments["prompts"].dtype)
@@ -148,14 +148,14 @@ class TestOnADevice:
         arguments = case((2, 2, 2, 2), (3, 4, 5), [0, 1, 2])
         there = on_device(arguments)
         there[name][0] = value
-        packed, offsets = torch.ops.compt_fast.assemble(**there, total=needed(arguments))
-        first = packed[: offsets[1]]
+        packed, cu_seqlens = torch.ops.compt_fast.assemble(**there, total=needed(arguments))
+        first = packed[: cu_seqlens[1]]
         assert first[2].isnan().all() if name == "token_ids" else first.isnan().all()
-        right, right_offsets = expected(arguments)
-        behind = right[right_offsets[1] :]
-        torch.testing.assert_close(packed[offsets[1] : offsets[3]].cpu(), behind, rtol=0, atol=0)
+        right, right_cu_seqlens = expected(arguments)
+        behind = right[right_cu_seqlens[1] :]
+        torch.testing.assert_close(packed[cu_seqlens[1] : cu_seqlens[3]].cpu(), behind, rtol=0, atol=0)
 
-    def test_bad_offsets_and_a_small_total_are_survived(self) -> None:
+    def test_bad_cu_seqlens_and_a_small_total_are_survived(self) -> None:
         arguments = on_device(case())
         for name in HOST:
             for value in (-(2**60), 2**60, 3):
@@ -232,7 +232,7 @@ class TestOnADevice:
         code = (
             "import torch; from tests.native.test_cuda import *; native.load()\n"
             "one = TestOnADevice(); one.test_widths_and_slack(24); one.test_numbers_of_rows(33)\n"
-            "one.test_widths_and_slack(769); one.test_bad_offsets_and_a_small_total_are_survived()"
+            "one.test_widths_and_slack(769); one.test_bad_cu_seqlens_and_a_small_total_are_survived()"
         )
         command = ["compute-sanitizer", "--error-exitcode", "9", sys.executable, "-c", code]
         done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="its coroutines and sections are known to work on Linux"),
 ]
 
-INDICES = ("prompt_offsets", "slots", "row_offsets", "token_ids")
+INDICES = ("prompt_cu_seqlens", "slots", "input_cu_seqlens", "token_ids")
 WILD = (-(2**63), 2**63 - 1, -(2**62), 2**62, -1, 1, 3, 99)
 ROWS = range(1100)
 PAST_ONE_SLICE = ([3, 0, 1], [row % 61 == 0 for row in ROWS], [int(row % 53 > 0) for row in ROWS])
@@ -82,13 +82,13 @@ def same(got: Tensor, right: Tensor) -> None:
 
 def check(program: Path, jobs: Sequence[Case]) -> None:
     """Offsets, values and gradient are those of the compiled and of the plain operator, to the bit."""
-    for one, (offsets, packed, grad) in zip(jobs, run(program, jobs), strict=True):
+    for one, (cu_seqlens, packed, grad) in zip(jobs, run(program, jobs), strict=True):
         prompts = one.arguments["prompts"].detach().clone().requires_grad_()
         arguments = one.arguments | {"prompts": prompts, "total": len(one.grad)}
         for assemble in (torch.ops.compt_fast.assemble, assembly.formula):
-            right, right_offsets = assemble(**arguments)
+            right, right_cu_seqlens = assemble(**arguments)
             (right_grad,) = torch.autograd.grad(right, prompts, one.grad)
-            same(offsets, right_offsets)
+            same(cu_seqlens, right_cu_seqlens)
             same(packed, right.detach())
             same(grad.to(prompts.dtype), right_grad)
 
@@ -154,14 +154,14 @@ def test_bad_slots_and_ids_make_their_rows_nan_and_no_others(program: Path) -> N
     for one, (name, value) in zip(wrong, bad, strict=True):
         one.arguments[name][0] = value
     (_, right, _), *results = run(program, [good, *wrong])
-    for (name, _), (offsets, packed, _) in zip(bad, results, strict=True):
-        first = packed[: offsets[1]]
+    for (name, _), (cu_seqlens, packed, _) in zip(bad, results, strict=True):
+        first = packed[: cu_seqlens[1]]
         assert first[2].isnan().all() if name == "token_ids" else first.isnan().all()
-        same(packed[offsets[1] : offsets[3]], right[5 : 5 + offsets[3] - offsets[1]])
+        same(packed[cu_seqlens[1] : cu_seqlens[3]], right[5 : 5 + cu_seqlens[3] - cu_seqlens[1]])
 
 
 def wild_jobs(count: int) -> Iterator[Case]:
-    """Valid but for one to three values of offsets, slots and ids, each a wild one."""
+    """Valid but for one to three values of cu_seqlens, slots and ids, each a wild one."""
     for seed in range(count):
         draw = random.Random(seed)
         kind = draw.choice(FLOATS)
@@ -172,7 +172,9 @@ def wild_jobs(count: int) -> Iterator[Case]:
         yield one
 
 
-def test_whatever_the_offsets_are_nothing_outside_is_touched_and_rows_without_a_source_are_nan(program: Path) -> None:
+def test_bad_cu_seqlens_touch_nothing_outside_and_rows_without_a_source_are_nan(
+    program: Path,
+) -> None:
     jobs = list(wild_jobs(60))
     nans = 0
     for one, (_, packed, _) in zip(jobs, run(program, jobs), strict=True):

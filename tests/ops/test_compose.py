@@ -10,8 +10,8 @@ import torch
 
 from compt_fast.kernels.plan import COMPUTED, Plan
 from compt_fast.ops import compose as fused
+from compt_fast.ops.paths import FORMULA, TRITON
 from compt_fast.prompts import shape as shapes
-from compt_fast.prompts.compose import Mask
 from compt_fast.prompts.compose import compose as reference
 from compt_fast.prompts.compositions import COMPOSITIONS
 from compt_fast.prompts.encoders import ENCODERS
@@ -19,6 +19,7 @@ from compt_fast.prompts.gates import GATES
 from compt_fast.prompts.normalisations import NORMALISATIONS
 from compt_fast.prompts.parameters import PromptBank
 from compt_fast.prompts.routers import ROUTERS
+from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.registry import Registry
@@ -29,11 +30,11 @@ CPU = torch.device("cpu")
 
 def test_the_path_is_named_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     name, why = fused.path(SPP, CPU)
-    assert name == "reference" and "CUDA" in why and "cpu" in why
+    assert name == FORMULA and "CUDA" in why and "cpu" in why
     monkeypatch.setattr(fused, "unavailable", lambda device: "")
-    assert fused.path(SPP, CPU)[0] == "kernel"
+    assert fused.path(SPP, CPU)[0] == TRITON
     name, why = fused.path(replace(SPP, encoder="lstm"), CPU)
-    assert name == "reference" and "lstm" in why
+    assert name == FORMULA and "lstm" in why
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_what_the_kernel_has_never_heard_of_goes_to_the_formula(
     made_up = replace(SPP, **{setting: "made-up"})
     why = fused.unsupported(made_up)
     assert why == f"no kernel computes {setting} 'made-up'"
-    assert fused.path(made_up, CPU) == ("reference", why)
+    assert fused.path(made_up, CPU) == (FORMULA, why)
     kind = next(kind for kind, of in fused.ENTRIES.items() if of is registry)
     assert (f"made-up {kind}" in fused.without_kernel()) == (kernel is None)
 

@@ -24,8 +24,9 @@ from compt_fast.prompts.artifact import (
     save_prompts,
     sha256_of,
 )
-from compt_fast.prompts.compose import Mask, compose, compose_rows
+from compt_fast.prompts.compose import compose, compose_rows
 from compt_fast.prompts.parameters import PromptBank
+from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.runs.job import Job
 from compt_fast.tasks.table import TASKS

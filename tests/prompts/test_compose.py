@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from compt_fast.config.choices import ENCODERS, GATES, NORMALISATIONS, SHARINGS
-from compt_fast.prompts.compose import Mask, compose, compose_rows
-from compt_fast.prompts.entry import Texts
+from compt_fast.config.choices import ENCODER_NAMES, GATE_NAMES, NORMALISATION_NAMES, SHARINGS
+from compt_fast.prompts.compose import compose, compose_rows
 from compt_fast.prompts.parameters import PromptBank, rate_groups
+from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError
+from tests.helpers.compositions import texts_of
 
 R, T, M, D = 2, 3, 2, 4
 SPP = PromptShape("spp", tasks=T, sources=2, private=True, length=M, d_model=D, encoder="linear")
@@ -22,11 +23,6 @@ PT = replace(SPP, composition="pt", sources=0)
 MST = replace(SPP, composition="mst", sources=1, private=False)
 INSIDE = replace(SPP, composition="inside", sources=3, sharing="shared")
 SHARED_ONLY = replace(INSIDE, private=False)
-
-
-def texts_of(means: Tensor) -> Texts:
-    """Texts of one token each, which is its own mean."""
-    return Texts(means, torch.ones(len(means), dtype=torch.int64))
 
 
 def name(shape: PromptShape) -> str:
@@ -174,7 +170,7 @@ def test_every_composition_and_sharing(shape, sharing):
     check(replace(shape, sharing=sharing, encoder="none"))
 
 
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("normalisation", NORMALISATION_NAMES)
 @pytest.mark.parametrize("sources", [1, 2, 5])
 @pytest.mark.parametrize("shape", [SPP, SCP, INSIDE, SHARED_ONLY], ids=name)
 def test_every_normalisation(shape, sources, normalisation):
@@ -187,14 +183,14 @@ def test_other_routers_at_evaluation(shape, router):
     check(replace(shape, router=router))
 
 
-@pytest.mark.parametrize("gates", [g for g in GATES if g != "input"])
+@pytest.mark.parametrize("gates", [g for g in GATE_NAMES if g != "input"])
 @pytest.mark.parametrize("shape", [SPP, SCP], ids=name)
 def test_every_gate(shape, gates):
     check(replace(shape, gates=gates))
 
 
 @pytest.mark.parametrize("how", ["before", "after"])
-@pytest.mark.parametrize("normalisation", [n for n in NORMALISATIONS if n != "auto"])
+@pytest.mark.parametrize("normalisation", [n for n in NORMALISATION_NAMES if n != "auto"])
 @pytest.mark.parametrize("shape", [SPP, SCP, INSIDE, SHARED_ONLY], ids=name)
 def test_every_mask(shape, normalisation, how):
     shape = replace(shape, normalisation=normalisation, encoder="none")
@@ -319,9 +315,9 @@ def outputs(params: dict[str, Tensor], shape: PromptShape) -> Tensor:
 
 
 VARIETY = [
-    *(replace(SPP, encoder=encoder, sharing=s) for encoder in ENCODERS for s in SHARINGS),
-    *(replace(shape, gates=gates) for shape in (SPP, SCP) for gates in GATES),
-    *(replace(SPP, normalisation=n) for n in NORMALISATIONS),
+    *(replace(SPP, encoder=encoder, sharing=s) for encoder in ENCODER_NAMES for s in SHARINGS),
+    *(replace(shape, gates=gates) for shape in (SPP, SCP) for gates in GATE_NAMES),
+    *(replace(SPP, normalisation=n) for n in NORMALISATION_NAMES),
     replace(SPP, router="constant"),
     replace(SPP, router="relaxed-bernoulli"),
     replace(SPP, sources=1),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from compt_fast.config.choices import ENCODERS, SHARINGS
+from compt_fast.config.choices import ENCODER_NAMES, SHARINGS
 from compt_fast.prompts.encoding import encode, encoder_prefix
 from compt_fast.prompts.parameters import PromptBank
 from compt_fast.prompts.shape import PromptShape
@@ -72,7 +72,7 @@ def test_no_encoder_leaves_the_tokens_as_they_are():
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODER_NAMES)
 def test_gradcheck(encoder, sharing):
     shape = PromptShape("inside", 2, 2, True, 2, 2, encoder=encoder, sharing=sharing)
     bank = PromptBank.create(shape, [0]).to(torch.float64)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from compt_fast.config.choices import ENCODERS, GATES, SHARINGS
+from compt_fast.config.choices import ENCODER_NAMES, GATE_NAMES, SHARINGS
 from compt_fast.prompts.parameters import PromptBank, parameter_count, parameter_shapes, rate_groups
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError
@@ -103,7 +103,7 @@ def test_parameter_shapes_of_router_and_gates():
         gates: {
             name: size for name, size in parameter_shapes(replace(SPP, gates=gates)).items() if name.startswith("gates")
         }
-        for gates in GATES
+        for gates in GATE_NAMES
     }
     assert found == {
         "fixed": {},
@@ -115,7 +115,7 @@ def test_parameter_shapes_of_router_and_gates():
 
 
 def test_learning_rate_groups():
-    for encoder, sharing, gates in itertools.product(ENCODERS, SHARINGS, GATES):
+    for encoder, sharing, gates in itertools.product(ENCODER_NAMES, SHARINGS, GATE_NAMES):
         shape = replace(SPP, encoder=encoder, sharing=sharing, gates=gates)
         for name, group in rate_groups(shape).items():
             role, _, part = name.partition("_")

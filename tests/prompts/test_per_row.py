@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from compt_fast.prompts.compose import Mask, compose, compose_rows
+from compt_fast.prompts.compose import compose, compose_rows
 from compt_fast.prompts.compositions import COMPOSITIONS, Parts, Rule
 from compt_fast.prompts.entry import Parameter, Rows, Texts
 from compt_fast.prompts.parameters import PromptBank, mixing_parameters
 from compt_fast.prompts.routers import ROUTERS, Router
+from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError
 

@@ -19,8 +19,8 @@ def test_it_says_what_composes_the_prompts_of_which_methods(monkeypatch: pytest.
     runs = plan_runs(flags, tasks=["a", "b"], d_model=8)
     trainer: Any = SimpleNamespace(runs=runs, trunk=SimpleNamespace(device=torch.device("cpu")))
     (line,) = composing(trainer)
-    assert line.startswith("prompts of spp, pt-joint composed by the reference: ") and "CUDA" in line
+    assert line.startswith("prompts of spp, pt-joint composed by the formula: ") and "CUDA" in line
     monkeypatch.setattr(fused, "unavailable", lambda device: "")
-    kernel, reference = sorted(composing(trainer))
-    assert kernel.startswith("prompts of spp, pt-joint composed by the kernel: ")
-    assert reference.startswith("prompts of spp, pt-joint composed by the reference: ") and "lstm" in reference
+    formula, kernels = sorted(composing(trainer))
+    assert kernels.startswith("prompts of spp, pt-joint composed by the kernels: ")
+    assert formula.startswith("prompts of spp, pt-joint composed by the formula: ") and "lstm" in formula

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from compt_fast import info, kernels
 from compt_fast.ops import compose as fused
+from compt_fast.ops.paths import FORMULA
 from compt_fast.prompts.artifact import load_prompts
-from compt_fast.prompts.compose import Mask, compose, compose_rows
+from compt_fast.prompts.compose import compose, compose_rows
 from compt_fast.prompts.entry import Texts
 from compt_fast.prompts.parameters import PromptBank, parameter_shapes, rate_groups
+from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.training.graphs import eager
 from compt_fast.utils.errors import InputError
@@ -80,7 +82,7 @@ def test_where_kernels_run_the_formula_composes(settings: dict[str, str], monkey
     monkeypatch.setattr(fused, "run_kernel", None)  # a call would fail
     bank = bank_of(shape_of(**{"gates": "fixed", "normalisation": "auto"} | settings))
     ((setting, name),) = settings.items()
-    assert fused.path(bank.shape, torch.device("cuda")) == ("reference", f"no kernel computes {setting} {name!r}")
+    assert fused.path(bank.shape, torch.device("cuda")) == (FORMULA, f"no kernel computes {setting} {name!r}")
     found, wanted = fused.compose(bank.params, bank.shape), compose(bank.params, bank.shape)
     for part in ("targets", "weights", "gates"):
         own, other = getattr(found, part), getattr(wanted, part)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
-from compt_fast.config.choices import ENCODERS, SHARINGS
+from compt_fast.config.choices import ENCODER_NAMES, SHARINGS
 from compt_fast.prompts.compose import compose
 from compt_fast.prompts.parameters import PromptBank
 from compt_fast.prompts.shape import PromptShape
@@ -100,7 +100,7 @@ def test_runs_that_entered_later_keep_their_own_count() -> None:
 
 @pytest.mark.parametrize("composition", ["spp", "scp", "inside"])
 @pytest.mark.parametrize("sharing", SHARINGS)
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", ENCODER_NAMES)
 def test_a_bank_takes_torchs_clipped_steps(encoder: str, sharing: str, composition: str) -> None:
     """Whatever memory autograd lets the gradients of two parameters share."""
     own = "per-prompt" if encoder == "none" else sharing

@@ -68,50 +68,50 @@ void need(cudaError_t error, const char* what) {
 
 struct Case {
   const Header h;
-  Memory prompt_offsets, slots, row_offsets, token_ids, prompts, embedding, grad;
+  Memory prompt_cu_seqlens, slots, input_cu_seqlens, token_ids, prompts, embedding, grad;
 
   Case(const Header& h, std::istream& in)
       : h(h),
-        prompt_offsets((h.slot_count + 1) * 8),
+        prompt_cu_seqlens((h.slot_count + 1) * 8),
         slots(h.rows * 8),
-        row_offsets((h.rows + 1) * 8),
+        input_cu_seqlens((h.rows + 1) * 8),
         token_ids(h.tokens * 8),
         prompts(h.prompt_bytes, h.prompt_shift),
         embedding(h.embedding_bytes, h.embedding_shift),
         grad(h.grad_bytes, h.grad_shift) {
-    for (Memory* memory : {&prompt_offsets, &slots, &row_offsets, &token_ids, &prompts, &embedding, &grad}) {
+    for (Memory* memory : {&prompt_cu_seqlens, &slots, &input_cu_seqlens, &token_ids, &prompts, &embedding, &grad}) {
       in.read(memory->data(), memory->bytes());
     }
   }
 
-  // packed_offsets, the packed input and the prompts' gradient, one after the other.
+  // packed_cu_seqlens, the packed input and the prompts' gradient, one after the other.
   std::string run(host_cuda::Schedule schedule, int garbage) const {
     host_cuda::choose(schedule);
     const Float trunk = static_cast<Float>(h.trunk_type);
-    Memory offsets((h.rows + 1) * 8);
+    Memory cu_seqlens((h.rows + 1) * 8);
     Memory packed(h.total * h.width * size_of(h.trunk_type));
     Memory out(h.prompt_rows * h.width * (trunk == Float::f64 ? 8 : 4));
-    for (Memory* memory : {&offsets, &packed, &out}) {
+    for (Memory* memory : {&cu_seqlens, &packed, &out}) {
       memory->fill(garbage);
     }
-    need(packed_offsets_cuda(prompt_offsets.index(), h.slot_count, slots.index(), row_offsets.index(), h.rows,
-                             offsets.index(), nullptr),
-         "packed_offsets_cuda");
-    const Layout layout{prompt_offsets.index(), slots.index(), offsets.index(), h.slot_count,
+    need(packed_cu_seqlens_cuda(prompt_cu_seqlens.index(), h.slot_count, slots.index(), input_cu_seqlens.index(),
+                                h.rows, cu_seqlens.index(), nullptr),
+         "packed_cu_seqlens_cuda");
+    const Layout layout{prompt_cu_seqlens.index(), slots.index(), cu_seqlens.index(), h.slot_count,
                         h.rows, h.total, h.width, h.prepend != 0};
     if (packed.bytes() > 0) {
       const Assembly job{layout,
                          {prompts.data(), static_cast<Float>(h.prompt_type), h.prompt_stride},
                          {embedding.data(), trunk, h.embedding_stride},
                          {packed.data(), trunk, h.width},
-                         token_ids.index(), row_offsets.index(), h.prompt_rows, h.vocabulary, h.tokens};
+                         token_ids.index(), input_cu_seqlens.index(), h.prompt_rows, h.vocabulary, h.tokens};
       need(assemble_cuda(job, nullptr), "assemble_cuda");
     }
     if (out.bytes() > 0) {
       const Reduction job{layout, {grad.data(), trunk, h.grad_stride}, out.data(), h.prompt_rows};
       need(reduce_cuda(job, nullptr), "reduce_cuda");
     }
-    return offsets.copy() + packed.copy() + out.copy();
+    return cu_seqlens.copy() + packed.copy() + out.copy();
   }
 };
 
