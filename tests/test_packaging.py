@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from uv import find_uv_bin
 
 import compt_fast
 
@@ -117,6 +118,26 @@ def test_the_wheel_runs_installed(wheel: Path, environment: Path, tmp_path: Path
     for file in run([environment / "bin" / "python", "-c", code], tmp_path).split():
         assert Path(file).is_relative_to(environment), f"{file} is not the installed one"
     assert "usage: compt-fast train" in run([script, "train", "--help"], tmp_path)
+
+
+@pytest.mark.slow
+def test_uv_installs_it_and_runs_its_commands(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `uv sync` and `uv run` do, but with the dependencies that are there already: no test downloads a torch."""
+    copy = tmp_path / "sources"
+    shutil.copytree(sources, copy)
+    (tmp_path / "torch.py").write_text("raise ImportError('the extension is left to the first use')\n")
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    uv = [find_uv_bin(), "--offline", "--quiet"]
+    run([*uv, "venv", "--python", sys.executable], copy)
+    (own,) = copy.glob(".venv/lib/python*/site-packages")
+    (own / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    offline = ["--no-deps", "--no-build-isolation", "--editable", "."]
+    run([*uv, "pip", "install", *offline], copy, PYTHONPATH=str(tmp_path))
+    facts = json.loads(run([*uv, "run", "--no-sync", "python", "-m", "compt_fast.info", "--json"], copy))
+    assert facts["compt_fast"] == compt_fast.__version__
+    code = "import compt_fast, compt_fast.kernels as k; print(compt_fast.__file__, k.__file__)"
+    for file in run([*uv, "run", "--no-sync", "python", "-c", code], copy).split():
+        assert Path(file).is_relative_to(copy)
 
 
 @pytest.mark.slow
