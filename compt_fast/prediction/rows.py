@@ -17,6 +17,14 @@ LONGEST = 2**20
 
 
 @dataclass(frozen=True)
+class Placed:
+    """A row with its place, which begins what is said of it; or, in the place of a row that could not be read, why."""
+
+    row: Any
+    where: str
+
+
+@dataclass(frozen=True)
 class EncodedRow:
     """A row as the trunk reads it: the prompt of its task, and its token ids with </s>."""
 
@@ -43,12 +51,15 @@ def _of_pandas(frame: Any) -> Iterator[Mapping[str, Any]]:
     return (dict(zip(names, values, strict=True)) for values in frame.itertuples(index=False, name=None))
 
 
-def encode(row: Any, prompts: Mapping[str, TaskPrompt], task: str | None, tokenizer: Any, where: str) -> EncodedRow:
+def encode(placed: Placed, prompts: Mapping[str, TaskPrompt], task: str | None, tokenizer: Any) -> EncodedRow:
     """A row, which names its task in the column `task` unless `task` does, as the trunk of `prompts` reads it.
 
-    Raises `InputError` that begins with `where` for a row without one of its task's columns, for a text that is empty,
-    none, or longer than `LONGEST`, and for an unknown task.
+    Raises `InputError` that begins with the row's place for a row without one of its task's columns, for a text that is
+    empty, none, or longer than `LONGEST`, and for an unknown task; and the error that stands in a row's place.
     """
+    row, where = placed.row, placed.where
+    if isinstance(row, InputError):
+        raise row
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: a row is a mapping from column to text, not {shown(row)}")
     prompt = _prompt(row, prompts, task, where)
