@@ -60,13 +60,8 @@ class RowFile:
         while data := file.readline(LONGEST_LINE):
             number += 1
             self.done += len(data)
-            whole = len(data) < LONGEST_LINE
-            while len(data) == LONGEST_LINE and not data.endswith(b"\n"):  # what is left of a line that is too long
-                data = file.readline(LONGEST_LINE)
-                self.done += len(data)
-            if not whole:
-                yield number, InputError(f"{self.name}:{number}: a line of more than {LONGEST_LINE // 2**20} MiB")
-                continue
+            if len(data) == LONGEST_LINE:  # and its end may be anywhere
+                raise InputError(f"{self.name}:{number}: a line of more than {LONGEST_LINE // 2**20} MiB")
             try:
                 yield number, decoded(data, self.name, number)
             except InputError as error:
