@@ -21,7 +21,7 @@ from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.ops.varlen import cu_seqlens_of
 from compt_fast.prediction.prompts import TaskPrompt, read_all
-from compt_fast.prediction.rows import EncodedRow, Placed, encode, rows_of
+from compt_fast.prediction.rows import CheckedRow, EncodedRow, Placed, checked, encoded, rows_of
 from compt_fast.prompts.artifact import RunPrompts, TrunkId, check_trunk
 from compt_fast.runs.job import named_trunk
 from compt_fast.tasks.metrics import finite
@@ -148,21 +148,11 @@ class Predictor:
         while part := list(islice(numbered, AHEAD)):
             known = self._known  # what is set while these rows are answered is for those after them
             prompts = {name: one.prompt for name, one in known.items()}
-            encoded = [self._encoded(row, prompts, task, number, keep_going) for number, row in part]
-            read = [row for row in encoded if isinstance(row, EncodedRow)]
-            answers = iter(self._answers(read, known, scores, batch_size))
-            yield from (row if isinstance(row, Answer) else next(answers) for row in encoded)
-
-    def _encoded(
-        self, row: Any, prompts: Mapping[str, TaskPrompt], task: str | None, number: int, keep_going: bool
-    ) -> EncodedRow | Answer:
-        placed = row if isinstance(row, Placed) else Placed(row, f"row {number}")
-        try:
-            return encode(placed, prompts, task, self.trunk.tokenizer)
-        except InputError as error:
-            if not keep_going:
-                raise
-            return Answer("" if task is None else task, None, "", None, str(error))
+            placed = [row if isinstance(row, Placed) else Placed(row, f"row {number}") for number, row in part]
+            read = [_read(row, prompts, task, keep_going) for row in placed]
+            inputs = encoded([row for row in read if isinstance(row, CheckedRow)], self.trunk.tokenizer)
+            answers = iter(self._answers(inputs, known, scores, batch_size))
+            yield from (row if isinstance(row, Answer) else next(answers) for row in read)
 
     @torch.no_grad()
     def _answers(
@@ -201,6 +191,16 @@ class Predictor:
             flats.append(targets.flat)
             lengths += targets.lengths.tolist()
         return TargetPrompts(torch.cat(flats), cu_seqlens_of(lengths)), replace(batch, slots=new_slots)
+
+
+def _read(row: Placed, prompts: Mapping[str, TaskPrompt], task: str | None, keep_going: bool) -> CheckedRow | Answer:
+    """A row that can be answered, or with `keep_going` what is wrong with it."""
+    try:
+        return checked(row, prompts, task)
+    except InputError as error:
+        if not keep_going:
+            raise
+        return Answer("" if task is None else task, None, "", None, str(error))
 
 
 def _answer(known: _Known, text: str, likely: Tensor | None) -> Answer:

@@ -176,6 +176,7 @@ def test_keep_going_answers_by_what_is_wrong(spp: Predictor) -> None:
     first, wrong, last = spp.stream(rows, keep_going=True)
     assert first == last and first.error is None
     assert wrong.error == "row 2: no column 'sentence'; a row of toy_a has 'sentence'" and wrong.label is None
+    assert [answer.error for answer in spp.stream([{}], "toy_b", keep_going=True)][0]
     with pytest.raises(InputError, match="batch_size is 0"):
         next(spp.stream(rows, batch_size=0))
 
