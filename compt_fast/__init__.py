@@ -1,8 +1,9 @@
 """Compositional prompt tuning of a frozen T5: many runs in one pass over one trunk.
 
-Importing this package loads nothing heavy and touches no device; `compt_fast.train`,
-`compt_fast.evaluate` and `compt_fast.info` are its commands, and `compt_fast.load` gives what answers rows with trained
-prompts. Imported before torch, it also bounds how long torch's threads spin (`compt_fast.utils.openmp`).
+Importing this package loads nothing heavy and touches no device. `compt_fast.train`, `compt_fast.evaluate`,
+`compt_fast.predict` and others are its commands. Of its Python interface, `compt_fast.fit` trains prompts, and
+`compt_fast.load` gives what answers rows with them. Imported before torch, it also bounds how long torch's threads spin
+(`compt_fast.utils.openmp`).
 """
 
 import os
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from compt_fast.utils.openmp import bound_spinning
 
 if TYPE_CHECKING:
+    from compt_fast.prediction.fitting import Fitted as Fitted
+    from compt_fast.prediction.fitting import fit as fit
     from compt_fast.prediction.predictor import Answer as Answer
     from compt_fast.prediction.predictor import Predictor as Predictor
     from compt_fast.prediction.predictor import load as load
@@ -20,7 +23,10 @@ __version__ = "0.1.0"
 
 bound_spinning(os.environ)
 
-_INTERFACE = {name: "compt_fast.prediction.predictor" for name in ("Answer", "Predictor", "load")}
+_INTERFACE = {
+    **dict.fromkeys(("Answer", "Predictor", "load"), "compt_fast.prediction.predictor"),
+    **dict.fromkeys(("Fitted", "fit"), "compt_fast.prediction.fitting"),
+}
 """The Python interface: names of this package, each imported when it is first asked for."""
 
 

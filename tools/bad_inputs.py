@@ -101,12 +101,14 @@ def _warm(folder: Path) -> Materials:
     model = make_t5(folder / "model")
     work = folder / "made"
     work.mkdir()
+    (work / "rows.jsonl").write_text('{"sentence": "a good film"}\n')
     with contextlib.chdir(work), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         for command in (
             line(work),
             ["evaluate", "out"],
             ["store", "add", f"out/prompts/{RUN}", "--store=store"],
             ["store", "add", f"out/prompts/{RUN}", "--store=store", "--replace"],
+            ["predict", "--prompts=out", "--input=rows.jsonl", "--output=answers.jsonl"],
         ):
             if _command(command[0])(command[1:]):
                 raise RuntimeError(f"sound input was refused: {command}")

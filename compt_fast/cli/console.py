@@ -19,7 +19,8 @@ def for_tables(console: Console) -> Console:
 
     Rich takes a file for 80 columns wide, and nobody reads a file by the width of a window.
     """
-    return console if console.is_terminal else Console(file=console.file, width=200, markup=False)
+    shown = console.is_terminal or console.is_jupyter or console.quiet
+    return console if shown else Console(file=console.file, width=200, markup=False)
 
 
 def print_table(

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a fleet of runs and print the table of its results",
     "check": "look at a job's rows, texts, plan and time before training it",
     "evaluate": "repeat the evaluation of a run folder from its stored prompts",
+    "predict": "answer the rows of a file, or of standard input, with trained prompts",
     "report": "make the tables and figures of both papers from trained runs",
     "store": "list, show, add, remove and check stored prompts",
     "info": "print versions, device, engines, and what is missing and what that costs",

@@ -11,18 +11,20 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from compt_fast.config.flags import parse
 from compt_fast.config.job import JobSettings
 from compt_fast.evaluation.evaluator import prompts_for
 from compt_fast.evaluation.scorings import Labels
-from compt_fast.evaluation.scorings.generate import generated
+from compt_fast.evaluation.scorings.generate import written
 from compt_fast.evaluation.scorings.rank import log_likelihoods
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.ops.varlen import cu_seqlens_of
 from compt_fast.prediction.prompts import TaskPrompt, read_all
-from compt_fast.prediction.rows import EncodedRow, encode, rows_of
+from compt_fast.prediction.rows import CheckedRow, EncodedRow, Placed, checked, encoded, rows_of
 from compt_fast.prompts.artifact import RunPrompts, TrunkId, check_trunk
 from compt_fast.runs.job import named_trunk
+from compt_fast.tasks.metrics import finite
 from compt_fast.tasks.table import Task
 from compt_fast.tasks.text import check_writable, encode_label, label_texts
 from compt_fast.tasks.user import load_task_file
@@ -38,9 +40,10 @@ in the engine that pads; what is in memory at a time.
 class Answer:
     """What was predicted for a row of `task`.
 
-    `text` is what the trunk wrote. `label` is that text where it is one of the task's labels (a number where these are
-    scores); else it is the most likely label where `scores` were asked for, and None where not. `scores` are the
-    likelihoods of the task's labels, normalised to sum to 1. Of a row that could not be read, `error` says why.
+    `text` is what the trunk wrote, up to the length of the longest label of the tasks that its prompt was read with.
+    `label` is the task's label word (`Task.labels`) that this text stands for, or its number where labels are scores;
+    where it is none of these, `label` is the most likely one if `scores` were asked for, and None if not. `scores` are
+    the likelihoods of the task's labels, normalised to sum to 1. Of a row that could not be read, `error` says why.
     """
 
     task: str
@@ -50,14 +53,25 @@ class Answer:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class _Known:
+    """A task that can be answered: its prompt, its labels as the trunk writes them and its own words for these, and how
+    many tokens of an answer are read.
+    """
+
+    prompt: TaskPrompt
+    labels: Labels
+    words: Sequence[str]
+    longest: int
+
+
 class Predictor:
     """A trunk, and the prompt of each task that it answers."""
 
     def __init__(self, trunk: Trunk, prompts: Mapping[str, TaskPrompt]) -> None:
         """Raises `InputError` for prompts of another width, and for labels that the trunk cannot write."""
         self.trunk = trunk
-        self._prompts: Mapping[str, TaskPrompt] = {}
-        self._labels: Mapping[str, Labels] = {}
+        self._known: Mapping[str, _Known] = {}
         self.set(prompts)
 
     def set(self, prompts: Mapping[str, TaskPrompt]) -> None:
@@ -65,10 +79,9 @@ class Predictor:
 
         Raises `InputError` as the class does, and changes nothing then.
         """
-        labels = {name: self._labels_of(one) for name, one in prompts.items()}
-        self._prompts, self._labels = dict(prompts), labels
+        self._known = {name: self._checked(one) for name, one in prompts.items()}
 
-    def _labels_of(self, one: TaskPrompt) -> Labels:
+    def _checked(self, one: TaskPrompt) -> _Known:
         if one.d_model != self.trunk.d_model:
             raise InputError(
                 f"{one.where}: prompts of d_model {one.d_model} do not fit the trunk {self.trunk.name} of d_model "
@@ -77,17 +90,20 @@ class Predictor:
         assert one.text.label_mode is not None
         check_writable(one.task, one.text.label_mode, self.trunk.tokenizer)
         texts = label_texts(one.task, one.text.label_mode)
-        return Labels(texts, [encode_label(text, self.trunk.tokenizer) for text in texts])
+        labels = Labels(texts, [encode_label(text, self.trunk.tokenizer) for text in texts])
+        others = [text for task in one.beside for text in label_texts(task, one.text.label_mode)]
+        lengths = [*map(len, labels.ids), *(len(encode_label(text, self.trunk.tokenizer)) for text in others)]
+        return _Known(one, labels, label_texts(one.task, "natural"), max(lengths))
 
     @property
     def prompts(self) -> Mapping[str, TaskPrompt]:
         """The prompt of each task, by its name."""
-        return self._prompts
+        return {name: known.prompt for name, known in self._known.items()}
 
     @property
     def tasks(self) -> dict[str, Task]:
         """What each task is, by its name: its columns (`fields`), its label words."""
-        return {name: one.task for name, one in self._prompts.items()}
+        return {name: known.prompt.task for name, known in self._known.items()}
 
     @overload
     def predict(
@@ -128,41 +144,32 @@ class Predictor:
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be at least 1")
-        # what was set while the rows stream answers the rows after them alone
         numbered = enumerate(rows_of(rows), start=1)
         while part := list(islice(numbered, AHEAD)):
-            prompts, labels = self._prompts, self._labels
-            encoded = [self._encoded(row, prompts, task, number, keep_going) for number, row in part]
-            known = [row for row in encoded if isinstance(row, EncodedRow)]
-            answers = iter(self._answers(known, labels, scores, batch_size))
-            yield from (row if isinstance(row, Answer) else next(answers) for row in encoded)
-
-    def _encoded(
-        self, row: Any, prompts: Mapping[str, TaskPrompt], task: str | None, number: int, keep_going: bool
-    ) -> EncodedRow | Answer:
-        try:
-            return encode(row, prompts, task, self.trunk.tokenizer, f"row {number}")
-        except InputError as error:
-            if not keep_going:
-                raise
-            return Answer("" if task is None else task, None, "", None, str(error))
+            known = self._known  # what is set while these rows are answered is for those after them
+            prompts = {name: one.prompt for name, one in known.items()}
+            placed = [row if isinstance(row, Placed) else Placed(row, f"row {number}") for number, row in part]
+            read = [_read(row, prompts, task, keep_going) for row in placed]
+            inputs = encoded([row for row in read if isinstance(row, CheckedRow)], self.trunk.tokenizer)
+            answers = iter(self._answers(inputs, known, scores, batch_size))
+            yield from (row if isinstance(row, Answer) else next(answers) for row in read)
 
     @torch.no_grad()
     def _answers(
-        self, rows: Sequence[EncodedRow], labels: Mapping[str, Labels], scores: bool, batch_size: int
+        self, rows: Sequence[EncodedRow], known: Mapping[str, _Known], scores: bool, batch_size: int
     ) -> list[Answer]:
         """The answers to rows, in their order, which go through the trunk sorted by length."""
         found: dict[int, Answer] = {}
         order = sorted(range(len(rows)), key=lambda row: len(rows[row].input_ids))
-        longest = max((len(ids) for of in labels.values() for ids in of.ids), default=0)
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             own = [rows[place] for place in places]
             targets, batch = self._batch(own)
-            own_labels = [labels[row.prompt.task.name] for row in own]
-            texts = generated(self.trunk, targets, batch, own_labels, longest)
-            likely = log_likelihoods(self.trunk, targets, batch, own_labels) if scores else [None] * len(own)
-            answers = map(_answer, own, own_labels, texts, likely)
+            tasks = [known[row.prompt.task.name] for row in own]
+            labels = [task.labels for task in tasks]
+            texts = written(self.trunk, targets, batch, [task.longest for task in tasks])
+            likely = log_likelihoods(self.trunk, targets, batch, labels) if scores else [None] * len(own)
+            answers = map(_answer, tasks, texts, likely)
             found.update(zip(places, answers, strict=True))
         return [found[place] for place in range(len(rows))]
 
@@ -186,14 +193,26 @@ class Predictor:
         return TargetPrompts(torch.cat(flats), cu_seqlens_of(lengths)), replace(batch, slots=new_slots)
 
 
-def _answer(row: EncodedRow, labels: Labels, text: str, likely: Tensor | None) -> Answer:
-    """The answer to a row that the trunk answered by `text`."""
-    task = row.prompt.task
-    scores = None if likely is None else dict(zip(labels.texts, likely.softmax(0).tolist(), strict=True))
-    chosen = text if text in labels.texts else None
-    if chosen is None and scores is not None:
-        chosen = max(scores, key=lambda label: scores[label])
-    label = float(chosen) if task.is_score and chosen is not None else chosen
+def _read(row: Placed, prompts: Mapping[str, TaskPrompt], task: str | None, keep_going: bool) -> CheckedRow | Answer:
+    """A row that can be answered, or with `keep_going` what is wrong with it."""
+    try:
+        return checked(row, prompts, task)
+    except InputError as error:
+        if not keep_going:
+            raise
+        return Answer("" if task is None else task, None, "", None, str(error))
+
+
+def _answer(known: _Known, text: str, likely: Tensor | None) -> Answer:
+    """The answer to a row of a task, of which the trunk wrote `text`."""
+    task, texts = known.prompt.task, known.labels.texts
+    scores = None if likely is None else dict(zip(known.words, likely.softmax(0).tolist(), strict=True))
+    label: str | float | None = known.words[texts.index(text)] if text in texts else None
+    if task.is_score:
+        label = finite(text)
+    if label is None and scores is not None:
+        word = max(scores, key=scores.__getitem__)
+        label = float(word) if task.is_score else word
     return Answer(task.name, label, text, scores)
 
 
@@ -223,12 +242,11 @@ def load(
     first = next(iter(prompts.values()))
     assert first.text.prompt_position is not None
     trained = next((one.trunk.dtype for one in prompts.values() if one.trunk.dtype), None)
+    given = {"engine": engine, "device": device, "dtype": dtype or trained or JobSettings.dtype}
     settings = JobSettings(
         model=model or first.trunk.name,
-        engine=engine,
-        device=device,
-        dtype=dtype or trained or JobSettings.dtype,
         prompt_position=first.text.prompt_position,
+        **{name: parse(name, value, name) for name, value in given.items()},
     )
     trunk = named_trunk(settings)
     own = trunk.fingerprint()

@@ -32,7 +32,8 @@ USUAL_TEXT = TextFormat(JobSettings.prefix, JobSettings.prompt_position, JobSett
 class TaskPrompt:
     """The prompt of one task: the task `index` among those of `prompts`, which were trained on `trunk`.
 
-    `text` lacks nothing. `where` is the folder that it was read from, for messages.
+    `text` lacks nothing. `where` is the folder that it was read from, for messages; `beside` are all tasks that have a
+    prompt there, at whose longest label `evaluate` stops reading what the trunk writes.
     """
 
     task: Task
@@ -41,6 +42,7 @@ class TaskPrompt:
     text: TextFormat
     trunk: TrunkId
     where: str
+    beside: tuple[Task, ...] = ()
 
     @property
     def d_model(self) -> int:
@@ -91,10 +93,12 @@ def read(path: Path, run: str | None = None, task: str | None = None, known: Seq
         found = [one for name in names for one in _of_artifact(path / name, known)]
     else:
         raise InputError(f"{path}: no prompts; name a run folder, RUN/prompts/<run-id>, a store, or a PEFT adapter")
+    every = tuple(one.task for one in found)
+    found = [replace(one, beside=every) for one in found]
     if task is None:
         return found
-    if task not in (tasks := [one.task.name for one in found]):
-        raise unknown(f"task of {path}", task, tasks)
+    if task not in (names := [one.name for one in every]):
+        raise unknown(f"task of {path}", task, names)
     return [one for one in found if one.task.name == task]
 
 
@@ -105,7 +109,7 @@ def _runs(folder: Path, run: str | None) -> list[str]:
     names = stored_runs(folder)
     tasks = {name: read_manifest(folder / "prompts" / name, "run")["tasks"] for name in names}
     if run is not None:
-        apart = [name for name in names if name == f"{run}-{tasks[name][0]}"]
+        apart = [name for name in names if name in [f"{run}-{task}" for task in tasks[name]]]
         return stored_runs(folder, [run]) if run in names or not apart else apart
     owner: dict[str, str] = {}
     for name in names:
@@ -123,6 +127,8 @@ def _of_artifact(folder: Path, known: Sequence[Task]) -> list[TaskPrompt]:
     """The prompts of an artifact of either kind, one a task."""
     kind = next((kind for kind, file in FILES.items() if (folder / file).is_file()), "run")
     prompts, about = load_prompts(folder, kind)
+    if not about.tasks:  # as of early runs
+        raise InputError(f"{folder / MANIFEST}: tasks: none are named, so that no row is known to be of one of them")
     text = _whole(about.text)
     return [
         TaskPrompt(_task(about, name, known, str(folder)), prompts, index, text, about.trunk, str(folder))

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from compt_fast.prediction.prompts import TaskPrompt
 from compt_fast.tasks.splits import checked_text
-from compt_fast.tasks.text import read_input
+from compt_fast.tasks.text import read_inputs
 from compt_fast.utils.errors import InputError, shown, unknown
 
 TASK = "task"
 LONGEST = 2**20
 """Characters of a text: far more than any trunk reads, and little enough to tokenise at once."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A row with its place, which begins what is said of it; or, in the place of a row that could not be read, why."""
+
+    row: Any
+    where: str
+
+
+@dataclass(frozen=True)
+class CheckedRow:
+    """A row that can be answered: the prompt of its task, and its texts in the order of the task's fields."""
+
+    prompt: TaskPrompt
+    texts: list[str]
 
 
 @dataclass(frozen=True)
@@ -27,7 +43,7 @@ class EncodedRow:
 def rows_of(rows: Any) -> Iterable[Mapping[str, Any]]:
     """The rows of a list or iterator of mappings, of a pandas or polars data frame, or of a `datasets.Dataset`.
 
-    Raises `InputError` for what holds no rows; what a row is, `encode` checks.
+    Raises `InputError` for what holds no rows; what a row is, `checked` says.
     """
     if hasattr(rows, "iter_rows"):  # polars
         return rows.iter_rows(named=True)
@@ -43,19 +59,28 @@ def _of_pandas(frame: Any) -> Iterator[Mapping[str, Any]]:
     return (dict(zip(names, values, strict=True)) for values in frame.itertuples(index=False, name=None))
 
 
-def encode(row: Any, prompts: Mapping[str, TaskPrompt], task: str | None, tokenizer: Any, where: str) -> EncodedRow:
-    """A row, which names its task in the column `task` unless `task` does, as the trunk of `prompts` reads it.
+def checked(placed: Placed, prompts: Mapping[str, TaskPrompt], task: str | None) -> CheckedRow:
+    """A row, which names its task in the column `task` unless `task` does, for one of `prompts`.
 
-    Raises `InputError` that begins with `where` for a row without one of its task's columns, for a text that is empty,
-    none, or longer than `LONGEST`, and for an unknown task.
+    Raises `InputError` that begins with the row's place for a row without one of its task's columns, for a text that is
+    empty, none, or longer than `LONGEST`, and for an unknown task; and the error that stands in a row's place.
     """
+    row, where = placed.row, placed.where
+    if isinstance(row, InputError):
+        raise row
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: a row is a mapping from column to text, not {shown(row)}")
     prompt = _prompt(row, prompts, task, where)
-    texts = [_text(row, column, prompt, where) for column, _ in prompt.task.fields]
-    assert prompt.text.prefix is not None and prompt.text.max_source_length is not None
-    read = read_input(prompt.task, texts, tokenizer, prefix=prompt.text.prefix)
-    return EncodedRow(prompt, read.cut(prompt.text.max_source_length))
+    return CheckedRow(prompt, [_text(row, column, prompt, where) for column, _ in prompt.task.fields])
+
+
+def encoded(rows: Sequence[CheckedRow], tokenizer: Any) -> list[EncodedRow]:
+    """Rows as the trunk of this tokenizer reads them, all through the tokenizer at once."""
+    inputs = read_inputs([(row.prompt.task, bool(row.prompt.text.prefix), row.texts) for row in rows], tokenizer)
+    return [
+        EncodedRow(row.prompt, read.cut(row.prompt.text.max_source_length or 0))
+        for row, read in zip(rows, inputs, strict=True)
+    ]
 
 
 def _prompt(row: Mapping[str, Any], prompts: Mapping[str, TaskPrompt], task: str | None, where: str) -> TaskPrompt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -18,7 +18,8 @@ from compt_fast.config.run import RunConfig, settled
 from compt_fast.models.api import Trunk, open_trunk
 from compt_fast.tasks.chosen import resolve_tasks
 from compt_fast.tasks.examples import JobData
-from compt_fast.tasks.loaders import TaskData, check_read, load_task
+from compt_fast.tasks.formats import Columns
+from compt_fast.tasks.loaders import TaskData, check_read, load_task, task_of
 from compt_fast.tasks.table import SUITES, Task
 from compt_fast.training.identity import Identity
 from compt_fast.training.plan import Run, keep_ids, plan_runs
@@ -34,6 +35,17 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
+class InMemory:
+    """Rows of some tasks that a program hands over, to train on and to be scored on, by the task's name; `defined` are
+    those of the tasks that are the user's own, and `sha256` hashes of the rows, by which they are known again.
+    """
+
+    rows: Mapping[str, tuple[Columns, Columns]]
+    defined: Sequence[Task]
+    sha256: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Job:
     """Tasks' rows, trunk and runs of a job's settings."""
 
@@ -42,6 +54,7 @@ class Job:
     trunk_hash: str
     data: JobData
     runs: list[Run]
+    memory: InMemory | None = None
 
     @property
     def identity(self) -> Identity:
@@ -53,20 +66,27 @@ Load = Callable[[Sequence[Task]], list[TaskData]]
 
 
 def open_job(
-    settings: JobSettings, *, folder: Path | None = None, trunk: Trunk | None = None, load: Load | None = None
+    settings: JobSettings,
+    *,
+    folder: Path | None = None,
+    trunk: Trunk | None = None,
+    load: Load | None = None,
+    memory: InMemory | None = None,
 ) -> Job:
     """Load and check data, trunk and plan.
 
     Runs that are recorded in the run folder `folder` keep their ids. `trunk` is what `settings` name,
-    where it is open already. `load` gives the tasks other rows than those that `settings` name. Raises
-    `InputError` for whatever is wrong with them.
+    where it is open already. `load` gives the tasks other rows than those that `settings` name, and `memory` gives
+    such to some of them. Raises `InputError` for whatever is wrong with them.
     """
-    files = [Path(name) for name in settings.task_file]
-    tasks = resolve_tasks(settings.suite, settings.tasks, settings.include, settings.exclude, files)
-    loaded = (load or partial(_named_rows, settings))(tasks)
+    if folder is not None and memory is None and load is None:
+        _check_at_hand(folder)
+    files, defined = [Path(name) for name in settings.task_file], memory.defined if memory else ()
+    tasks = resolve_tasks(settings.suite, settings.tasks, settings.include, settings.exclude, files, defined)
+    loaded = (load or partial(_named_rows, settings, memory))(tasks)
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
-    settings = replace(settings, dtype=_dtype(settings), source_tasks=_named_source_tasks(settings))
+    settings = replace(settings, dtype=_dtype(settings), source_tasks=_named_source_tasks(settings, defined))
     trunk = trunk or named_trunk(settings)
     runs = plan_runs(settings, tasks=[task.name for task in tasks], d_model=trunk.d_model)
     if folder is not None and (folder / "config.json").is_file():
@@ -77,23 +97,46 @@ def open_job(
     rows = JobData(loaded, settings, trunk.tokenizer)
     for mode in dict.fromkeys(run.config.label_mode for run in runs):
         rows.check_labels(mode)
-    return Job(settings, trunk, trunk.fingerprint(), rows, runs)
+    return Job(settings, trunk, trunk.fingerprint(), rows, runs, memory)
 
 
-def _named_rows(settings: JobSettings, tasks: Sequence[Task]) -> list[TaskData]:
-    """The rows of `tasks` that the settings name."""
+def _named_rows(settings: JobSettings, memory: InMemory | None, tasks: Sequence[Task]) -> list[TaskData]:
+    """The rows of `tasks` that are in memory, or else those that the settings name."""
     root, data = (Path(place) if place else None for place in (settings.data_root, settings.data))
-    check_read(tasks, data_root=root, data=data)
-    return [load_task(task, data_root=root, data=data, skip_empty=settings.skip_empty) for task in tasks]
+    given = memory.rows if memory else {}
+    check_read([task for task in tasks if task.name not in given] or tasks, data_root=root, data=data)
+    return [
+        task_of(task, *given[task.name], skip_empty=settings.skip_empty)
+        if task.name in given
+        else load_task(task, data_root=root, data=data, skip_empty=settings.skip_empty)
+        for task in tasks
+    ]
 
 
-def _named_source_tasks(settings: JobSettings) -> list[str] | None:
+def _rows_in_memory(folder: Path) -> dict[str, str]:
+    """The hashes of the rows in memory that the job of a folder began with, by task."""
+    path = folder / "config.json"
+    content = read_object(path, "the config.json of a run folder") if path.is_file() else {}
+    check_type(content.get("rows_in_memory", {}), dict, f"{path}: rows_in_memory")
+    return content.get("rows_in_memory", {})
+
+
+def _check_at_hand(folder: Path) -> None:
+    """Raise `InputError` where a job's rows were handed over by a program and are in no file."""
+    if names := _rows_in_memory(folder):
+        raise InputError(
+            f"{folder}: the rows of {', '.join(names)} were handed over to compt_fast.fit and stand in no file: go on "
+            f"with compt_fast.fit(data, resume={str(folder)!r}) and the same rows"
+        )
+
+
+def _named_source_tasks(settings: JobSettings, defined: Sequence[Task]) -> list[str] | None:
     """The source tasks by name, once each: a suite stands for its tasks."""
     if settings.source_tasks is None:
         return None
     names = dict.fromkeys(task for name in settings.source_tasks for task in SUITES.get(name, (name,)))
     files = [Path(name) for name in settings.task_file]
-    resolve_tasks(None, list(names), [], [], files)  # each of them is known
+    resolve_tasks(None, list(names), [], [], files, defined)  # each of them is known
     return list(names)
 
 
@@ -172,6 +215,12 @@ def check_recorded(folder: Path, job: Job) -> None:
             raise InputError(
                 f"{folder}: its job began {typed(flag, began)}, not {typed(flag, now)}; only flags of runs may take "
                 "more values, so name another folder"
+            )
+    mine = job.memory.sha256 if job.memory else {}
+    for name, digest in _rows_in_memory(folder).items():
+        if mine.get(name) != digest:
+            raise InputError(
+                f"{folder}: its job began with other rows of {name}: hand over the same, in the same order"
             )
     planned = {run.id: run.config for run in job.runs}
     for name, config in recorded.runs.items():
@@ -255,4 +304,5 @@ def _config(job: Job, command: list[str]) -> dict[str, Any]:
         "trunk": {"name": job.trunk.name, "sha256": job.trunk_hash},
         "runs": {run.id: run.config.to_json() for run in job.runs},
         "environment": environment(),
+        **({"rows_in_memory": dict(job.memory.sha256)} if job.memory else {}),
     }

@@ -18,7 +18,7 @@ from compt_fast.config.job import JobSettings
 from compt_fast.prompts.store import PromptStore
 from compt_fast.runs.folder import claimed
 from compt_fast.runs.initialisation import Initialisation
-from compt_fast.runs.job import Job, check_recorded, open_job, prepare_folder, record_stored
+from compt_fast.runs.job import InMemory, Job, check_recorded, open_job, prepare_folder, record_stored
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
 from compt_fast.runs.summary import print_results
 from compt_fast.tasks.examples import seen_nothing
@@ -53,13 +53,14 @@ class Pipeline:
     stage_two: Stage
 
 
-def prepare(folder: Path, settings: JobSettings, *, writing: bool) -> Pipeline:
+def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMemory | None = None) -> Pipeline:
     """Open the job of `folder`, new or to go on with; raises `InputError` for whatever is wrong with it.
 
-    With `writing`, what a stage one before had finished goes into the store; else nothing is written.
+    `memory` gives some tasks rows beside those that the settings name. With `writing`, what a stage one before had
+    finished goes into the store; else nothing is written.
     """
     native.keep_quiet()  # of a build that fails the plan tells
-    job = open_job(settings, folder=folder)
+    job = open_job(settings, folder=folder, memory=memory)
     saved = _latest(folder, job)
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(settings.store or folder / "store"))
@@ -134,6 +135,8 @@ def _train(stage: Stage, job_folder: Path, console: Console) -> int:
     """
     trainer, saved = stage.trainer, stage.saved
     resume = f"python -m compt_fast.train --resume {shlex.quote(str(job_folder))}"
+    if stage.job.memory is not None:
+        resume = f"compt_fast.fit(data, resume={str(job_folder)!r})"
     tensorboard = stage.job.settings.tensorboard
     try:
         with Monitor(trainer.folder, trainer.total_steps, console, tensorboard=tensorboard) as monitor:

@@ -13,6 +13,7 @@ from compt_fast.prompts.store import PromptStore
 from compt_fast.runs.initialisation import Initialisation, Need, entries_of, entry_name
 from compt_fast.runs.job import Job, open_job
 from compt_fast.runs.results import read_results
+from compt_fast.tasks.table import Task
 from compt_fast.tasks.user import load_task_file
 from compt_fast.training.results import RunResult
 from compt_fast.utils.errors import InputError
@@ -21,14 +22,16 @@ SourceKind = tuple[int, str]
 """What the jobs of stage one differ in: prompt length and label mode."""
 
 
-def stage_one_settings(settings: JobSettings, lacking: Sequence[Need]) -> dict[SourceKind, JobSettings]:
+def stage_one_settings(
+    settings: JobSettings, lacking: Sequence[Need], defined: Sequence[Task] = ()
+) -> dict[SourceKind, JobSettings]:
     """The settings of the jobs, one a prompt length and label mode, that train what is lacking.
 
     Each task has a run of its own, so that its prompt does not depend on what else is trained: the
     preset `p` with its own settings, seed 0 and `source_examples` examples. The papers name the
     method only; the rest is ours.
     """
-    own_tasks = [load_task_file(Path(name)).name for name in settings.task_file]
+    own_tasks = [task.name for task in (*(load_task_file(Path(name)) for name in settings.task_file), *defined)]
     jobs = {}
     for length, mode in dict.fromkeys((need.length, need.label_mode) for need in lacking):
         tasks = [need.task for need in lacking if (need.length, need.label_mode) == (length, mode)]
@@ -64,9 +67,10 @@ def open_stage_one(folder: Path, job: Job, lacking: Sequence[Need]) -> list[tupl
     Raises `InputError` for whatever is wrong with the source tasks' data.
     """
     opened = []
-    for kind, settings in stage_one_settings(job.settings, lacking).items():
+    defined = job.memory.defined if job.memory else ()
+    for kind, settings in stage_one_settings(job.settings, lacking, defined).items():
         own = _folder(folder, kind, settings)
-        opened.append((own, open_job(settings, folder=own, trunk=job.trunk)))
+        opened.append((own, open_job(settings, folder=own, trunk=job.trunk, memory=job.memory)))
     return opened
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
@@ -18,15 +19,16 @@ def resolve_tasks(
     include: list[str],
     exclude: list[str],
     task_files: list[Path],
+    defined: Sequence[Task] = (),
 ) -> list[Task]:
     """The tasks that flags name: of the suite or list, then of task files, then included ones.
 
-    A task file's task takes part once its file is given; naming it in `tasks` only gives it a place
-    in the order. With neither a suite nor a list, the tasks are those of the files, or of the suite
-    `mini` where there is no file either. Raises `InputError` for an unknown, doubled or clashing
+    `defined` are tasks of the user's that stand in no file. One of these, or of a file, takes part once it is given;
+    naming it in `tasks` only gives it a place in the order. With neither a suite nor a list, the tasks are the user's
+    own, or those of the suite `mini` where there are none. Raises `InputError` for an unknown, doubled or clashing
     name, and where no task is left.
     """
-    own = _own_tasks(task_files)
+    own = _own_tasks(task_files, defined)
     known = {**TASKS, **own}
     if suite is not None and tasks:
         raise InputError("a suite and a list of tasks are both given; give one (--include adds tasks to a suite)")
@@ -54,15 +56,14 @@ def resolve_tasks(
     return left
 
 
-def _own_tasks(task_files: list[Path]) -> dict[str, Task]:
-    """The tasks of the user's files by name, each with a letter that no other task has."""
+def _own_tasks(task_files: list[Path], defined: Sequence[Task]) -> dict[str, Task]:
+    """The tasks of the user's files, and those that are `defined`, by name, each with a letter that no other has."""
     used = {task.letter for task in TASKS.values()}
     pairs = map("".join, product(ascii_uppercase, repeat=2))
     free = (letter for letter in chain(ascii_uppercase, pairs) if letter not in used)
     own: dict[str, Task] = {}
-    for path in task_files:
-        task = load_task_file(path)
+    for place, task in [*((path, load_task_file(path)) for path in task_files), *(("task_file", of) for of in defined)]:
         if task.name in own:
-            raise InputError(f"{path}: a task named {task.name!r} stands in another task file too; rename one")
+            raise InputError(f"{place}: a task named {task.name!r} stands in another task file too; rename one")
         own[task.name] = replace(task, letter=next(free))
     return own

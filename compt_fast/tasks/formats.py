@@ -12,7 +12,8 @@ import io
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,18 @@ def find_split(folder: Path, split: str) -> list[Path]:
 def read_columns(paths: Sequence[Path]) -> Columns:
     """The rows of one file, or of Parquet shards one after another. Raises `InputError` naming file
     and row."""
-    if paths[0].suffix[1:] not in FORMATS:
-        hint = f"; one JSON object a line makes it {paths[0].stem}.jsonl" if paths[0].suffix == ".json" else ""
-        raise InputError(f"{paths[0]}: rows are read from files of {', '.join(FORMATS)}{hint}")
+    check_format(paths[0])
     columns = _read_parquet(paths) if paths[0].suffix == ".parquet" else _read_lines(paths[0])
     if not columns.size:
         raise InputError(f"{columns.origin}: no rows")
     return columns
+
+
+def check_format(path: Path) -> None:
+    """Raise `InputError` for the name of a file that is of none of `FORMATS`."""
+    if path.suffix[1:] not in FORMATS:
+        hint = f"; one JSON object a line makes it {path.stem}.jsonl" if path.suffix == ".json" else ""
+        raise InputError(f"{path}: rows are read from files of {', '.join(FORMATS)}{hint}")
 
 
 def arrow_columns(table: Any, where: Callable[[int], str], origin: str) -> Columns:
@@ -140,21 +146,13 @@ class _ArrowColumn(Sequence[Any]):
 
 
 def _read_parquet(paths: Sequence[Path]) -> Columns:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise InputError(f"{paths[0]}: reading Parquet needs pyarrow (pip install pyarrow)") from None
     tables = []
     for path in paths:
         check_file(path, LARGEST)
-        try:
-            _check_header(path, parquet.read_schema(path).names)
-            tables.append(parquet.read_table(path))
-        except InputError:
-            raise
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise InputError(f"{path}: {_why_not_parquet(path, error)}") from None
+        with parquet_of(path) as file:
+            tables.append(file.read())
+    import pyarrow as pa
+
     for path, table in zip(paths, tables, strict=True):
         if table.schema != tables[0].schema:
             raise InputError(f"{path}: its columns differ from those of {paths[0].name}")
@@ -168,6 +166,24 @@ def _read_parquet(paths: Sequence[Path]) -> Columns:
 
     origin = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     return arrow_columns(pa.concat_tables(tables), where, origin)
+
+
+@contextmanager
+def parquet_of(path: Path) -> Iterator[Any]:
+    """A `pyarrow.parquet.ParquetFile` with its columns checked; `InputError` where it is none, or not whole."""
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError:
+        raise InputError(f"{path}: reading Parquet needs pyarrow (pip install pyarrow)") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            check_header(path, file.schema_arrow.names)
+            yield file
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{path}: {_why_not_parquet(path, error)}") from None
 
 
 def _why_not_parquet(path: Path, error: Exception) -> str:
@@ -184,7 +200,7 @@ def _read_lines(path: Path) -> Columns:
     return Columns(values, lambda row: f"{path}:{lines[row]}", str(path), len(lines))
 
 
-def _check_header(where: Path | str, names: Iterable[str]) -> None:
+def check_header(where: Path | str, names: Iterable[str]) -> None:
     """Raise `InputError` for a column that is there twice, and for too many."""
     counts = Counter(list(names))
     if counts.total() > MOST_COLUMNS:
@@ -200,14 +216,15 @@ def _read_jsonl(path: Path, text: str) -> tuple[dict[str, list[Any]], list[int]]
     # Not splitlines(): JSON strings may hold U+2028 and its like, which are no line ends here.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            rows.append(_json_object(line, f"{path}:{number}"))
+            rows.append(json_object(line, f"{path}:{number}"))
             lines.append(number)
     keys = dict.fromkeys(key for row in rows for key in row)
-    _check_header(path, keys)
+    check_header(path, keys)
     return {key: [row.get(key) for row in rows] for key in keys}, lines
 
 
-def _json_object(line: str, where: str) -> dict[str, Any]:
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """The object that a line of JSON lines holds; `InputError` that begins with `where` for anything else."""
     try:
         row = parse(".json", line, where)
     except InputError as error:
@@ -233,27 +250,38 @@ def _check_separator(path: Path, header: list[str]) -> None:
 
 def _read_table(path: Path, text: str) -> tuple[dict[str, list[Any]], list[int]]:
     """Rows of a CSV or TSV file with a header; every cell is a string."""
-    rows, lines = [], []
+    (_, header), *rows = table_rows(path, io.StringIO(text, newline=""))
+    for line, cells in rows:
+        check_cells(header, cells, f"{path}:{line}")
+    return {name: [cells[k] for _, cells in rows] for k, name in enumerate(header)}, [line for line, _ in rows]
+
+
+def table_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """The header of a CSV or TSV file, checked, and its rows: the line that each begins in, and its cells.
+
+    `lines` have their ends. Raises `InputError` that names file and line.
+    """
     if path.suffix == ".tsv":
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    start = 1
+        reader = csv.reader(lines, strict=True)
+    start, header = 1, True
     try:
         for cells in reader:
+            if cells and header:
+                _check_separator(path, cells)
+                check_header(f"{path}:{start}", cells)
+                header = False
             if cells:
-                rows.append(cells)
-                lines.append(start)
+                yield start, cells
             start = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}:{start}: not {path.suffix[1:].upper()} ({error})") from None
-    if not rows:
+    if header:
         raise InputError(f"{path}: empty; the first line must name the columns")
-    header = rows.pop(0)
-    lines.pop(0)
-    _check_separator(path, header)
-    _check_header(f"{path}:1", header)
-    for cells, line in zip(rows, lines, strict=True):
-        if len(cells) != len(header):
-            raise InputError(f"{path}:{line}: {len(cells)} cells where the header names {len(header)} columns")
-    return {name: [cells[k] for cells in rows] for k, name in enumerate(header)}, lines
+
+
+def check_cells(header: Sequence[str], cells: Sequence[str], where: str) -> None:
+    """Raise `InputError` that begins with `where` for a row of more or fewer cells than the header."""
+    if len(cells) != len(header):
+        raise InputError(f"{where}: {len(cells)} cells where the header names {len(header)} columns")

@@ -126,6 +126,12 @@ def _no_rows(task: Task) -> Split:
     return Split(task, Columns({name: [] for name in names}, str, task.name, 0))
 
 
+def task_of(task: Task, train: Columns, evaluation: Columns, *, skip_empty: bool = False) -> TaskData:
+    """A task with rows that are in memory. Columns are called as in `load_task`, and errors are the same."""
+    named = _checked if task.origin == "file" else _renamed
+    return TaskData(task, *(named(task, columns, skip_empty) for columns in (train, evaluation)))
+
+
 @cache
 def _mini_rows(name: str, split: str) -> list[Row]:
     return MAKERS[name].draw(name, split, MINI_ROWS[split])

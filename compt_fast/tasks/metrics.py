@@ -83,17 +83,18 @@ def _correlation(metric: str, golds: Sequence[float], numbers: list[float]) -> f
 def is_answer(task: Task, text: str, label_mode: str) -> bool:
     """Whether a predicted string is one of the task's labels, or a number where these are scores."""
     if task.is_score:
-        return _finite(text) is not None
+        return finite(text) is not None
     return text.strip() in label_texts(task, label_mode)
 
 
 def _number(task: Task, text: str) -> float:
     """The number that `text` writes, or one below the scale."""
-    number = _finite(text)
+    number = finite(text)
     return task.score_range[0] - 1 if number is None else number
 
 
-def _finite(text: str) -> float | None:
+def finite(text: str) -> float | None:
+    """The finite number that a text writes, else None."""
     try:
         number = float(text)
     except ValueError:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -104,11 +105,22 @@ def read_input(task: Task, row_texts: Sequence[str], tokenizer: Any, *, prefix: 
 
     `row_texts` stand in the order of `Task.fields`; without `prefix` the task's name is left out.
     """
-    names = _names(task, prefix)
+    (read,) = read_inputs([(task, prefix, row_texts)], tokenizer)
+    return read
+
+
+def read_inputs(rows: Sequence[tuple[Task, bool, Sequence[str]]], tokenizer: Any) -> list[InputTokens]:
+    """As `read_input`, of many rows at once, each with its task and whether that begins its text."""
     # Cutting at spaces changes no token: sentencepiece tokens cross none, and bytes are bytes. The
     # space stays with the piece that follows it.
-    pieces = _tokens([*names, *(f" {text.strip()}" for text in row_texts)], tokenizer)
-    return InputTokens(task, pieces[: len(names)], pieces[len(names) :], tokenizer.eos_token_id)
+    kinds = list(dict.fromkeys((task, prefix) for task, prefix, _ in rows))
+    names = [name for kind in kinds for name in _names(*kind)]
+    pieces = iter(_tokens([*names, *(f" {text.strip()}" for _, _, texts in rows for text in texts)], tokenizer))
+    named = {(task, prefix): list(islice(pieces, len(task.fields))) for task, prefix in kinds}
+    return [
+        InputTokens(task, named[task, prefix], list(islice(pieces, len(texts))), tokenizer.eos_token_id)
+        for task, prefix, texts in rows
+    ]
 
 
 def unknown_words(row_texts: Sequence[str], tokenizer: Any) -> list[str]:

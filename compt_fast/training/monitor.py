@@ -7,6 +7,7 @@ import math
 import os
 import time
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,14 +22,15 @@ EVERY = 30.0  # seconds from one plain line of progress to the next
 
 
 class Monitor:
-    """Writes one object a step and run to `metrics.jsonl`; shows a bar on a terminal and elsewhere, as in a log
-    file, prints a line now and then and at each run's end.
+    """Writes one object a step and run to `metrics.jsonl`; shows a bar on a terminal, or in a notebook that has
+    ipywidgets, and elsewhere, as in a log file, prints a line now and then and at each run's end.
     """
 
     def __init__(self, folder: Path, total_steps: int, console: Console, *, tensorboard: bool) -> None:
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._folder = folder
         self._writers: dict[str, Any] | None = {} if tensorboard else None
+        self._has_bar = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -38,7 +40,7 @@ class Monitor:
             TextColumn("{task.fields[alive]}"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not self._has_bar,
         )
         self._bar = self.progress.add_task("training", total=total_steps, loss=float("nan"), speed=0.0, alive="")
         self._console = console
@@ -94,13 +96,13 @@ class Monitor:
 
     def ended(self, text: str) -> None:
         """What came of a run."""
-        if not self._console.is_terminal:
+        if not self._has_bar:
             self._console.print(text, soft_wrap=True)
 
     def _say_now_and_then(self) -> None:
         """A line of progress where there is no bar, unless one was said a moment ago."""
         now = time.monotonic()
-        if self._console.is_terminal or now - self._said < EVERY:
+        if self._has_bar or now - self._said < EVERY:
             return
         self._said = now
         task = self.progress.tasks[self._bar]

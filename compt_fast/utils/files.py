@@ -41,11 +41,16 @@ def new_file(path: Path) -> Iterator[Path]:
     temporary = _unfinished(path)
     try:
         yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        put(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put(whole: Path, path: Path) -> None:
+    """Let the file `whole` take the place of `path`, in one step that a crash does not undo; both in one folder."""
+    sync(whole)
+    os.replace(whole, path)
+    sync(path.parent)
 
 
 @contextmanager
@@ -57,10 +62,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
+            sync(file)
+        sync(temporary)
         _replace_folder(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         remove_folder(temporary)
 
@@ -124,7 +129,7 @@ def _unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have a file's content, or a folder's list of names, on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -85,15 +85,22 @@ def _size(count: int) -> str:
 
 def read_text(path: Path, limit: int) -> str:
     """The text of a UTF-8 file, without a byte order mark; `InputError` that names file and line."""
-    data = read_bytes(path, limit)
+    return decoded(read_bytes(path, limit), str(path))
+
+
+def decoded(data: bytes, name: str, first: int = 1) -> str:
+    """The text of UTF-8 that begins with the line `first` of the file `name`, without its byte order mark.
+
+    Raises `InputError` that names file and line.
+    """
     try:
-        text, place = data.decode("utf-8-sig"), data.find(b"\0")
+        text, place = data.decode("utf-8-sig" if first == 1 else "utf-8"), data.find(b"\0")
         if place < 0:
             return text
         problem = "a NUL byte, which no text file has"
     except UnicodeDecodeError as error:
         place, problem = error.start, f"not UTF-8 (byte {data[error.start]:#04x})"
-    raise InputError(f"{path}:{data.count(10, 0, place) + 1}: {problem}; save the file as UTF-8")
+    raise InputError(f"{name}:{data.count(10, 0, place) + first}: {problem}; save the file as UTF-8")
 
 
 def read_document(path: Path) -> Any:

@@ -55,6 +55,8 @@ MASKS = "'--masks' or '--mask-how' or '--mask-tokens'"
             ["list", "--stor", "a"],
             "unknown flag '--stor'. Did you mean '--store'? (compt-fast store list --help",
         ),
+        ("predict", ["--prompt=runs/a"], "unknown flag '--prompt'. Did you mean '--prompts'?"),
+        ("predict", ["--prompts=a", "b"], "unexpected argument 'b' (compt"),
         ("info", ["--jsn"], "unknown flag '--jsn'. Did you mean '--json'?"),
     ],
 )

@@ -11,8 +11,14 @@ from compt_fast.models.batch import Batch, TargetPrompts
 
 def generated(trunk: Trunk, targets: TargetPrompts, batch: Batch, labels: Sequence[Labels], longest: int) -> list[str]:
     """The texts that the trunk writes, of up to `longest` tokens."""
-    ids = trunk.generate(targets, batch, max_new_tokens=longest)
-    return [text.strip() for text in trunk.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    return written(trunk, targets, batch, [longest] * len(labels))
+
+
+def written(trunk: Trunk, targets: TargetPrompts, batch: Batch, most: Sequence[int]) -> list[str]:
+    """The texts that the trunk writes, of up to `most` tokens by row."""
+    ids = trunk.generate(targets, batch, max_new_tokens=max(most, default=0))
+    own = [row[:length] for row, length in zip(ids, most, strict=True)]
+    return [text.strip() for text in trunk.tokenizer.batch_decode(own, skip_special_tokens=True)]
 
 
 ENTRY = generated
