@@ -25,6 +25,7 @@ SAMPLINGS = ("balanced", "random")
 PROMPT_POSITIONS = ("prepend", "append")
 ENGINES = (AUTO, *names_in("compt_fast.models.engines"))
 SCORINGS = names_in("compt_fast.evaluation.scorings")
+EXPORTS = names_in("compt_fast.exports")
 FITS = ("first", "mean-pool", "repeat")
 """Ways to make a stored prompt longer or shorter."""
 RETRAIN = "train"

@@ -1,0 +1,128 @@
+"""PEFT: an adapter a task, for `PeftModel.from_pretrained` over the trunk as transformers loads it.
+
+An adapter is a folder of the task's name with `adapter_config.json`, `adapter_model.safetensors` and a model card. Our
+manifest lies beside, which PEFT does not look at: with it `store add` and `compt_fast.load` bring everything back. PEFT
+puts a prompt before the text and nowhere else. A trunk that is no name on the hub is copied to `trunk/`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors.torch import save_file
+
+from compt_fast.exports import Export
+from compt_fast.models.checkpoint import find_folder, weight_files
+from compt_fast.prediction.stored import longest_label, stored_prompt
+from compt_fast.prompts import card
+from compt_fast.prompts.artifact import MANIFEST, manifest_of
+from compt_fast.prompts.foreign import ADAPTER, ADAPTER_WEIGHTS, PEFT_TENSOR
+from compt_fast.prompts.store import StoredPrompt
+from compt_fast.runs.job import checkpoint_of
+from compt_fast.utils.errors import InputError
+from compt_fast.utils.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from compt_fast.prediction.predictor import Predictor
+
+TRUNK = "trunk"
+"""The folder of the trunk's copy, beside those of the adapters."""
+
+LOAD = '''from peft import PeftModel
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+trunk = "{trunk}"
+tokenizer = AutoTokenizer.from_pretrained(trunk)
+model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(trunk{dtype}), "{place}")
+{more}batch = tokenizer(["{text}"], return_tensors="pt", padding=True)
+answers = model.generate(**batch, max_new_tokens={longest})
+print(tokenizer.batch_decode(answers, skip_special_tokens=True))
+'''
+
+
+def write(predictor: Predictor, folder: Path) -> None:
+    """An adapter's folder a task, the trunk where the hub has it not, and a card of all."""
+    entries = [stored_prompt(one) for one in predictor.prompts.values()]
+    name, position = predictor.trunk.name, entries[0].text.prompt_position
+    if position != "prepend":
+        raise InputError(f"PEFT puts a prompt before the text, and these stand behind it (prompt position {position})")
+    if TRUNK in predictor.prompts:
+        raise InputError(f"a task is called {TRUNK}, as the folder of the trunk is: export the others without it")
+    hub = is_hub_name(name)
+    if not hub:
+        copy_checkpoint(find_folder(checkpoint_of(name)), folder / TRUNK)
+    for entry in entries:
+        _adapter(predictor, entry, folder / entry.task, name if hub else f"../{TRUNK}")
+    write_text(folder / "README.md", _card_of_all(predictor, entries, name if hub else TRUNK))
+
+
+def is_hub_name(trunk: str) -> bool:
+    """Whether a trunk is called by its name on the hub: it is neither the embedded one nor a folder here."""
+    return trunk != "mini" and not Path(trunk).expanduser().is_dir()
+
+
+def copy_checkpoint(source: Path, folder: Path) -> None:
+    """Copy configuration, weights and tokenizer of a checkpoint into a new folder."""
+    folder.mkdir()
+    others = [path for path in source.iterdir() if path.suffix in (".json", ".model") and path.is_file()]
+    for path in {*others, *weight_files(source)}:
+        shutil.copyfile(path, folder / path.name)
+
+
+def _adapter(predictor: Predictor, entry: StoredPrompt, folder: Path, trunk: str) -> None:
+    """The adapter of one task. The configuration holds what every version of PEFT knows, and no more."""
+    folder.mkdir()
+    config = predictor.trunk.config
+    settings = {
+        "peft_type": "PROMPT_TUNING",
+        "task_type": "SEQ_2_SEQ_LM",
+        "base_model_name_or_path": trunk,
+        "inference_mode": True,
+        "num_virtual_tokens": entry.length,
+        "token_dim": entry.d_model,
+        "num_transformer_submodules": 1,  # the encoder alone reads the prompt
+        "num_attention_heads": config.num_heads,
+        "num_layers": config.num_layers,
+    }
+    write_json(folder / ADAPTER, settings)
+    save_file({PEFT_TENSOR: entry.values.contiguous()}, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    write_json(folder / MANIFEST, manifest_of(*entry.artifact()))
+    title = f"{entry.task}, a soft prompt for {entry.trunk.name}"
+    hub = None if trunk == f"../{TRUNK}" else trunk
+    lines = [
+        f"{card.metadata([entry], 'peft', hub, title)}\n# {title}\n\n{card.about(entry)}",
+        f"Load it, here with this folder as the current one:\n\n```python\n{_lines(predictor, entry, trunk, '.')}```\n",
+    ]
+    write_text(folder / "README.md", "\n".join(lines))
+
+
+def _card_of_all(predictor: Predictor, entries: list[StoredPrompt], trunk: str) -> str:
+    title = f"Soft prompts for {predictor.trunk.name}"
+    lines = _lines(predictor, entries[0], trunk, entries[0].task, [entry.task for entry in entries])
+    table = card.table(entries, [card.text_of(entry) for entry in entries])
+    head = card.metadata(entries, "peft", None if trunk == TRUNK else trunk, title)
+    return (
+        f"{head}\n# {title}\n\nAn adapter of PEFT a task, each in a folder of its own.\n\n{table}\n"
+        "Load all of them, here with this folder as the current one; of a repository on the hub each folder's name is "
+        f"the argument `subfolder`:\n\n```python\n{lines}```\n"
+    )
+
+
+def _lines(predictor: Predictor, entry: StoredPrompt, trunk: str, place: str, all_tasks: Sequence[str] = ()) -> str:
+    """The lines of Python that load an adapter, or those of all tasks, and answer a text by it."""
+    others = f"for task in {json.dumps(all_tasks)}:\n    model.load_adapter(task, task)\n"
+    return LOAD.format(
+        trunk=trunk,
+        dtype=', dtype="bfloat16"' if entry.trunk.dtype == "bf16" else "",
+        place=place,
+        more=f'{others}model.set_adapter("{entry.task}")\n' if all_tasks else "",
+        text=card.text_of(entry),
+        longest=longest_label(predictor),
+    )
+
+
+ENTRY = Export(write)
