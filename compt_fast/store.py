@@ -57,8 +57,12 @@ def parser() -> CommandLine:
         if name in ("show", "remove"):
             own.add_argument("names", nargs="+" if name == "remove" else 1, metavar="NAME")
         if name == "add":
-            own.add_argument("path", type=file_path, metavar="PATH", help="file, adapter, export or RUN/prompts/<run-id>")
-            own.add_argument("--task", help="task that the prompt was trained for (of a run or an export: only this task's)")
+            own.add_argument(
+                "path", type=file_path, metavar="PATH", help="file, adapter, export or RUN/prompts/<run-id>"
+            )
+            own.add_argument(
+                "--task", help="task that the prompt was trained for (of a run or an export: only this task's)"
+            )
             own.add_argument("--name", help="name of the entry (default: <task>-m<tokens>)")
             own.add_argument("--replace", action="store_true", help="take the place of an entry of that name")
         if name in ("add", "check"):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TRUNK = "trunk"
 """The folder of the trunk's copy, beside those of the adapters."""
 
-LOAD = '''from peft import PeftModel
+LOAD = """from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 trunk = "{trunk}"
@@ -41,7 +41,7 @@ model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(trunk{dt
 {more}batch = tokenizer(["{text}"], return_tensors="pt", padding=True)
 answers = model.generate(**batch, max_new_tokens={longest})
 print(tokenizer.batch_decode(answers, skip_special_tokens=True))
-'''
+"""
 
 
 def write(predictor: Predictor, folder: Path) -> None:
@@ -76,7 +76,6 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
 def _adapter(predictor: Predictor, entry: StoredPrompt, folder: Path, trunk: str) -> None:
     """The adapter of one task. The configuration holds what every version of PEFT knows, and no more."""
     folder.mkdir()
-    config = predictor.trunk.config
     settings = {
         "peft_type": "PROMPT_TUNING",
         "task_type": "SEQ_2_SEQ_LM",
@@ -85,8 +84,6 @@ def _adapter(predictor: Predictor, entry: StoredPrompt, folder: Path, trunk: str
         "num_virtual_tokens": entry.length,
         "token_dim": entry.d_model,
         "num_transformer_submodules": 1,  # the encoder alone reads the prompt
-        "num_attention_heads": config.num_heads,
-        "num_layers": config.num_layers,
     }
     write_json(folder / ADAPTER, settings)
     save_file({PEFT_TENSOR: entry.values.contiguous()}, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 HEAD = "lm_head.weight"
 
-LOAD = '''from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+LOAD = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
 model = AutoModelForSeq2SeqLM.from_pretrained("."{dtype})
@@ -46,7 +46,7 @@ prompt = "".join(f"<{task}_{{i}}>" for i in range({length}))
 batch = tokenizer([{text}], return_tensors="pt", padding=True{special})
 answers = model.generate(**batch, max_new_tokens={longest})
 print(tokenizer.batch_decode(answers, skip_special_tokens=True))
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ def _add_tokens(tokenizer: PreTrainedTokenizerBase, placed: list[_Placed], rows:
     known = tokenizer.get_vocab()
     tokens = [token for one in placed for token in one.tokens]
     if taken := next((token for token in tokens if token in known), None):
-        raise InputError(f"the trunk's tokenizer has a token {taken} of its own: no task can be called so in this format")
+        raise InputError(
+            f"the trunk's tokenizer has a token {taken} of its own: no task can be called so in this format"
+        )
     spare = [f"<unused_{i}>" for i in range(rows - len(tokenizer))]
     # Not normalised, and without the space beside them, so that the text's own tokens stay what they are.
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in spare + tokens], True)

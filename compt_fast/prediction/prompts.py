@@ -93,7 +93,9 @@ def read(path: Path, run: str | None = None, task: str | None = None, known: Seq
     elif names := PromptStore(path).names() if path.is_dir() else []:
         found = [one for name in names for one in _of_artifact(path / name, known)]
     else:
-        raise InputError(f"{path}: no prompts; name a run folder, RUN/prompts/<run-id>, a store, an export or a PEFT adapter")
+        raise InputError(
+            f"{path}: no prompts; name a run folder, RUN/prompts/<run-id>, a store, an export or a PEFT adapter"
+        )
     if task is None:
         return found
     if task not in (tasks := [one.task.name for one in found]):

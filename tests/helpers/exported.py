@@ -136,7 +136,9 @@ def compared(predictor: Predictor, texts: dict[str, list[dict[str, Any]]], softw
         one = predictor.prompts[task]
         columns = [column for column, _ in one.task.fields]
         job["tasks"][task] = {
-            "texts": [input_text(one.task, [row[name] for name in columns], prefix=bool(one.text.prefix)) for row in rows],
+            "texts": [
+                input_text(one.task, [row[name] for name in columns], prefix=bool(one.text.prefix)) for row in rows
+            ],
             "prompt": "".join(f"<{task}_{i}>" for i in range(one.prompts.tensors["targets"].shape[1])),
             "prepend": one.text.prompt_position == "prepend",
         }
