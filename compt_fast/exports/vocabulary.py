@@ -108,8 +108,8 @@ def _add_tokens(tokenizer: PreTrainedTokenizerBase, placed: list[_Placed], rows:
             f"the trunk's tokenizer has a token {taken} of its own: no task can be called so in this format"
         )
     spare = [f"<unused_{i}>" for i in range(rows - len(tokenizer))]
-    # Not normalised, and without the space beside them, so that the text's own tokens stay what they are.
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in spare + tokens], True)
+    # A space behind one is its own: whether there is one or none, the text's tokens are what they are without prompt.
+    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False, rstrip=True) for t in spare + tokens], True)
     assert tokenizer.convert_tokens_to_ids(tokens[0]) == placed[0].first
 
 

@@ -14,17 +14,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import compt_fast
 from compt_fast.exports import write_export
 from compt_fast.prediction.predictor import Predictor
 from compt_fast.prediction.stored import longest_label
-from compt_fast.tasks.table import MAKERS
+from compt_fast.prompts.artifact import TextFormat, TrunkId
+from compt_fast.prompts.store import PromptStore, StoredPrompt
+from compt_fast.tasks.table import MAKERS, TASKS
 from compt_fast.tasks.text import input_text
 
 Answers = dict[str, list[str]]
+Rows = dict[str, list[dict[str, Any]]]
 
 # Each is a program of its own: it reads {"folder", "longest", "tasks": {task: {"texts", "tokens", "prepend"}}} and
 # writes the answers to the texts of each task, in their order.
@@ -112,8 +118,18 @@ PROGRAMS: dict[str, tuple[str, str]] = {
 """The software, the format that it loads, and the program that does."""
 
 
+def made_predictor(trunk: Path, store: Path, task: str = "rte", **text: Any) -> Predictor:
+    """Over the checkpoint in a folder, with a drawn prompt of three tokens; `text` changes its text format."""
+    width = json.loads((trunk / "config.json").read_text())["d_model"]
+    values = torch.randn(3, width, generator=torch.Generator().manual_seed(5))
+    definition = replace(TASKS["rte"], name=task)
+    entry = StoredPrompt("mine", task, TrunkId(str(trunk)), values, text=TextFormat(**text), definition=definition)
+    PromptStore(store).add(entry)
+    return compt_fast.load(store)
+
+
 def fresh(code: str, given: Any = None, folder: Path | None = None) -> str:
-    """What a Python process prints that runs `code` where nothing of this repository can be imported."""
+    """What a Python process prints that runs `code` on `given`, outside of this repository."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(
@@ -129,7 +145,7 @@ def fresh(code: str, given: Any = None, folder: Path | None = None) -> str:
     return done.stdout
 
 
-def compared(predictor: Predictor, texts: dict[str, list[dict[str, Any]]], software: str, folder: Path) -> Answers:
+def compared(predictor: Predictor, texts: Rows, software: str, folder: Path) -> Answers:
     """What the software answers to rows of each task, from an export in `folder`."""
     job: dict[str, Any] = {"folder": str(folder), "longest": longest_label(predictor), "tasks": {}}
     for task, rows in texts.items():
@@ -146,12 +162,12 @@ def compared(predictor: Predictor, texts: dict[str, list[dict[str, Any]]], softw
     return answers
 
 
-def drawn(tasks: Sequence[str], count: int) -> dict[str, list[dict[str, Any]]]:
+def drawn(tasks: Sequence[str], count: int) -> Rows:
     """Rows of embedded tasks that no training sees."""
     return {task: MAKERS[task].draw(task, "validation", count, seed=1) for task in tasks}
 
 
-def own_answers(predictor: Predictor, rows: dict[str, list[dict[str, Any]]]) -> Answers:
+def own_answers(predictor: Predictor, rows: Rows) -> Answers:
     """What the predictor writes for the rows of each task."""
     return {task: [answer.text for answer in predictor.predict(of, task)] for task, of in rows.items()}
 
