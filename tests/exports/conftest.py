@@ -41,7 +41,5 @@ def rows(predictor: Predictor) -> Rows:
 def answers(predictor: Predictor, rows: Rows) -> Answers:
     """What the predictor writes for them."""
     found = own_answers(predictor, rows)
-    assert sum(len(set(texts)) > 1 for texts in found.values()) > 5, (
-        "answers that are all alike show nothing"
-    )
+    assert sum(len(set(texts)) > 1 for texts in found.values()) > 5, "answers that are all alike show nothing"
     return found

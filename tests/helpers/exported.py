@@ -103,7 +103,8 @@ with tempfile.TemporaryDirectory() as folder:
         ids = [tokenizer(text, add_special_tokens=of["prepend"])["input_ids"] for text in sent(of)]
         found = translator.translate_batch(
             [tokenizer.convert_ids_to_tokens(row) for row in ids],
-            beam_size=1, max_decoding_length=job["longest"], max_input_length=0, max_batch_size=64,
+            beam_size=1, min_decoding_length=0, max_decoding_length=job["longest"],  # of its own at least 1 beside </s>
+            max_input_length=0, max_batch_size=64,
         )
         written = [tokenizer.convert_tokens_to_ids(one.hypotheses[0]) for one in found]
         answers[task] = tokenizer.batch_decode(written, skip_special_tokens=True)
