@@ -2,7 +2,8 @@
 
 An adapter is a folder of the task's name with `adapter_config.json`, `adapter_model.safetensors` and a model card. Our
 manifest lies beside, which PEFT does not look at: with it `store add` and `compt_fast.load` bring everything back. PEFT
-puts a prompt before the text and nowhere else. A trunk that is no name on the hub is copied to `trunk/`.
+puts a prompt before the text and nowhere else. A trunk that is no name on the hub is copied to `trunk/`. Where prompts
+of several tasks are equally long, `all/` is one adapter of all of them, which answers rows of any tasks in one batch.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from compt_fast.exports import Export
 from compt_fast.models.checkpoint import find_folder, weight_files
@@ -29,8 +32,8 @@ from compt_fast.utils.files import write_json, write_text
 if TYPE_CHECKING:
     from compt_fast.prediction.predictor import Predictor
 
-TRUNK = "trunk"
-"""The folder of the trunk's copy, beside those of the adapters."""
+TRUNK, ALL = "trunk", "all"
+"""The folders of the trunk's copy and of the adapter of all tasks, beside those of the tasks."""
 
 LOAD = """from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -44,19 +47,36 @@ print(tokenizer.batch_decode(answers, skip_special_tokens=True))
 """
 
 
+LOAD_ALL = """import torch
+from peft import PeftModel
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+trunk = "{trunk}"
+tasks = {tasks}
+tokenizer = AutoTokenizer.from_pretrained(trunk)
+model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(trunk{dtype}), "all")
+batch = tokenizer({texts}, return_tensors="pt", padding=True)
+task_ids = torch.tensor([tasks.index(task) for task in {named}])
+answers = model.generate(**batch, task_ids=task_ids, max_new_tokens={longest})
+print(tokenizer.batch_decode(answers, skip_special_tokens=True))
+"""
+
+
 def write(predictor: Predictor, folder: Path) -> None:
-    """An adapter's folder a task, the trunk where the hub has it not, and a card of all."""
+    """An adapter's folder a task, one of all tasks, the trunk where the hub has it not, and a card."""
     entries = [stored_prompt(one) for one in predictor.prompts.values()]
     name, position = predictor.trunk.name, entries[0].text.prompt_position
     if position != "prepend":
         raise InputError(f"PEFT puts a prompt before the text, and these stand behind it (prompt position {position})")
-    if TRUNK in predictor.prompts:
-        raise InputError(f"a task is called {TRUNK}, as the folder of the trunk is: export the others without it")
+    if taken := next((task for task in (TRUNK, ALL) if task in predictor.prompts), None):
+        raise InputError(f"a task is called {taken}, as another folder of this format is: export the others without it")
     hub = is_hub_name(name)
     if not hub:
         copy_checkpoint(find_folder(checkpoint_of(name)), folder / TRUNK)
     for entry in entries:
         _adapter(predictor, entry, folder / entry.task, name if hub else f"../{TRUNK}")
+    if _of_one_length(entries):
+        _adapter_of_all(entries, folder / ALL, name if hub else f"../{TRUNK}")
     write_text(folder / "README.md", _card_of_all(predictor, entries, name if hub else TRUNK))
 
 
@@ -74,19 +94,8 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
 
 
 def _adapter(predictor: Predictor, entry: StoredPrompt, folder: Path, trunk: str) -> None:
-    """The adapter of one task. The configuration holds what every version of PEFT knows, and no more."""
-    folder.mkdir()
-    settings = {
-        "peft_type": "PROMPT_TUNING",
-        "task_type": "SEQ_2_SEQ_LM",
-        "base_model_name_or_path": trunk,
-        "inference_mode": True,
-        "num_virtual_tokens": entry.length,
-        "token_dim": entry.d_model,
-        "num_transformer_submodules": 1,  # the encoder alone reads the prompt
-    }
-    write_json(folder / ADAPTER, settings)
-    save_file({PEFT_TENSOR: entry.values.contiguous()}, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    """The adapter of one task."""
+    _save(folder, entry, {PEFT_TENSOR: entry.values}, {"peft_type": "PROMPT_TUNING", "base_model_name_or_path": trunk})
     write_json(folder / MANIFEST, manifest_of(*entry.artifact()))
     title = f"{entry.task}, a soft prompt for {entry.trunk.name}"
     hub = None if trunk == f"../{TRUNK}" else trunk
@@ -95,6 +104,40 @@ def _adapter(predictor: Predictor, entry: StoredPrompt, folder: Path, trunk: str
         f"Load it, here with this folder as the current one:\n\n```python\n{_lines(predictor, entry, trunk, '.')}```\n",
     ]
     write_text(folder / "README.md", "\n".join(lines))
+
+
+def _of_one_length(entries: Sequence[StoredPrompt]) -> bool:
+    """Whether there are several prompts, and one adapter can hold them."""
+    return len(entries) > 1 and len({entry.length for entry in entries}) == 1
+
+
+def _adapter_of_all(entries: Sequence[StoredPrompt], folder: Path, trunk: str) -> None:
+    """The adapter of all tasks: PEFT's multitask prompt tuning, P * (U_k V_k) for task k, with P of ones, U_k the
+    identity and V_k the task's prompt, so that not a bit of it changes.
+    """
+    length = entries[0].length
+    tensors = {
+        PEFT_TENSOR: torch.ones(length, entries[0].d_model),
+        "prefix_task_cols": torch.eye(length).expand(len(entries), -1, -1),
+        "prefix_task_rows": torch.stack([entry.values for entry in entries]),
+    }
+    kind = {"peft_type": "MULTITASK_PROMPT_TUNING", "num_ranks": length, "num_tasks": len(entries)}
+    _save(folder, entries[0], tensors, kind | {"base_model_name_or_path": trunk})
+
+
+def _save(folder: Path, entry: StoredPrompt, tensors: dict[str, Tensor], kind: dict[str, Any]) -> None:
+    """An adapter's tensors and configuration, which holds what every version of PEFT knows, and no more."""
+    folder.mkdir()
+    settings = {
+        "task_type": "SEQ_2_SEQ_LM",
+        "inference_mode": True,
+        "num_virtual_tokens": entry.length,
+        "token_dim": entry.d_model,
+        "num_transformer_submodules": 1,  # the encoder alone reads the prompt
+    }
+    write_json(folder / ADAPTER, kind | settings)
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(whole, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def _card_of_all(predictor: Predictor, entries: list[StoredPrompt], trunk: str) -> str:
@@ -106,7 +149,29 @@ def _card_of_all(predictor: Predictor, entries: list[StoredPrompt], trunk: str) 
         f"{head}\n# {title}\n\nAn adapter of PEFT a task, each in a folder of its own.\n\n{table}\n"
         "Load all of them, here with this folder as the current one; of a repository on the hub each folder's name is "
         f"the argument `subfolder`:\n\n```python\n{lines}```\n"
+        + (_part_on_all(predictor, entries, trunk) if _of_one_length(entries) else "")
     )
+
+
+def _part_on_all(predictor: Predictor, entries: Sequence[StoredPrompt], trunk: str) -> str:
+    """What a card says of the adapter of all tasks."""
+    lines = LOAD_ALL.format(
+        trunk=trunk,
+        tasks=json.dumps([entry.task for entry in entries]),
+        dtype=_dtype(entries[0]),
+        texts=json.dumps([card.text_of(entry) for entry in entries[:2]]),
+        named=json.dumps([entry.task for entry in entries[:2]]),
+        longest=longest_label(predictor),
+    )
+    return (
+        f"\n`{ALL}/` holds the same prompts in one adapter: rows of any tasks make a batch, each with the number of "
+        f"its task.\n\n```python\n{lines}```\n"
+    )
+
+
+def _dtype(entry: StoredPrompt) -> str:
+    """The argument by which a trunk is loaded in the precision that the prompt was trained in."""
+    return ', dtype="bfloat16"' if entry.trunk.dtype == "bf16" else ""
 
 
 def _lines(predictor: Predictor, entry: StoredPrompt, trunk: str, place: str, all_tasks: Sequence[str] = ()) -> str:
@@ -114,7 +179,7 @@ def _lines(predictor: Predictor, entry: StoredPrompt, trunk: str, place: str, al
     others = f"for task in {json.dumps(all_tasks)}:\n    model.load_adapter(task, task)\n"
     return LOAD.format(
         trunk=trunk,
-        dtype=', dtype="bfloat16"' if entry.trunk.dtype == "bf16" else "",
+        dtype=_dtype(entry),
         place=place,
         more=f'{others}model.set_adapter("{entry.task}")\n' if all_tasks else "",
         text=card.text_of(entry),

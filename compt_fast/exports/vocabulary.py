@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from compt_fast.prediction.predictor import Predictor
 
 HEAD = "lm_head.weight"
+_METADATA = {"format": "pt"}  # as transformers asks of its files
 
 LOAD = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -76,9 +77,6 @@ def write(predictor: Predictor, folder: Path) -> None:
     model.generation_config.save_pretrained(folder)
     write_json(folder / VOCABULARY, {one.entry.task: _manifest(one) for one in placed})
     write_text(folder / "README.md", _card(predictor, placed))
-
-
-_METADATA = {"format": "pt"}  # as transformers asks of its files
 
 
 def _settings(rows: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A predictor of every embedded task, trained for a moment, what it answers, and what lies in its folder."""
+"""A predictor of every embedded task, trained for a moment, what it answers, and its exports."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 import compt_fast
 from compt_fast import train
+from compt_fast.exports import write_export
 from compt_fast.prediction.predictor import Predictor
 from compt_fast.tasks.table import MAKERS
 from tests.helpers.exported import Answers, Rows, drawn, own_answers
@@ -43,3 +44,19 @@ def answers(predictor: Predictor, rows: Rows) -> Answers:
     found = own_answers(predictor, rows)
     assert sum(len(set(texts)) > 1 for texts in found.values()) > 5, "answers that are all alike show nothing"
     return found
+
+
+@pytest.fixture(scope="session")
+def adapters(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export `peft`."""
+    folder = tmp_path_factory.mktemp("peft") / "adapters"
+    write_export(predictor, "peft", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export `vocabulary`."""
+    folder = tmp_path_factory.mktemp("vocabulary") / "checkpoint"
+    write_export(predictor, "vocabulary", folder)
+    return folder

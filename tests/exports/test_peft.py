@@ -11,21 +11,15 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import compt_fast
-from compt_fast.export import how_to_load
 from compt_fast.exports import write_export
 from compt_fast.prediction.predictor import Predictor
 from compt_fast.prediction.stored import stored_prompt
+from compt_fast.prompts.artifact import TrunkId
 from compt_fast.prompts.foreign import read_exported
-from compt_fast.prompts.store import PromptStore
+from compt_fast.prompts.store import PromptStore, StoredPrompt
+from compt_fast.tasks.table import TASKS
 from compt_fast.utils.errors import InputError
-from tests.helpers.exported import Answers, Rows, compared, fresh, made_predictor
-
-
-@pytest.fixture(scope="module")
-def adapters(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("peft") / "adapters"
-    write_export(predictor, "peft", folder)
-    return folder
+from tests.helpers.exported import Answers, Rows, compared, made_predictor
 
 
 def test_peft_writes_the_same_strings(adapters: Path, predictor: Predictor, rows: Rows, answers: Answers) -> None:
@@ -33,13 +27,19 @@ def test_peft_writes_the_same_strings(adapters: Path, predictor: Predictor, rows
     assert compared(predictor, rows, "peft", adapters) == answers
 
 
-def test_the_lines_of_the_cards_load_what_they_say(adapters: Path, predictor: Predictor) -> None:
+def test_one_adapter_answers_batches_of_all_tasks(
+    adapters: Path, predictor: Predictor, rows: Rows, answers: Answers
+) -> None:
     pytest.importorskip("peft", reason="needs the extra bench: pip install -e '.[bench]'")
-    for folder in (adapters, adapters / "mini_rte"):
-        task = next(iter(predictor.prompts)) if folder == adapters else "mini_rte"
-        said = fresh(how_to_load(folder), folder=folder).splitlines()[-1]
-        row = {column: f"{{{column}}}" for column, _ in predictor.tasks[task].fields}
-        assert said == str([predictor.predict(row, task).text])
+    assert compared(predictor, rows, "peft, tasks mixed", adapters) == answers
+
+
+def test_prompts_of_several_lengths_make_no_adapter_of_all(tiny_t5: Path, tmp_path: Path) -> None:
+    store = PromptStore(tmp_path / "store")
+    for k, task in enumerate(("rte", "qqp")):
+        store.add(StoredPrompt(task, task, TrunkId(str(tiny_t5)), torch.randn(2 + k, 32), definition=TASKS[task]))
+    write_export(compt_fast.load(store.folder), "peft", tmp_path / "out")
+    assert not (tmp_path / "out" / "all").exists() and "`all/`" not in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_card_has_what_the_hub_reads(adapters: Path, run: Path) -> None:
@@ -96,8 +96,9 @@ def test_what_peft_cannot_hold(tiny_t5: Path, tmp_path: Path) -> None:
     behind = made_predictor(tiny_t5, tmp_path / "a", prompt_position="append")
     with pytest.raises(InputError, match="PEFT puts a prompt before the text, and these stand behind it"):
         write_export(behind, "peft", tmp_path / "out")
-    with pytest.raises(InputError, match="a task is called trunk"):
-        write_export(made_predictor(tiny_t5, tmp_path / "b", task="trunk"), "peft", tmp_path / "out")
+    for task in ("trunk", "all"):
+        with pytest.raises(InputError, match=f"a task is called {task}"):
+            write_export(made_predictor(tiny_t5, tmp_path / task, task=task), "peft", tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,25 +11,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import compt_fast
-from compt_fast.export import how_to_load
 from compt_fast.exports import write_export
 from compt_fast.prediction.predictor import Predictor
 from compt_fast.prediction.stored import longest_label
 from compt_fast.prompts.foreign import read_exported
 from compt_fast.tasks.text import input_text, read_input
 from compt_fast.utils.errors import InputError
-from tests.helpers.exported import Answers, Rows, compared, fresh, made_predictor
+from tests.helpers.exported import Answers, Rows, compared, made_predictor
 from tests.helpers.shared import real
 from tests.helpers.tiny_t5 import FAMILIES, make_t5
 
 ODD = ("(a) dog", "  two  spaces ", "a\ttab, 12,3", "▁mark", "ünï «x»", "<b>", "rte:", "a </b> city.", "\u00a0a")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("vocabulary") / "checkpoint"
-    write_export(predictor, "vocabulary", folder)
-    return folder
 
 
 def test_transformers_alone_writes_the_same_strings(
@@ -44,13 +35,6 @@ def test_ctranslate2_writes_the_same_strings(
 ) -> None:
     pytest.importorskip("ctranslate2", reason="needs the extra bench: pip install -e '.[bench]'")
     assert compared(predictor, rows, "ctranslate2", checkpoint) == answers
-
-
-def test_the_lines_of_the_card_load_it(checkpoint: Path, predictor: Predictor) -> None:
-    task = next(iter(predictor.prompts))
-    row = {column: f"{{{column}}}" for column, _ in predictor.tasks[task].fields}
-    said = fresh(how_to_load(checkpoint), folder=checkpoint).splitlines()[-1]
-    assert said == str([predictor.predict(row, task).text])
 
 
 @pytest.mark.parametrize("position", ["prepend", "append"])
@@ -145,10 +129,3 @@ def test_a_token_that_is_there_already_is_refused(tiny_t5: Path, tmp_path: Path)
     predictor = made_predictor(tiny_t5, tmp_path / "store", task="extra_id")
     with pytest.raises(InputError, match="the trunk's tokenizer has a token <extra_id_0> of its own"):
         write_export(predictor, "vocabulary", tmp_path / "out")
-
-
-def test_the_export_is_a_trunk_of_ours_too(checkpoint: Path, run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run / "prompts", tmp_path / "prompts")
-    (folder,) = (tmp_path / "prompts").iterdir()
-    with pytest.raises(InputError, match="whose weights differ"):
-        compt_fast.load(folder, model=str(checkpoint))

@@ -66,6 +66,27 @@ for task, of in job["tasks"].items():
 save(answers)
 """
 )
+PEFT_MIXED = (
+    _HEAD
+    + """
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+trunk = job["folder"] + "/trunk"
+tokenizer = AutoTokenizer.from_pretrained(trunk)
+model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(trunk), job["folder"] + "/all")
+tasks = list(job["tasks"])
+rows = [(k, text) for column in zip(*(job["tasks"][task]["texts"] for task in tasks)) for k, text in enumerate(column)]
+answers = {task: [] for task in tasks}
+for part in parts(rows):
+    batch = tokenizer([text for _, text in part], return_tensors="pt", padding=True)
+    task_ids = torch.tensor([k for k, _ in part])
+    ids = model.generate(**batch, task_ids=task_ids, max_new_tokens=job["longest"])
+    for (k, _), text in zip(part, tokenizer.batch_decode(ids, skip_special_tokens=True)):
+        answers[tasks[k]].append(text)
+save(answers)
+"""
+)
 _SENT = """
 def sent(of):
     texts, prompt = of["texts"], of["prompt"]
@@ -113,6 +134,7 @@ save(answers)
 )
 PROGRAMS: dict[str, tuple[str, str]] = {
     "peft": ("peft", PEFT),
+    "peft, tasks mixed": ("peft", PEFT_MIXED),
     "transformers": ("vocabulary", TRANSFORMERS),
     "ctranslate2": ("vocabulary", CTRANSLATE2),
 }
@@ -129,7 +151,7 @@ def made_predictor(trunk: Path, store: Path, task: str = "rte", **text: Any) -> 
     return compt_fast.load(store)
 
 
-def fresh(code: str, given: Any = None, folder: Path | None = None) -> str:
+def fresh(code: str, given: Any = None) -> str:
     """What a Python process prints that runs `code` on `given`, outside of this repository."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -138,7 +160,7 @@ def fresh(code: str, given: Any = None, folder: Path | None = None) -> str:
         input=json.dumps(given),
         capture_output=True,
         text=True,
-        cwd=folder or tempfile.gettempdir(),
+        cwd=tempfile.gettempdir(),
         env=environment,
         timeout=1800,
     )
