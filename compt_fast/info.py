@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
@@ -11,14 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compt_fast.cli.parser import CommandLine
 from compt_fast.models.engines import ENGINES
 from compt_fast.utils.environment import cpu, environment, versions
 from compt_fast.utils.errors import exit_code
+from compt_fast.utils.registry import summary
 from compt_fast.utils.words import listed
 
 if TYPE_CHECKING:
@@ -66,16 +64,7 @@ def compilers() -> dict[str, str | None]:
 
 def engines() -> list[Part]:
     """The ways to run the trunk, each by the first line of its file."""
-    return [Part(name, True, _summary(f"compt_fast.models.engines.{name.replace('-', '_')}")) for name in ENGINES]
-
-
-def _summary(module: str) -> str:
-    """The first line of a module's docstring, without its full stop; it is read and not imported."""
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        return "registered by assignment"
-    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
-    return text.partition("\n")[0].rstrip(".")
+    return [Part(name, True, summary("compt_fast.models.engines", name)) for name in ENGINES]
 
 
 def native_parts() -> list[Part]:

@@ -28,6 +28,8 @@ EXAMPLES = """examples:
   python -m compt_fast.store add my-peft-adapter --task sst2 --store prompts
   python -m compt_fast.store add runs/glue/prompts/p-k32-s0 --store prompts
       the target prompts of a run, one entry a task (or --task for one of them)
+  python -m compt_fast.store add my-export --store prompts
+      all that `export --format peft` or `vocabulary` wrote, with all that is known of it
   python -m compt_fast.train --suite glue --model t5-base --method sil,sip,silp --store prompts
 
 exit codes: 0 done; 1 check found something wrong; 2 wrong input"""
@@ -45,7 +47,7 @@ def parser() -> CommandLine:
     texts = {
         "list": "one line a prompt",
         "show": "all that is known of a prompt, and which others it is like",
-        "add": "take in prompts of a run, a .pt or .safetensors tensor, or a PEFT adapter",
+        "add": "take in prompts of a run or an export, a .pt or .safetensors tensor, or a PEFT adapter",
         "remove": "delete prompts",
         "check": "read every prompt and say what is wrong with it",
     }
@@ -55,8 +57,12 @@ def parser() -> CommandLine:
         if name in ("show", "remove"):
             own.add_argument("names", nargs="+" if name == "remove" else 1, metavar="NAME")
         if name == "add":
-            own.add_argument("path", type=file_path, metavar="PATH", help="file, adapter or RUN/prompts/<run-id>")
-            own.add_argument("--task", help="task that the prompt was trained for (of a run: only this task's)")
+            own.add_argument(
+                "path", type=file_path, metavar="PATH", help="file, adapter, export or RUN/prompts/<run-id>"
+            )
+            own.add_argument(
+                "--task", help="task that the prompt was trained for (of a run or an export: only this task's)"
+            )
             own.add_argument("--name", help="name of the entry (default: <task>-m<tokens>)")
             own.add_argument("--replace", action="store_true", help="take the place of an entry of that name")
         if name in ("add", "check"):
@@ -131,8 +137,7 @@ def add(store: PromptStore, console: Console, path: Path, replace: bool, **given
     """Take in what stands at `path`; all of it is checked before the first entry is written."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    of_run = path.is_dir() and (path / "manifest.json").is_file()
-    entries = _from_run(path, **given) if of_run else [_from_file(path, **given)]
+    entries = _described(path, **given) or [_from_file(path, **given)]
     taken = [entry.name for entry in entries if entry.name in store.names() and not replace]
     if taken:
         raise InputError(f"the store {store.folder} has {', '.join(taken)} already; take --replace or another --name")
@@ -178,18 +183,23 @@ def _read_all(store: PromptStore) -> tuple[list[StoredPrompt], list[str]]:
     return entries, broken
 
 
-def _from_run(
+def _described(
     path: Path, task: str | None, name: str | None, model: str | None, dtype: str | None
 ) -> list[StoredPrompt]:
-    """The target prompts of a run, all or that of `task`."""
+    """The prompts of a run or an export, whose manifests say what they are, all or that of `task`; none of a file."""
     from dataclasses import replace
 
+    from compt_fast.prompts.foreign import read_exported
     from compt_fast.runs.initialisation import entries_of
     from compt_fast.utils.errors import unknown
 
+    entries = read_exported(path)
+    if not entries and (path / "manifest.json").is_file():
+        entries = entries_of(path)
+    if not entries:
+        return []
     if model is not None or dtype is not None:
         raise InputError(f"{path}: its manifest names the trunk; leave out --{'model' if model else 'dtype'}")
-    entries = entries_of(path)
     if task is not None:
         tasks = [entry.task for entry in entries]
         if task not in tasks:

@@ -25,6 +25,7 @@ SAMPLINGS = ("balanced", "random")
 PROMPT_POSITIONS = ("prepend", "append")
 ENGINE_NAMES = (AUTO, *names_in("compt_fast.models.engines"))
 SCORING_NAMES = names_in("compt_fast.evaluation.scorings")
+EXPORT_NAMES = names_in("compt_fast.exports")
 FITS = ("first", "mean-pool", "repeat")
 """Ways to make a stored prompt longer or shorter."""
 RETRAIN = "train"

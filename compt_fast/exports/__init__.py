@@ -8,24 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compt_fast.utils.errors import InputError, unknown
+from compt_fast.utils.files import new_tree, write_json
+from compt_fast.utils.inputs import check_type, read_object
 from compt_fast.utils.registry import Registry
 
 if TYPE_CHECKING:
     from compt_fast.prediction.predictor import Predictor
 
-ORDER: tuple[str, ...] = ()
+ORDER = ("peft", "vocabulary")
+RECORD = "export.json"
+"""What an export consists of; so it is known, when another one takes its place, that nothing else lies there."""
 
 
 @dataclass(frozen=True)
 class Export:
     """A format.
 
-    `write(predictor, folder)` fills a new, empty folder with all that the format's own software needs to answer the
-    predictor's tasks; it takes the place of what was there when it is whole. Raises `InputError` for prompts that the
-    format cannot hold. `packages` are those, beyond what compt_fast itself needs, without which it cannot be written.
+    `write(predictor, folder)` fills a new, empty folder, which may hold folders of files, with all that the format's
+    own software needs to answer the predictor's tasks. Raises `InputError` for prompts that the format cannot hold.
+    `packages` are those, beyond what compt_fast itself needs, without which it cannot be written.
     """
 
     write: Callable[[Predictor, Path], None]
@@ -33,3 +39,49 @@ class Export:
 
 
 EXPORTS: Registry[Export] = Registry(__name__)
+
+
+def write_export(predictor: Predictor, name: str, folder: Path) -> list[Path]:
+    """Write the prompts of a predictor in the format `name`, atomically, in the place of an export that is there.
+
+    Returns the files, relative to the folder. Raises `InputError` for an unknown format, packages that are missing, a
+    folder that holds something else or cannot be written, and prompts that the format cannot hold.
+    """
+    check_format(name)
+    check_place(folder)
+    try:
+        with new_tree(folder) as temporary:
+            EXPORTS[name].write(predictor, temporary)
+            files = _files(temporary)
+            record = {"format": name, "tasks": list(predictor.prompts), "files": [str(file) for file in files]}
+            write_json(temporary / RECORD, record)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+    return [*files, Path(RECORD)]
+
+
+def check_format(name: str) -> None:
+    """Raise `InputError` for an unknown format, and for one whose packages are missing."""
+    if name not in EXPORTS:
+        raise unknown("format", name, EXPORTS)
+    if missing := [package for package in EXPORTS[name].packages if find_spec(package) is None]:
+        raise InputError(f"--format {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+
+
+def check_place(folder: Path) -> None:
+    """Raise `InputError` where an export cannot take the place of what is there: a file, or files of others."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise InputError(f"{folder} is a {'link' if folder.is_symlink() else 'file'}; name a folder, or a new one")
+    found = _files(folder)
+    own: list[str] = []
+    if (folder / RECORD).is_file():
+        own = read_object(folder / RECORD, "the record of an export").get("files", [])
+        check_type(own, list, f"{folder / RECORD}: files")
+    foreign = [file for file in found if str(file) not in own and str(file) != RECORD]
+    if foreign:
+        raise InputError(f"{folder}: holds {foreign[0]}, which no export wrote; move it away, or name another folder")
+
+
+def _files(folder: Path) -> list[Path]:
+    """All that is no folder below a folder, which need not be there, relative to it."""
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())

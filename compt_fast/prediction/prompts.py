@@ -17,9 +17,9 @@ from compt_fast.prompts.artifact import (
     load_prompts,
     read_manifest,
 )
-from compt_fast.prompts.foreign import ADAPTER, read_foreign
+from compt_fast.prompts.foreign import ADAPTER, read_exported, read_foreign
 from compt_fast.prompts.shape import PromptShape
-from compt_fast.prompts.store import PromptStore
+from compt_fast.prompts.store import PromptStore, StoredPrompt
 from compt_fast.runs.loaded import stored_runs
 from compt_fast.tasks.table import TASKS, Task
 from compt_fast.utils.errors import InputError, unknown
@@ -32,8 +32,9 @@ USUAL_TEXT = TextFormat(JobSettings.prefix, JobSettings.prompt_position, JobSett
 class TaskPrompt:
     """The prompt of one task: the task `index` among those of `prompts`, which were trained on `trunk`.
 
-    `text` lacks nothing. `where` is the folder that it was read from, for messages; `beside` are all tasks that have a
-    prompt there, at whose longest label `evaluate` stops reading what the trunk writes.
+    `text` lacks nothing. `where` is the folder that it was read from, for messages, `about` what is said there of all
+    its prompts. `beside` are the tasks that have a prompt there, at whose longest label `evaluate` stops reading what
+    the trunk writes.
     """
 
     task: Task
@@ -42,6 +43,7 @@ class TaskPrompt:
     text: TextFormat
     trunk: TrunkId
     where: str
+    about: About | None = None
     beside: tuple[Task, ...] = ()
 
     @property
@@ -73,7 +75,7 @@ def read_all(
 
 
 def read(path: Path, run: str | None = None, task: str | None = None, known: Sequence[Task] = ()) -> list[TaskPrompt]:
-    """The prompts in a run's folder, a run folder, a store or an adapter's folder, one a task.
+    """The prompts in a run's folder, a run folder, a store, an export or an adapter's folder, one a task.
 
     `run` names one of a run folder's runs; without it there must be one run of each task. `task` is that of an adapter
     that does not say, and of other prompts the only one that is taken. `known` are tasks beside those of the table, for
@@ -83,7 +85,9 @@ def read(path: Path, run: str | None = None, task: str | None = None, known: Seq
     """
     if run is not None and not (path / "config.json").is_file():
         raise InputError(f"{path}: a run ({run}) is named, and this is no run folder (it has no config.json)")
-    if (path / MANIFEST).is_file():
+    if exported := read_exported(path):
+        found = [_of_entry(entry, path, known) for entry in exported]
+    elif (path / MANIFEST).is_file():
         found = _of_artifact(path, known)
     elif (path / ADAPTER).is_file():
         return [_of_adapter(path, task, known)]
@@ -92,7 +96,9 @@ def read(path: Path, run: str | None = None, task: str | None = None, known: Seq
     elif names := PromptStore(path).names() if path.is_dir() else []:
         found = [one for name in names for one in _of_artifact(path / name, known)]
     else:
-        raise InputError(f"{path}: no prompts; name a run folder, RUN/prompts/<run-id>, a store, or a PEFT adapter")
+        raise InputError(
+            f"{path}: no prompts; name a run folder, RUN/prompts/<run-id>, a store, an export or a PEFT adapter"
+        )
     every = tuple(one.task for one in found)
     found = [replace(one, beside=every) for one in found]
     if task is None:
@@ -131,9 +137,16 @@ def _of_artifact(folder: Path, known: Sequence[Task]) -> list[TaskPrompt]:
         raise InputError(f"{folder / MANIFEST}: tasks: none are named, so that no row is known to be of one of them")
     text = _whole(about.text)
     return [
-        TaskPrompt(_task(about, name, known, str(folder)), prompts, index, text, about.trunk, str(folder))
+        TaskPrompt(_task(about, name, known, str(folder)), prompts, index, text, about.trunk, str(folder), about)
         for index, name in enumerate(about.tasks)
     ]
+
+
+def _of_entry(entry: StoredPrompt, path: Path, known: Sequence[Task]) -> TaskPrompt:
+    """The prompt of a task in an export of ours."""
+    prompts, about = entry.artifact()
+    task = _task(about, entry.task, known, str(path))
+    return TaskPrompt(task, prompts, 0, _whole(about.text), about.trunk, str(path), about)
 
 
 def _of_adapter(folder: Path, task: str | None, known: Sequence[Task]) -> TaskPrompt:

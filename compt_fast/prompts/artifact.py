@@ -173,9 +173,19 @@ class RunPrompts:
 
 def save_prompts(folder: Path, prompts: RunPrompts, about: About) -> None:
     """Write an artifact, atomically; of the kind `prompt` the one target prompt alone."""
-    tensors = prompts.tensors if about.kind == "run" else {"prompt": prompts.tensors["targets"][0]}
-    shape = prompts.shape
-    manifest = {
+    with new_folder(folder) as temporary:
+        save_file(_tensors(prompts, about), temporary / FILES[about.kind])
+        write_json(temporary / MANIFEST, manifest_of(prompts, about))
+
+
+def _tensors(prompts: RunPrompts, about: About) -> dict[str, Tensor]:
+    return prompts.tensors if about.kind == "run" else {"prompt": prompts.tensors["targets"][0]}
+
+
+def manifest_of(prompts: RunPrompts, about: About) -> dict[str, Any]:
+    """What the manifest of an artifact says, JSON-ready."""
+    tensors, shape = _tensors(prompts, about), prompts.shape
+    return {
         "format": FORMAT,
         "kind": about.kind,
         "name": about.name,
@@ -191,9 +201,6 @@ def save_prompts(folder: Path, prompts: RunPrompts, about: About) -> None:
         "training": about.training,
         "created": about.created or datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with new_folder(folder) as temporary:
-        save_file(tensors, temporary / FILES[about.kind])
-        write_json(temporary / MANIFEST, manifest)
 
 
 def load_prompts(folder: Path, kind: str = "run") -> tuple[RunPrompts, About]:
@@ -201,12 +208,20 @@ def load_prompts(folder: Path, kind: str = "run") -> tuple[RunPrompts, About]:
 
     Raises `InputError` that names the file when one is missing, damaged or does not fit the other.
     """
-    manifest = read_manifest(folder, kind)
-    path, weights = folder / MANIFEST, folder / FILES[kind]
+    manifest, weights = read_manifest(folder, kind), folder / FILES[kind]
+    return described(manifest, read_safetensors(weights, LARGEST[kind]), folder / MANIFEST, weights)
+
+
+def described(
+    manifest: dict[str, Any], tensors: dict[str, Tensor], path: Path, weights: Path
+) -> tuple[RunPrompts, About]:
+    """As `load_prompts`, of a manifest that `check_manifest` made, which stands in `path`, and of the tensors that are
+    said to be its own, which stand in `weights`. Raises `InputError` as it does.
+    """
+    kind = manifest["kind"]
     shape = dataclass_from(PromptShape, manifest["shape"], f"{path}: shape")
     about = _about(manifest, shape, path)
     expected = manifest["tensors"]
-    tensors = read_safetensors(weights, LARGEST[kind])
     found = {name: list(t.shape) for name, t in tensors.items()}
     if found != expected:
         raise InputError(f"{weights}: holds {shown(found, 400)}, but its manifest says {shown(expected, 400)}")
@@ -234,7 +249,11 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.exists():
         raise InputError(f"{path}: no such file; a folder of stored prompts holds a {MANIFEST}")
-    manifest = read_object(path, "a manifest of stored prompts")
+    return check_manifest(read_object(path, "a manifest of stored prompts"), kind, path)
+
+
+def check_manifest(manifest: dict[str, Any], kind: str, path: Path) -> dict[str, Any]:
+    """As `read_manifest`, of one that was read from `path`."""
     check_type(manifest.get("format"), int, f"{path}: not a manifest of stored prompts: format")
     if manifest["format"] == 1:
         manifest = present_manifest(manifest, kind, path)

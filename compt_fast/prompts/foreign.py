@@ -1,4 +1,6 @@
-"""Prompts that other programs trained: PyTorch's `.pt` files, safetensors, PEFT's adapters."""
+"""Prompts in the files of other programs: PyTorch's `.pt` files, safetensors, PEFT's adapters, and the exports of ours
+that come back with all that was known of them.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from compt_fast.prompts.artifact import LARGEST, read_safetensors
-from compt_fast.prompts.store import as_prompt
+from compt_fast.prompts.artifact import (
+    LARGEST,
+    MANIFEST,
+    check_manifest,
+    described,
+    read_manifest,
+    read_safetensors,
+)
+from compt_fast.prompts.store import StoredPrompt, as_prompt
 from compt_fast.utils.errors import InputError, shown
 from compt_fast.utils.inputs import check_file, check_type, read_object
 
 PICKLED = (".pt", ".pth", ".bin")
 ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PEFT_TENSOR = "prompt_embeddings"
+VOCABULARY = "prompts.json"
+"""Beside a checkpoint whose embedding table holds prompts: the manifest of each by its task, with `rows`, the first of
+its rows and the one behind its last.
+"""
+TABLE = "shared.weight"
+"""The embedding table of a T5 checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,59 @@ def read_foreign(path: Path) -> ForeignPrompt:
         raise InputError(f"{path}: one tensor (tokens, d_model) is needed, and it holds {shown(held, 400)}")
     (values,) = prompts.values()
     return ForeignPrompt(as_prompt(values, str(path)), None, {"imported": path.name})
+
+
+def read_exported(path: Path) -> list[StoredPrompt]:
+    """The prompts of an export: of an adapter's folder with a manifest, of a folder of such folders, or of a checkpoint
+    with prompts in its vocabulary; none for anything else.
+
+    Raises `InputError` for one that is damaged, and where values are not those that the manifest was written for.
+    """
+    if (path / VOCABULARY).is_file():
+        return _vocabulary(path)
+    if not path.is_dir():
+        return []
+    folders = [path] if _is_ours(path) else sorted(part for part in path.iterdir() if _is_ours(part))
+    return [_adapter(folder) for folder in folders]
+
+
+def _is_ours(folder: Path) -> bool:
+    return (folder / ADAPTER).is_file() and (folder / MANIFEST).is_file()
+
+
+def _adapter(folder: Path) -> StoredPrompt:
+    tensors = {"prompt": _peft(folder).values}
+    found = described(read_manifest(folder, "prompt"), tensors, folder / MANIFEST, folder / ADAPTER_WEIGHTS)
+    return StoredPrompt.of(*found, str(folder))
+
+
+def _vocabulary(folder: Path) -> list[StoredPrompt]:
+    path, weights = folder / VOCABULARY, folder / "model.safetensors"
+    entries = []
+    for task, content in read_object(path, "the prompts of a vocabulary").items():
+        where = f"{path}: {task}"
+        check_type(content, dict, where)
+        rows = content.get("rows")
+        if not (isinstance(rows, list) and len(rows) == 2 and all(type(row) is int for row in rows)):
+            raise InputError(f"{where}: rows must be the first row of the prompt and the one behind its last")
+        tensors = {"prompt": _rows(weights, *rows)}
+        found = described(check_manifest(content, "prompt", path), tensors, path, weights)
+        entries.append(StoredPrompt.of(*found, where))
+    return entries
+
+
+def _rows(path: Path, first: int, behind: int) -> Tensor:
+    """These rows of the embedding table in a file of weights, which is not read whole."""
+    check_file(path, LARGEST["run"])
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            table = tensors.get_slice(TABLE)
+            height = table.get_shape()[0]
+            if not 0 <= first < behind <= height:
+                raise InputError(f"{path}: {TABLE} has {height} rows, and the prompt is said to be in {first}:{behind}")
+            return as_prompt(table[first:behind], str(path))
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: {TABLE} cannot be read: {error}") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from compt_fast.config.choices import RETRAIN
 from compt_fast.config.job import JobSettings
 from compt_fast.config.presets import RANDOM, SPOT, STORED
 from compt_fast.config.run import RUN_FLAGS
-from compt_fast.prompts.artifact import MANIFEST, TextFormat, TrunkId, load_prompts
+from compt_fast.prompts.artifact import MANIFEST, About, RunPrompts, TextFormat, TrunkId, load_prompts
 from compt_fast.prompts.similarity import mean_cosine
 from compt_fast.prompts.store import PromptStore, StoredPrompt, fit_length
 from compt_fast.runs.job import Job, fingerprint_of
@@ -225,25 +225,28 @@ def entries_of(folder: Path) -> list[StoredPrompt]:
         raise InputError(f"{folder}: with gates 'input' every row has a prompt of its own, and the task has none")
     if not about.tasks or about.trunk.sha256 is None:
         raise InputError(f"{folder / MANIFEST}: it does not say of which tasks and of which trunk its prompts are")
-    scores, length = _scores(folder), prompts.shape.target_length
-    mode = about.text.label_mode or "natural"
-    return [
-        StoredPrompt(
-            name=entry_name(Need(task, length, mode), about.text),
-            task=task,
-            trunk=about.trunk,
-            values=values,
-            encoder=prompts.shape.encoder,
-            score=scores.get(task),
-            training={"run": about.name, **about.training},
-            text=about.text,
-            definition=about.definitions.get(task),
-        )
-        for task, values in zip(about.tasks, prompts.tensors["targets"], strict=True)
-    ]
+    scores = scores_of(folder)
+    return [entry_of(prompts, about, index, scores.get(task)) for index, task in enumerate(about.tasks)]
 
 
-def _scores(folder: Path) -> dict[str, dict[str, Any]]:
+def entry_of(prompts: RunPrompts, about: About, index: int, score: dict[str, Any] | None) -> StoredPrompt:
+    """The target prompt of a run's task `index`, which has this score, as an entry of a store."""
+    task = about.tasks[index]
+    need = Need(task, prompts.shape.target_length, about.text.label_mode or "natural")
+    return StoredPrompt(
+        name=entry_name(need, about.text),
+        task=task,
+        trunk=about.trunk,
+        values=prompts.tensors["targets"][index],
+        encoder=prompts.shape.encoder,
+        score=score,
+        training={"run": about.name, **about.training},
+        text=about.text,
+        definition=about.definitions.get(task),
+    )
+
+
+def scores_of(folder: Path) -> dict[str, dict[str, Any]]:
     """The primary score of each task of a run, from the results of its run folder, if it is in one."""
     top = folder.parent.parent
     results = read_results(top) if (top / "results.json").is_file() else []

@@ -160,11 +160,16 @@ def _dtype(settings: JobSettings) -> str:
     return "bf16" if _device(settings) == "cuda" else "fp32"
 
 
+def checkpoint_of(model: str) -> str:
+    """The folder or the hub's name of the trunk that is called `model`."""
+    return str(MINI_WEIGHTS) if model == "mini" else model
+
+
 def named_trunk(settings: JobSettings) -> Trunk:
     """The trunk that the settings name, opened; `InputError` where it cannot be."""
     trunk = open_trunk(
         settings.engine,
-        str(MINI_WEIGHTS) if settings.model == "mini" else settings.model,
+        checkpoint_of(settings.model),
         dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[_dtype(settings)],
         device=_device(settings),
         prompt_position=settings.prompt_position,

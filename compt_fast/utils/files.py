@@ -1,7 +1,8 @@
 """Atomic writes: a file or folder is there whole, or not at all, and what it replaces is there until then.
 
 What is being written has a dot before its name and eight digits behind it. A process that dies leaves it, and
-`clean` removes it. Folders are of files alone: nothing here ever goes down a tree to remove it, or follows a link.
+`clean` removes it. Folders are of files alone, but for those of `new_tree`: nothing else here ever goes down a tree to
+remove it, and nothing follows a link.
 """
 
 from __future__ import annotations
@@ -68,6 +69,35 @@ def new_folder(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         remove_folder(temporary)
+
+
+@contextmanager
+def new_tree(path: Path) -> Iterator[Path]:
+    """As `new_folder`, of a folder that may also be filled with folders of files.
+
+    What stands at `path` goes with the files of its folders: whoever calls this has seen that nothing else is in them.
+    """
+    began: list[Path] = []
+    try:
+        with new_folder(path) as temporary:
+            began.append(temporary)
+            yield temporary
+            for part in _folders(temporary):
+                for file in part.iterdir():
+                    sync(file)
+                sync(part)
+    finally:
+        for left in began:
+            for part in _folders(left):
+                remove_folder(part)
+            remove_folder(left)
+
+
+def _folders(path: Path) -> list[Path]:
+    """The folders in a folder, which need not be there; no links."""
+    if path.is_symlink() or not path.is_dir():
+        return []
+    return [part for part in path.iterdir() if part.is_dir() and not part.is_symlink()]
 
 
 def unfinished(path: Path) -> str | None:

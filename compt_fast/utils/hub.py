@@ -1,4 +1,4 @@
-"""Whether the hub answers: asked once, so that a machine without a network is told within seconds."""
+"""The hub: whether it answers, asked once, so that a machine without a network is told within seconds; and uploads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+from compt_fast.utils.errors import InputError, shown
 
 SECONDS = 4.0
 """To wait for an answer, the name's resolution included; the hub's own clients try for half a minute and more."""
@@ -57,3 +60,36 @@ def _ask(endpoint: str) -> str:
     except Exception as error:  # the kinds differ with the client that huggingface_hub is built on
         return f"{endpoint} cannot be reached ({error})"
     return ""
+
+
+class Repository:
+    """A repository of models on the hub that folders are uploaded to."""
+
+    def __init__(self, name: str) -> None:
+        """Raises `InputError` for what no repository can be called, and where nobody is logged in."""
+        from huggingface_hub import get_token
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        try:
+            validate_repo_id(name)
+        except HFValidationError as error:
+            raise InputError(f"--push {shown(name)}: {error}") from None
+        if not get_token():
+            raise InputError(f"--push {name}: no token of the hub: log in with `hf auth login`, or set HF_TOKEN")
+        self.name = name
+
+    def upload(self, folder: Path) -> str:
+        """Put the content of `folder` there, in one commit, and say where it is; the repository is made if need be.
+
+        Raises `InputError` where the hub does not take it.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        try:
+            self.name = api.create_repo(self.name, exist_ok=True).repo_id
+            return str(api.upload_folder(folder_path=folder, repo_id=self.name))
+        except Exception as error:  # unrelated kinds: rights, a name, the network
+            why = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise InputError(f"--push {self.name}: the hub did not take {folder}: {why}") from None

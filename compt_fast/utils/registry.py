@@ -6,8 +6,11 @@ with its `ENTRY`. The package itself says what an entry is, and in its `ORDER` w
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, MutableMapping
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Generic, TypeVar
 
@@ -23,6 +26,15 @@ def names_in(package: str) -> tuple[str, ...]:
     first: tuple[str, ...] = module.ORDER
     found = {info.name.replace("_", "-") for info in iter_modules(module.__path__)}
     return (*first, *sorted(found.difference(first)))
+
+
+def summary(package: str, name: str) -> str:
+    """The first line of the docstring of an entry's file, without its full stop; it is read and not imported."""
+    spec = find_spec(f"{package}.{name.replace('-', '_')}")
+    if spec is None or spec.origin is None:
+        return "registered by assignment"
+    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0].rstrip(".")
 
 
 class Registry(MutableMapping[str, Entry], Generic[Entry]):

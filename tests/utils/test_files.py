@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from compt_fast.utils import files
-from compt_fast.utils.files import check_length, clean, new_file, new_folder, remove_folder, write_json, write_text
+from compt_fast.utils.files import (
+    check_length,
+    clean,
+    new_file,
+    new_folder,
+    new_tree,
+    remove_folder,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -98,3 +107,20 @@ def test_names_and_paths_that_are_too_long_to_be_written(tmp_path: Path) -> None
     for path in (tmp_path / ("a" * 250), tmp_path / ("a/" * 2500)):
         with pytest.raises(OSError, match="File name too long"):
             check_length(path)
+
+
+def test_a_tree_of_folders_of_files_is_replaced_whole(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with new_tree(tmp_path / "tree") as temporary:
+            (temporary / name).mkdir()
+            (temporary / name / "file").write_text(name)
+            (temporary / "link").symlink_to(tmp_path)
+    with pytest.raises(RuntimeError), new_tree(tmp_path / "tree") as temporary:
+        (temporary / "half").mkdir()
+        (temporary / "half" / "file").touch()
+        raise RuntimeError
+    assert (tmp_path / "tree" / "two" / "file").read_text() == "two" and not (tmp_path / "tree" / "one").exists()
+    assert list(tmp_path.iterdir()) == [tmp_path / "tree"]
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError), new_tree(tmp_path / "file" / "tree"):
+        pass

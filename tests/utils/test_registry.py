@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from compt_fast.config import choices
-from compt_fast.utils.registry import Registry, names_in
+from compt_fast.utils.registry import Registry, names_in, summary
 
 
 @pytest.fixture
@@ -61,3 +61,9 @@ def test_the_choices_stand_in_the_order_of_their_first_release() -> None:
     assert choices.ROUTERS[:3] == ("direct", "constant", "relaxed-bernoulli")
     assert choices.NORMALISATIONS[:5] == ("auto", "softmax", "sparsemax", "sigmoid", "softmax-temperature")
     assert choices.GATES[:5] == ("fixed", "learned", "learned-global", "tied", "input")
+
+
+def test_the_first_line_of_an_entrys_file_says_what_it_is(package: str, tmp_path: Path) -> None:
+    (tmp_path / package / "told_of.py").write_text('"""What it is.\n\nMore."""\nraise RuntimeError\n')
+    assert summary(package, "told-of") == "What it is" and summary(package, "second") == ""
+    assert summary(package, "assigned") == "registered by assignment"

@@ -38,16 +38,20 @@ class Materials:
 
 def bad_cases(materials: Materials) -> list[Case]:
     """All bad inputs, in a fixed order."""
-    from tests.helpers.bad_inputs import folders, models, predictions, rows, settings
+    from tests.helpers.bad_inputs import exports, folders, models, predictions, rows, settings
 
-    return [case for family in (settings, rows, models, folders, predictions) for case in family.cases(materials)]
+    return [
+        case for family in (settings, rows, models, folders, predictions, exports) for case in family.cases(materials)
+    ]
 
 
 def sound_cases(materials: Materials) -> list[Case]:
     """Good input of every family, of which nothing is said."""
-    from tests.helpers.bad_inputs import folders, models, predictions, rows, settings
+    from tests.helpers.bad_inputs import exports, folders, models, predictions, rows, settings
 
-    return [case for family in (settings, rows, models, folders, predictions) for case in family.sound(materials)]
+    return [
+        case for family in (settings, rows, models, folders, predictions, exports) for case in family.sound(materials)
+    ]
 
 
 def drawn(cases: list[Case], count: int, seed: int) -> list[Case]:
