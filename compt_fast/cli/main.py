@@ -14,6 +14,7 @@ COMMANDS = {
     "check": "look at a job's rows, texts, plan and time before training it",
     "evaluate": "repeat the evaluation of a run folder from its stored prompts",
     "report": "make the tables and figures of both papers from trained runs",
+    "serve": "answer rows over HTTP with trained prompts, many tasks over one trunk",
     "store": "list, show, add, remove and check stored prompts",
     "info": "print versions, device, engines, and what is missing and what that costs",
 }

@@ -137,6 +137,10 @@ class Predictor:
             answers = iter(self._answers(known, labels, scores, batch_size))
             yield from (row if isinstance(row, Answer) else next(answers) for row in encoded)
 
+    def answer(self, rows: Sequence[EncodedRow], *, scores: bool = False) -> list[Answer]:
+        """The answers to rows that were encoded with these prompts, in their order: one batch."""
+        return self._answers(rows, self._labels, scores, len(rows))
+
     def _encoded(
         self, row: Any, prompts: Mapping[str, TaskPrompt], task: str | None, number: int, keep_going: bool
     ) -> EncodedRow | Answer:
