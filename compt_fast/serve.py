@@ -82,7 +82,7 @@ def parser() -> CommandLine:
     )
     group = made.add_argument_group("limits")
     for flag in LIMITS.values():
-        add_flag(group, flag, f"{meaning(flag)} (default: {flag.default:g})")
+        add_flag(group, flag, f"{meaning(flag)} (default: {flag.default})")
     return made
 
 

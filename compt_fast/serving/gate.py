@@ -17,7 +17,8 @@ from compt_fast.utils.errors import InputError
 
 OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")
 """What anybody may read: pages without data. Everything else needs the token, where there is one."""
-READING = ("GET", "HEAD", "POST")
+READING = ("GET", "HEAD", "OPTIONS", "POST")
+METHODS = (*READING, "DELETE", "PATCH", "PUT")  # others share a line of the metrics
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _TOKEN = re.compile(r"[!-~]{16,}")
 
@@ -82,7 +83,8 @@ class Gate:
             await self._handle(scope, receive, noting)
         finally:
             path = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(scope["method"], path, *statuses or ["gone"]).inc()
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self._metrics.requests.labels(method, path, *statuses or ["gone"]).inc()
             self._metrics.latency.labels(path).observe(time.perf_counter() - began)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,7 +9,7 @@ from pydantic.config import JsonDict
 
 _ROW: dict[str, Any] = {
     "type": "object",
-    "description": "a text for each column of the row's task, and its `task` where none is named",
+    "description": "A text for each column of the row's task, and in `task` its name where the request has none.",
 }
 _ROWS: dict[str, Any] = {"anyOf": [_ROW, {"type": "array", "items": _ROW, "minItems": 1}]}
 _EXAMPLE: JsonDict = {"task": "mini_sst2", "rows": [{"sentence1": "the film was a joy"}], "scores": True}

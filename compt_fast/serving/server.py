@@ -58,10 +58,21 @@ class Server(uvicorn.Server):
     ends. A second signal ends it at once.
     """
 
-    def __init__(self, config: uvicorn.Config, batcher: Batcher) -> None:
+    def __init__(self, app: FastAPI) -> None:
+        """`app` is one of `make_app`."""
+        service = app.state.service
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=math.ceil(service.limits.timeout),  # for answers on their way, and bodies
+            lifespan="on",
+        )
         super().__init__(config)
         self.asked: int | None = None  # the number of the signal
-        self._batcher = batcher
+        self._batcher: Batcher = service.batcher
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note a signal; what it asks for is done by the loop."""
@@ -79,17 +90,7 @@ class Server(uvicorn.Server):
 
 def serve(app: FastAPI, listening: socket.socket) -> int:
     """Serve an application of `make_app` on a socket until a signal; returns 128 and the signal's number."""
-    limits = app.state.service.limits
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_graceful_shutdown=math.ceil(limits.timeout),  # for answers on their way, and bodies
-        lifespan="on",
-    )
-    server = Server(config, app.state.service.batcher)
+    server = Server(app)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
         signal.signal(signal.SIGHUP, server.handle_exit)
     server.run(sockets=[listening])
