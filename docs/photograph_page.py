@@ -14,6 +14,7 @@ from compt_fast.prediction.predictor import load
 from tests.helpers.browser import ask, browser
 from tests.helpers.serving import running
 
+WIDTH = 760  # px
 TASK = "mini_mnli"
 TEXTS = {
     "sentence1": "the nurse thanked the pilot in the garden.",
@@ -27,14 +28,17 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run folder of the embedded suite")
     parser.add_argument("-o", "--out", type=Path, default=Path(__file__).with_name("serve.png"))
     given = parser.parse_args()
-    with running(load(given.run)) as server, tempfile.TemporaryDirectory() as profile:
-        with browser(Path(profile), 760, 900) as driver:
-            driver.get(server.url)
-            ask(driver, TASK, TEXTS)
-            height = driver.execute_script("return document.documentElement.scrollHeight")
-            frame = {"width": 760, "height": height, "deviceScaleFactor": 2, "mobile": False}
-            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", frame)
-            driver.save_screenshot(str(given.out))
+    with (
+        running(load(given.run)) as server,
+        tempfile.TemporaryDirectory() as profile,
+        browser(Path(profile), WIDTH, 900) as driver,
+    ):
+        driver.get(server.url)
+        ask(driver, TASK, TEXTS)
+        height = driver.execute_script("return document.documentElement.scrollHeight")
+        frame = {"width": WIDTH, "height": height, "deviceScaleFactor": 2, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", frame)
+        driver.save_screenshot(str(given.out))
     print(given.out)
 
 
