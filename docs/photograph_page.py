@@ -34,7 +34,8 @@ def main() -> None:
         browser(Path(profile), WIDTH, 900) as driver,
     ):
         driver.get(server.url)
-        ask(driver, TASK, TEXTS)
+        for _ in range(2):  # what is first used takes longer
+            ask(driver, TASK, TEXTS)
         height = driver.execute_script("return document.documentElement.scrollHeight")
         frame = {"width": WIDTH, "height": height, "deviceScaleFactor": 2, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", frame)

@@ -154,7 +154,7 @@ class Soak:
     def vanish(self, chance: random.Random) -> None:
         """Send a request, or a part of it, and go."""
         body = json.dumps({"rows": [self.rows[number] for number in chance.sample(range(len(self.rows)), 4)]}).encode()
-        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head = "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         whole = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=10) as going:
@@ -277,8 +277,11 @@ def judge(soak: Soak, samples: list[tuple[float, float]], code: int, said: str, 
     if minutes >= JUDGED and slope > GROWTH:
         soak.breach(f"memory grows by {slope:.2f} MiB a minute")
     print(", ".join(f"{count:,} {what}" for what, count in sorted(soak.seen.items())))
-    print(f"memory {samples[0][1]:.0f} MiB at first, {samples[-1][1]:.0f} MiB at the end", end="")
-    print(f", {slope:+.2f} MiB a minute over the second half of {minutes:g} minutes")
+    tenths = [f"{part[-1][1]:.0f}" for part in np.array_split(np.array(samples), min(10, len(samples)))]
+    print(
+        f"memory {samples[0][1]:.0f} MiB at first, after each tenth of {minutes:g} minutes {', '.join(tenths)}", end=""
+    )
+    print(f"; {slope:+.2f} MiB a minute over the second half")
     print(f"{len(soak.breaches)} breaches" if soak.breaches else "no breach")
     return 1 if soak.breaches else 0
 

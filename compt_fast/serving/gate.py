@@ -19,6 +19,7 @@ OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")
 """What anybody may read: pages without data. Everything else needs the token, where there is one."""
 READING = ("GET", "HEAD", "OPTIONS", "POST")
 METHODS = (*READING, "DELETE", "PATCH", "PUT")  # others share a line of the metrics
+READ_AWAY = 8  # times the largest body
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _TOKEN = re.compile(r"[!-~]{16,}")
 
@@ -88,40 +89,44 @@ class Gate:
             self._metrics.latency.labels(path).observe(time.perf_counter() - began)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
-        refused = self._access.refusal(scope["method"], scope["path"], headers)
-        length, most = headers.get(b"content-length", b"0"), self._limits.max_body
-        too_large = (413, f"a body has up to {most:,} bytes")
-        if refused is None and length.isdigit() and int(length[:20]) > most:
-            refused = too_large
-        if refused is None:
-            try:
-                async with asyncio.timeout(self._limits.timeout):
-                    body = await self._body(receive)
-            except TimeoutError:
-                refused = 408, f"the body did not come within {self._limits.timeout:g} s"
-            else:
-                refused = too_large if body is not None and len(body) > most else None
-        if refused is None:
-            if body is not None:
-                await self._app(scope, _with_body(body, receive), send)
+        try:
+            if refused := self._access.refusal(scope["method"], scope["path"], dict(scope["headers"])):
+                raise _Refused(*refused)
+            body = await self._body(receive)
+        except _Refused as refusal:
+            challenge = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
+            await JSONResponse({"error": refusal.said}, refusal.status, challenge)(scope, receive, send)
             return
-        status, said = refused
-        challenge = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-        await JSONResponse({"error": said}, status, challenge)(scope, receive, send)
+        if body is not None:
+            await self._app(scope, _with_body(body, receive), send)
 
     async def _body(self, receive: Receive) -> bytes | None:
-        """The body, of which no more is read than shows that it is too large; None where the client has gone."""
-        parts, size = [], 0
-        while size <= self._limits.max_body:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if not message.get("more_body"):
-                break
+        """The whole body, None where the client has gone; raises `_Refused` for one that is too large, or too slow."""
+        parts, size, most = [], 0, self._limits.max_body
+        try:
+            async with asyncio.timeout(self._limits.timeout):
+                # Of one that is somewhat too large the rest is read and thrown away: a client that still sends when
+                # its connection is closed may never see the answer.
+                while size <= READ_AWAY * most:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    size += len(message.get("body", b""))
+                    if size <= most:
+                        parts.append(message.get("body", b""))
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            raise _Refused(408, f"the body did not come within {self._limits.timeout:g} s") from None
+        if size > most:
+            raise _Refused(413, f"a body has up to {most:,} bytes")
         return b"".join(parts)
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(said)
+        self.status, self.said = status, said
 
 
 def _with_body(body: bytes, receive: Receive) -> Receive:

@@ -35,20 +35,27 @@ AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
 LENGTH = 5  # tokens of a prompt
 
 
-def make_prompts(folder: Path, names: Sequence[str] = SUITES["mini"], seed: int = 0) -> Path:
-    """An artifact of a run of embedded tasks that nobody trained: its prompts are tokens of the embedded trunk."""
-    trunk = mini_trunk()
-    chosen = torch.randint(len(trunk.embedding), (len(names), LENGTH), generator=torch.Generator().manual_seed(seed))
-    shape = PromptShape("pt", len(names), 0, True, LENGTH, trunk.d_model)
+def make_prompts(
+    folder: Path,
+    names: Sequence[str] = SUITES["mini"],
+    *,
+    seed: int = 0,
+    trunk: Trunk | None = None,
+    length: int = LENGTH,
+) -> Path:
+    """An artifact of a run that nobody trained: its prompts are tokens of the trunk, which is the embedded one."""
+    trunk = trunk or mini_trunk()
+    places = torch.randint(len(trunk.embedding), (len(names), length), generator=torch.Generator().manual_seed(seed))
     about = About(
         "run",
         folder.name,
         tuple(names),
-        TrunkId("mini", trunk.fingerprint(), "fp32"),
+        TrunkId(trunk.name, trunk.fingerprint(), "fp32"),
         USUAL_TEXT,
         {name: TASKS[name] for name in names},
     )
-    save_prompts(folder, RunPrompts(shape, {"targets": trunk.embedding[chosen].clone()}), about)
+    shape = PromptShape("pt", len(names), 0, True, length, trunk.d_model)
+    save_prompts(folder, RunPrompts(shape, {"targets": trunk.embedding[places].float()}), about)
     return folder
 
 
