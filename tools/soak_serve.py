@@ -72,8 +72,8 @@ class Timeline:
 class Soak:
     """The rows, what they should be answered by, and what was seen."""
 
-    def __init__(self, root: Path) -> None:
-        self.rows = mixed_rows(ROWS)
+    def __init__(self, root: Path, rows: int = ROWS) -> None:
+        self.rows = mixed_rows(rows)
         paths = [make_prompts(root / "a"), make_prompts(root / "b", CHANGING, seed=1)]
         first = load(paths[0], device="cpu")
         other = Predictor(first.trunk, first.prompts | load(paths[1], device="cpu").prompts)
