@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": "answer the rows of a file, or of standard input, with trained prompts",
     "report": "make the tables and figures of both papers from trained runs",
     "export": "write trained prompts for other software: PEFT, transformers, whatever runs a T5",
+    "serve": "answer rows over HTTP with trained prompts, many tasks over one trunk",
     "store": "list, show, add, remove and check stored prompts",
     "info": "print versions, device, engines, and what is missing and what that costs",
 }

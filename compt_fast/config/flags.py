@@ -123,9 +123,9 @@ def parse(key: str, value: Any, where: str) -> Any:
             raise InputError(f"{where} must be true or false, not {shown(value)}")
         return value
     if not (flag.many or flag.listed):
-        return _one(flag, value, where)
+        return value_of(flag, value, where)
     items = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
-    parsed = [_one(flag, item, where) for item in items]
+    parsed = [value_of(flag, item, where) for item in items]
     if not parsed and flag.many:
         raise InputError(f"{where} is empty: give at least one value")
     twice, count = Counter(parsed).most_common(1)[0] if parsed else (None, 0)
@@ -142,7 +142,8 @@ def typed(flag: Flag, value: Any) -> str:
     return f"with --{flag.name} {shlex.quote(','.join(values))}" if values else f"without --{flag.name}"
 
 
-def _one(flag: Flag, value: Any, where: str) -> Any:
+def value_of(flag: Flag, value: Any, where: str) -> Any:
+    """The one value that a flag, or an entry of its list, has from a text or a number; `InputError` for any other."""
     text = str(value).strip() if isinstance(value, str | int | float) else ""
     if isinstance(value, bool) or not text or not (flag.kind.path or text.isprintable()):
         raise InputError(f"{where}: {shown(value)} is no value for it")

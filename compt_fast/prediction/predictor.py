@@ -154,6 +154,10 @@ class Predictor:
             answers = iter(self._answers(inputs, known, scores, batch_size))
             yield from (row if isinstance(row, Answer) else next(answers) for row in read)
 
+    def answer(self, rows: Sequence[EncodedRow], *, scores: bool = False) -> list[Answer]:
+        """The answers to rows that were encoded with these prompts, in their order: one batch."""
+        return self._answers(rows, self._known, scores, len(rows))
+
     @torch.no_grad()
     def _answers(
         self, rows: Sequence[EncodedRow], known: Mapping[str, _Known], scores: bool, batch_size: int

@@ -1,0 +1,1 @@
+"""Trained prompts behind HTTP: what is served, how requests become batches, and the interface."""

@@ -1,0 +1,201 @@
+"""One thread that runs the trunk, and the rows that wait for it: batches over requests and tasks, by tokens."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from compt_fast.prediction.predictor import Answer, Predictor
+from compt_fast.prediction.rows import EncodedRow
+from compt_fast.serving.limits import Limits
+from compt_fast.serving.metrics import Metrics
+
+NEWEST = 0.2  # the share of the newest batch in the rate by which Retry-After is guessed
+logger = logging.getLogger(__name__)
+
+
+class QueueFull(Exception):
+    """The queue has no room for a job's rows; `seconds` is when it may have, a whole number of at least 1."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"too many rows wait; try again in {seconds} s")
+        self.seconds = seconds
+
+
+class Stopping(Exception):
+    """The server answers what it holds, and takes nothing more."""
+
+
+@dataclass(eq=False)
+class Job:
+    """The rows of one request, encoded with the prompts of `predictor`, which answers them whatever is served later.
+
+    `future` gives the answers in the rows' order, or the error that the trunk raised. The first `begun` rows have been
+    taken into batches.
+    """
+
+    rows: Sequence[EncodedRow]
+    predictor: Predictor
+    scores: bool
+    future: Future[list[Answer]] = field(default_factory=Future)
+    arrived: float = field(default_factory=time.monotonic)
+    begun: int = 0
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def waiting(self) -> Sequence[EncodedRow]:
+        """The rows that are in no batch yet."""
+        return self.rows[self.begun :]
+
+    def shares(self, other: Job) -> bool:
+        """Whether rows of both can stand in one batch."""
+        return self.predictor is other.predictor and self.scores == other.scores
+
+
+Part = tuple[Job, Sequence[EncodedRow]]  # what a batch takes of a job
+
+
+def tokens_of(row: EncodedRow) -> int:
+    """What a row takes of a batch: the tokens of its prompt and of its text."""
+    return row.prompt.prompts.shape.target_length + len(row.input_ids)
+
+
+class Batcher:
+    """Takes jobs from any thread and answers them in one of its own, first come, first served.
+
+    A batch begins with the row that has waited the longest. Others that can stand beside it follow in their order, of
+    whatever request and task, until the next would exceed `batch_tokens`; a row that is longer goes alone. Where fewer
+    tokens wait, the batch begins once its first row has waited `max_wait_ms`.
+    """
+
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+        self._limits, self._metrics = limits, metrics
+        self._changed = threading.Condition()  # guards all below
+        self._queue: deque[Job] = deque()  # those with rows that wait
+        self._rows = 0  # that wait
+        self._open: set[Job] = set()  # neither answered nor dropped
+        self._stopping = False
+        self._seconds_a_row = 0.0
+        self._thread = threading.Thread(target=self._run, name="trunk", daemon=True)
+        self._thread.start()
+
+    @property
+    def idle(self) -> bool:
+        """Whether every job that was accepted is answered or dropped."""
+        return not self._open
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether jobs are refused."""
+        return self._stopping
+
+    def submit(self, job: Job) -> None:
+        """Accept a job: its future will be done. Raises `QueueFull` or `Stopping` where it is not accepted."""
+        with self._changed:
+            if self._stopping:
+                raise Stopping
+            if self._rows + len(job.rows) > self._limits.queue_rows:
+                raise QueueFull(max(1, math.ceil(self._rows * self._seconds_a_row)))
+            self._open.add(job)
+            self._queue.append(job)
+            self._count(len(job.rows))
+            self._changed.notify()
+
+    def drop(self, job: Job) -> None:
+        """Cancel a job's future and forget its rows that wait: nobody asks for them any more."""
+        job.future.cancel()
+        self._close(job)
+
+    def refuse(self) -> None:
+        """Accept nothing from now on; what is held is answered without waiting for more."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Refuse, answer all that is held, and end the thread."""
+        self.refuse()
+        self._thread.join()
+
+    def _count(self, rows: int) -> None:
+        self._rows += rows
+        self._metrics.queue_rows.set(self._rows)
+
+    def _close(self, job: Job) -> None:
+        with self._changed:
+            self._open.discard(job)
+            if job in self._queue:
+                self._queue.remove(job)
+                self._count(-len(job.waiting))
+
+    def _run(self) -> None:
+        while parts := self._next():
+            began = time.monotonic()
+            rows = [row for _, own in parts for row in own]
+            try:
+                answers = iter(parts[0][0].predictor.answer(rows, scores=parts[0][0].scores))
+            except Exception as error:  # of one batch; the thread goes on with the next
+                logger.exception("a batch of %d rows failed", len(rows))
+                for job, _ in parts:
+                    self._close(job)
+                    with suppress(InvalidStateError):
+                        job.future.set_exception(error)
+                continue
+            seconds = time.monotonic() - began
+            self._seconds_a_row += NEWEST * (seconds / len(rows) - self._seconds_a_row)
+            self._metrics.of_batch(len(rows), sum(map(tokens_of, rows)), self._limits.batch_tokens, seconds)
+            for job, own in parts:
+                job.answers += [next(answers) for _ in own]
+                if len(job.answers) == len(job.rows):
+                    with suppress(InvalidStateError):  # it was dropped
+                        job.future.set_result(job.answers)
+                    self._close(job)
+
+    def _next(self) -> list[Part]:
+        """The next batch, when it is time for it; an empty one at the end."""
+        with self._changed:
+            while True:
+                if not self._queue:
+                    if self._stopping:
+                        return []
+                    self._changed.wait()
+                    continue
+                left = self._queue[0].arrived + self._limits.max_wait_ms / 1000 - time.monotonic()
+                if left <= 0 or self._stopping or self._fills_a_batch():
+                    return self._take()
+                self._changed.wait(left)
+
+    def _fills_a_batch(self) -> bool:
+        first = self._queue[0]
+        waiting = (row for job in self._queue if job.shares(first) for row in job.waiting)
+        return sum(map(tokens_of, waiting)) >= self._limits.batch_tokens
+
+    def _take(self) -> list[Part]:
+        first, room = self._queue[0], self._limits.batch_tokens
+        parts: list[Part] = []
+        for job in [job for job in self._queue if job.shares(first)]:
+            start = job.begun
+            for row in job.waiting:
+                room -= tokens_of(row)
+                if room < 0 and (parts or job.begun > start):
+                    break
+                job.begun += 1
+            if job.begun > start:
+                parts.append((job, job.rows[start : job.begun]))
+            if job.waiting:
+                break
+            self._queue.remove(job)
+        self._count(-sum(len(own) for _, own in parts))
+        return parts
