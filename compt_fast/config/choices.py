@@ -24,6 +24,8 @@ LABEL_MODES = ("natural", "synthetic", "numeric")
 SAMPLINGS = ("balanced", "random")
 PROMPT_POSITIONS = ("prepend", "append")
 ENGINES = (AUTO, *names_in("compt_fast.models.engines"))
+INT8 = "int8"
+"""The trunk's numbers where it only infers."""
 SCORINGS = names_in("compt_fast.evaluation.scorings")
 FITS = ("first", "mean-pool", "repeat")
 """Ways to make a stored prompt longer or shorter."""
