@@ -27,7 +27,9 @@ def answered(folder: Path, name: str, dtype: str, rows: int) -> tuple[Answers, d
     tasks = scored(loaded.rows(name), predicted, loaded.run(name).config.label_mode)
     sets = zip(loaded.rows(name), predicted, strict=True)
     answers = [(of.task.name, text) for of, texts in sets for text in texts]
-    metrics = {f"{task} {metric}": value for task, values in tasks.items() for metric, value in values["scores"].items()}
+    metrics = {
+        f"{task} {metric}": value for task, values in tasks.items() for metric, value in values["scores"].items()
+    }
     return answers, metrics | {"average": average(tasks)}
 
 
