@@ -29,8 +29,8 @@ class Int8Linear(FrozenLinear):
     """A matrix W (out, in) of which int8 alone is kept, in memory once; it gives no gradient.
 
     `y = (q_x q_W^T) s_x s_W`: in brackets are integers, exact in int32 up to an inner size of 65,536. The extension
-    rounds x and scales the sums in the pass that multiplies; elsewhere torch multiplies. Both agree to the last bit, but
-    for `add_`, which the extension may round once where torch rounds twice.
+    rounds x and scales the sums in the pass that multiplies; elsewhere torch multiplies. Both agree to the last bit,
+    but for `add_`, which the extension may round once where torch rounds twice.
     """
 
     def __init__(self, weight: Tensor) -> None:
