@@ -133,10 +133,12 @@ class Engine:
 
 
 def opened(name: str, size: str, folder: Path, runs: int = 1) -> Engine:
-    """The engine `NAME DTYPE`, as in "fast bf16", "replayed bf16", "transformers fp32" or "torch.compile bf16"."""
+    """The engine `NAME DTYPE`, as in "fast bf16", "fast int8", "transformers fp32" or "torch.compile bf16"."""
     kind, dtype = name.rsplit(" ", 1)
     own = kind in ("fast", "replayed")
-    opened_job = job(size, "fast" if own else "reference", dtype, folder, runs)
+    opened_job = job(size, "fast" if own else "reference", "fp32" if dtype == "int8" else dtype, folder, runs)
+    if dtype == "int8":
+        opened_job.trunk.quantise()
     settings = replace(opened_job.settings, cuda_graphs=kind == "replayed")
     engine = Engine(name, replace(opened_job, settings=settings), folder)
     if kind == "torch.compile":

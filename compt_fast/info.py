@@ -122,6 +122,9 @@ def _missing_hardware(has_gpu: bool, cuda: str | None, processor: dict[str, Any]
         yield Missing("a GPU", where, True)
     if processor["bf16"] is None:
         yield Missing("bf16 instructions", "--dtype bf16 is emulated, and slow, on this CPU", False)
+    if processor["int8"] is None:
+        instead = "fp32" if processor["bf16"] is None else "bf16"
+        yield Missing("VNNI instructions", f"--dtype int8 predicts and evaluates in {instead} on this CPU", False)
 
 
 def _missing_software(found: dict[str, str | None], has_gpu: bool) -> Iterator[Missing]:
@@ -195,8 +198,8 @@ def _device_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         text = f"{gpu['name']}, compute capability {gpu['capability']}, {_memory(gpu)}"
         rows.append((f"cuda:{index}", text))
     cores = f"{facts['cpu']['cores']} cores, {facts['threads']} threads"
-    bf16 = f"bf16 instructions: {facts['cpu']['bf16'] or 'none'}"
-    rows.append(("cpu", f"{facts['cpu']['name']}, {cores}, {_memory(facts['cpu'])}; {bf16}"))
+    quick = "; ".join(f"{kind} instructions: {facts['cpu'][kind] or 'none'}" for kind in ("bf16", "int8"))
+    rows.append(("cpu", f"{facts['cpu']['name']}, {cores}, {_memory(facts['cpu'])}; {quick}"))
     return rows
 
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "int8.h"
 #include "operands.h"
 
 namespace compt_fast {
@@ -180,6 +181,13 @@ void multiply(const Product<T>& job) {
 }
 
 bool has_products(at::ScalarType type) {
+  if (type == at::kChar) {
+#ifdef __AMX_INT8__
+    return false;
+#else
+    return kHasVnni;
+#endif
+  }
 #if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
   return type == at::kFloat || type == at::kBFloat16;
 #elif defined(__AVX512F__)

@@ -32,8 +32,9 @@ using IntVector = int32_t __attribute__((vector_size(kLanes * sizeof(int32_t))))
 // The same in memory, where it need not be aligned.
 using StoredVector = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
 
-// What a product multiplies at a time along its inner dimension: a float, or two bfloat16.
+// What a product multiplies at a time along its inner dimension: a float, two bfloat16, or four int8.
 using Unit = uint32_t __attribute__((may_alias));
+using StoredInt = int32_t __attribute__((may_alias));
 
 constexpr int64_t round_up(int64_t n, int64_t to) {
   return (n + to - 1) / to * to;

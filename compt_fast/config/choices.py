@@ -24,6 +24,8 @@ LABEL_MODES = ("natural", "synthetic", "numeric")
 SAMPLINGS = ("balanced", "random")
 PROMPT_POSITIONS = ("prepend", "append")
 ENGINE_NAMES = (AUTO, *names_in("compt_fast.models.engines"))
+INT8 = "int8"
+"""The trunk's numbers where it only infers."""
 SCORING_NAMES = names_in("compt_fast.evaluation.scorings")
 EXPORT_NAMES = names_in("compt_fast.exports")
 FITS = ("first", "mean-pool", "repeat")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
-from compt_fast.config.choices import ENGINE_NAMES, FITS, PROMPT_POSITIONS, RETRAIN, SCORING_NAMES
+from compt_fast.config.choices import ENGINE_NAMES, FITS, INT8, PROMPT_POSITIONS, RETRAIN, SCORING_NAMES
 from compt_fast.config.fields import FOLDER, PLACE, POSITIVE, TRUNK, Flag, flags_of, stated
 from compt_fast.config.presets import PRESETS
 from compt_fast.config.run import RUN_FLAGS
@@ -192,8 +192,9 @@ class JobSettings:
     dtype: str = field(
         default="auto",
         metadata=_flag(
-            "the trunk's numbers; auto is bf16 on a GPU and fp32 elsewhere",
-            choices=("auto", "bf16", "fp32"),
+            "the trunk's numbers; auto is bf16 on a GPU and fp32 elsewhere; int8, on a CPU, scores and predicts, and "
+            "does not train",
+            choices=("auto", "bf16", "fp32", INT8),
             also=("evaluate", "store"),
             report="panel",
         ),

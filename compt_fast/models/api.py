@@ -65,7 +65,7 @@ class Trunk(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in: fp32 or bf16."""
+        """What it computes in: fp32 or bf16; in int8, what is between the products."""
 
     @property
     def device(self) -> torch.device:
@@ -97,6 +97,12 @@ class Trunk(Protocol):
 
         `candidates[b]` are the token ids of row b's n_b candidates, each with its </s>. `input_update` as in
         `row_losses`.
+        """
+
+    def quantise(self) -> None:
+        """From now on only infer, with the products of all layers in int8; `fingerprint` stays that of the checkpoint.
+
+        Raises `InputError` where the engine, or the device, has no products in int8.
         """
 
     def texts(self, batch: Batch) -> Texts:

@@ -19,6 +19,11 @@ class FrozenLinear:
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.contiguous()
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that it keeps."""
+        return [self.weight]
+
     def __call__(self, x: Tensor, relu: bool = False) -> Tensor:
         """`x W^T`, (n, in) -> (n, out), and of that, with `relu`, what is above 0."""
         if has_compiled_products(x):

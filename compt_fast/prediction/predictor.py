@@ -11,6 +11,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from compt_fast.config.choices import INT8
 from compt_fast.config.flags import parse
 from compt_fast.config.job import JobSettings
 from compt_fast.evaluation.evaluator import prompts_for
@@ -23,7 +24,7 @@ from compt_fast.ops.varlen import cu_seqlens_of
 from compt_fast.prediction.prompts import TaskPrompt, read_all
 from compt_fast.prediction.rows import CheckedRow, EncodedRow, Placed, checked, encoded, rows_of
 from compt_fast.prompts.artifact import RunPrompts, TrunkId, check_trunk
-from compt_fast.runs.job import named_trunk
+from compt_fast.runs.job import named_trunk, settled_dtype
 from compt_fast.tasks.metrics import finite
 from compt_fast.tasks.table import Task
 from compt_fast.tasks.text import check_writable, encode_label, label_texts
@@ -236,8 +237,8 @@ def load(
     RUN/prompts/<run-id>, a store, or a PEFT adapter (with `task`); `task` takes that task's prompt alone. Nothing but
     the prompts' folder and the trunk is needed: prompts of a task of one's own carry what it is, and `task_files` say
     it of those that do not. `model` is the trunk, where it is not to be found under the name that the prompts were
-    trained with; `dtype` "fp32" or "bf16", by default that of the training; `engine` and `device` as the flags of
-    `train`.
+    trained with; `dtype` "fp32", "bf16" or, on a CPU, "int8", by default that of the training; `engine` and `device` as
+    the flags of `train`.
 
     Raises `InputError` for prompts that are damaged, of another trunk, of several trunks, or two of one task.
     """
@@ -252,9 +253,10 @@ def load(
         prompt_position=first.text.prompt_position,
         **{name: parse(name, value, name) for name, value in given.items()},
     )
-    trunk = named_trunk(settings)
+    settings = replace(settings, dtype=settled_dtype(settings))
+    trunk = named_trunk(settings, made_of=trained or "fp32")
     own = trunk.fingerprint()
-    if trained and trained != settings.dtype:  # hashes are of one precision
+    if trained and settings.dtype not in (trained, INT8):  # hashes are of one precision
         own = named_trunk(replace(settings, dtype=trained)).fingerprint()
     for one in prompts.values():
         known_trunk = one.trunk if one.trunk.sha256 else replace(one.trunk, name=trunk.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from compt_fast.config.choices import INT8
 from compt_fast.config.flags import check_settings, merge_flags, typed
 from compt_fast.config.job import JOB_FLAGS, JobSettings
 from compt_fast.config.run import RunConfig, settled
@@ -23,7 +25,7 @@ from compt_fast.tasks.loaders import TaskData, check_read, load_task, task_of
 from compt_fast.tasks.table import SUITES, Task
 from compt_fast.training.identity import Identity
 from compt_fast.training.plan import Run, keep_ids, plan_runs
-from compt_fast.utils.environment import environment
+from compt_fast.utils.environment import cpu, environment
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.files import check_length, write_json
 from compt_fast.utils.inputs import check_type, dataclass_from, read_object
@@ -32,6 +34,7 @@ from compt_fast.utils.words import plural
 
 MINI_WEIGHTS = Path(__file__).parents[1] / "mini" / "weights"
 FORMAT = 1
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,15 @@ def open_job(
     trunk: Trunk | None = None,
     load: Load | None = None,
     memory: InMemory | None = None,
+    made_of: str | None = None,
 ) -> Job:
     """Load and check data, trunk and plan.
 
     Runs that are recorded in the run folder `folder` keep their ids. `trunk` is what `settings` name,
     where it is open already. `load` gives the tasks other rows than those that `settings` name, and `memory` gives
-    such to some of them. Raises `InputError` for whatever is wrong with them.
+    such to some of them; `made_of` is as for `named_trunk`. Raises `InputError` for whatever is wrong with them.
     """
+    check_int8(settings, made_of)
     if folder is not None and memory is None and load is None:
         _check_at_hand(folder)
     files, defined = [Path(name) for name in settings.task_file], memory.defined if memory else ()
@@ -86,8 +91,8 @@ def open_job(
     loaded = (load or partial(_named_rows, settings, memory))(tasks)
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
-    settings = replace(settings, dtype=_dtype(settings), source_tasks=_named_source_tasks(settings, defined))
-    trunk = trunk or named_trunk(settings)
+    settings = replace(settings, dtype=settled_dtype(settings), source_tasks=_named_source_tasks(settings, defined))
+    trunk = trunk or named_trunk(settings, made_of)
     runs = plan_runs(settings, tasks=[task.name for task in tasks], d_model=trunk.d_model)
     if folder is not None and (folder / "config.json").is_file():
         runs = keep_ids(runs, recorded_identity(folder).runs)
@@ -153,8 +158,25 @@ def _device(settings: JobSettings) -> str:
     return settings.device
 
 
-def _dtype(settings: JobSettings) -> str:
-    """The trunk's dtype; a job keeps it in `config.json`, as its prompts fit no other rounding."""
+def check_int8(settings: JobSettings, made_of: str | None) -> None:
+    """Raise `InputError` for int8 where nothing says what it is `made_of`: there prompts are trained, or stored."""
+    if settings.dtype == INT8 and made_of not in DTYPES:
+        raise InputError("--dtype int8 scores and predicts with prompts that are trained; train them in fp32 or bf16")
+
+
+def settled_dtype(settings: JobSettings) -> str:
+    """The trunk's dtype; a job keeps it in `config.json`, as its prompts fit no other rounding.
+
+    In place of int8, where the processor has no instructions for it, bf16, or fp32 where it has none for that either:
+    a line on standard error says so.
+    """
+    if settings.dtype == INT8 and _device(settings) == "cpu":
+        processor = cpu()
+        if processor["int8"] is not None:
+            return INT8
+        instead = "fp32" if processor["bf16"] is None else "bf16"
+        print(f"--dtype int8: this processor has no VNNI instructions; computing in {instead}", file=sys.stderr)
+        return instead
     if settings.dtype != "auto":
         return settings.dtype
     return "bf16" if _device(settings) == "cuda" else "fp32"
@@ -165,15 +187,23 @@ def checkpoint_of(model: str) -> str:
     return str(MINI_WEIGHTS) if model == "mini" else model
 
 
-def named_trunk(settings: JobSettings) -> Trunk:
-    """The trunk that the settings name, opened; `InputError` where it cannot be."""
+def named_trunk(settings: JobSettings, made_of: str | None = None) -> Trunk:
+    """The trunk that the settings name, opened; `InputError` where it cannot be.
+
+    One in int8 is rounded from the precision `made_of`, "fp32" or "bf16", in which its prompts were trained, and keeps
+    that one's fingerprint.
+    """
+    check_int8(settings, made_of)
+    dtype = settled_dtype(settings)
     trunk = open_trunk(
         settings.engine,
         checkpoint_of(settings.model),
-        dtype={"bf16": torch.bfloat16, "fp32": torch.float32}[_dtype(settings)],
+        dtype=DTYPES[made_of if made_of and dtype == INT8 else dtype],
         device=_device(settings),
         prompt_position=settings.prompt_position,
     )
+    if dtype == INT8:
+        trunk.quantise()
     trunk.name = settings.model  # "mini", not where this installation keeps it
     return trunk
 

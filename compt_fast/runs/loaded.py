@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from compt_fast.config.choices import INT8
 from compt_fast.config.flags import read_flags
 from compt_fast.evaluation.evaluator import predict, scored
 from compt_fast.prompts.artifact import RunPrompts, TrunkId, check_trunk, load_prompts
@@ -99,8 +100,8 @@ def load_job(folder: Path, given: dict[str, Any]) -> LoadedJob:
     if settings.data and given.get("data"):
         load = partial(load_scored, place=Path(settings.data), skip_empty=settings.skip_empty)
         settings = replace(settings, eval_size=settings.eval_size if given.get("eval_size") else sys.maxsize)
-    job = open_job(settings, folder=folder, load=load)
-    same = own.dtype == job.settings.dtype
+    job = open_job(settings, folder=folder, load=load, made_of=own.dtype)
+    same = job.settings.dtype in (own.dtype, INT8)
     trained_on = job.trunk_hash if same else fingerprint_of(replace(own, device=job.settings.device))
     return LoadedJob(folder, job, trained_on, job.data.evaluation())
 

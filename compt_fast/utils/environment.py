@@ -29,6 +29,8 @@ PACKAGES = (
 )
 BF16_FLAGS = ("amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16")
 """The processor flags, best first, that mean bf16 arithmetic in hardware (x86-64, then Arm)."""
+INT8_FLAGS = ("amx_int8", "avx512_vnni", "avx_vnni")
+"""Those, best first, that mean products of int8 summed in int32 (VNNI, x86-64)."""
 
 GIB = 2**30
 
@@ -63,7 +65,7 @@ def _gib_of(meminfo_key: str) -> float | None:
 
 
 def cpu() -> dict[str, Any]:
-    """Name, usable cores, memory in GiB (None: not known), bf16 instructions (None: without)."""
+    """Name, usable cores, memory in GiB (None: not known), bf16 and int8 instructions (None: without)."""
     flags = _proc_value("/proc/cpuinfo", "flags", "Features").split()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
@@ -72,6 +74,7 @@ def cpu() -> dict[str, Any]:
         "memory_gib": _gib_of("MemTotal"),
         "free_gib": _gib_of("MemAvailable"),
         "bf16": next((flag for flag in BF16_FLAGS if flag in flags), None),
+        "int8": next((flag for flag in INT8_FLAGS if flag in flags), None),
     }
 
 

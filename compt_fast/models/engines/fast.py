@@ -22,6 +22,8 @@ from compt_fast.models.t5.losses import Chunk, EncoderRows, LabelRows, RowLosses
 from compt_fast.models.t5.weights import Weights
 from compt_fast.ops.assembly import assemble
 from compt_fast.ops.varlen import VarlenLayout, cu_seqlens_of, equal_cu_seqlens
+from compt_fast.utils.environment import cpu
+from compt_fast.utils.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,10 +46,19 @@ class PackedTrunk(BaseTrunk):
         self._checkpoint = fingerprint(model)
         self.weights = Weights.from_model(model)
         self._digest = self.weights.digest()
+        self.differentiable = True
 
     @property
     def embedding(self) -> Tensor:
         return self.weights.embedding
+
+    def quantise(self) -> None:
+        if self.device.type != "cpu":
+            raise InputError(f"--dtype int8 is for the CPU, not for {self.device.type}; take bf16 there")
+        between = torch.float32 if cpu()["bf16"] is None else torch.bfloat16  # whatever is quicker here
+        self.weights = self.weights.to_int8(between)
+        self._digest = self.weights.digest()
+        self.differentiable = False
 
     def row_losses(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None = None) -> Tensor:
         self._check_labels(batch)
@@ -72,6 +83,8 @@ class PackedTrunk(BaseTrunk):
             self._chunk(prompts, batch, rows, cu_seqlens, everywhere) for rows in _row_chunks(cu_seqlens, self.device)
         ]
         if torch.is_grad_enabled() and inputs.requires_grad:
+            if not self.differentiable:
+                raise InputError("a trunk in int8 gives no gradient; train in fp32 or bf16")
             losses: Tensor = RowLosses.apply(inputs, chunks, self.weights)
             return losses
         return torch.cat([chunk.losses(inputs, self.weights) for chunk in chunks])

@@ -12,7 +12,7 @@ import contextlib
 import ctypes
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from compt_fast.models.checkpoint import UnsupportedCheckpointError
 from compt_fast.models.t5.position_bias import PositionBias
 from compt_fast.ops.linear import FrozenLinear
+from compt_fast.ops.linear_int8 import Int8Linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -137,6 +138,23 @@ class Weights:
         _trim_heap()
         return weights
 
+    def to_int8(self, dtype: torch.dtype) -> Weights:
+        """The same for inference: the matrices of all layers in int8, and all else in `dtype`, fp32 or bf16.
+
+        Embeddings, head, and the keys' and values' matrices of the cross-attention stay floats: the first are no
+        products, the others take a few percent of them. Empties the layers as it goes, so that a layer at a time is in
+        memory twice.
+        """
+        tied = self.head.weight.data_ptr() == self.embedding.data_ptr()
+        embedding = self.embedding.to(dtype)
+        return replace(
+            self,
+            embedding=embedding,
+            head=FrozenLinear(embedding if tied else self.head.weight.to(dtype)),
+            encoder=[_int8(self.encoder.pop(0), dtype) for _ in range(len(self.encoder))],
+            decoder=[_int8(self.decoder.pop(0), dtype) for _ in range(len(self.decoder))],
+        )
+
     def digest(self) -> str:
         """SHA-256 of every tensor, in hexadecimal: it tells whether one has changed."""
         sha = hashlib.sha256()
@@ -149,13 +167,24 @@ def _tensors(part: Any) -> Iterator[Tensor]:
     if isinstance(part, Tensor):
         yield part
     elif isinstance(part, FrozenLinear):
-        yield part.weight
+        yield from part.tensors
     elif isinstance(part, list):
         for item in part:
             yield from _tensors(item)
     elif is_dataclass(part):
         for field in fields(part):
             yield from _tensors(getattr(part, field.name))
+
+
+def _int8(part: Any, dtype: torch.dtype) -> Any:
+    """A layer, or a part of one, with its matrices in int8 and plain tensors in `dtype`."""
+    if isinstance(part, FrozenLinear):
+        return Int8Linear(part.weight)
+    if isinstance(part, Tensor):
+        return part.to(dtype)
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{field.name: _int8(getattr(part, field.name), dtype) for field in fields(part)})
+    return part
 
 
 def _self_attention(state: dict[str, Tensor], layer: str) -> SelfAttentionWeights:

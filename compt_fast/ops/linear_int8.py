@@ -1,0 +1,64 @@
+"""Products with a frozen matrix in int8, for inference: a step a row of the matrix, a step a token, sums in int32."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from compt_fast.ops.linear import FrozenLinear
+from compt_fast.ops.paths import COMPILED, path
+
+FAMILY = "linear_int8"
+STEPS = 127  # on either side of 0: -128 is not used, so that a row and its negative are rounded alike
+LEAST = 1e-30  # of a row's largest entry, so that nothing is divided by 0
+
+
+def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of x (n, k) as `q s`: q (n, k) int8 and a row's step `s = max|x| / 127` (n, 1) fp32.
+
+    A row that is not finite has a step that is not.
+    """
+    wide = x.float()
+    steps = wide.abs().amax(1, keepdim=True).clamp_(min=LEAST).div_(STEPS)
+    return (wide * steps.reciprocal()).round_().clamp_(-STEPS, STEPS).to(torch.int8), steps
+
+
+class Int8Linear(FrozenLinear):
+    """A matrix W (out, in) of which int8 alone is kept, in memory once; it gives no gradient.
+
+    `y = (q_x q_W^T) s_x s_W`: in brackets are integers, exact in int32 up to an inner size of 65,536. The extension
+    rounds x and scales the sums in the pass that multiplies; elsewhere torch multiplies. Both agree to the last bit,
+    but for `add_`, which the extension may round once where torch rounds twice.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        rounded, steps = quantise(weight)
+        self._compiled = path(FAMILY, weight) == COMPILED
+        self.weight = torch.ops.compt_fast.pack_int8(rounded) if self._compiled else rounded
+        self.steps = steps.flatten()
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self.weight, self.steps]
+
+    def __call__(self, x: Tensor, relu: bool = False) -> Tensor:
+        if self._compiled:
+            return torch.ops.compt_fast.product_int8(x, self.weight, self.steps, relu)
+        y = self._product(x)
+        return (y.relu_() if relu else y).to(x.dtype)
+
+    def add_(self, x: Tensor, total: Tensor) -> None:
+        if self._compiled:
+            torch.ops.compt_fast.product_int8_add(x, self.weight, self.steps, total)
+        else:
+            total.copy_(total + self._product(x))
+
+    def _product(self, x: Tensor) -> Tensor:
+        """`x W^T` (n, out) fp32 by torch's product of int8, whose sums are exact where there is VNNI or AMX."""
+        rounded, steps = quantise(x)
+        return torch._int_mm(rounded, self.weight.T).float() * steps * self.steps
+
+    def backward(self, grad: Tensor, activated: Tensor | None = None) -> NoReturn:
+        raise RuntimeError("a matrix in int8 gives no gradient: train in fp32 or bf16")

@@ -1,0 +1,135 @@
+// Products of packed tokens with a frozen matrix in int8, on the CPU, for inference: x W^T, W rounded when it was packed,
+// x when it comes. They have no derivatives.
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include "checks.h"
+#include "products_int8_cpu.h"
+
+namespace compt_fast {
+namespace {
+
+using at::Tensor;
+
+void check_matrix(const char* name, const Tensor& tensor, at::ScalarType type, int64_t dimensions) {
+  CHECK_ARGUMENT(tensor.layout() == at::kStrided && tensor.dim() == dimensions && tensor.scalar_type() == type, name,
+                 " must be a dense ", type, " tensor of ", dimensions, " dimensions, got ", tensor.scalar_type(), " of ",
+                 tensor.dim());
+}
+
+void check_inner(const char* name, const c10::SymInt& inner) {
+  CHECK_SIZE(inner.sym_ge(1), name, " must have an inner size of at least 1, got 0");
+  CHECK_SIZE(inner.sym_le(kDeepest), name, " must have an inner size of at most ", kDeepest, ", got ", inner);
+}
+
+c10::SymInt units_of(const c10::SymInt& inner) {
+  return (inner + (kBytes - 1)) / kBytes;
+}
+
+Tensor pack_int8_meta(const Tensor& weight) {
+  check_matrix("weight", weight, at::kChar, 2);
+  check_inner("weight", weight.sym_size(1));
+  const auto panels = (weight.sym_size(0) + (kInt8Panel - 1)) / kInt8Panel;
+  return at::empty_symint({panels, units_of(weight.sym_size(1)), kInt8Panel}, weight.options().dtype(at::kInt));
+}
+
+Tensor pack_int8_cpu(const Tensor& weight) {
+  const Tensor packed = pack_int8_meta(weight);
+  check_dense("weight", weight);
+  pack_int8(static_cast<const int8_t*>(weight.const_data_ptr()), weight.size(0), weight.size(1),
+            static_cast<Unit*>(packed.data_ptr()));
+  return packed;
+}
+
+// The sizes of the product.
+std::array<c10::SymInt, 2> check_sides(const Tensor& x, const Tensor& packed, const Tensor& steps) {
+  check_layer_floats("x", x, 2);
+  check_matrix("packed", packed, at::kInt, 3);
+  check_matrix("steps", steps, at::kFloat, 1);
+  check_device("packed", packed, x.device());
+  check_device("steps", steps, x.device());
+  check_inner("x", x.sym_size(1));
+  const auto units = units_of(x.sym_size(1));
+  const auto panels = (steps.sym_size(0) + (kInt8Panel - 1)) / kInt8Panel;
+  CHECK_SIZE(packed.sym_size(0).sym_eq(panels), "packed must have ", panels, " panels, for as many columns as steps has, got ",
+             packed.sym_size(0));
+  CHECK_SIZE(packed.sym_size(1).sym_eq(units), "packed must have ", units, " units, for as many columns as x has, got ",
+             packed.sym_size(1));
+  CHECK_SIZE(packed.sym_size(2).sym_eq(kInt8Panel), "packed must have panels of ", kInt8Panel, " columns, got ",
+             packed.sym_size(2));
+  return {x.sym_size(0), steps.sym_size(0)};
+}
+
+void multiply_into(const Tensor& y, const Tensor& x, const Tensor& packed, const Tensor& steps, After after) {
+  check_dense("x", x);
+  check_dense("packed", packed);
+  check_dense("steps", steps);
+  const Tensor q = at::empty({x.size(0), packed.size(1)}, packed.options());
+  const Tensor row_steps = at::empty({x.size(0), static_cast<int64_t>(sizeof(RowInt8))}, packed.options().dtype(at::kByte));
+  with_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    multiply(ProductInt8<T>{.x = static_cast<const T*>(x.const_data_ptr()),
+                            .weight = static_cast<const Unit*>(packed.const_data_ptr()),
+                            .steps = static_cast<const float*>(steps.const_data_ptr()),
+                            .y = static_cast<T*>(y.data_ptr()),
+                            .q = static_cast<Unit*>(q.data_ptr()),
+                            .row_steps = static_cast<RowInt8*>(row_steps.data_ptr()),
+                            .rows = x.size(0),
+                            .inner = x.size(1),
+                            .columns = y.size(1),
+                            .after = after});
+  });
+}
+
+Tensor product_int8_meta(const Tensor& x, const Tensor& packed, const Tensor& steps, bool /*relu*/) {
+  return at::empty_symint(check_sides(x, packed, steps), x.options());
+}
+
+Tensor product_int8_cpu(const Tensor& x, const Tensor& packed, const Tensor& steps, bool relu) {
+  const Tensor y = product_int8_meta(x, packed, steps, relu);
+  multiply_into(y, x, packed, steps, relu ? After::kRelu : After::kNothing);
+  return y;
+}
+
+void product_int8_add_meta(const Tensor& x, const Tensor& packed, const Tensor& steps, Tensor& total) {
+  const auto sizes = check_sides(x, packed, steps);
+  check_matrix("total", total, x.scalar_type(), 2);
+  check_device("total", total, x.device());
+  CHECK_SIZE(total.sym_size(0).sym_eq(sizes[0]), "total must have ", sizes[0], " rows, got ", total.sym_size(0));
+  CHECK_SIZE(total.sym_size(1).sym_eq(sizes[1]), "total must have ", sizes[1], " columns, got ", total.sym_size(1));
+}
+
+void product_int8_add_cpu(const Tensor& x, const Tensor& packed, const Tensor& steps, Tensor& total) {
+  product_int8_add_meta(x, packed, steps, total);
+  check_dense("total", total);
+  check_apart("total", total, {{"x", &x}, {"packed", &packed}, {"steps", &steps}});
+  multiply_into(total, x, packed, steps, After::kAdd);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(compt_fast, library) {
+  library.def("pack_int8(Tensor weight) -> Tensor");
+  library.def("product_int8(Tensor x, Tensor packed, Tensor steps, bool relu=False) -> Tensor");
+  library.def("product_int8_add(Tensor x, Tensor packed, Tensor steps, Tensor(a!) total) -> ()");
+}
+
+TORCH_LIBRARY_IMPL(compt_fast, CPU, library) {
+  library.impl("pack_int8", TORCH_FN(pack_int8_cpu));
+  library.impl("product_int8", TORCH_FN(product_int8_cpu));
+  library.impl("product_int8_add", TORCH_FN(product_int8_add_cpu));
+}
+
+TORCH_LIBRARY_IMPL(compt_fast, Meta, library) {
+  library.impl("pack_int8", TORCH_FN(pack_int8_meta));
+  library.impl("product_int8", TORCH_FN(product_int8_meta));
+  library.impl("product_int8_add", TORCH_FN(product_int8_add_meta));
+}
+
+TORCH_LIBRARY_IMPL(compt_fast, Autograd, library) {
+  for (const char* name : {"pack_int8", "product_int8", "product_int8_add"}) {
+    library.impl(name, torch::CppFunction::makeFromBoxedFunction<&without_derivative>());
+  }
+}
+
+}  // namespace compt_fast
