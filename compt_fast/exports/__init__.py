@@ -16,7 +16,7 @@ from compt_fast.utils.registry import Registry
 if TYPE_CHECKING:
     from compt_fast.prediction.predictor import Predictor
 
-ORDER: tuple[str, ...] = ()
+ORDER: tuple[str, ...] = ("torchscript",)
 
 
 @dataclass(frozen=True)

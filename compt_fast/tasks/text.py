@@ -70,7 +70,7 @@ def check_writable(task: Task, mode: str, tokenizer: Any) -> None:
 
 def input_text(task: Task, row_texts: Sequence[str], *, prefix: bool) -> str:
     """`<task>: <field>: <text> <field>: <text>`, as the trunk reads it where nothing is cut."""
-    parts = zip(_names(task, prefix), row_texts, strict=True)
+    parts = zip(names_before(task, prefix), row_texts, strict=True)
     return "".join(f"{name} {text.strip()}" for name, text in parts)
 
 
@@ -104,7 +104,7 @@ def read_input(task: Task, row_texts: Sequence[str], tokenizer: Any, *, prefix: 
 
     `row_texts` stand in the order of `Task.fields`; without `prefix` the task's name is left out.
     """
-    names = _names(task, prefix)
+    names = names_before(task, prefix)
     # Cutting at spaces changes no token: sentencepiece tokens cross none, and bytes are bytes. The
     # space stays with the piece that follows it.
     pieces = _tokens([*names, *(f" {text.strip()}" for text in row_texts)], tokenizer)
@@ -117,8 +117,8 @@ def unknown_words(row_texts: Sequence[str], tokenizer: Any) -> list[str]:
     return [word for word, ids in zip(words, _tokens(words, tokenizer), strict=True) if tokenizer.unk_token_id in ids]
 
 
-def _names(task: Task, prefix: bool) -> list[str]:
-    """What stands before each text."""
+def names_before(task: Task, prefix: bool) -> list[str]:
+    """What stands before each text of a row; with `prefix` the task's name before the first."""
     names = [f" {name}:" for _, name in task.fields]
     names[0] = f"{task.prefix}:{names[0]}" if prefix else names[0].lstrip()
     return names

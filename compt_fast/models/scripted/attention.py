@@ -50,7 +50,9 @@ class Encoded(NamedTuple):
     keys: Padding
 
 
-def encoded(states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, kv: List[Tensor], heads: int, how: How) -> Encoded:  # noqa: E501, UP006
+def encoded(
+    states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, kv: List[Tensor], heads: int, how: How
+) -> Encoded:  # noqa: E501, UP006
     """What serves all layers; `heads` queries for each token where keys and values are absorbed."""
     none = torch.zeros(0, dtype=torch.int64)
     nothing = Padding(none, none, none)
@@ -80,9 +82,9 @@ def cross_attention(q: Tensor, of: Encoded, kv: Tensor, depth: int, how: How) ->
     k, v = kv.view(2, heads, q.shape[2], -1).unbind(0)
     absorbed = by_head(q, k, True, how).flatten(0, 1).contiguous()
     if how.host:
-        attended = torch.ops.compt_fast.cross_attention(
-            absorbed, of.packed, of.cu_seqlens_q * heads, of.cu_seqlens_k
-        )[0]
+        attended = torch.ops.compt_fast.cross_attention(absorbed, of.packed, of.cu_seqlens_q * heads, of.cu_seqlens_k)[
+            0
+        ]
     else:
         attended = _shared(absorbed, of)
     return by_head(attended.view(len(q), heads, -1), v, False, how)

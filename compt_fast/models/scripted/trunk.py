@@ -35,14 +35,18 @@ from compt_fast.models.t5.weights import Weights
 from compt_fast.ops import varlen
 
 
-
-
 @dataclass(frozen=True)
-class TaskConstants:
-    """What a file holds of one task: its target prompt (L, d), and its labels' token ids, each with </s>."""
+class ScriptedTask:
+    """What a file holds of one task: what stands before each of a row's texts, how many tokens of them are kept, its
+    target prompt (L, d) of any float dtype, its labels as texts and as token ids, each with its </s>.
+    """
 
+    name: str
+    before: Sequence[str]
+    max_source_length: int
     prompt: Tensor
-    labels: Sequence[Sequence[int]]
+    labels: Sequence[str]
+    label_ids: Sequence[Sequence[int]]
 
 
 class ScriptedTrunk(nn.Module):
@@ -53,13 +57,17 @@ class ScriptedTrunk(nn.Module):
     """
 
     def __init__(
-        self, weights: Weights, tasks: Sequence[TaskConstants], start_id: int, end_id: int, prepend: bool
+        self, weights: Weights, tasks: Sequence[ScriptedTask], start_id: int, end_id: int, prepend: bool
     ) -> None:
         super().__init__()
         self.heads, self.head_dim, self.eps = weights.heads, weights.head_dim, weights.eps
         self.start_id, self.end_id, self.prepend = start_id, end_id, prepend
         self.absorbed_elements, self.logits_elements, self.masked = ABSORBED_ELEMENTS, CHUNK_ELEMENTS, varlen.MASKED
-        self.max_new_tokens = max(len(label) for task in tasks for label in task.labels)
+        self.max_new_tokens = max(len(label) for task in tasks for label in task.label_ids)
+        self.task_names = [task.name for task in tasks]
+        self.before = [list(task.before) for task in tasks]
+        self.max_source_lengths = [task.max_source_length for task in tasks]
+        self.labels = [list(task.labels) for task in tasks]
         self.encoder = nn.ModuleList(map(Encoder, weights.encoder))
         self.decoder = nn.ModuleList(map(Decoder, weights.decoder))
         self.register_buffer("embedding", weights.embedding)
@@ -72,9 +80,7 @@ class ScriptedTrunk(nn.Module):
         for name, constant in _constants(tasks, start_id).items():
             self.register_buffer(name, constant)
 
-    def forward(
-        self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor
-    ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: UP006
+    def forward(self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: UP006
         """`answer` and `score` of the same rows, which are encoded once."""
         states, cu, tasks = self._encode(token_ids, cu_seqlens, tasks)
         answers, answer_cu_seqlens = self._greedy(states, cu)
@@ -93,9 +99,7 @@ class ScriptedTrunk(nn.Module):
         states, cu, tasks = self._encode(token_ids, cu_seqlens, tasks)
         return self._rank(states, cu, tasks)
 
-    def _encode(
-        self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor
-    ) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
+    def _encode(self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
         """The encoder's states (N, d), the rows' cumulative lengths in them, prompts included, and tasks on the host."""
         cu_seqlens, tasks = cu_seqlens.cpu(), tasks.cpu()
         self._check(token_ids, cu_seqlens, tasks)
@@ -172,7 +176,13 @@ class ScriptedTrunk(nn.Module):
         return encoded(states, cu_seqlens_q, cu_seqlens_k, kv, self.heads, how)
 
     def _decode(
-        self, ids: Tensor, bias: Tensor, paths: Optional[Tensor], cache: List[Tensor], of: Encoded, how: How  # noqa: UP006, UP045
+        self,
+        ids: Tensor,
+        bias: Tensor,
+        paths: Optional[Tensor],
+        cache: List[Tensor],
+        of: Encoded,
+        how: How,  # noqa: UP006, UP045
     ) -> Tensor:
         """The decoder's states (M, d), as the head reads them, of input ids (M,).
 
@@ -269,9 +279,9 @@ class ScriptedTrunk(nn.Module):
         return scored
 
 
-def _constants(tasks: Sequence[TaskConstants], start_id: int) -> dict[str, Tensor]:
+def _constants(tasks: Sequence[ScriptedTask], start_id: int) -> dict[str, Tensor]:
     """All integers of a file: whose prompt rows, label tries and labels are whose."""
-    tries = [Trie.of(task.labels, start_id) for task in tasks]
+    tries = [Trie.of(task.label_ids, start_id) for task in tasks]
     paths = [path for trie in tries for path in trie.paths]
     longest = max(map(len, paths))
     steps = [candidate for trie in tries for candidate in trie.steps]
