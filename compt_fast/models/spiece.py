@@ -30,7 +30,7 @@ def sentencepiece_model(tokenizer: PreTrainedTokenizerBase) -> bytes | None:
     if model.get("type") != "Unigram" or model.get("byte_fallback") or charsmap is None or not _by_words(held):
         return None
     special = {token["id"] for token in held["added_tokens"] if token["special"]}
-    pieces = dict(enumerate(map(tuple, model["vocab"])))
+    pieces: dict[int, tuple[str, float]] = {i: (text, score) for i, (text, score) in enumerate(model["vocab"])}
     pieces |= {token["id"]: (token["content"], 0.0) for token in held["added_tokens"] if token["id"] not in pieces}
     if sorted(pieces) != list(range(len(pieces))):
         return None

@@ -1,128 +1,92 @@
-"""Products, norm and activation, and the weights of each layer, for TorchScript: the formulas of `compt_fast.ops`.
+"""The layers of encoder and decoder, for TorchScript: each adds to the residual stream `x` (n, d) in place."""
 
-`how.host`: the tensors lie on the CPU, where the extension computes all but products; `how.quick`: these too. Both are
-found when the model is called, so that a file serves whatever machine and device it is loaded on.
-"""
-
-from __future__ import annotations
-
-from typing import NamedTuple
+# No postponed annotations: TorchScript takes those of a module's attributes for types.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from compt_fast.models.t5.cross_attention import FEW
-from compt_fast.models.t5.weights import CrossAttentionWeights, DecoderLayer, EncoderLayer, FeedForwardWeights
-from compt_fast.models.t5.weights import SelfAttentionWeights
-
-
-class How(NamedTuple):
-    """What computes: see the head of this file."""
-
-    host: bool
-    quick: bool
-
-
-def how_for(x: Tensor) -> How:
-    """What computes on tensors like `x`."""
-    host = x.device.type == "cpu"
-    return How(host, host and torch.ops.compt_fast.has_products(x.dtype))
-
-
-def linear(x: Tensor, weight: Tensor, how: How, relu: bool = False) -> Tensor:
-    """`x W^T`, (n, in) -> (n, out), and of that, with `relu`, what is above 0."""
-    if how.quick:
-        return torch.ops.compt_fast.product(x, weight, False, relu)
-    y = F.linear(x, weight)
-    return y.relu_() if relu else y
-
-
-def linear_add_(x: Tensor, weight: Tensor, total: Tensor, how: How) -> None:
-    """`total += x W^T`, (n, in) to (n, out)."""
-    if how.quick:
-        torch.ops.compt_fast.product_add(x, weight, total)
-    else:
-        total += F.linear(x, weight)
-
-
-def by_head(x: Tensor, matrices: Tensor, transposed: bool, how: How, few: int = FEW) -> Tensor:
-    """Each token's products with the heads' matrices W (H, c, d): `W x`, (M, H, d) -> (M, H, c), or `transposed`
-    `W^T x`; `compt_fast.models.t5.cross_attention` says why a few are filled up.
-    """
-    if how.quick:
-        heads = x.transpose(0, 1).contiguous()
-        parts = [torch.ops.compt_fast.product(heads[h], matrices[h], transposed, False) for h in range(len(heads))]
-        return torch.stack(parts, 1)
-    wide = F.pad(x, [0, 0, 0, 0, 0, max(0, few - len(x))]) if how.host and len(x) < few else x
-    other = matrices if transposed else matrices.transpose(1, 2)
-    return (wide.transpose(0, 1) @ other).transpose(0, 1)[: len(x)]
-
-
-def rms_norm(x: Tensor, eps: float, how: How) -> Tensor:
-    """`x / sqrt(mean(x^2) + eps)`, (n, d) in x's dtype."""
-    if how.host:
-        return torch.ops.compt_fast.rms_norm(x, eps)[0]
-    length = torch.linalg.vector_norm(x, dim=[1], keepdim=True, dtype=torch.float32)
-    return (x * torch.rsqrt(length.square().div(x.shape[1]).add(eps))).to(x.dtype)
-
-
-def gated_gelu(inner: Tensor, how: How) -> Tensor:
-    """`gelu(u) v` of inner (n, 2f), u before v: (n, f)."""
-    if how.host:
-        return torch.ops.compt_fast.gated_gelu(inner)
-    u, v = inner.float().chunk(2, 1)
-    return (F.gelu(u, approximate="tanh") * v).to(inner.dtype)
-
-
-class SelfAttention(nn.Module):
-    """`qkv` (3 H c, d) and `o` (d, H c)."""
-
-    def __init__(self, weights: SelfAttentionWeights) -> None:
-        super().__init__()
-        self.register_buffer("qkv", weights.qkv.weight)
-        self.register_buffer("o", weights.o.weight)
-
-
-class Cross(nn.Module):
-    """`q` (H c, d), `kv` (2 H c, d) and `o` (d, H c)."""
-
-    def __init__(self, weights: CrossAttentionWeights) -> None:
-        super().__init__()
-        self.register_buffer("q", weights.q.weight)
-        self.register_buffer("kv", weights.kv)
-        self.register_buffer("o", weights.o.weight)
+from compt_fast.models.scripted.attention import Encoded, attend, cross_attention, self_attention
+from compt_fast.models.scripted.products import How, gated_gelu, linear, linear_add_, rms_norm
+from compt_fast.models.scripted.rows import Padding
+from compt_fast.models.t5.weights import DecoderLayer, EncoderLayer, FeedForwardWeights, Weights
 
 
 class FeedForward(nn.Module):
-    """`wi` (f, d) or, gated, (2f, d), and `wo` (d, f)."""
+    """`x += wo act(wi norm(x))`: `wi` (f, d) or, gated, (2f, d), and `wo` (d, f)."""
 
-    def __init__(self, weights: FeedForwardWeights) -> None:
+    wi: Tensor
+    wo: Tensor
+
+    def __init__(self, layer: FeedForwardWeights, eps: float) -> None:
         super().__init__()
-        self.gated = weights.gated
-        self.register_buffer("wi", weights.wi.weight)
-        self.register_buffer("wo", weights.wo.weight)
+        self.gated, self.eps = layer.gated, eps
+        self.register_buffer("wi", layer.wi.weight)
+        self.register_buffer("wo", layer.wo.weight)
 
-    def forward(self, x: Tensor, eps: float, how: How) -> None:
-        """`x += wo act(wi norm(x))`."""
-        inner = linear(rms_norm(x, eps, how), self.wi, how, not self.gated)
+    def forward(self, x: Tensor, how: How) -> None:
+        """In place."""
+        inner = linear(rms_norm(x, self.eps, how), self.wi, how, not self.gated)
         linear_add_(gated_gelu(inner, how) if self.gated else inner, self.wo, x, how)
 
 
 class Encoder(nn.Module):
-    """The matrices of a layer of the encoder."""
+    """A layer of the encoder: `qkv` (3 H c, d), `o` (d, H c), and its feed-forward."""
 
-    def __init__(self, layer: EncoderLayer) -> None:
+    qkv: Tensor
+    o: Tensor
+
+    def __init__(self, layer: EncoderLayer, weights: Weights) -> None:
         super().__init__()
-        self.attention = SelfAttention(layer.attention)
-        self.feed_forward = FeedForward(layer.feed_forward)
+        self.heads, self.head_dim, self.eps = weights.heads, weights.head_dim, weights.eps
+        self.register_buffer("qkv", layer.attention.qkv.weight)
+        self.register_buffer("o", layer.attention.o.weight)
+        self.feed_forward = FeedForward(layer.feed_forward, weights.eps)
+
+    def forward(self, x: Tensor, cu_seqlens: Tensor, bias: Tensor, padding: Padding, how: How) -> None:
+        """On packed rows; arguments as of `self_attention`."""
+        qkv = linear(rms_norm(x, self.eps, how), self.qkv, how).view(-1, 3, self.heads, self.head_dim)
+        linear_add_(self_attention(qkv, cu_seqlens, bias, padding, how).flatten(1), self.o, x, how)
+        self.feed_forward(x, how)
 
 
 class Decoder(nn.Module):
-    """The matrices of a layer of the decoder."""
+    """Layer `depth` of the decoder: besides, `q` (H c, d), `kv` (2 H c, d) and `cross_o` (d, H c)."""
 
-    def __init__(self, layer: DecoderLayer) -> None:
+    qkv: Tensor
+    o: Tensor
+    q: Tensor
+    kv: Tensor
+    cross_o: Tensor
+
+    def __init__(self, layer: DecoderLayer, weights: Weights, depth: int) -> None:
         super().__init__()
-        self.attention = SelfAttention(layer.attention)
-        self.cross = Cross(layer.cross)
-        self.feed_forward = FeedForward(layer.feed_forward)
+        self.heads, self.head_dim, self.eps, self.depth = weights.heads, weights.head_dim, weights.eps, depth
+        self.register_buffer("qkv", layer.attention.qkv.weight)
+        self.register_buffer("o", layer.attention.o.weight)
+        self.register_buffer("q", layer.cross.q.weight)
+        self.register_buffer("kv", layer.cross.kv)
+        self.register_buffer("cross_o", layer.cross.o.weight)
+        self.feed_forward = FeedForward(layer.feed_forward, weights.eps)
+
+    def forward(
+        self, x: Tensor, bias: Tensor, paths: Tensor | None, cache: list[Tensor], of: Encoded, how: How
+    ) -> None:
+        """A token attends to those at its `paths` (M, P), itself among them, or, without, to what `cache` holds of its
+        row by layer, (M, t, 2, H, c), to which it is added; `bias` (1 or M, H, 1, P or t+1). And to the states `of`
+        the encoder.
+        """
+        qkv = linear(rms_norm(x, self.eps, how), self.qkv, how).view(-1, 3, self.heads, self.head_dim)
+        kv = qkv[:, 1:][paths] if paths is not None else self._remembered(qkv[:, None, 1:], cache)
+        k, v = kv.transpose(1, 3).unbind(2)
+        linear_add_(attend(qkv[:, 0, :, None], k, v, bias).flatten(1), self.o, x, how)
+        q = linear(rms_norm(x, self.eps, how), self.q, how).view(-1, self.heads, self.head_dim)
+        linear_add_(cross_attention(q, of, self.kv, self.depth, how).flatten(1), self.cross_o, x, how)
+        self.feed_forward(x, how)
+
+    def _remembered(self, newest: Tensor, cache: list[Tensor]) -> Tensor:
+        """All of this layer's keys and values up to the `newest` (M, 1, 2, H, c), which are put to them."""
+        if self.depth == len(cache):
+            cache.append(newest)
+        else:
+            cache[self.depth] = torch.cat([cache[self.depth], newest], 1)
+        return cache[self.depth]

@@ -1,8 +1,8 @@
-"""Rows of unlike lengths in packed tensors, for TorchScript: cumulative lengths on the host, and padding on a device."""
+"""Rows of unlike lengths in packed tensors, for TorchScript: cumulative lengths on the host, padding on a device."""
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Tuple  # noqa: UP035  # TorchScript reads these
+from typing import NamedTuple  # TorchScript reads these
 
 import torch
 from torch import Tensor
@@ -10,17 +10,16 @@ from torch import Tensor
 from compt_fast.models.engines.fast import CACHED_TOKENS
 from compt_fast.ops.varlen import MASKED
 
-
 PADDED_SCORES = 1 << 27  # attention scores of all heads that exist at a time off the CPU (ours)
 
 
 class Padding(NamedTuple):
-    """B packed rows side by side, padded to the longest, T: `index` (B, T) int64 is the packed place of each padded one,
-    where padding repeats its row's last; the real ones stand at `places` (n,) int64 of the flattened padded rows;
+    """B packed rows side by side, padded to the longest, T: `at` (B, T) int64 is the packed place of each padded
+    one, where padding repeats its row's last; the real ones stand at `places` (n,) int64 of the flattened padded rows;
     `hidden` (B, 1, 1, T) fp32, added to scores, hides what is padding. All on the device.
     """
 
-    index: Tensor
+    at: Tensor
     places: Tensor
     hidden: Tensor
 
@@ -41,15 +40,21 @@ def padding_of(cu_seqlens: Tensor, device: torch.device, masked: float = MASKED)
     starts, lengths = cu_seqlens[:-1], cu_seqlens.diff()
     width = int(lengths.max())
     steps = torch.arange(width)
-    index = starts[:, None] + torch.minimum(steps[None], lengths[:, None] - 1)
+    at = starts[:, None] + torch.minimum(steps[None], lengths[:, None] - 1)
     places = ranges(torch.arange(len(lengths)) * width, lengths)
     hidden = (steps[None] >= lengths[:, None])[:, None, None].to(torch.float32) * masked
-    return Padding(index.to(device), places.to(device), hidden.to(device))
+    return Padding(at.to(device), places.to(device), hidden.to(device))
+
+
+def no_padding() -> Padding:
+    """That of rows which stay packed."""
+    none = torch.zeros(0, dtype=torch.int64)
+    return Padding(none, none, none)
 
 
 def pad(packed: Tensor, padding: Padding) -> Tensor:
     """(n, H, c) as (B, H, T, c)."""
-    return packed[padding.index].transpose(1, 2)
+    return packed[padding.at].transpose(1, 2)
 
 
 def unpad(padded: Tensor, padding: Padding) -> Tensor:
@@ -57,10 +62,10 @@ def unpad(padded: Tensor, padding: Padding) -> Tensor:
     return padded.transpose(1, 2).flatten(0, 1)[padding.places]
 
 
-def chunks_by_tokens(cu_seqlens: Tensor, most: int = CACHED_TOKENS) -> List[Tuple[int, int]]:  # noqa: UP006
+def chunks_by_tokens(cu_seqlens: Tensor, most: int = CACHED_TOKENS) -> list[tuple[int, int]]:
     """The first row of each chunk and the one after its last: as many rows as have `most` tokens, or one."""
-    ends: List[int] = cu_seqlens.tolist()  # noqa: UP006
-    found: List[Tuple[int, int]] = []  # noqa: UP006
+    ends: list[int] = cu_seqlens.tolist()
+    found: list[tuple[int, int]] = []
     first = 0
     for row in range(1, len(ends)):
         if row == len(ends) - 1 or ends[row + 1] - ends[first] > most:
@@ -69,7 +74,7 @@ def chunks_by_tokens(cu_seqlens: Tensor, most: int = CACHED_TOKENS) -> List[Tupl
     return found
 
 
-def chunks_by_scores(cu_seqlens: Tensor, heads: int, most: int = PADDED_SCORES) -> List[Tuple[int, int]]:  # noqa: UP006
+def chunks_by_scores(cu_seqlens: Tensor, heads: int, most: int = PADDED_SCORES) -> list[tuple[int, int]]:
     """The same, of as many rows as have `most` scores of `heads` once all are as long as the longest."""
     rows, longest = len(cu_seqlens) - 1, int(cu_seqlens.diff().max())
     step = max(1, most // (heads * longest * longest))

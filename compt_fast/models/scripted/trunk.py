@@ -1,31 +1,24 @@
 """A whole T5 with the target prompts and labels of some tasks, in TorchScript: rows in, answers and scores out."""
 
-from __future__ import annotations
+# No postponed annotations: TorchScript takes those of a module's attributes for types.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import List, Optional, Tuple  # noqa: UP035  # TorchScript reads these
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compt_fast.models.engines.fast import ABSORBED_ELEMENTS
-from compt_fast.models.scripted.attention import (
-    Encoded,
-    attend,
-    cross_attention,
-    encoded,
-    selected,
-    self_attention,
-)
-from compt_fast.models.scripted.layers import Decoder, Encoder, How, how_for, linear, linear_add_, rms_norm
+from compt_fast.models.scripted.attention import Encoded, encoded, selected
+from compt_fast.models.scripted.layers import Decoder, Encoder
+from compt_fast.models.scripted.products import How, how_for, linear, rms_norm
 from compt_fast.models.scripted.rows import (
-    Padding,
     chunks_by_scores,
     chunks_by_tokens,
     cu_seqlens_of,
     distances,
+    no_padding,
     padding_of,
     ranges,
 )
@@ -56,6 +49,22 @@ class ScriptedTrunk(nn.Module):
     Raises for whatever of these does not fit, naming it. All results lie on the CPU.
     """
 
+    embedding: Tensor
+    head: Tensor
+    head_scale: Tensor
+    encoder_bias: Tensor
+    decoder_bias: Tensor
+    prompts: Tensor
+    prompt_cu_seqlens: Tensor
+    trie_cu_seqlens: Tensor
+    trie_tokens: Tensor
+    trie_depths: Tensor
+    trie_paths: Tensor
+    label_cu_seqlens: Tensor
+    step_cu_seqlens: Tensor
+    step_nodes: Tensor
+    step_tokens: Tensor
+
     def __init__(
         self, weights: Weights, tasks: Sequence[ScriptedTask], start_id: int, end_id: int, prepend: bool
     ) -> None:
@@ -68,8 +77,8 @@ class ScriptedTrunk(nn.Module):
         self.before = [list(task.before) for task in tasks]
         self.max_source_lengths = [task.max_source_length for task in tasks]
         self.labels = [list(task.labels) for task in tasks]
-        self.encoder = nn.ModuleList(map(Encoder, weights.encoder))
-        self.decoder = nn.ModuleList(map(Decoder, weights.decoder))
+        self.encoder = nn.ModuleList(Encoder(layer, weights) for layer in weights.encoder)
+        self.decoder = nn.ModuleList(Decoder(layer, weights, depth) for depth, layer in enumerate(weights.decoder))
         self.register_buffer("embedding", weights.embedding)
         self.register_buffer("head", weights.head.weight)
         self.register_buffer("head_scale", weights.head_scale)
@@ -80,7 +89,7 @@ class ScriptedTrunk(nn.Module):
         for name, constant in _constants(tasks, start_id).items():
             self.register_buffer(name, constant)
 
-    def forward(self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: UP006
+    def forward(self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`answer` and `score` of the same rows, which are encoded once."""
         states, cu, tasks = self._encode(token_ids, cu_seqlens, tasks)
         answers, answer_cu_seqlens = self._greedy(states, cu)
@@ -88,19 +97,19 @@ class ScriptedTrunk(nn.Module):
         return answers, answer_cu_seqlens, scores, score_cu_seqlens
 
     @torch.jit.export
-    def answer(self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+    def answer(self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's greedy answer: token ids (n,) int64 of all rows without </s>, and cumulative lengths (B+1,)."""
         states, cu, tasks = self._encode(token_ids, cu_seqlens, tasks)
         return self._greedy(states, cu)
 
     @torch.jit.export
-    def score(self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+    def score(self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
         """The log-likelihood in nats of each of a row's labels, (n,) fp32 of all rows, and cumulative counts (B+1,)."""
         states, cu, tasks = self._encode(token_ids, cu_seqlens, tasks)
         return self._rank(states, cu, tasks)
 
-    def _encode(self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
-        """The encoder's states (N, d), the rows' cumulative lengths in them, prompts included, and tasks on the host."""
+    def _encode(self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The encoder's states (N, d), the rows' cumulative lengths in them, prompts and all, and tasks on the host."""
         cu_seqlens, tasks = cu_seqlens.cpu(), tasks.cpu()
         self._check(token_ids, cu_seqlens, tasks)
         how = how_for(self.embedding)
@@ -154,13 +163,9 @@ class ScriptedTrunk(nn.Module):
         cu = cu - cu[0]
         longest = int(cu.diff().max())
         bias = distances(self.encoder_bias, torch.arange(1 - longest, longest))
-        none = torch.zeros(0, dtype=torch.int64)
-        padding = Padding(none, none, none) if how.host else padding_of(cu, x.device)
+        padding = no_padding() if how.host else padding_of(cu, x.device)
         for layer in self.encoder:
-            qkv = linear(rms_norm(x, self.eps, how), layer.attention.qkv, how)
-            out = self_attention(qkv.view(-1, 3, self.heads, self.head_dim), cu, bias, padding, how)
-            linear_add_(out.flatten(1), layer.attention.o, x, how)
-            layer.feed_forward(x, self.eps, how)
+            layer(x, cu, bias, padding, how)
         return rms_norm(x, self.eps, how)
 
     def _cross(self, states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, times: int, how: How) -> Encoded:
@@ -169,54 +174,31 @@ class ScriptedTrunk(nn.Module):
         count, pairs = int(queries.sum()), int((queries * keys).sum())
         inner, width = self.heads * self.head_dim, states.shape[1]
         absorbed = count * inner * width + pairs * self.heads * width
-        kv: List[Tensor] = []  # noqa: UP006
-        if absorbed > len(states) * inner * width + pairs * inner:
-            for layer in self.decoder:
-                kv.append(F.linear(states, layer.cross.kv).view(len(states), 2, self.heads, self.head_dim))
-        return encoded(states, cu_seqlens_q, cu_seqlens_k, kv, self.heads, how)
+        pays = absorbed <= len(states) * inner * width + pairs * inner
+        return encoded(states, cu_seqlens_q, cu_seqlens_k, pays, [], self.heads, how)
 
     def _decode(
         self,
         ids: Tensor,
         bias: Tensor,
-        paths: Optional[Tensor],
-        cache: List[Tensor],
+        paths: Tensor | None,
+        cache: list[Tensor],
         of: Encoded,
-        how: How,  # noqa: UP006, UP045
+        how: How,
     ) -> Tensor:
-        """The decoder's states (M, d), as the head reads them, of input ids (M,).
-
-        A token attends to those at its `paths` (M, P), itself among them, or, without, to what `cache` holds of its
-        row by layer, (M, t, 2, H, c), to which it is added. `bias` (1 or M, H, 1, P or t+1).
-        """
+        """The decoder's states (M, d), as the head reads them, of input ids (M,); arguments as of `layers.Decoder`."""
         x = F.embedding(ids, self.embedding)
-        for depth, layer in enumerate(self.decoder):
-            qkv = linear(rms_norm(x, self.eps, how), layer.attention.qkv, how).view(-1, 3, self.heads, self.head_dim)
-            if paths is not None:
-                kv = qkv[:, 1:][paths]
-            else:
-                kv = qkv[:, None, 1:]
-                if depth < len(cache):
-                    kv = torch.cat([cache[depth], kv], 1)
-                    cache[depth] = kv
-                else:
-                    cache.append(kv)
-            k, v = kv.transpose(1, 3).unbind(2)
-            out = attend(qkv[:, 0, :, None], k, v, bias)
-            linear_add_(out.flatten(1), layer.attention.o, x, how)
-            q = linear(rms_norm(x, self.eps, how), layer.cross.q, how).view(len(x), self.heads, self.head_dim)
-            attended = cross_attention(q, of, layer.cross.kv, depth, how)
-            linear_add_(attended.flatten(1), layer.cross.o, x, how)
-            layer.feed_forward(x, self.eps, how)
+        for layer in self.decoder:
+            layer(x, bias, paths, cache, of, how)
         return (rms_norm(x, self.eps, how) * self.head_scale).to(x.dtype)
 
-    def _greedy(self, states: Tensor, cu: Tensor) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+    def _greedy(self, states: Tensor, cu: Tensor) -> tuple[Tensor, Tensor]:
         """`answer` of rows whose states are known."""
         how, count, device = how_for(states), len(cu) - 1, states.device
         of = self._cross(states, torch.arange(count + 1), cu, self.max_new_tokens, how)
         rows, written = torch.arange(count), torch.full([count, self.max_new_tokens], -1)
         ids = torch.full([count], self.start_id, device=device)
-        cache: List[Tensor] = []  # noqa: UP006
+        cache: list[Tensor] = []
         for step in range(self.max_new_tokens):
             bias = distances(self.decoder_bias, torch.arange(-step, 1))[None, :, None]
             out = self._decode(ids, bias, None, cache, of, how)
@@ -233,12 +215,12 @@ class ScriptedTrunk(nn.Module):
                 ids = ids[chosen]
         return written[written >= 0], cu_seqlens_of((written >= 0).sum(1))
 
-    def _rank(self, states: Tensor, cu: Tensor, tasks: Tensor) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+    def _rank(self, states: Tensor, cu: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
         """`score` of rows whose states are known: some rows at a time, to bound what their queries take."""
         how = how_for(states)
         nodes = self.trie_cu_seqlens.cpu().diff()[tasks]
         most = max(1, self.absorbed_elements // (self.heads * states.shape[1]))
-        scores: List[Tensor] = []  # noqa: UP006
+        scores: list[Tensor] = []
         of = self._cross(states, cu_seqlens_of(nodes), cu, 1, how)
         parts = chunks_by_tokens(cu_seqlens_of(nodes), most)
         for first, last in parts:
