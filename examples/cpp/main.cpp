@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "text.h"
+#include "tokenizer.h"
 
 namespace {
 
@@ -46,6 +46,17 @@ std::vector<Task> tasks_of(const torch::jit::Module& model) {
     tasks.push_back({names[i].toStringRef(), strings(before[i]), strings(labels[i]), longest[i]});
   }
   return tasks;
+}
+
+// The parts of a line between tabs.
+std::vector<std::string> fields_of(const std::string& line) {
+  std::vector<std::string> fields;
+  std::size_t start = 0;
+  for (std::size_t tab = 0; tab != std::string::npos; start = tab + 1) {
+    tab = line.find('\t', start);
+    fields.push_back(line.substr(start, tab - start));
+  }
+  return fields;
 }
 
 // The rows of up to `AT_A_TIME` lines, packed as the model reads them.
@@ -81,7 +92,7 @@ void answer(Rows& rows, torch::jit::Module& model, const std::vector<Task>& know
   for (std::size_t row = 0; row < rows.tasks.size(); ++row) {
     const auto* end = ends.data_ptr<int64_t>() + row;
     const auto* score_end = score_ends.data_ptr<int64_t>() + row;
-    const auto text = tokenizer.text(answers.data_ptr<int64_t>() + end[0], end[1] - end[0]);
+    const auto text = tokenizer.text(answers.data_ptr<int64_t>() + end[0], static_cast<std::size_t>(end[1] - end[0]));
     const auto shares = scores.slice(0, score_end[0], score_end[1]).softmax(0);
     const auto& labels = known[rows.tasks[row]].labels;
     const auto written = std::find(labels.begin(), labels.end(), text);
