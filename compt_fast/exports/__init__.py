@@ -20,7 +20,7 @@ from compt_fast.utils.registry import Registry
 if TYPE_CHECKING:
     from compt_fast.prediction.predictor import Predictor
 
-ORDER = ("peft", "vocabulary")
+ORDER = ("peft", "vocabulary", "torchscript")
 RECORD = "export.json"
 """What an export consists of; so it is known, when another one takes its place, that nothing else lies there."""
 

@@ -71,7 +71,7 @@ def check_writable(task: Task, mode: str, tokenizer: Any) -> None:
 
 def input_text(task: Task, row_texts: Sequence[str], *, prefix: bool) -> str:
     """`<task>: <field>: <text> <field>: <text>`, as the trunk reads it where nothing is cut."""
-    parts = zip(_names(task, prefix), row_texts, strict=True)
+    parts = zip(names_before(task, prefix), row_texts, strict=True)
     return "".join(f"{name} {text.strip()}" for name, text in parts)
 
 
@@ -114,7 +114,7 @@ def read_inputs(rows: Sequence[tuple[Task, bool, Sequence[str]]], tokenizer: Any
     # Cutting at spaces changes no token: sentencepiece tokens cross none, and bytes are bytes. The
     # space stays with the piece that follows it.
     kinds = list(dict.fromkeys((task, prefix) for task, prefix, _ in rows))
-    names = [name for kind in kinds for name in _names(*kind)]
+    names = [name for kind in kinds for name in names_before(*kind)]
     pieces = iter(_tokens([*names, *(f" {text.strip()}" for _, _, texts in rows for text in texts)], tokenizer))
     named = {(task, prefix): list(islice(pieces, len(task.fields))) for task, prefix in kinds}
     return [
@@ -129,8 +129,8 @@ def unknown_words(row_texts: Sequence[str], tokenizer: Any) -> list[str]:
     return [word for word, ids in zip(words, _tokens(words, tokenizer), strict=True) if tokenizer.unk_token_id in ids]
 
 
-def _names(task: Task, prefix: bool) -> list[str]:
-    """What stands before each text."""
+def names_before(task: Task, prefix: bool) -> list[str]:
+    """What stands before each text of a row; with `prefix` the task's name before the first."""
     names = [f" {name}:" for _, name in task.fields]
     names[0] = f"{task.prefix}:{names[0]}" if prefix else names[0].lstrip()
     return names
