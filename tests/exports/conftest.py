@@ -20,7 +20,7 @@ COUNT = 40  # rows a task; `python -m tests.helpers.exported RUN` takes 300
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder over the embedded trunk: one run, all its tasks."""
     out = tmp_path_factory.mktemp("embedded") / "run"
-    flags = {"method": "pt-joint", "steps": 12, "shots": 8, "batch-size": 13, "eval-size": 2, "scoring": "rank"}
+    flags = {"method": "pt-joint", "steps": 12, "shots": 8, "batch-size": 13, "prompt-length": 8, "eval-size": 2}
     line = [f"--{name}={value}" for name, value in flags.items()]
     assert train.main([*line, f"--tasks={','.join(MAKERS)}", "--init=vocab", f"--out={out}"]) == 0
     return out

@@ -46,22 +46,21 @@ def test_every_family_in_both_places(family: str, position: str, tmp_path: Path)
     write_export(predictor, "vocabulary", tmp_path / "out")
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    one = predictor.prompts["rte"]
-    prompt, written, ours = "<rte_0><rte_1><rte_2>", [], []
-    for text in ODD:
-        row = {"sentence1": text, "sentence2": f"the {text}"}
-        own = input_text(one.task, list(row.values()), prefix=True)
-        sent = f"{prompt} {own}" if position == "prepend" else f"{own}</s>{prompt}"
-        batch = tokenizer(sent, return_tensors="pt", add_special_tokens=position == "prepend")
-        ids = batch["input_ids"][0].tolist()
-        alone = read_input(one.task, list(row.values()), predictor.trunk.tokenizer, prefix=True).cut(200)
-        assert (ids[3:] if position == "prepend" else ids[:-3]) == alone
-        assert position == "append" or ids == tokenizer(sent.replace("> rte:", ">rte:"))["input_ids"]
-        # without a cache, which transformers makes as deep as the encoder is
-        answer = model.generate(**batch, max_new_tokens=longest_label(predictor), use_cache=False)
-        written.append(tokenizer.decode(answer[0], skip_special_tokens=True).strip())
-        ours.append(predictor.predict(row).text)
-    assert written == ours
+    task, prompt, rows = predictor.tasks["rte"], "<rte_0><rte_1><rte_2>", [(text, f"the {text}") for text in ODD]
+    texts = [input_text(task, row, prefix=True) for row in rows]
+    prepend = position == "prepend"
+    sent = [f"{prompt} {text}" if prepend else f"{text}</s>{prompt}" for text in texts]
+    for row, text in zip(rows, sent, strict=True):
+        ids = tokenizer(text, add_special_tokens=prepend)["input_ids"]
+        alone = read_input(task, row, predictor.trunk.tokenizer, prefix=True).cut(200)
+        assert (ids[3:] if prepend else ids[:-3]) == alone
+        assert not prepend or ids == tokenizer(text.replace("> rte:", ">rte:"))["input_ids"]
+    batch = tokenizer(sent, return_tensors="pt", padding=True, add_special_tokens=prepend)
+    # without a cache, which transformers makes as deep as the encoder is
+    ids = model.generate(**batch, max_new_tokens=longest_label(predictor), use_cache=False)
+    written = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    ours = predictor.predict([dict(zip(("sentence1", "sentence2"), row, strict=True)) for row in rows])
+    assert written == [answer.text for answer in ours]
 
 
 @pytest.mark.parametrize("family", ["t5", "flan", "mt5"])
