@@ -37,7 +37,7 @@ ROWS = 24  # of each task
 CLIENTS = 8
 CLOSE = 1e-4  # of likelihoods: what the rounding of other sums may change
 GROWTH = 2.0  # MiB a minute over the second half of a run
-JUDGED = 2.0  # minutes: in less, what is first used weighs more than what is lost
+JUDGED = 4.0  # minutes: in less, what is first used weighs more than what is lost
 JSON = {"Content-Type": "application/json"}
 BAD: tuple[tuple[bytes, int], ...] = (
     (b'{"rows": ', 400),
@@ -76,7 +76,7 @@ class Soak:
         self.rows = mixed_rows(rows)
         paths = [make_prompts(root / "a"), make_prompts(root / "b", CHANGING, seed=1)]
         first = load(paths[0], device="cpu")
-        other = Predictor(first.trunk, first.prompts | load(paths[1], device="cpu").prompts)
+        other = Predictor(first.trunk, {**first.prompts, **load(paths[1], device="cpu").prompts})
         self.expected: dict[Key, Answer] = {}
         for name, predictor in (("a", first), ("b", other)):
             for scores in (False, True):
@@ -195,14 +195,18 @@ class Soak:
     def client(self, seed: int) -> None:
         """One client, until the end."""
         chance = random.Random(seed)
-        acts = ((self.predict, 80), (self.spoil, 8), (self.vanish, 8), (self.look, 4))
-        kinds, shares = zip(*acts, strict=True)
-        self.repeat(lambda: chance.choices(kinds, shares)[0](chance))
+        acts = [*80 * [self.predict], *8 * [self.spoil], *8 * [self.vanish], *4 * [self.look]]
+        self.repeat(lambda: chance.choice(acts)(chance))
 
     def changer(self) -> None:
         """The one who changes tasks."""
         chance = random.Random("changer")
-        self.repeat(lambda: (self.change(chance), time.sleep(chance.uniform(0, 0.2))))
+
+        def act() -> None:
+            self.change(chance)
+            time.sleep(chance.uniform(0, 0.2))
+
+        self.repeat(act)
 
     def repeat(self, act: Callable[[], Any]) -> None:
         """Act until the end; what no act foresees is a breach too."""
