@@ -37,7 +37,7 @@ ROWS = 24  # of each task
 CLIENTS = 8
 CLOSE = 1e-4  # of likelihoods: what the rounding of other sums may change
 GROWTH = 2.0  # MiB a minute over the second half of a run
-JUDGED = 2.0  # minutes: in less, what is first used weighs more than what is lost
+JUDGED = 4.0  # minutes: in less, what is first used weighs more than what is lost
 JSON = {"Content-Type": "application/json"}
 BAD: tuple[tuple[bytes, int], ...] = (
     (b'{"rows": ', 400),
@@ -195,8 +195,8 @@ class Soak:
     def client(self, seed: int) -> None:
         """One client, until the end."""
         chance = random.Random(seed)
-        acts = {self.predict: 80, self.spoil: 8, self.vanish: 8, self.look: 4}
-        self.repeat(lambda: chance.choices([*acts], [*acts.values()])[0](chance))
+        acts = [*80 * [self.predict], *8 * [self.spoil], *8 * [self.vanish], *4 * [self.look]]
+        self.repeat(lambda: chance.choice(acts)(chance))
 
     def changer(self) -> None:
         """The one who changes tasks."""
