@@ -6,7 +6,7 @@ says of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,7 +52,7 @@ def write_export(predictor: Predictor, name: str, folder: Path) -> list[Path]:
     try:
         with new_tree(folder) as temporary:
             EXPORTS[name].write(predictor, temporary)
-            files = _files(temporary)
+            files = sorted(_below(temporary))
             record = {"format": name, "tasks": list(predictor.prompts), "files": [str(file) for file in files]}
             write_json(temporary / RECORD, record)
     except OSError as error:
@@ -70,18 +70,20 @@ def check_format(name: str) -> None:
 
 def check_place(folder: Path) -> None:
     """Raise `InputError` where an export cannot take the place of what is there: a file, or files of others."""
+    if folder.name in ("", ".."):
+        raise InputError(f"{folder}: name a folder in it, which is made")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise InputError(f"{folder} is a {'link' if folder.is_symlink() else 'file'}; name a folder, or a new one")
-    found = _files(folder)
     own: list[str] = []
     if (folder / RECORD).is_file():
         own = read_object(folder / RECORD, "the record of an export").get("files", [])
         check_type(own, list, f"{folder / RECORD}: files")
-    foreign = [file for file in found if str(file) not in own and str(file) != RECORD]
-    if foreign:
-        raise InputError(f"{folder}: holds {foreign[0]}, which no export wrote; move it away, or name another folder")
+    known = {RECORD, *map(str, own)}
+    foreign = next((file for file in _below(folder) if str(file) not in known), None)
+    if foreign is not None:
+        raise InputError(f"{folder}: holds {foreign}, which no export wrote; move it away, or name another folder")
 
 
-def _files(folder: Path) -> list[Path]:
+def _below(folder: Path) -> Iterator[Path]:
     """All that is no folder below a folder, which need not be there, relative to it."""
-    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())

@@ -41,7 +41,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 trunk = "{trunk}"
 tokenizer = AutoTokenizer.from_pretrained(trunk)
 model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(trunk{dtype}), "{place}")
-{more}batch = tokenizer(["{text}"], return_tensors="pt", padding=True)
+{more}batch = tokenizer([{text}], return_tensors="pt", padding=True)
 answers = model.generate(**batch, max_new_tokens={longest})
 print(tokenizer.batch_decode(answers, skip_special_tokens=True))
 """
@@ -182,7 +182,7 @@ def _lines(predictor: Predictor, entry: StoredPrompt, trunk: str, place: str, al
         dtype=_dtype(entry),
         place=place,
         more=f'{others}model.set_adapter("{entry.task}")\n' if all_tasks else "",
-        text=card.text_of(entry),
+        text=json.dumps(card.text_of(entry)),
         longest=longest_label(predictor),
     )
 

@@ -12,6 +12,7 @@ manifest of each prompt is in `prompts.json`.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,7 +131,7 @@ def _card(predictor: Predictor, placed: list[_Placed]) -> str:
         dtype=', dtype="bfloat16"' if first.trunk.dtype == "bf16" else "",
         task=first.task,
         length=first.length,
-        text=f'prompt + " {text}"' if prepend else f'"{text}</s>" + prompt',
+        text=f"prompt + {json.dumps(f' {text}')}" if prepend else f"{json.dumps(f'{text}</s>')} + prompt",
         special="" if prepend else ", add_special_tokens=False",
         longest=longest_label(predictor),
     )

@@ -56,7 +56,7 @@ def table(entries: Sequence[StoredPrompt], texts: Sequence[str]) -> str:
     """A line a task: the text that is sent, labels, tokens of the prompt, score."""
     lines = ["| task | text | labels | prompt tokens | score |", "|---|---|---|---|---|"]
     for entry, text in zip(entries, texts, strict=True):
-        cells = (entry.task, f"`{text}`", _labels(entry), str(entry.length), _score(entry))
+        cells = map(_cell, (entry.task, f"`{text}`", _labels(entry), str(entry.length), _score(entry)))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -78,7 +78,12 @@ def about(entry: StoredPrompt) -> str:
         "score": _score(entry),
         "trained": trained or "elsewhere",
     }
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())]) + "\n"
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {_cell(text)} |" for name, text in rows.items())]) + "\n"
+
+
+def _cell(text: str) -> str:
+    """A text in a cell of a table."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _task(entry: StoredPrompt) -> Task:

@@ -139,7 +139,7 @@ def names_before(task: Task, prefix: bool) -> list[str]:
 def _tokens(texts: list[str], tokenizer: Any) -> list[list[int]]:
     # Not verbose: the warning that a text is longer than the model's usual length is moot, as it is
     # cut here.
-    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
 
 def _room(task: Task, names: list[list[int]], max_length: int) -> int:

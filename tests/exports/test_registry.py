@@ -69,6 +69,8 @@ def test_nothing_else_is_replaced(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "out")
     with pytest.raises(InputError, match="is a link; name a folder"):
         write_export(predictor, "lengths", tmp_path / "link")
+    with pytest.raises(InputError, match=r"\.\.: name a folder in it"):
+        write_export(predictor, "lengths", tmp_path / "..")
     with pytest.raises(InputError, match="file: cannot be written|Not a directory|File exists"):
         write_export(predictor, "lengths", tmp_path / "file" / "out")
 

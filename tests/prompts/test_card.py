@@ -65,5 +65,7 @@ def test_all_that_is_known_of_a_prompt() -> None:
 
 
 def test_a_table_has_a_line_a_task() -> None:
+    task = replace(TASKS["rte"], labels=("a|b", "c"))
+    assert "| writes | `a\\|b`, `c` |" in card.about(replace(ENTRY, definition=task))
     lines = card.table([ENTRY], ["<rte_0>...<rte_2> rte:"]).splitlines()
     assert lines[2] == "| rte | `<rte_0>...<rte_2> rte:` | `entailment`, `not_entailment` | 3 | 61.3 % accuracy |"

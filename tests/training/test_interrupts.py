@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from compt_fast.training.interrupts import Interrupted, Interrupts
+from compt_fast.training.interrupts import SIGNALS, Interrupted, Interrupts, raised_at_once
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -57,3 +57,32 @@ def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_raised_at_once(number: int) -> None:
+    """The first one, wherever it comes; the next one acts as usual, and so do those after the block."""
+    before = [signal.getsignal(one) for one in SIGNALS]
+    with pytest.raises(Interrupted) as raised, raised_at_once():
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            assert [signal.getsignal(one) for one in SIGNALS] == before
+    assert raised.value.signal == number
+    with raised_at_once():
+        pass
+    assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+def test_raised_at_once_in_another_thread() -> None:
+    """Where no signal comes, and none can be asked for."""
+    seen = []
+
+    def work() -> None:
+        with raised_at_once():
+            seen.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [True]
