@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from compt_fast.cli.parser import CommandLine, file_path
 from compt_fast.config.choices import EXPORT_NAMES
-from compt_fast.config.flags import add_flag, meaning, parse
-from compt_fast.config.job import JOB_FLAGS
+from compt_fast.prediction.line import add_prompts, load_prompts_of
 from compt_fast.utils.errors import exit_code
 from compt_fast.utils.registry import summary
 from compt_fast.utils.words import plural
-
-FLAGS = ("model", "task_file", "engine", "device", "dtype")
-"""Those of a job that say with which trunk, and as which tasks, the prompts are read."""
 
 EPILOG = """formats:
 {formats}
@@ -44,57 +40,41 @@ def parser() -> CommandLine:
         epilog=EPILOG.format(formats=formats),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument(
-        "paths", nargs="+", type=file_path, metavar="PATH", help="run folder, RUN/prompts/<run-id>, store, adapter"
-    )
-    made.add_argument("--run", metavar="ID", help="the run of a run folder (default: its only one)")
-    made.add_argument("--task", metavar="NAME", help="only this task's prompt; of an adapter, the task that it is of")
     made.add_argument("--format", required=True, metavar="FORMAT", help=f"one of {', '.join(EXPORT_NAMES)}; see below")
     made.add_argument("-o", "--out", required=True, type=file_path, metavar="DIR", help="folder to write")
     made.add_argument(
         "--push", metavar="NAME", help="then upload DIR to the hub's repository NAME, which is made if it is not there"
     )
-    for key in FLAGS:
-        trained = " (default: as trained)" if key in ("model", "dtype") else ""
-        add_flag(made, JOB_FLAGS[key], meaning(JOB_FLAGS[key]) + trained)
+    add_prompts(made)
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    given = vars(parser().parse_args(argv))
+    line = parser().parse_args(argv)
     console = Console(markup=False)  # brackets in names are no markup
-    return exit_code(lambda: export(console, **given), out_of_memory_hint=": take --device cpu")
+    return exit_code(lambda: export(line, console), out_of_memory_hint=": take --device cpu")
 
 
-def export(
-    console: Console,
-    paths: list[Path],
-    run: str | None,
-    task: str | None,
-    format: str,
-    out: Path,
-    push: str | None,
-    **flags: Any,
-) -> int:
+def export(line: Namespace, console: Console) -> int:
     """Read, write, upload where that is asked for, and say how the result is loaded."""
     from compt_fast.exports import check_format, check_place, write_export
-    from compt_fast.prediction.predictor import load
     from compt_fast.utils.hub import Repository
 
-    check_format(format)
-    check_place(out)
-    repository = None if push is None else Repository(push)  # all that can be wrong is known before a trunk is read
-    own = {key: parse(key, value, f"--{JOB_FLAGS[key].name}") for key, value in flags.items() if value is not None}
-    predictor = load(*paths, run=run, task=task, task_files=own.pop("task_file", []), **own)
-    files = write_export(predictor, format, out)
+    check_format(line.format)
+    check_place(line.out)
+    # all that can be wrong is known before a trunk is read
+    repository = None if line.push is None else Repository(line.push)
+    predictor = load_prompts_of(line)
+    files = write_export(predictor, line.format, line.out)
     tasks = list(predictor.prompts)
     named = ", ".join(tasks) if len(tasks) < 5 else plural(len(tasks), "task")
-    console.print(f"{format}: {named} in {out} ({plural(len(files), 'file')})", soft_wrap=True)
-    if lines := how_to_load(out):
-        console.print(f"\n{out}/README.md says what it holds. To load it, in {out}:\n\n{lines}", soft_wrap=True)
+    console.print(f"{line.format}: {named} in {line.out} ({plural(len(files), 'file')})", soft_wrap=True)
+    if lines := how_to_load(line.out):
+        says = f"\n{line.out}/README.md says what it holds. To load it, in {line.out}:\n\n{lines}"
+        console.print(says, soft_wrap=True)
     if repository is not None:
-        console.print(f"uploaded to {repository.upload(out)}", soft_wrap=True)
+        console.print(f"uploaded to {repository.upload(line.out)}", soft_wrap=True)
     return 0
 
 

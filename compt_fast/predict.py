@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from compt_fast.cli.parser import CommandLine, file_path
-from compt_fast.config.flags import add_flag, meaning, parse
-from compt_fast.config.job import JOB_FLAGS
+from compt_fast.config.flags import parse
+from compt_fast.prediction.line import add_prompts, load_prompts_of
 from compt_fast.utils.errors import FIRST_SIGNAL, InputError, exit_code
 from compt_fast.utils.output import complain
 
@@ -35,12 +35,6 @@ EXAMPLES = """examples:
 
 exit codes: 0 all rows answered; 1 some were not (--keep-going); 2 wrong input, or out of memory or disk; 129, 130 or
 143 interrupted (closed terminal, Ctrl-C, SIGTERM), 141 where nobody reads the output any more (| head)"""
-TRUNK = {
-    "model": "the trunk, where it is not found under the name that the prompts were trained with",
-    "engine": "",
-    "device": "",
-    "dtype": "the trunk's numbers (default: as in the training)",
-}
 
 
 def parser() -> CommandLine:
@@ -51,24 +45,7 @@ def parser() -> CommandLine:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument(
-        "--prompts",
-        metavar="DIR",
-        type=file_path,
-        action="append",
-        required=True,
-        help="a run folder, one run's RUN/prompts/ID, a store, or a PEFT adapter; may be given several times",
-    )
-    made.add_argument("--run", metavar="ID", help="of a run folder, the run (or all runs of a method with tasks apart)")
-    made.add_argument("--task", metavar="NAME", help="the task of all rows (default: what their column 'task' says)")
-    made.add_argument(
-        "--task-file",
-        metavar="FILE",
-        type=file_path,
-        action="append",
-        default=[],
-        help="a task of your own, of prompts that do not say what it is; may be given several times",
-    )
+    add_prompts(made, flag="--prompts")
     made.add_argument(
         "--input",
         metavar="FILE",
@@ -92,9 +69,6 @@ def parser() -> CommandLine:
         "--resume", action="store_true", help="go on with what an interrupted process left beside the output, if any"
     )
     made.add_argument("--batch-size", metavar="SIZE", default="128", help="rows a batch (default: 128)")
-    for key, text in TRUNK.items():
-        flag = JOB_FLAGS[key]
-        add_flag(made, flag, text or f"{meaning(flag)} (default: {flag.default})")
     return made
 
 
@@ -118,7 +92,6 @@ def main(argv: list[str] | None = None) -> int:
 def predict(line: Namespace, arguments: list[str]) -> int:
     """Check what is cheap to check, load the prompts, and answer."""
     from compt_fast.prediction.answer_files import Printed, Way, answer_file, check_output, made_by
-    from compt_fast.prediction.predictor import load
     from compt_fast.prediction.row_files import RowFile
 
     size = parse("eval_batch_size", line.batch_size, "--batch-size")
@@ -130,8 +103,7 @@ def predict(line: Namespace, arguments: list[str]) -> int:
         raise InputError("--resume goes on with a file: name one by --output")
     if not printed:
         check_output(line.output, rows.path)
-    trunk = {key: getattr(line, key) for key in TRUNK if getattr(line, key) is not None}
-    predictor = load(*line.prompts, run=line.run, task=line.task, task_files=line.task_file, **trunk)
+    predictor = load_prompts_of(line)
     if printed:
         return _answered(predictor, rows, Printed(), way)
     with answer_file(line.output, made_by(predictor, way), way.columns, line.resume) as out:

@@ -6,12 +6,13 @@ import os
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compt_fast.cli.parser import CommandLine, file_path
 from compt_fast.config.fields import WHOLE, Flag, Range
 from compt_fast.config.flags import add_flag, meaning, value_of
-from compt_fast.config.job import JOB_FLAGS
+from compt_fast.prediction.line import add_prompts, chosen, load_prompts_of
 from compt_fast.serving.limits import LIMITS, Limits
 from compt_fast.utils.errors import InputError, exit_code
 
@@ -28,7 +29,6 @@ PORT = Flag(
     name="port",
     default=8000,
 )
-OF_TRUNK = ("model", "engine", "device", "dtype")
 EXAMPLES = """examples:
   compt-fast serve --prompts runs/mini                    # http://127.0.0.1:8000 has a page to try it on
   compt-fast serve --prompts store --port 0               # a free port; the first line says which
@@ -51,27 +51,7 @@ def parser() -> CommandLine:
         epilog=EXAMPLES,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    made.add_argument(
-        "--prompts",
-        metavar="PATH",
-        type=file_path,
-        action="append",
-        required=True,
-        help="a run folder, a run's prompts, a store or a PEFT adapter; again for another",
-    )
-    made.add_argument("--run", metavar="ID", help="the run of a run folder, where several have prompts of one task")
-    made.add_argument("--task", metavar="NAME", help="that task's prompt alone; of an adapter, the task that it is for")
-    made.add_argument(
-        "--task-file",
-        metavar="FILE",
-        type=file_path,
-        action="append",
-        default=[],
-        help="a task of your own, for prompts that do not say what theirs is; again for another",
-    )
-    for key in OF_TRUNK:
-        default = "as the prompts were trained" if key in ("model", "dtype") else JOB_FLAGS[key].default
-        add_flag(made, JOB_FLAGS[key], f"{meaning(JOB_FLAGS[key])} (default: {default})")
+    add_prompts(made, flag="--prompts")
     group = made.add_argument_group("access")
     group.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1, this machine alone)")
     add_flag(group, PORT, f"{meaning(PORT)} (default: {PORT.default})")
@@ -119,14 +99,12 @@ def run(line: Namespace) -> int:
 
 def application(line: Namespace, limits: Limits, access: Access) -> FastAPI:
     """The application that the line asks for, its trunk and prompts read."""
-    from compt_fast.prediction.predictor import load
     from compt_fast.serving.app import make_app
     from compt_fast.serving.served import Served
     from compt_fast.tasks.user import load_task_file
 
-    trunk = {key: value_of(JOB_FLAGS[key], given, f"--{key}") for key in OF_TRUNK if (given := getattr(line, key))}
-    predictor = load(*line.prompts, run=line.run, task=line.task, task_files=line.task_file, **trunk)
-    known = [load_task_file(file) for file in line.task_file]
+    predictor = load_prompts_of(line)
+    known = [load_task_file(Path(file)) for file in chosen(line).get("task_file", ())]
     return make_app(Served(predictor, line.artifacts_root, known), limits, access)
 
 

@@ -47,7 +47,7 @@ def parts(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "AHEAD", 8)
     if "trunk" not in OPENED:
         OPENED["trunk"] = load(runs, run=RUN).trunk
-    monkeypatch.setattr(predictor, "named_trunk", lambda settings: OPENED["trunk"])
+    monkeypatch.setattr(predictor, "named_trunk", lambda settings, **how: OPENED["trunk"])
 
 
 OPENED: dict[str, Any] = {}

@@ -22,8 +22,8 @@ class JobFlag(Flag):
     tasks or suites, `of_stored` that it means something only where runs start from stored sources, or from stored
     prompts of either role. Under another `pace` a job computes the same, faster or slower.
 
-    `also` are the commands besides `train` and `check` that have the flag. A report keeps runs of two values in
-    panels of their own, compares them, or takes no notice of the setting.
+    `also` are the commands besides `train` and `check` that have the flag, "load" those that load trained prompts. A
+    report keeps runs of two values in panels of their own, compares them, or takes no notice of the setting.
     """
 
     _: KW_ONLY
@@ -77,7 +77,7 @@ class JobSettings:
             "trunk: 'mini' (embedded), a folder, or a hub name such as t5-base",
             kind=TRUNK,
             hashed=False,  # the weights are
-            also=("store",),
+            also=("store", "load"),
             report="panel",
         ),
     )
@@ -90,7 +90,9 @@ class JobSettings:
     exclude: list[str] = field(
         default_factory=list, metadata=_flag("tasks to leave out of the suite", names_tasks=True)
     )
-    task_file: list[str] = field(default_factory=list, metadata=_flag("your own tasks: TOML or YAML files", kind=PLACE))
+    task_file: list[str] = field(
+        default_factory=list, metadata=_flag("your own tasks: TOML or YAML files", kind=PLACE, also=("load",))
+    )
     data_root: str | None = field(
         default=None,
         metadata=_flag(
@@ -182,11 +184,13 @@ class JobSettings:
             free=True,
         ),
     )
-    engine: str = field(default="auto", metadata=_flag("what runs the trunk", choices=ENGINE_NAMES, report="compared"))
+    engine: str = field(
+        default="auto", metadata=_flag("what runs the trunk", choices=ENGINE_NAMES, also=("load",), report="compared")
+    )
     device: str = field(
         default="auto",
         metadata=_flag(
-            "where the trunk runs", choices=("auto", "cpu", "cuda"), free=True, pace=True, also=("evaluate",)
+            "where the trunk runs", choices=("auto", "cpu", "cuda"), free=True, pace=True, also=("evaluate", "load")
         ),
     )
     dtype: str = field(
@@ -195,7 +199,7 @@ class JobSettings:
             "the trunk's numbers; auto is bf16 on a GPU and fp32 elsewhere; int8, on a CPU, scores and predicts, and "
             "does not train",
             choices=("auto", "bf16", "fp32", INT8),
-            also=("evaluate", "store"),
+            also=("evaluate", "store", "load"),
             report="panel",
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from compt_fast.config.run import RUN_FLAGS
 from compt_fast.prompts.store import StoredPrompt
 from compt_fast.tasks.table import Task
 from compt_fast.tasks.text import input_text, label_texts
@@ -11,7 +12,7 @@ from compt_fast.utils.words import plural
 
 _SHOWN = 12
 """Label texts that are listed; of more, as of a score's grid, the ends."""
-_TRAINED = ("method", "shots", "steps", "batch_size", "seed", "run", "imported")
+_TRAINED = (*(flag.field for flag in RUN_FLAGS.values() if flag.in_id), "run", "imported")
 """What is said of how a prompt was trained, of what its manifest knows."""
 
 

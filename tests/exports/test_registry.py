@@ -45,7 +45,7 @@ def test_a_format_of_ones_own(predictor: Predictor, tmp_path: Path) -> None:
 
 
 def test_formats_are_listed_in_order() -> None:
-    assert choices.EXPORTS[:2] == ("peft", "vocabulary")
+    assert choices.EXPORT_NAMES[:2] == ("peft", "vocabulary")
 
 
 def test_an_export_replaces_an_export(predictor: Predictor, tmp_path: Path) -> None:
