@@ -60,7 +60,7 @@ def test_what_lies_between_the_products_is_in_what_is_quick_here(
 
 
 def test_a_row_is_answered_alike_in_any_batch_and_by_any_threads(whole: Trunk) -> None:
-    """Its states to the last bit; behind them decoders' tokens attend in groups, whose sums are rounded as they fall."""
+    """Its states to the last bit; behind them a decoder's tokens attend in groups, whose sums are rounded in turn."""
     assert isinstance(whole, PackedTrunk)
     prompts = prompts_of(whole)
     batches = [some_batch(whole, rows=[row]) for row in range(6)]
