@@ -4,8 +4,8 @@
 
 Every round times each precision once, in turn, so that what else the machine does meets all of them; ratios are of
 medians, and `share_of_peak` is of what torch's own product of int8 reaches in the same rounds. Where the processor has
-no bf16 instructions bf16 is emulated: the ratio that counts there is that to fp32. What int8 answers is held
-against fp32 by `python -m tools.int8_agreement`: the checkpoints here have random weights.
+no bf16 instructions bf16 is emulated, and the ratio that counts is that to fp32. What int8 answers is held against
+fp32 by `python -m tools.int8_agreement`: the checkpoints here have random weights.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from compt_fast.utils.environment import PACKAGES
 
 ALL_HERE = {name: "1.0" for name in PACKAGES}
 TOOLS = {"c++": "g++ 12", "nvcc": "release 13.0"}
-CPU = {"name": "x", "cores": 4, "memory_gib": 8.0, "free_gib": 6.0, "bf16": "avx512_bf16"}
+CPU = {"name": "x", "cores": 4, "memory_gib": 8.0, "free_gib": 6.0, "bf16": "avx512_bf16", "int8": "avx512_vnni"}
 
 
 def test_a_machine_whose_memory_is_not_known() -> None:

@@ -21,7 +21,7 @@ Answers = list[tuple[str, str]]
 
 
 def answered(folder: Path, name: str, dtype: str, rows: int) -> tuple[Answers, dict[str, float]]:
-    """What a run answers in `dtype`, a task and a text a row, of at most `rows` a task; and its scores, percent."""
+    """What a run answers in `dtype`, a task and a text for each of `rows` rows a task at most; and its scores."""
     loaded = load_job(folder, {"dtype": dtype, "eval_size": str(rows)})
     predicted = loaded.predict(name)
     tasks = scored(loaded.rows(name), predicted, loaded.run(name).config.label_mode)

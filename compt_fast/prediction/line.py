@@ -38,8 +38,8 @@ def add_prompts(made: ArgumentParser, *, flag: str = "") -> None:
 
 def chosen(line: Namespace) -> dict[str, Any]:
     """The values that a line gives to a job's flags, read and checked, by their keys."""
-    given = {flag: getattr(line, flag.key) for flag in flags_also_of(COMMAND)}
-    return {flag.key: parse(flag.key, text, f"--{flag.name}") for flag, text in given.items() if text is not None}
+    given = [(flag, getattr(line, flag.key)) for flag in flags_also_of(COMMAND)]
+    return {flag.key: parse(flag.key, text, f"--{flag.name}") for flag, text in given if text is not None}
 
 
 def load_prompts_of(line: Namespace) -> Predictor:
