@@ -54,14 +54,21 @@ class Fitted:
         """
         import pandas as pd
 
-        columns = ["run", "method", "shots", "seed", "task", "metric", "score", "primary"]
-        rows = [
-            (of.id, of.method, of.shots, of.seed, name, metric, score, metric == task["primary"])
+        return pd.DataFrame(
+            {
+                "run": of.id,
+                "method": of.method,
+                "shots": of.shots,
+                "seed": of.seed,
+                "task": name,
+                "metric": metric,
+                "score": score,
+                "primary": metric == task["primary"],
+            }
             for of in self.results
             for name, task in of.tasks.items()
             for metric, score in task["scores"].items()
-        ]
-        return pd.DataFrame(rows, columns=columns)
+        )
 
     def predictor(self, run: str | None = None) -> Predictor:
         """What answers rows with a run's prompts (or those of all runs of a method that trains tasks apart), over the
