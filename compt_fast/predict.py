@@ -119,6 +119,7 @@ def predict(line: Namespace, arguments: list[str]) -> int:
 def _answered(predictor: Predictor, rows: RowFile, out: Out, way: Way) -> int:
     """Answer all rows, with a bar on a terminal, and say what came of it."""
     from compt_fast.prediction.answer_files import Done, answer_all
+    from compt_fast.training.monitor import EVERY
 
     console = Console(stderr=True, markup=False)
     bar = Progress(
@@ -129,11 +130,17 @@ def _answered(predictor: Predictor, rows: RowFile, out: Out, way: Way) -> int:
         console=console,
         disable=not console.is_terminal,
     )
-    shown, began, before = bar.add_task("", total=None, rows=0, speed=0.0), time.monotonic(), out.done.rows
+    shown, before = bar.add_task("", total=None, rows=0, speed=0.0), out.done.rows
+    began = said = time.monotonic()
 
     def show(done: Done) -> None:
-        speed = (done.rows - before) / (time.monotonic() - began)
+        nonlocal said
+        now = time.monotonic()
+        speed = (done.rows - before) / (now - began)
         bar.update(shown, total=rows.total, completed=rows.done, rows=done.rows, speed=speed)
+        if not console.is_terminal and now - said > EVERY:
+            complain(f"rows answered so far: {done.rows:,} ({speed:,.0f} rows/s)")
+            said = now
 
     with bar:
         done = answer_all(predictor, rows, out, way, show)

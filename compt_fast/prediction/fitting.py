@@ -78,7 +78,7 @@ class Fitted:
 
 
 def fit(
-    data: Mapping[str, Mapping[str, Any]] | None = None,
+    data: Mapping[str, Mapping[str, Any]] | str | Path | None = None,
     *,
     task_file: Any = (),
     resume: str | Path | None = None,
@@ -90,9 +90,10 @@ def fit(
     `flags` are those of `train` with `_` for `-`, such as `method="spp,pt"`, `shots=[8, 16]` or `out="runs/mine"`;
     `python -m compt_fast.train --help` explains each. `data` are rows by task and split,
     `{"my_task": {"train": rows, "validation": rows}}`, in any form that `Predictor.predict` takes, with a column of
-    labels; without `suite` or `tasks` its tasks are those that are trained. A task of your own is defined by one of
-    `task_file`: the path of a task file, or the same as a dictionary, which needs no `data` where the rows stand in
-    the argument `data`. With `progress` a bar, on a terminal or in a notebook, and the table of the scores are shown.
+    labels; without `suite` or `tasks` its tasks are those that are trained. A path as `data` is the flag of that name.
+    A task of your own is defined by one of `task_file`: the path of a task file, or the same as a dictionary, which
+    needs no `data` where the rows stand in the argument `data`. With `progress` a bar, on a terminal or in a notebook,
+    and the table of the scores are shown.
 
     `resume` is the folder of a job that was interrupted, or is to be extended by `flags` of more runs. Rows of `data`
     stand in no file: hand over the same again, with the same definitions of tasks; others are refused.
@@ -100,6 +101,8 @@ def fit(
     Raises `InputError` for whatever is wrong with flags, rows and folders, and `KeyboardInterrupt` after Ctrl-C, when
     a checkpoint has been left.
     """
+    if isinstance(data, str | PurePath):
+        flags, data = flags | {"data": data}, None
     settings, memory = _settings(data or {}, task_file, resume, flags)
     held: AbstractContextManager[Path | None]
     if resume is None:
