@@ -11,12 +11,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from compt_fast import serve
 from tests.helpers.jobs import REPOSITORY, error_of
-from tests.helpers.serving import make_prompts
+from tests.helpers.serving import ASK, make_prompts
 
 ROW = {"rows": {"sentence1": "the film was a joy"}, "task": "mini_sst2"}
 TOKEN = "a-token-of-tests-only"
@@ -95,14 +94,14 @@ def test_a_process_answers_until_it_is_stopped(prompts: Path) -> None:
     assert first.startswith("serving mini_cola, mini_mnli, ") and " on http://0.0.0.0:" in first, process.communicate()
     port = int(first.rpartition(":")[2])
     url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {TOKEN}"}
-    assert httpx.get(f"{url}/v1/tasks").status_code == 401
-    assert len(httpx.get(f"{url}/v1/tasks", headers=headers).json()["tasks"]) == 8
+    assert ASK.get(f"{url}/v1/tasks").status_code == 401
+    assert len(ASK.get(f"{url}/v1/tasks", headers=headers).json()["tasks"]) == 8
     with socket.create_connection(("127.0.0.1", port)) as asking:
         body = json.dumps(ROW)
         head = f"POST /v1/predict HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         asking.sendall((head + body).encode())
-        while "compt_fast_queue_rows 1.0" not in httpx.get(f"{url}/metrics", headers=headers).text:
+        while "compt_fast_queue_rows 1.0" not in ASK.get(f"{url}/metrics", headers=headers).text:
             pass
         process.send_signal(signal.SIGINT)
         assert asking.recv(100).startswith(b"HTTP/1.1 200 OK")

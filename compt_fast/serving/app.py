@@ -47,7 +47,7 @@ _PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsaf
 router = APIRouter()
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # no thread is needed for it
     service: Service = request.app.state.service
     return service
 

@@ -68,11 +68,12 @@ def tokens_of(row: EncodedRow) -> int:
 
 
 class Batcher:
-    """Takes jobs from any thread and answers them in one of its own, first come, first served.
+    """Takes jobs from any thread and answers them in one of its own.
 
-    A batch begins with the row that has waited the longest. Others that can stand beside it follow in their order, of
-    whatever request and task, until the next would exceed `batch_tokens`; a row that is longer goes alone. Where fewer
-    tokens wait, the batch begins once its first row has waited `max_wait_ms`.
+    A batch holds rows of the first job, and of those behind it that can stand beside them, of whatever tasks, until the
+    next row would exceed `batch_tokens`; a row that is longer goes alone. Where fewer tokens wait, the batch begins
+    once its first job has waited `max_wait_ms`. Jobs are taken as they came; one that has more rows than a batch had
+    room for goes on behind the others, so that a long one delays short ones by a batch.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
@@ -192,10 +193,12 @@ class Batcher:
                 if room < 0 and (parts or job.begun > start):
                     break
                 job.begun += 1
-            if job.begun > start:
-                parts.append((job, job.rows[start : job.begun]))
-            if job.waiting:
+            if job.begun == start:  # no room for its next row, whose turn comes
                 break
+            parts.append((job, job.rows[start : job.begun]))
             self._queue.remove(job)
+            if job.waiting:
+                self._queue.append(job)
+                break
         self._count(-sum(len(own) for _, own in parts))
         return parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import re
 import time
 from dataclasses import dataclass
@@ -20,15 +21,14 @@ OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")
 READING = ("GET", "HEAD", "OPTIONS", "POST")
 METHODS = (*READING, "DELETE", "PATCH", "PUT")  # others share a line of the metrics
 READ_AWAY = 8  # times the largest body
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _TOKEN = re.compile(r"[!-~]{16,}")
 
 
 @dataclass(frozen=True)
 class Access:
     """Who may do what. Requests need `token`, where there is one; those that change what is served need `admin`, and
-    without one nobody may. A server that only this machine reaches is `local`: it answers to the machine's own names
-    alone, so that no page of another site can have a browser ask it under a name of that site.
+    without one nobody may. A server that only this machine reaches is `local`: it answers to `localhost` and to
+    addresses alone, so that no page of another site can have a browser ask it under a name of that site.
 
     Raises `InputError` for a token that is short or holds other than printable ASCII without blanks.
     """
@@ -44,9 +44,8 @@ class Access:
 
     def refusal(self, method: str, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
         """The status and the message by which a request is refused, or None where it is not."""
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        if self.local and re.sub(r":\d*$", "", host) not in LOOPBACK_HOSTS:
-            return 421, f"this server answers to {', '.join(LOOPBACK_HOSTS)} alone"
+        if self.local and not _is_own(headers.get(b"host", b"").decode("latin-1")):
+            return 421, "this server answers under localhost and addresses alone"
         given = headers.get(b"authorization", b"")
         if method not in READING:
             if self.admin is None:
@@ -55,6 +54,15 @@ class Access:
         if self.token is None or path in OPEN or _bears(given, self.token) or _bears(given, self.admin):
             return None
         return 401, "this needs the server's token as a bearer token"
+
+
+def _is_own(host: str) -> bool:
+    """Whether a `Host` names this machine, or no machine by a name that others could have given it."""
+    name = re.sub(r":\d*$", "", host.lower())
+    try:
+        return name == "localhost" or ipaddress.ip_address(name.removeprefix("[").removesuffix("]")) is not None
+    except ValueError:
+        return False
 
 
 def _bears(header: bytes, token: str | None) -> bool:

@@ -19,7 +19,7 @@ class Limits:
         metadata=_flag("tokens, prompts among them, that go through the trunk together", ranges=(POSITIVE,)),
     )
     max_wait_ms: float = field(
-        default=5.0,
+        default=2.0,
         metadata=_flag(
             "milliseconds that a row waits for others to share its batch, while the trunk has nothing else to do",
             ranges=(NOT_NEGATIVE,),

@@ -32,6 +32,8 @@ from compt_fast.tasks.table import MAKERS, SUITES, TASKS
 
 ADMIN = "an-admin-token-of-tests"
 AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
+# A connection a request, and no certificates, which take long to read.
+ASK = httpx.Client(verify=False, timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
 LENGTH = 5  # tokens of a prompt
 
 
@@ -101,7 +103,7 @@ class Running:
 
     def post(self, body: Any, **more: Any) -> httpx.Response:
         """Ask for predictions."""
-        return httpx.post(f"{self.url}/v1/predict", json=body, timeout=60, **more)
+        return ASK.post(f"{self.url}/v1/predict", json=body, **more)
 
     def later(self, body: Any) -> Callable[[], httpx.Response]:
         """Ask in another thread; what waits for the answer."""

@@ -17,7 +17,7 @@ import pytest
 
 from compt_fast.prediction.predictor import Answer, Predictor
 from compt_fast.serving.limits import Limits
-from tests.helpers.serving import ADMIN, AS_ADMIN, Held, Running, mixed_rows, running, until
+from tests.helpers.serving import ADMIN, AS_ADMIN, ASK, Held, Running, mixed_rows, running, until
 
 ROW = {"sentence1": "the film was a joy"}
 JSON = {"Content-Type": "application/json"}
@@ -72,7 +72,7 @@ def test_one_row_may_stand_alone_and_the_request_name_its_task(server: Running, 
 
 
 def test_tasks_say_what_their_rows_and_labels_are(server: Running, artifacts: Path) -> None:
-    found = httpx.get(f"{server.url}/v1/tasks").json()
+    found = ASK.get(f"{server.url}/v1/tasks").json()
     assert found["trunk"] == "mini" and len(found["tasks"]) == 8
     by_name = {task.pop("name"): task for task in found["tasks"]}
     where = str(artifacts / "mini")
@@ -130,16 +130,16 @@ def test_wrong_rows_are_refused_by_their_numbers(server: Running, body: Any, sai
     ],
 )
 def test_bodies_that_are_no_json_or_no_text_are_refused(server: Running, status: int, content: bytes) -> None:
-    answer = httpx.post(f"{server.url}/v1/predict", content=content, headers=JSON)
+    answer = ASK.post(f"{server.url}/v1/predict", content=content, headers=JSON)
     assert answer.status_code == status, answer.text
     assert list(answer.json()) == ["error"] and answer.json()["error"]
 
 
 def test_other_paths_and_methods_are_refused_in_the_same_form(server: Running) -> None:
     for method, path, status in (("GET", "/v2", 404), ("GET", "/v1/predict", 405), ("POST", "/v1/tasks", 405)):
-        answer = httpx.request(method, server.url + path)
+        answer = ASK.request(method, server.url + path)
         assert answer.status_code == status and list(answer.json()) == ["error"]
-    form = httpx.post(f"{server.url}/v1/predict", content=b'{"rows": {}}', headers={"Content-Type": "text/plain"})
+    form = ASK.post(f"{server.url}/v1/predict", content=b'{"rows": {}}', headers={"Content-Type": "text/plain"})
     assert form.status_code == 422
 
 
@@ -152,8 +152,8 @@ def test_tasks_come_and_go_while_requests_are_answered_by_what_they_were_accepte
     second = server.later({"rows": ROW, "task": "mini_sst2"})
     until(lambda: server.service.metrics.queue_rows._value.get() == 1)
     url = f"{server.url}/v1/tasks/mini_sst2"
-    assert httpx.delete(url, headers=AS_ADMIN).status_code == 204
-    assert httpx.delete(url, headers=AS_ADMIN).status_code == 404
+    assert ASK.delete(url, headers=AS_ADMIN).status_code == 204
+    assert ASK.delete(url, headers=AS_ADMIN).status_code == 404
     refused = server.post({"rows": ROW, "task": "mini_sst2"})
     assert refused.status_code == 422 and "unknown task 'mini_sst2'" in refused.json()["error"]
     slow.go.set()
@@ -162,9 +162,9 @@ def test_tasks_come_and_go_while_requests_are_answered_by_what_they_were_accepte
         assert answer.status_code == 200
         same(answer.json()["answers"], expected)
     artifact = {"path": "mini"}
-    put = httpx.put(url, json=artifact, headers=AS_ADMIN)
+    put = ASK.put(url, json=artifact, headers=AS_ADMIN)
     assert put.status_code == 201 and put.json()["name"] == "mini_sst2"
-    assert httpx.put(url, json=artifact, headers=AS_ADMIN).status_code == 200
+    assert ASK.put(url, json=artifact, headers=AS_ADMIN).status_code == 200
     same(server.post({"rows": ROW, "task": "mini_sst2"}).json()["answers"], expected)
 
 
@@ -235,8 +235,8 @@ def test_a_server_that_is_being_stopped_answers_what_it_holds_and_refuses_more(h
     until(lambda: server.service.batcher.stopping)
     refused = server.post({"rows": ROW, "task": "mini_sst2"})
     assert refused.status_code == 503 and "being stopped" in refused.json()["error"]
-    assert httpx.get(f"{server.url}/readyz").status_code == 503
-    assert httpx.get(f"{server.url}/healthz").status_code == 200
+    assert ASK.get(f"{server.url}/readyz").status_code == 503
+    assert ASK.get(f"{server.url}/healthz").status_code == 200
     slow.go.set()
     assert [answer().status_code for answer in answers] == [200, 200]
     server.thread.join(10)
@@ -247,11 +247,11 @@ def test_a_server_that_is_being_stopped_answers_what_it_holds_and_refuses_more(h
 
 def test_metrics_count_what_was_answered(offline: Predictor) -> None:
     with running(offline, Limits(batch_tokens=1000)) as server:
-        assert httpx.get(f"{server.url}/readyz").json() == {"status": "ready"}
+        assert ASK.get(f"{server.url}/readyz").json() == {"status": "ready"}
         assert server.post({"rows": [ROW] * 3, "task": "mini_sst2"}).status_code == 200
         assert server.post({"rows": [ROW] * 3}).status_code == 422
-        httpx.request("BREW", f"{server.url}/coffee")
-        lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+        ASK.request("BREW", f"{server.url}/coffee")
+        lines = ASK.get(f"{server.url}/metrics").text.splitlines()
     found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     for status, count in (("200", 1), ("422", 1)):
         key = f'compt_fast_requests_total{{method="POST",path="/v1/predict",status="{status}"}}'
@@ -267,10 +267,10 @@ def test_metrics_count_what_was_answered(offline: Predictor) -> None:
 
 
 def test_the_description_names_every_path_and_the_token(server: Running) -> None:
-    found = httpx.get(f"{server.url}/openapi.json").json()
+    found = ASK.get(f"{server.url}/openapi.json").json()
     assert set(found["paths"]) == {
         *("/v1/predict", "/v1/tasks", "/v1/tasks/{name}", "/healthz", "/readyz", "/metrics"),
     }
     assert found["components"]["securitySchemes"] == {"HTTPBearer": {"type": "http", "scheme": "bearer"}}
-    assert "swagger" in httpx.get(f"{server.url}/docs").text
+    assert "swagger" in ASK.get(f"{server.url}/docs").text
     assert ADMIN not in json.dumps(found)

@@ -7,14 +7,13 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from compt_fast.prediction.predictor import Predictor
 from compt_fast.serving.gate import Access
 from compt_fast.serving.limits import Limits
 from compt_fast.utils.errors import InputError
-from tests.helpers.serving import ADMIN, Running, running
+from tests.helpers.serving import ADMIN, ASK, Running, running
 
 TOKEN = "a-token-of-tests-only"
 ROW = {"rows": {"sentence1": "the film was a joy"}, "task": "mini_sst2"}
@@ -42,7 +41,7 @@ def guarded(offline: Predictor, artifacts: Path) -> Iterator[Running]:
 )
 def test_tokens(guarded: Running, method: str, path: str, given: str | None, status: int) -> None:
     headers = {} if given is None else {"Authorization": given}
-    answer = httpx.request(method, guarded.url + path, headers=headers)
+    answer = ASK.request(method, guarded.url + path, headers=headers)
     assert answer.status_code == status
     if status == 401:
         assert answer.headers["WWW-Authenticate"] == "Bearer" and "bearer token" in answer.json()["error"]
@@ -51,18 +50,18 @@ def test_tokens(guarded: Running, method: str, path: str, given: str | None, sta
 def test_without_an_admin_token_nobody_changes_what_is_served(offline: Predictor) -> None:
     with running(offline, access=Access()) as server:
         for given in ("Bearer", "Bearer None", f"Bearer {ADMIN}"):
-            answer = httpx.delete(f"{server.url}/v1/tasks/mini_rte", headers={"Authorization": given})
+            answer = ASK.delete(f"{server.url}/v1/tasks/mini_rte", headers={"Authorization": given})
             assert answer.status_code == 403 and "admin token" in answer.json()["error"]
         assert server.post(ROW).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "localhost.evil"])
 def test_a_local_server_answers_to_the_machines_own_names_alone(server: Running, host: str) -> None:
-    answer = httpx.get(f"{server.url}/v1/tasks", headers={"Host": host})
+    answer = ASK.get(f"{server.url}/v1/tasks", headers={"Host": host})
     assert answer.status_code in (400, 421)
     port = server.url.rpartition(":")[2]
-    for own in ("localhost", f"LOCALHOST:{port}", f"[::1]:{port}", "127.0.0.1"):
-        assert httpx.get(f"{server.url}/v1/tasks", headers={"Host": own}).status_code == 200
+    for own in ("localhost", f"LOCALHOST:{port}", f"[::1]:{port}", "127.0.0.1", "127.0.0.2"):
+        assert ASK.get(f"{server.url}/v1/tasks", headers={"Host": own}).status_code == 200
 
 
 def test_a_server_for_others_answers_to_every_name() -> None:
