@@ -99,8 +99,8 @@ def answer_all(
         digest.update(repr(placed.row).encode("utf-8", "surrogatepass"))
     if done.rows and digest.hexdigest() != done.sha256:
         raise InputError(
-            f"{rows.name}: its first {done.rows:,} rows are not those that were answered before; put back what was "
-            "there, or begin anew without --resume"
+            f"{rows.name}: its first {done.rows:,} rows are not those that were answered before; put them back, or "
+            "remove the .part files beside the output, and begin anew"
         )
     while part := list(islice(source, AHEAD)):
         for placed in part:

@@ -22,7 +22,7 @@ from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.ops.varlen import cu_seqlens_of
 from compt_fast.prediction.prompts import TaskPrompt, read_all
-from compt_fast.prediction.rows import CheckedRow, EncodedRow, Placed, checked, encoded, rows_of
+from compt_fast.prediction.rows import TASK, CheckedRow, EncodedRow, Placed, checked, encoded, rows_of
 from compt_fast.prompts.artifact import RunPrompts, TrunkId, check_trunk
 from compt_fast.runs.job import named_trunk, settled_dtype
 from compt_fast.tasks.metrics import finite
@@ -44,7 +44,8 @@ class Answer:
     `text` is what the trunk wrote, up to the length of the longest label of the tasks that its prompt was read with.
     `label` is the task's label word (`Task.labels`) that this text stands for, or its number where labels are scores;
     where it is none of these, `label` is the most likely one if `scores` were asked for, and None if not. `scores` are
-    the likelihoods of the task's labels, normalised to sum to 1. Of a row that could not be read, `error` says why.
+    the likelihoods of the task's labels, normalised to sum to 1. Of a row that could not be read, `error` says why,
+    and `task` is what it calls its task, or "".
     """
 
     task: str
@@ -205,7 +206,8 @@ def _read(row: Placed, prompts: Mapping[str, TaskPrompt], task: str | None, keep
     except InputError as error:
         if not keep_going:
             raise
-        return Answer("" if task is None else task, None, "", None, str(error))
+        named = task or (row.row.get(TASK) if isinstance(row.row, Mapping) else None)
+        return Answer(named if isinstance(named, str) else "", None, "", None, str(error))
 
 
 def _answer(known: _Known, text: str, likely: Tensor | None) -> Answer:

@@ -175,6 +175,7 @@ def test_keep_going_answers_by_what_is_wrong(spp: Predictor) -> None:
     rows = [{"task": "toy_a", "sentence": "a"}, {"task": "toy_a"}, {"task": "toy_a", "sentence": "a"}]
     first, wrong, last = spp.stream(rows, keep_going=True)
     assert first == last and first.error is None
+    assert wrong.task == "toy_a"
     assert wrong.error == "row 2: no column 'sentence'; a row of toy_a has 'sentence'" and wrong.label is None
     assert [answer.error for answer in spp.stream([{}], "toy_b", keep_going=True)][0]
     with pytest.raises(InputError, match="batch_size is 0"):
