@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compt_fast.cli.parser import CommandLine, file_path
 from compt_fast.config.fields import WHOLE, Flag, Range
-from compt_fast.config.flags import add_flag, meaning, value_of
-from compt_fast.config.job import JOB_FLAGS
+from compt_fast.config.flags import add_flag, flags_also_of, meaning, value_of
 from compt_fast.serving.limits import LIMITS, Limits
 from compt_fast.utils.errors import InputError, exit_code
 
@@ -28,7 +27,6 @@ PORT = Flag(
     name="port",
     default=8000,
 )
-OF_TRUNK = ("model", "engine", "device", "dtype")
 EXAMPLES = """examples:
   compt-fast serve --prompts runs/mini                    # http://127.0.0.1:8000 has a page to try it on
   compt-fast serve --prompts store --port 0               # a free port; the first line says which
@@ -69,9 +67,9 @@ def parser() -> CommandLine:
         default=[],
         help="a task of your own, for prompts that do not say what theirs is; again for another",
     )
-    for key in OF_TRUNK:
-        default = "as the prompts were trained" if key in ("model", "dtype") else JOB_FLAGS[key].default
-        add_flag(made, JOB_FLAGS[key], f"{meaning(JOB_FLAGS[key])} (default: {default})")
+    for own in flags_also_of("serve"):
+        default = "as the prompts were trained" if own.key in ("model", "dtype") else own.default
+        add_flag(made, own, f"{meaning(own)} (default: {default})")
     group = made.add_argument_group("access")
     group.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1, this machine alone)")
     add_flag(group, PORT, f"{meaning(PORT)} (default: {PORT.default})")
@@ -124,7 +122,7 @@ def application(line: Namespace, limits: Limits, access: Access) -> FastAPI:
     from compt_fast.serving.served import Served
     from compt_fast.tasks.user import load_task_file
 
-    trunk = {key: value_of(JOB_FLAGS[key], given, f"--{key}") for key in OF_TRUNK if (given := getattr(line, key))}
+    trunk = {flag.key: _value(line, flag) for flag in flags_also_of("serve") if getattr(line, flag.key) is not None}
     predictor = load(*line.prompts, run=line.run, task=line.task, task_files=line.task_file, **trunk)
     known = [load_task_file(file) for file in line.task_file]
     return make_app(Served(predictor, line.artifacts_root, known), limits, access)

@@ -77,7 +77,7 @@ class JobSettings:
             "trunk: 'mini' (embedded), a folder, or a hub name such as t5-base",
             kind=TRUNK,
             hashed=False,  # the weights are
-            also=("store",),
+            also=("serve", "store"),
             report="panel",
         ),
     )
@@ -182,11 +182,13 @@ class JobSettings:
             free=True,
         ),
     )
-    engine: str = field(default="auto", metadata=_flag("what runs the trunk", choices=ENGINES, report="compared"))
+    engine: str = field(
+        default="auto", metadata=_flag("what runs the trunk", choices=ENGINES, also=("serve",), report="compared")
+    )
     device: str = field(
         default="auto",
         metadata=_flag(
-            "where the trunk runs", choices=("auto", "cpu", "cuda"), free=True, pace=True, also=("evaluate",)
+            "where the trunk runs", choices=("auto", "cpu", "cuda"), free=True, pace=True, also=("evaluate", "serve")
         ),
     )
     dtype: str = field(
@@ -194,7 +196,7 @@ class JobSettings:
         metadata=_flag(
             "the trunk's numbers; auto is bf16 on a GPU and fp32 elsewhere",
             choices=("auto", "bf16", "fp32"),
-            also=("evaluate", "store"),
+            also=("evaluate", "serve", "store"),
             report="panel",
         ),
     )
