@@ -102,7 +102,7 @@ def test_the_wheel_holds_every_module_the_weights_and_the_script(wheel: Path, re
     weights = repository / "compt_fast" / "mini" / "weights"
     expected |= {f"compt_fast/mini/weights/{path.name}" for path in weights.iterdir()}
     assert any(name.endswith(".safetensors") for name in expected)
-    expected |= {"compt_fast/analysis/page.html"}
+    expected |= {"compt_fast/analysis/page.html", "compt_fast/serving/page.html"}
     metadata = {name for name in held if ".dist-info/" in name}
     assert held - metadata == expected
     assert any(name.endswith("LICENSE") for name in metadata)
