@@ -20,6 +20,7 @@ from compt_fast.prompts.store import PromptStore, StoredPrompt
 from compt_fast.tasks.table import TASKS
 from compt_fast.utils.errors import InputError
 from tests.helpers.exported import Answers, Rows, compared, made_predictor
+from tests.helpers.tiny_t5 import make_t5
 
 
 def test_peft_writes_the_same_strings(adapters: Path, predictor: Predictor, rows: Rows, answers: Answers) -> None:
@@ -77,6 +78,18 @@ def test_all_of_it_comes_back(adapters: Path, predictor: Predictor, rows: Rows, 
     assert [answer.text for answer in back.predict(rows["mini_rte"], "mini_rte")] == answers["mini_rte"]
     alone = compt_fast.load(adapters / "mini_rte")
     assert list(alone.prompts) == ["mini_rte"]
+
+
+def test_where_the_trunk_is_not_its_copy_takes_its_place(tmp_path: Path) -> None:
+    trunk = make_t5(tmp_path / "trunk")
+    predictor = made_predictor(trunk, tmp_path / "store")
+    write_export(predictor, "peft", tmp_path / "out")
+    trunk.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="trunk'.*no such folder"):
+        compt_fast.load(tmp_path / "out")
+    row = {"sentence1": "a man reads", "sentence2": "he reads"}
+    again = compt_fast.load(tmp_path / "out", model=str(tmp_path / "out" / "trunk"))
+    assert again.predict(row) == predictor.predict(row)
 
 
 def test_values_that_somebody_changed_are_not_taken_for_those_of_the_manifest(adapters: Path, tmp_path: Path) -> None:
