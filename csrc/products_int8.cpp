@@ -42,34 +42,34 @@ Tensor pack_int8_cpu(const Tensor& weight) {
 }
 
 // The sizes of the product.
-std::array<c10::SymInt, 2> check_sides(const Tensor& x, const Tensor& packed, const Tensor& steps) {
+std::array<c10::SymInt, 2> check_sides(const Tensor& x, const Tensor& panels, const Tensor& steps) {
   check_layer_floats("x", x, 2);
-  check_matrix("packed", packed, at::kInt, 3);
+  check_matrix("panels", panels, at::kInt, 3);
   check_matrix("steps", steps, at::kFloat, 1);
-  check_device("packed", packed, x.device());
+  check_device("panels", panels, x.device());
   check_device("steps", steps, x.device());
   check_inner("x", x.sym_size(1));
   const auto units = units_of(x.sym_size(1));
-  const auto panels = (steps.sym_size(0) + (kInt8Panel - 1)) / kInt8Panel;
-  CHECK_SIZE(packed.sym_size(0).sym_eq(panels), "packed must have ", panels, " panels, for as many columns as steps has, got ",
-             packed.sym_size(0));
-  CHECK_SIZE(packed.sym_size(1).sym_eq(units), "packed must have ", units, " units, for as many columns as x has, got ",
-             packed.sym_size(1));
-  CHECK_SIZE(packed.sym_size(2).sym_eq(kInt8Panel), "packed must have panels of ", kInt8Panel, " columns, got ",
-             packed.sym_size(2));
+  const auto wanted = (steps.sym_size(0) + (kInt8Panel - 1)) / kInt8Panel;
+  CHECK_SIZE(panels.sym_size(0).sym_eq(wanted), "panels must have ", wanted, " panels, for as many columns as steps has, got ",
+             panels.sym_size(0));
+  CHECK_SIZE(panels.sym_size(1).sym_eq(units), "panels must have ", units, " units, for as many columns as x has, got ",
+             panels.sym_size(1));
+  CHECK_SIZE(panels.sym_size(2).sym_eq(kInt8Panel), "panels must have panels of ", kInt8Panel, " columns, got ",
+             panels.sym_size(2));
   return {x.sym_size(0), steps.sym_size(0)};
 }
 
-void multiply_into(const Tensor& y, const Tensor& x, const Tensor& packed, const Tensor& steps, After after) {
+void multiply_into(const Tensor& y, const Tensor& x, const Tensor& panels, const Tensor& steps, After after) {
   check_dense("x", x);
-  check_dense("packed", packed);
+  check_dense("panels", panels);
   check_dense("steps", steps);
-  const Tensor q = at::empty({x.size(0), packed.size(1)}, packed.options());
-  const Tensor row_steps = at::empty({x.size(0), static_cast<int64_t>(sizeof(RowInt8))}, packed.options().dtype(at::kByte));
+  const Tensor q = at::empty({x.size(0), panels.size(1)}, panels.options());
+  const Tensor row_steps = at::empty({x.size(0), static_cast<int64_t>(sizeof(RowInt8))}, panels.options().dtype(at::kByte));
   with_type(x, [&](auto zero) {
     using T = decltype(zero);
     multiply(ProductInt8<T>{.x = static_cast<const T*>(x.const_data_ptr()),
-                            .weight = static_cast<const Unit*>(packed.const_data_ptr()),
+                            .weight = static_cast<const Unit*>(panels.const_data_ptr()),
                             .steps = static_cast<const float*>(steps.const_data_ptr()),
                             .y = static_cast<T*>(y.data_ptr()),
                             .q = static_cast<Unit*>(q.data_ptr()),
@@ -81,37 +81,37 @@ void multiply_into(const Tensor& y, const Tensor& x, const Tensor& packed, const
   });
 }
 
-Tensor product_int8_meta(const Tensor& x, const Tensor& packed, const Tensor& steps, bool /*relu*/) {
-  return at::empty_symint(check_sides(x, packed, steps), x.options());
+Tensor product_int8_meta(const Tensor& x, const Tensor& panels, const Tensor& steps, bool /*relu*/) {
+  return at::empty_symint(check_sides(x, panels, steps), x.options());
 }
 
-Tensor product_int8_cpu(const Tensor& x, const Tensor& packed, const Tensor& steps, bool relu) {
-  const Tensor y = product_int8_meta(x, packed, steps, relu);
-  multiply_into(y, x, packed, steps, relu ? After::kRelu : After::kNothing);
+Tensor product_int8_cpu(const Tensor& x, const Tensor& panels, const Tensor& steps, bool relu) {
+  const Tensor y = product_int8_meta(x, panels, steps, relu);
+  multiply_into(y, x, panels, steps, relu ? After::kRelu : After::kNothing);
   return y;
 }
 
-void product_int8_add_meta(const Tensor& x, const Tensor& packed, const Tensor& steps, Tensor& total) {
-  const auto sizes = check_sides(x, packed, steps);
+void product_int8_add_meta(const Tensor& x, const Tensor& panels, const Tensor& steps, Tensor& total) {
+  const auto sizes = check_sides(x, panels, steps);
   check_matrix("total", total, x.scalar_type(), 2);
   check_device("total", total, x.device());
   CHECK_SIZE(total.sym_size(0).sym_eq(sizes[0]), "total must have ", sizes[0], " rows, got ", total.sym_size(0));
   CHECK_SIZE(total.sym_size(1).sym_eq(sizes[1]), "total must have ", sizes[1], " columns, got ", total.sym_size(1));
 }
 
-void product_int8_add_cpu(const Tensor& x, const Tensor& packed, const Tensor& steps, Tensor& total) {
-  product_int8_add_meta(x, packed, steps, total);
+void product_int8_add_cpu(const Tensor& x, const Tensor& panels, const Tensor& steps, Tensor& total) {
+  product_int8_add_meta(x, panels, steps, total);
   check_dense("total", total);
-  check_apart("total", total, {{"x", &x}, {"packed", &packed}, {"steps", &steps}});
-  multiply_into(total, x, packed, steps, After::kAdd);
+  check_apart("total", total, {{"x", &x}, {"panels", &panels}, {"steps", &steps}});
+  multiply_into(total, x, panels, steps, After::kAdd);
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(compt_fast, library) {
   library.def("pack_int8(Tensor weight) -> Tensor");
-  library.def("product_int8(Tensor x, Tensor packed, Tensor steps, bool relu=False) -> Tensor");
-  library.def("product_int8_add(Tensor x, Tensor packed, Tensor steps, Tensor(a!) total) -> ()");
+  library.def("product_int8(Tensor x, Tensor panels, Tensor steps, bool relu=False) -> Tensor");
+  library.def("product_int8_add(Tensor x, Tensor panels, Tensor steps, Tensor(a!) total) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(compt_fast, CPU, library) {

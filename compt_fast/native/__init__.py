@@ -45,6 +45,10 @@ inside, and all but the first refuse what requires a gradient:
                                                                 weight (k, m); with `relu` what is above 0 of it
     product_where(x (N, k), weight (k, m), inner (N, m))        x weight where inner is above 0, else 0
     product_add(x (N, k), weight (m, k), total (N, m))          total += x weight^T, in place, rounded once
+    pack_int8(weight (m, k) int8) -> panels                     as products in int8 want it: int32, of no other use
+    product_int8(x (N, k), panels, steps (m,) fp32, relu=False) -> (N, m)
+                                                                round(x / s) weight^T s steps, s = max|x| / 127 by row
+    product_int8_add(x (N, k), panels, steps, total (N, m))     total += that, in place
     has_products(dtype) -> bool                                 whether these are quick on this processor
     rms_norm(x (N, d), eps) -> y (N, d), r (N, 1) fp32          r = rsqrt(mean(x^2) + eps), y = x r
     rms_norm_backward(grad_y, y, r, grad)                       grad += r (grad_y - y mean(grad_y y)), in place

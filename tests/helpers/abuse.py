@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compt_fast.ops.linear_int8 import quantise
 from tests.helpers.assembly import case
 from tests.helpers.operators import RESULTS
 
@@ -115,6 +116,17 @@ def cross_attention_calls(seed: int) -> dict[str, dict[str, Any]]:
     }
 
 
+def int8_calls(x: Tensor, weight: Tensor, total: Tensor) -> dict[str, dict[str, Any]]:
+    """Good arguments of the products in int8, of floats that can be multiplied."""
+    rounded, steps = quantise(weight)
+    asked = {"x": x, "panels": torch.ops.compt_fast.pack_int8(rounded), "steps": steps.flatten()}
+    return {
+        "pack_int8": {"weight": rounded},
+        "product_int8": asked | {"relu": len(x) % 2 == 0},
+        "product_int8_add": asked | {"total": total.clone()},
+    }
+
+
 def calls(seed: int) -> dict[str, dict[str, Any]]:
     """Good arguments of every operator, by its name."""
     ops = torch.ops.compt_fast
@@ -135,23 +147,33 @@ def calls(seed: int) -> dict[str, dict[str, Any]]:
     gated = ops.gated_gelu(x)
     weight = torch.randn(70, x.shape[1], generator=torch.Generator().manual_seed(seed)).to(x.dtype)
     inner = ops.product(x, weight, relu=True)
-    return {
-        "assemble": assembly | {"total": len(packed) + seed % 2},
-        "assemble_backward": backward,
-        "packed_attention": attention,
-        "packed_attention_backward": {"grad_out": out, "lse": lse} | attention,
-        "rms_norm": {"x": x, "eps": 1e-6},
-        "rms_norm_backward": {"grad_y": y, "y": y, "r": r, "grad": x.clone()},
-        "gated_gelu": {"uv": x},
-        "gated_gelu_backward": {"grad": gated, "uv": x},
-        "product": {"x": x, "weight": weight, "back": False, "relu": seed % 3 == 0},
-        "product_where": {"x": x, "weight": weight.T.contiguous(), "inner": inner},
-        "product_add": {"x": x, "weight": weight, "total": inner.clone()},
-    } | cross_attention_calls(seed)
+    return (
+        {
+            "assemble": assembly | {"total": len(packed) + seed % 2},
+            "assemble_backward": backward,
+            "packed_attention": attention,
+            "packed_attention_backward": {"grad_out": out, "lse": lse} | attention,
+            "rms_norm": {"x": x, "eps": 1e-6},
+            "rms_norm_backward": {"grad_y": y, "y": y, "r": r, "grad": x.clone()},
+            "gated_gelu": {"uv": x},
+            "gated_gelu_backward": {"grad": gated, "uv": x},
+            "product": {"x": x, "weight": weight, "back": False, "relu": seed % 3 == 0},
+            "product_where": {"x": x, "weight": weight.T.contiguous(), "inner": inner},
+            "product_add": {"x": x, "weight": weight, "total": inner.clone()},
+        }
+        | cross_attention_calls(seed)
+        | int8_calls(x, weight, inner)
+    )
 
 
-IN_PLACE = ("grad", "grad_states", "total")
-"""Arguments that an operator may write into."""
+WRITTEN = {
+    "rms_norm_backward": "grad",
+    "cross_attention_backward": "grad_states",
+    "product_add": "total",
+    "product_int8_add": "total",
+}
+"""What an operator writes into."""
+IN_PLACE = tuple(dict.fromkeys(WRITTEN.values()))
 
 
 def side_by_side(written: Tensor, other: Tensor, *, overlap: bool) -> tuple[Tensor, Tensor]:
@@ -167,10 +189,10 @@ def side_by_side(written: Tensor, other: Tensor, *, overlap: bool) -> tuple[Tens
 
 
 def _is_moderate(name: str, arguments: dict[str, Any]) -> bool:
-    """Whether all is on the CPU, and rounding alone keeps an operator from what float64 gives."""
+    """Whether all is on the CPU and fits there, and rounding alone keeps an operator from what float64 gives."""
     tensors = [value for value in arguments.values() if isinstance(value, Tensor)]
     floats = [tensor for tensor in tensors if tensor.is_floating_point()]
-    if any(tensor.device.type != "cpu" for tensor in tensors):
+    if any(tensor.device.type != "cpu" or tensor.numel() > 2**24 for tensor in tensors):
         return False
     return name == "assemble" or all((tensor.abs() < 1e4).all() for tensor in floats)
 
@@ -216,7 +238,7 @@ def abuse(seed: int) -> Outcome:
     except REFUSED as error:
         return Outcome(name, str(error))
     found = () if result is None else result if isinstance(result, tuple) else (result,)
-    written = {"rms_norm_backward": "grad", "cross_attention_backward": "grad_states", "product_add": "total"}.get(name)
+    written = WRITTEN.get(name)
     if written is not None:
         found += (spoilt[written],)
     arguments = spoilt | before

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from compt_fast.ops.linear_int8 import quantise
 from tests.helpers.assembly import cu_seqlens_of, expected, expected_grad
 
 Results = tuple[Tensor, ...]
@@ -98,6 +99,28 @@ def product_add(x: Tensor, weight: Tensor, total: Tensor) -> Results:
     return (total + x.double() @ weight.T.double(),)
 
 
+def pack_int8(weight: Tensor) -> Results:
+    """Units of four entries, each plus 128, of a panel's columns side by side; nothing else is said of its layout."""
+    columns, inner = weight.shape
+    width = torch.ops.compt_fast.pack_int8(weight).shape[2]
+    padded = weight.new_zeros(-(-columns // width) * width, -(-inner // 4) * 4)
+    padded[:columns, :inner] = weight
+    units = padded.view(-1, width, padded.shape[1] // 4, 4).transpose(1, 2).contiguous()
+    return ((units.view(torch.uint8) ^ 0x80).view(torch.int32)[..., 0].double(),)
+
+
+def product_int8(x: Tensor, panels: Tensor, steps: Tensor, relu: bool) -> Results:
+    rounded, row_steps = quantise(x)
+    units = panels.contiguous().view(torch.uint8).view(*panels.shape, 4) ^ 0x80
+    weight = units.view(torch.int8).transpose(1, 2).flatten(2).flatten(0, 1)[: len(steps), : x.shape[1]]
+    y = (rounded.double() @ weight.double().T) * row_steps * steps
+    return (y.relu() if relu else y,)
+
+
+def product_int8_add(x: Tensor, panels: Tensor, steps: Tensor, total: Tensor) -> Results:
+    return (total + product_int8(x, panels, steps, False)[0],)
+
+
 def cross_attention(queries: Tensor, states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> Results:
     out = torch.zeros(queries.shape, dtype=torch.float64)
     lse = torch.zeros(len(queries), dtype=torch.float64)
@@ -141,6 +164,9 @@ RESULTS: dict[str, Callable[..., Results]] = {
         product,
         product_where,
         product_add,
+        pack_int8,
+        product_int8,
+        product_int8_add,
         cross_attention,
         cross_attention_backward,
     )

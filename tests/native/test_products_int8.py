@@ -173,19 +173,19 @@ def test_what_is_not_finite_stays_so_and_in_its_row(wrong: float, dtype: torch.d
     [
         ({"x": torch.zeros(3, 4).half()}, "x must be float32 or bfloat16, got Half"),
         ({"x": torch.zeros(4, 3).T}, "x must be contiguous"),
-        ({"x": torch.zeros(3, 9)}, "packed must have 3 units, for as many columns as x has, got 1"),
+        ({"x": torch.zeros(3, 9)}, "panels must have 3 units, for as many columns as x has, got 1"),
         ({"x": torch.zeros(3, 0)}, "x must have an inner size of at least 1"),
         ({"x": torch.zeros(1, 65537)}, "x must have an inner size of at most 65536, got 65537"),
-        ({"packed": torch.zeros(1, 1, 64)}, "packed must be a dense Int tensor of 3 dimensions, got Float"),
-        ({"packed": torch.zeros(1, 1, 3, dtype=torch.int32)}, "packed must have panels of"),
-        ({"steps": torch.zeros(999)}, "packed must have .* panels, for as many columns as steps has, got 1"),
+        ({"panels": torch.zeros(1, 1, 64)}, "panels must be a dense Int tensor of 3 dimensions, got Float"),
+        ({"panels": torch.zeros(1, 1, 3, dtype=torch.int32)}, "panels must have panels of"),
+        ({"steps": torch.zeros(999)}, "panels must have .* panels, for as many columns as steps has, got 1"),
         ({"steps": torch.zeros(2, 3)}, "steps must be a dense Float tensor of 1 dimensions"),
     ],
 )
 def test_the_argument_at_fault_is_named(change: dict[str, Any], message: str) -> None:
     _, _, steps, packed = sides((3, 4, 6))
     with pytest.raises(ValueError, match=message):
-        torch.ops.compt_fast.product_int8(**{"x": torch.zeros(3, 4), "packed": packed, "steps": steps} | change)
+        torch.ops.compt_fast.product_int8(**{"x": torch.zeros(3, 4), "panels": packed, "steps": steps} | change)
 
 
 def test_the_others_arguments_at_fault_are_named() -> None:
