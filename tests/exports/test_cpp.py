@@ -13,38 +13,41 @@ import torch
 
 from compt_fast import native
 from compt_fast.exports import EXPORTS
+from compt_fast.native import build
 from tests.helpers.made_predictors import as_line, as_lines, made_predictor, mini_rows
 from tests.helpers.shared import real
 from tests.helpers.tiny_t5 import make_t5
 
 Answer = Callable[[Path, str], subprocess.CompletedProcess[str]]
+TOOLS = build.tool_path()  # where pip puts cmake and ninja, too
+CMAKE = shutil.which("cmake", path=TOOLS)
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not native.load(), reason="needs the compiled operators"),
-    pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake (pip install cmake)"),
+    pytest.mark.skipif(CMAKE is None, reason="needs cmake (pip install cmake)"),
 ]
 
 
 @pytest.fixture(scope="module")
 def answers(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Answer:
     """Runs the example: an address that is wrong, undefined behaviour and memory that is lost end it with 1."""
-    build = tmp_path_factory.mktemp("cpp")
+    folder = tmp_path_factory.mktemp("cpp")
     torch_folder = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
     source = ["-S", str(repository / "examples" / "cpp"), "-DSANITIZE=ON", "-DCMAKE_BUILD_TYPE=Debug"]
-    run(["cmake", "-B", str(build), *source, torch_folder])
-    run(["cmake", "--build", str(build), "--parallel", "2"])
+    run([str(CMAKE), "-G", "Ninja", "-B", str(folder), *source, torch_folder])
+    run([str(CMAKE), "--build", str(folder), "--parallel", "2"])
     options = os.environ | {"ASAN_OPTIONS": "exitcode=1:detect_leaks=1", "UBSAN_OPTIONS": "halt_on_error=1"}
 
-    def answer(folder: Path, lines: str) -> subprocess.CompletedProcess[str]:
-        command = [str(build / "answers"), str(folder)]
+    def answer(export: Path, lines: str) -> subprocess.CompletedProcess[str]:
+        command = [str(folder / "answers"), str(export)]
         return subprocess.run(command, input=lines, capture_output=True, text=True, env=options, check=False)
 
     return answer
 
 
 def run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": TOOLS}, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
