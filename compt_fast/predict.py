@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from compt_fast.prediction.row_files import RowFile
 
 EXAMPLES = """examples:
-  echo '{"sentence1": "A dog sleeps.", "sentence2": "An animal sleeps."}' |
-      python -m compt_fast.predict --prompts runs/mini-20260101-120000 --run spp-k16-s0 --task mini_rte
+  echo '{"sentence1": "the plot was dreadful."}' |
+      python -m compt_fast.predict --prompts runs/mini-20260101-120000 --run spp-n3-k16-s0 --task mini_sst2
       one row, from standard input to standard output
   python -m compt_fast.predict --prompts RUN --run ID --input rows.csv --output answers.csv --scores --copy id
       a file of any size; each row names its task in the column "task"; answers bear the rows' own ids
