@@ -82,8 +82,9 @@ async def tasks(service: Serving) -> Tasks:
 @router.put("/v1/tasks/{name}", responses={201: {"model": ServedTask}, **_fails(400, 403, 422)})
 def put_task(name: str, asked: Artifact, response: Response, service: Serving) -> ServedTask:
     """Serve a task, or the same task with another prompt, from the next request on. Needs the admin token."""
-    response.status_code = 201 if service.served.add(name, asked.path, asked.run) else 200
-    return described(service.served.predictor.prompts[name])
+    prompt, new = service.served.add(name, asked.path, asked.run)
+    response.status_code = 201 if new else 200
+    return described(prompt)
 
 
 @router.delete("/v1/tasks/{name}", status_code=204, responses=_fails(403, 404))

@@ -49,9 +49,9 @@ class Served:
         """What answers now."""
         return self._predictor
 
-    def add(self, name: str, path: str, run: str | None = None) -> bool:
-        """Serve the task `name` with the prompts at `path` below the root, in the place of those it may have had;
-        whether it is new. `run` as of `compt_fast.load`.
+    def add(self, name: str, path: str, run: str | None = None) -> tuple[TaskPrompt, bool]:
+        """Serve the task `name` with the prompts at `path` below the root, in the place of those it may have had; its
+        prompt, and whether the task is new. `run` as of `compt_fast.load`.
 
         Raises `InputError` for a path that leads out of the root, and for prompts that are damaged, of another trunk,
         of no such task, or two of it; nothing has changed then.
@@ -62,7 +62,7 @@ class Served:
             self._check(new[name])
             before = self._predictor
             self._predictor = _with(before, {**before.prompts, **new})
-            return name not in before.prompts
+            return new[name], name not in before.prompts
 
     def remove(self, name: str) -> None:
         """Serve the task no more. Raises `UnknownTask`."""
@@ -83,11 +83,14 @@ class Served:
             raise outside
         if not found.is_dir():
             raise InputError(f"path {shown(path)}: no such folder below the folder of artifacts")
-        for number, file in enumerate(found.rglob("*")):
-            if number == MOST_FILES:
+        count = 0
+        for folder, folders, files in os.walk(found, followlinks=True):  # one that leads in a circle ends at the count
+            count += len(folders) + len(files)
+            if count > MOST_FILES:
                 raise InputError(f"path {shown(path)} holds more than {MOST_FILES:,} files: name the prompts alone")
-            if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(self._root):
-                raise outside
+            for name in (*folders, *files):
+                if not Path(os.path.realpath(os.path.join(folder, name))).is_relative_to(self._root):
+                    raise outside
         return found
 
     def _check(self, one: TaskPrompt) -> None:

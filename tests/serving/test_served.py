@@ -29,8 +29,7 @@ def test_adding_and_removing_put_another_set_in_the_place_of_the_whole(offline: 
     first = served.predictor
     served.remove("mini_rte")
     second = served.predictor
-    assert served.add("mini_rte", "mini")
-    assert not served.add("mini_rte", "other")
+    assert [served.add("mini_rte", path)[1] for path in ("mini", "other")] == [True, False]
     assert "mini_rte" in first.tasks and "mini_rte" not in second.tasks
     other = load(root / "other")
     row = next(row for row in mixed_rows(1) if row["task"] == "mini_rte")
@@ -101,13 +100,19 @@ def test_nothing_outside_the_root_is_read(offline: Predictor, artifacts: Path, r
     shutil.copytree(artifacts / "other", outside)
     (root / "link").symlink_to(outside)
     (root / "inner").mkdir()
+    (root / "behind").mkdir()
+    (root / "behind" / "prompts").symlink_to(root / "inner")
     (root / "inner" / "manifest.json").symlink_to(outside / "manifest.json")
     shutil.copy(outside / "prompts.safetensors", root / "inner")
-    for path in ("../outside", str(outside), "link", "inner", "mini/../../outside", "/etc", "..", "."):
+    for path in ("../outside", str(outside), "link", "inner", "behind", "mini/../../outside", "/etc", "..", "."):
         with pytest.raises(InputError, match="leads out of the folder of artifacts"):
             served.add("mini_sst2", path)
     (root / "within").symlink_to(root / "other")
-    assert not served.add("mini_sst2", "within")
+    assert not served.add("mini_sst2", "within")[1]
+    (root / "circle").mkdir()
+    (root / "circle" / "again").symlink_to(root / "circle")
+    with pytest.raises(InputError, match="no such file"):
+        served.add("mini_sst2", "circle")
     for path in ("nothing", "mini/manifest.json", "a\0b", "a" * 5000):
         with pytest.raises(InputError, match="no such folder|NUL|too long"):
             served.add("mini_sst2", path)
@@ -155,7 +160,7 @@ def test_prompts_trained_in_another_precision_are_compared_in_that(
         trained = replace(one, trunk=replace(one.trunk, sha256=sha, dtype="bf16"))
         monkeypatch.setattr("compt_fast.serving.served.read_all", lambda *given, own=trained: {"mini_sst2": own})
         if fits:
-            assert not served.add("mini_sst2", "mini")
+            assert served.add("mini_sst2", "mini")[0] is served.predictor.prompts["mini_sst2"]
         else:
             with pytest.raises(InputError, match="whose weights differ"):
                 served.add("mini_sst2", "mini")
