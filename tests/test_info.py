@@ -97,6 +97,10 @@ def test_a_missing_gpu_is_felt_and_a_cpu_build_beside_a_gpu_is_told_apart(
     assert gap.what == "a GPU"
     with_slow_bf16 = list(info._missing_hardware(False, "13.0", CPU | {"bf16": None}))
     assert [gap.felt for gap in with_slow_bf16] == [True, False]
+    for bf16, instead in ((None, "fp32"), ("avx512_bf16", "bf16")):
+        gap = list(info._missing_hardware(False, "13.0", CPU | {"bf16": bf16, "int8": None}))[-1]
+        assert not gap.felt and gap.what == "VNNI instructions" and gap.cost.startswith("--dtype int8")
+        assert f"in {instead} on" in gap.cost
 
 
 def test_missing_line_is_one_line_of_what_is_felt(monkeypatch: pytest.MonkeyPatch) -> None:

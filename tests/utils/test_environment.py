@@ -28,19 +28,19 @@ def test_versions_of_what_is_not_installed_are_none(monkeypatch: pytest.MonkeyPa
 
 def test_cpu_reads_processor_and_memory_of_linux(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     proc = {
-        "/proc/cpuinfo": "model name\t: Chip 9\nflags\t\t: sse avx512_bf16 amx_bf16\n",
+        "/proc/cpuinfo": "model name\t: Chip 9\nflags\t\t: sse avx512_bf16 amx_bf16 avx512_vnni\n",
         "/proc/meminfo": "MemTotal:       16777216 kB\nMemAvailable:    8388608 kB\n",
     }
     for file, text in proc.items():
         (tmp_path / file.rsplit("/", 1)[1]).write_text(text, encoding="utf-8")
     monkeypatch.setattr(environment, "Path", lambda file: tmp_path / file.rsplit("/", 1)[1])
     found = environment.cpu()
-    assert (found["name"], found["bf16"]) == ("Chip 9", "amx_bf16")
+    assert (found["name"], found["bf16"], found["int8"]) == ("Chip 9", "amx_bf16", "avx512_vnni")
     assert (found["memory_gib"], found["free_gib"]) == (16.0, 8.0)
 
 
 def test_cpu_without_proc_says_what_it_does_not_know(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "Path", lambda file: tmp_path / "nothing")
     found = environment.cpu()
-    assert found["memory_gib"] is None and found["bf16"] is None
+    assert found["memory_gib"] is None and found["bf16"] is found["int8"] is None
     assert found["name"] and found["cores"] >= 1
