@@ -1,10 +1,11 @@
 // Answers rows by an exported TorchScript file:
 //
-//   answers FOLDER [--device cuda] [--library FILE] < rows.tsv
+//   answers FOLDER [DEVICE] < rows.tsv
 //
 // A line of the input is a task and its texts, in the order of the task's `columns` in FOLDER/tasks.json, with tabs
-// between. A line is printed for each: the label, the text that the trunk wrote, and the label's share of the
-// likelihoods of all labels. The label is the text where it is one of the task's labels, else the likeliest of these.
+// between; DEVICE is cpu or cuda. A line is printed for each: the label, the text that the trunk wrote, and the label's
+// share of the likelihoods of all labels. The label is the text where it is one of the task's labels, else the likeliest
+// of these.
 // Exits with 2 for input that is wrong, with a line that says what.
 #include <dlfcn.h>
 #include <torch/script.h>
@@ -101,9 +102,9 @@ void answer(Rows& rows, torch::jit::Module& model, const std::vector<Task>& know
   }
 }
 
-void run(const std::string& folder, const std::string& library, const std::string& device) {
+void run(const std::string& folder, const std::string& device) {
   // The operators must be known before a model that calls them is read.
-  if (dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+  if (dlopen((folder + "/ops.so").c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
     throw std::runtime_error(dlerror());
   }
   auto model = torch::jit::load(folder + "/model.pt", torch::Device(device));
@@ -131,17 +132,12 @@ void run(const std::string& folder, const std::string& library, const std::strin
 }  // namespace
 
 int main(int count, char** words) {
-  const std::vector<std::string> given(words + 1, words + count);
-  std::string library, device = "cpu";
-  for (std::size_t i = 1; i + 1 < given.size(); i += 2) {
-    (given[i] == "--device" ? device : library) = given[i + 1];
-  }
-  if (given.size() % 2 == 0) {
-    std::cerr << "usage: answers FOLDER [--device cuda] [--library FILE] < rows.tsv\n";
+  if (count != 2 && count != 3) {
+    std::cerr << "usage: answers FOLDER [DEVICE] < rows.tsv\n";
     return 2;
   }
   try {
-    run(given[0], library.empty() ? given[0] + "/ops.so" : library, device);
+    run(words[1], count == 3 ? words[2] : "cpu");
   } catch (const c10::Error& error) {
     std::cerr << "error: " << error.what_without_backtrace() << '\n';
     return 2;

@@ -2,7 +2,7 @@
 
 # No postponed annotations: TorchScript takes those of a tuple's fields for types.
 
-from typing import NamedTuple  # TorchScript reads these
+from typing import NamedTuple
 
 import torch
 from torch import Tensor

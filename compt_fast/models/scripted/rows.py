@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple  # TorchScript reads these
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
