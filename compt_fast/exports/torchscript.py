@@ -28,12 +28,14 @@ MODEL, DESCRIPTION, PIECES = "model.pt", "tasks.json", "spiece.model"
 def write(predictor: Predictor, folder: Path) -> None:
     """Fill `folder` with `model.pt`, `tasks.json`, the tokenizer's files, and the extension's library with its facts.
 
-    Raises `InputError` for another engine than `fast`, for prompts that are composed for each row, and where the
-    extension is not loaded.
+    Raises `InputError` for another engine than `fast`, for a trunk in int8, for prompts that are composed for each row,
+    and where the extension is not loaded.
     """
     trunk = predictor.trunk
     if not isinstance(trunk, PackedTrunk):
         raise InputError("torchscript holds the trunk of the engine fast: load the prompts with --engine fast")
+    if not trunk.differentiable:
+        raise InputError("torchscript holds a trunk in fp32 or bf16: take another --dtype than int8")
     library = _library()
     tasks = [_task(one, trunk) for one in predictor.prompts.values()]
     module = ScriptedTrunk(trunk.weights, tasks, trunk.start_id, trunk.end_id, trunk.prepend)

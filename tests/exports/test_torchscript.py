@@ -101,6 +101,13 @@ def test_another_engine_is_refused(tmp_path: Path) -> None:
         EXPORTS["torchscript"].write(made_predictor(engine="reference", names=("mini_rte",)), tmp_path)
 
 
+def test_a_trunk_in_int8_is_refused(tmp_path: Path) -> None:
+    predictor = made_predictor(names=("mini_rte",))
+    predictor.trunk.quantise()
+    with pytest.raises(InputError, match="another --dtype than int8"):
+        EXPORTS["torchscript"].write(predictor, tmp_path)
+
+
 def test_prompts_that_depend_on_the_row_are_refused(tmp_path: Path) -> None:
     predictor = made_predictor(names=("mini_rte",))
     (one,) = predictor.prompts.values()
