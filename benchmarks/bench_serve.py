@@ -44,7 +44,15 @@ from compt_fast.tasks.loaders import load_task
 from compt_fast.tasks.table import SUITES, TASKS
 from tests.helpers.serving import make_prompts
 
-SERVERS = ("fast fp32", "fast bf16", "reference fp32", "peft fp32", "ctranslate2 float32", "ctranslate2 int8")
+SERVERS = (
+    "fast fp32",
+    "fast bf16",
+    "fast int8",
+    "reference fp32",
+    "peft fp32",
+    "ctranslate2 float32",
+    "ctranslate2 int8",
+)
 TRUTH = "reference fp32"
 AGREEMENT = {"fp32": 1.0, "float32": 1.0, "bf16": 0.97, "int8": 0.9}  # of the strings; prompts here are untrained
 TUNED = ((1, 2, 1024), (1, 2, 2048), (2, 1, 2048), (2, 1, 4096))  # CTranslate2's workers, threads, tokens a batch

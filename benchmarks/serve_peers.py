@@ -33,7 +33,7 @@ class Peer(Predictor):
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__(predictor.trunk, predictor.prompts)
-        self.longest = max(len(ids) for labels in self._labels.values() for ids in labels.ids)
+        self.longest = max(len(ids) for known in self._known.values() for ids in known.labels.ids)
 
     def answer(self, rows: Any, *, scores: bool = False) -> list[Answer]:
         """The answers to a batch."""
@@ -45,8 +45,9 @@ class Peer(Predictor):
     def answered(self, row: EncodedRow, text: str) -> Answer:
         """The answer to a row that was answered by `text`."""
         task = row.prompt.task
-        known = text in self._labels[task.name].texts
-        return Answer(task.name, (float(text) if task.is_score else text) if known else None, text)
+        known = self._known[task.name]
+        word = known.words[known.labels.texts.index(text)] if text in known.labels.texts else None
+        return Answer(task.name, float(word) if word is not None and task.is_score else word, text)
 
     def generated(self, rows: Sequence[EncodedRow]) -> list[list[int]]:
         """The token ids that are written for each row."""
@@ -96,10 +97,6 @@ class CTranslate2(Peer):
         from transformers import AutoTokenizer
 
         super().__init__(predictor)
-        if "vocabulary" not in EXPORTS:
-            raise SystemExit(
-                "there is no export `vocabulary` (compt_fast/exports/vocabulary.py), which this peer reads"
-            )
         self.tokens = tokens
         with tempfile.TemporaryDirectory() as scratch:
             checkpoint, converted = Path(scratch, "checkpoint"), Path(scratch, "converted")
