@@ -33,7 +33,7 @@ class Peer(Predictor):
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__(predictor.trunk, predictor.prompts)
-        self.longest = max(len(ids) for known in self._known.values() for ids in known.labels.ids)
+        self.longest = max(len(ids) for known in self.ready.values() for ids in known.labels.ids)
 
     def answer(self, rows: Any, *, scores: bool = False) -> list[Answer]:
         """The answers to a batch."""
@@ -45,7 +45,7 @@ class Peer(Predictor):
     def answered(self, row: EncodedRow, text: str) -> Answer:
         """The answer to a row that was answered by `text`."""
         task = row.prompt.task
-        known = self._known[task.name]
+        known = self.ready[task.name]
         word = known.words[known.labels.texts.index(text)] if text in known.labels.texts else None
         return Answer(task.name, float(word) if word is not None and task.is_score else word, text)
 

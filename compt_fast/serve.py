@@ -85,8 +85,8 @@ def run(line: Namespace) -> int:
 
     listening = bound(line.host, port)
     access = Access(
-        line.token or os.environ.get(TOKEN),
-        line.admin_token or os.environ.get(ADMIN_TOKEN),
+        os.environ.get(TOKEN) if line.token is None else line.token,
+        os.environ.get(ADMIN_TOKEN) if line.admin_token is None else line.admin_token,
         is_local(listening),
     )
     if not access.local and access.token is None:

@@ -16,9 +16,8 @@ from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.models.scripted.trunk import ScriptedTask, ScriptedTrunk
 from compt_fast.models.spiece import sentencepiece_model
 from compt_fast.native.build import FACTS
-from compt_fast.prediction.predictor import Predictor
-from compt_fast.prediction.prompts import TaskPrompt
-from compt_fast.tasks.text import encode_label, label_texts, names_before
+from compt_fast.prediction.predictor import Predictor, ReadyTask
+from compt_fast.tasks.text import names_before
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.files import write_json
 
@@ -37,13 +36,13 @@ def write(predictor: Predictor, folder: Path) -> None:
     if not trunk.differentiable:
         raise InputError("torchscript holds a trunk in fp32 or bf16: take another --dtype than int8")
     library = _library()
-    tasks = [_task(one, trunk) for one in predictor.prompts.values()]
+    tasks = [_task(one) for one in predictor.ready.values()]
     module = ScriptedTrunk(trunk.weights, tasks, trunk.start_id, trunk.end_id, trunk.prepend)
     with warnings.catch_warnings():
         # torch asks for torch.export in its place, which has no file for packed rows: their shapes are data
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(module).save(str(folder / MODEL))
-    write_json(folder / DESCRIPTION, _description(predictor, trunk, module, tasks, library))
+    write_json(folder / DESCRIPTION, _description(predictor, trunk, tasks, library))
     for file in (library, library.with_name(FACTS)):
         shutil.copy2(file, folder)
     trunk.tokenizer.save_pretrained(folder)
@@ -60,28 +59,26 @@ def _library() -> Path:
     return status.path
 
 
-def _task(one: TaskPrompt, trunk: PackedTrunk) -> ScriptedTask:
+def _task(ready: ReadyTask) -> ScriptedTask:
+    one, text = ready.prompt, ready.prompt.text
     if one.prompts.shape.per_row:
         raise InputError(
             f"{one.where}: the prompts of {one.task.name} are composed for each row by its text, and a TorchScript "
             "file holds one prompt a task"
         )
-    text = one.text
-    assert text.prefix is not None and text.max_source_length is not None and text.label_mode is not None
-    texts = label_texts(one.task, text.label_mode)
+    assert text.prefix is not None and text.max_source_length is not None
     return ScriptedTask(
         one.task.name,
         names_before(one.task, text.prefix),
         text.max_source_length,
         one.prompts.tensors["targets"][one.index],
-        texts,
-        [encode_label(label, trunk.tokenizer) for label in texts],
+        ready.labels.texts,
+        ready.labels.ids,
+        ready.longest,
     )
 
 
-def _description(
-    predictor: Predictor, trunk: PackedTrunk, module: ScriptedTrunk, tasks: list[ScriptedTask], library: Path
-) -> dict[str, Any]:
+def _description(predictor: Predictor, trunk: PackedTrunk, tasks: list[ScriptedTask], library: Path) -> dict[str, Any]:
     """What `tasks.json` says."""
     columns = {name: [column for column, _ in task.fields] for name, task in predictor.tasks.items()}
     return {
@@ -89,7 +86,6 @@ def _description(
         "trunk": {"name": trunk.name, "sha256": trunk.fingerprint(), "dtype": str(trunk.dtype).removeprefix("torch.")},
         "library": {"file": library.name} | json.loads(library.with_name(FACTS).read_text(encoding="utf-8")),
         "end_id": trunk.end_id,
-        "max_new_tokens": module.max_new_tokens,
         "tasks": [
             {
                 "index": index,
@@ -99,6 +95,8 @@ def _description(
                 "max_source_length": task.max_source_length,
                 "labels": task.labels,
                 "label_ids": task.label_ids,
+                "words": predictor.ready[task.name].words,
+                "max_new_tokens": task.max_new_tokens,
             }
             for index, task in enumerate(tasks)
         ],

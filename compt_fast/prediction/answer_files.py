@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -195,12 +196,25 @@ def _beside(path: Path) -> tuple[Path, Path]:
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in record.items()}
+    return {name: _json(value) if isinstance(value, dict | list) else value for name, value in record.items()}
 
 
 def _json_line(record: dict[str, Any], ascii_only: bool) -> str:
     said = {name: value for name, value in record.items() if name != "error" or value is not None}
-    return json.dumps(said, ensure_ascii=ascii_only, default=str)
+    return _json(said, ascii_only)
+
+
+def _json(value: Any, ascii_only: bool = True) -> str:
+    """A value as JSON; what it has no word for, as of a column that is copied, becomes text, and NaN null."""
+    return json.dumps(_finite(value), ensure_ascii=ascii_only, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def made_by(predictor: Predictor, way: Way) -> dict[str, str]:

@@ -21,9 +21,10 @@ from compt_fast.evaluation.scorings.rank import log_likelihoods
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.ops.varlen import cu_seqlens_of
+from compt_fast.prediction.belonging import Belonging
 from compt_fast.prediction.prompts import TaskPrompt, read_all
 from compt_fast.prediction.rows import TASK, CheckedRow, EncodedRow, Placed, checked, encoded, rows_of
-from compt_fast.prompts.artifact import RunPrompts, TrunkId, check_trunk
+from compt_fast.prompts.artifact import RunPrompts
 from compt_fast.runs.job import named_trunk, settled_dtype
 from compt_fast.tasks.metrics import finite
 from compt_fast.tasks.table import Task
@@ -56,7 +57,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Known:
+class ReadyTask:
     """A task that can be answered: its prompt, its labels as the trunk writes them and its own words for these, and how
     many tokens of an answer are read.
     """
@@ -70,10 +71,13 @@ class _Known:
 class Predictor:
     """A trunk, and the prompt of each task that it answers."""
 
-    def __init__(self, trunk: Trunk, prompts: Mapping[str, TaskPrompt]) -> None:
-        """Raises `InputError` for prompts of another width, and for labels that the trunk cannot write."""
-        self.trunk = trunk
-        self._known: Mapping[str, _Known] = {}
+    def __init__(self, trunk: Trunk, prompts: Mapping[str, TaskPrompt], belonging: Belonging | None = None) -> None:
+        """`belonging`, where it is given, is what prompts that are added later are checked by (`compt_fast.serving`).
+
+        Raises `InputError` for prompts of another width, and for labels that the trunk cannot write.
+        """
+        self.trunk, self.belonging = trunk, belonging
+        self.ready: Mapping[str, ReadyTask] = {}
         self.set(prompts)
 
     def set(self, prompts: Mapping[str, TaskPrompt]) -> None:
@@ -81,9 +85,9 @@ class Predictor:
 
         Raises `InputError` as the class does, and changes nothing then.
         """
-        self._known = {name: self._checked(one) for name, one in prompts.items()}
+        self.ready = {name: self._checked(one) for name, one in prompts.items()}
 
-    def _checked(self, one: TaskPrompt) -> _Known:
+    def _checked(self, one: TaskPrompt) -> ReadyTask:
         if one.d_model != self.trunk.d_model:
             raise InputError(
                 f"{one.where}: prompts of d_model {one.d_model} do not fit the trunk {self.trunk.name} of d_model "
@@ -95,17 +99,17 @@ class Predictor:
         labels = Labels(texts, [encode_label(text, self.trunk.tokenizer) for text in texts])
         others = [text for task in one.beside for text in label_texts(task, one.text.label_mode)]
         lengths = [*map(len, labels.ids), *(len(encode_label(text, self.trunk.tokenizer)) for text in others)]
-        return _Known(one, labels, label_texts(one.task, "natural"), max(lengths))
+        return ReadyTask(one, labels, label_texts(one.task, "natural"), max(lengths))
 
     @property
     def prompts(self) -> Mapping[str, TaskPrompt]:
         """The prompt of each task, by its name."""
-        return {name: known.prompt for name, known in self._known.items()}
+        return {name: known.prompt for name, known in self.ready.items()}
 
     @property
     def tasks(self) -> dict[str, Task]:
         """What each task is, by its name: its columns (`fields`), its label words."""
-        return {name: known.prompt.task for name, known in self._known.items()}
+        return {name: known.prompt.task for name, known in self.ready.items()}
 
     @overload
     def predict(
@@ -148,7 +152,7 @@ class Predictor:
             raise InputError(f"batch_size is {batch_size}; it must be at least 1")
         numbered = enumerate(rows_of(rows), start=1)
         while part := list(islice(numbered, AHEAD)):
-            known = self._known  # what is set while these rows are answered is for those after them
+            known = self.ready  # what is set while these rows are answered is for those after them
             prompts = {name: one.prompt for name, one in known.items()}
             placed = [row if isinstance(row, Placed) else Placed(row, f"row {number}") for number, row in part]
             read = [_read(row, prompts, task, keep_going) for row in placed]
@@ -158,11 +162,11 @@ class Predictor:
 
     def answer(self, rows: Sequence[EncodedRow], *, scores: bool = False) -> list[Answer]:
         """The answers to rows that were encoded with these prompts, in their order: one batch."""
-        return self._answers(rows, self._known, scores, len(rows))
+        return self._answers(rows, self.ready, scores, len(rows))
 
     @torch.no_grad()
     def _answers(
-        self, rows: Sequence[EncodedRow], known: Mapping[str, _Known], scores: bool, batch_size: int
+        self, rows: Sequence[EncodedRow], known: Mapping[str, ReadyTask], scores: bool, batch_size: int
     ) -> list[Answer]:
         """The answers to rows, in their order, which go through the trunk sorted by length."""
         found: dict[int, Answer] = {}
@@ -210,7 +214,7 @@ def _read(row: Placed, prompts: Mapping[str, TaskPrompt], task: str | None, keep
         return Answer(named if isinstance(named, str) else "", None, "", None, str(error))
 
 
-def _answer(known: _Known, text: str, likely: Tensor | None) -> Answer:
+def _answer(known: ReadyTask, text: str, likely: Tensor | None) -> Answer:
     """The answer to a row of a task, of which the trunk wrote `text`."""
     task, texts = known.prompt.task, known.labels.texts
     scores = None if likely is None else dict(zip(known.words, likely.softmax(0).tolist(), strict=True))
@@ -256,11 +260,11 @@ def load(
         **{name: parse(name, value, name) for name, value in given.items()},
     )
     settings = replace(settings, dtype=settled_dtype(settings))
-    trunk = named_trunk(settings, made_of=trained or "fp32")
-    own = trunk.fingerprint()
-    if trained and settings.dtype not in (trained, INT8):  # hashes are of one precision
-        own = named_trunk(replace(settings, dtype=trained)).fingerprint()
+    made_of = trained or "fp32"
+    trunk = named_trunk(settings, made_of)
+    # one in int8 keeps the hash of what it is made of
+    hashes: dict[str | None, str] = {made_of if settings.dtype == INT8 else settings.dtype: trunk.fingerprint()}
+    belonging = Belonging(trunk, settings, model is not None, hashes)
     for one in prompts.values():
-        known_trunk = one.trunk if one.trunk.sha256 else replace(one.trunk, name=trunk.name)
-        check_trunk(one.where, known_trunk, one.d_model, TrunkId(trunk.name, own), trunk.d_model)
-    return Predictor(trunk, prompts)
+        belonging.check(one)
+    return Predictor(trunk, prompts, belonging)

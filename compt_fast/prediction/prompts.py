@@ -1,4 +1,4 @@
-"""Prompts to predict with, read from wherever trained prompts lie: a run, a run folder, a store, a PEFT adapter."""
+"""Prompts to predict with, from wherever they lie: a run, a run folder, a store, an export, a PEFT adapter."""
 
 from __future__ import annotations
 
@@ -83,9 +83,10 @@ def read(path: Path, run: str | None = None, task: str | None = None, known: Seq
 
     Raises `InputError` that names the folder and what is wrong with it.
     """
-    if run is not None and not (path / "config.json").is_file():
-        raise InputError(f"{path}: a run ({run}) is named, and this is no run folder (it has no config.json)")
-    if exported := read_exported(path):
+    exported = read_exported(path)
+    if run is not None and (exported or not (path / "config.json").is_file()):
+        raise InputError(f"{path}: a run ({run}) is named, and this is no run folder (it has no config.json of a job)")
+    if exported:
         found = [_of_entry(entry, path, known) for entry in exported]
     elif (path / MANIFEST).is_file():
         found = _of_artifact(path, known)
@@ -179,13 +180,18 @@ def _whole(text: TextFormat) -> TextFormat:
 
 
 def _check_together(first: TaskPrompt, other: TaskPrompt) -> None:
-    """Raise `InputError` unless one trunk can read both."""
+    """Raise `InputError` for what shows, without the trunk at hand, that no single one can read both."""
     what: tuple[tuple[str, Callable[[TaskPrompt], object]], ...] = (
         ("width", lambda one: one.d_model),
-        ("trunk (sha256)", lambda one: (one.trunk.dtype, one.trunk.sha256) if one.trunk.sha256 else None),
         ("place of the prompt", lambda one: one.text.prompt_position),
     )
     for said, of in what:
-        pair = of(first), of(other)
-        if None not in pair and pair[0] != pair[1]:
-            raise InputError(f"{other.where}: its {said}, {pair[1]}, is not that of {first.where}, {pair[0]}")
+        if of(first) != of(other):
+            raise InputError(f"{other.where}: its {said}, {of(other)}, is not that of {first.where}, {of(first)}")
+    own, its = first.trunk, other.trunk
+    # hashes of different precisions say nothing of each other
+    if own.dtype == its.dtype and own.sha256 and its.sha256 and own.sha256 != its.sha256:
+        raise InputError(
+            f"{other.where}: belongs to trunk {its.name} (sha256 {its.sha256}), and {first.where} to trunk {own.name} "
+            f"(sha256 {own.sha256})"
+        )

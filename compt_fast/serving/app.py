@@ -128,7 +128,8 @@ def described(one: TaskPrompt) -> ServedTask:
     return ServedTask(
         name=one.task.name,
         columns=[column for column, _ in one.task.fields],
-        labels=label_texts(one.task, one.text.label_mode),
+        labels=label_texts(one.task, "natural"),
+        written=label_texts(one.task, one.text.label_mode),
         prompt_length=one.prompts.shape.target_length,
         where=one.where,
     )

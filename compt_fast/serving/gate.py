@@ -90,6 +90,9 @@ class Gate:
 
         try:
             await self._handle(scope, receive, noting)
+        except Exception:
+            statuses = statuses or ["500"]  # which is answered outside of this
+            raise
         finally:
             path = getattr(scope.get("route"), "path", "other")
             method = scope["method"] if scope["method"] in METHODS else "other"

@@ -30,7 +30,7 @@ class Predict(_Asked):
 
 class Artifact(_Asked):
     """Where the prompt of a task lies: a run folder (with `run`, where several of its runs have the task), a run's
-    prompts, a store or a PEFT adapter, by its path below the folder of artifacts.
+    prompts, a store, an export or a PEFT adapter, by its path below the folder of artifacts.
     """
 
     path: str = Field(min_length=1)
@@ -38,8 +38,8 @@ class Artifact(_Asked):
 
 
 class OneAnswer(BaseModel):
-    """The answer to a row: `text` is what the trunk wrote, `label` that text where it is a label of the task; else the
-    most likely label where scores were asked for, and null where not.
+    """The answer to a row: `text` is what the trunk wrote, `label` the label that this stands for; where it is none,
+    the most likely label if scores were asked for, and null if not.
     """
 
     task: str
@@ -56,11 +56,14 @@ class Predicted(BaseModel):
 
 
 class ServedTask(BaseModel):
-    """A task that is served: the columns of its rows, its labels, the tokens of its prompt, and where that was read."""
+    """A task that is served: the columns of its rows, its labels and what the trunk writes for each, the tokens of its
+    prompt, and where that was read.
+    """
 
     name: str
     columns: list[str]
     labels: list[str]
+    written: list[str]
     prompt_length: int
     where: str
 

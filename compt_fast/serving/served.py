@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from compt_fast.config.job import JobSettings
+from compt_fast.prediction.belonging import Belonging
 from compt_fast.prediction.predictor import Predictor
 from compt_fast.prediction.prompts import TaskPrompt, read_all
-from compt_fast.prompts.artifact import RunPrompts, TrunkId, check_trunk
-from compt_fast.runs.job import named_trunk
+from compt_fast.prompts.artifact import RunPrompts
 from compt_fast.tasks.table import Task
 from compt_fast.utils.errors import InputError, shown, unknown
 from compt_fast.utils.inputs import check_path
@@ -41,8 +41,9 @@ class Served:
         self._known = known
         self._lock = threading.Lock()  # of adding and removing
         self._predictor = _with(predictor, _in_memory(predictor.prompts))
-        verified = [one.trunk for one in predictor.prompts.values() if one.trunk.sha256]
-        self._hashes = {trunk.dtype: trunk.sha256 for trunk in verified}
+        trunk = predictor.trunk
+        unnamed = JobSettings(model=trunk.name, device=trunk.device.type, prompt_position=trunk.prompt_position)
+        self._belonging = predictor.belonging or Belonging(trunk, unnamed, named=False)
 
     @property
     def predictor(self) -> Predictor:
@@ -101,16 +102,7 @@ class Served:
                 f"{one.where}: its prompt stands at the place {one.text.prompt_position!r}, but those that are served "
                 f"at {trunk.prompt_position!r}"
             )
-        own = TrunkId(trunk.name, self._hash(one.trunk.dtype) if one.trunk.sha256 else None)
-        said = one.trunk if one.trunk.sha256 else replace(one.trunk, name=trunk.name)
-        check_trunk(one.where, said, one.d_model, own, trunk.d_model)
-
-    def _hash(self, dtype: str | None) -> str:
-        """The hash of the trunk's weights in a precision, of which prompts name that of their training."""
-        if dtype not in self._hashes:
-            settings = JobSettings(model=self._predictor.trunk.name, dtype=dtype or JobSettings.dtype)
-            self._hashes[dtype] = named_trunk(settings).fingerprint()
-        return self._hashes[dtype] or ""
+        self._belonging.check(one)
 
 
 def _with(predictor: Predictor, prompts: Mapping[str, TaskPrompt]) -> Predictor:

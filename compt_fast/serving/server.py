@@ -20,7 +20,9 @@ MOST_CONNECTIONS = 512
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket that is bound to an address and does not listen yet. Raises `InputError` where it cannot be had."""
+    """A socket that holds an address, and hands nobody over before it is served. Raises `InputError` where it cannot
+    be had.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:

@@ -50,6 +50,7 @@ class Message {
     }
     const uint64_t tag = varint();
     key = tag >> 3;
+    bytes = {};  // of the field before
     switch (tag & 7) {
       case 0:
         number = varint();
@@ -127,6 +128,9 @@ void Tokenizer::read(std::string_view model) {
         if (of.key == 1) {
           piece.text = of.bytes;
         } else if (of.key == 2) {
+          if (of.bytes.size() != sizeof piece.score) {
+            throw std::runtime_error("a model of sentencepiece with a piece whose score is no float");
+          }
           std::memcpy(&piece.score, of.bytes.data(), sizeof piece.score);
         } else if (of.key == 3) {
           piece.kind = of.number;

@@ -106,15 +106,15 @@ def test_prompts_that_no_single_trunk_reads(runs: Path, other: Path, tmp_path: P
     folder = shutil.copytree(other, tmp_path / "run")
     (manifest,) = folder.glob("prompts/*/manifest.json")
     for key, change, said in (
-        ("trunk", {"sha256": "0" * 64}, "trunk (sha256)"),
-        ("text", {"prompt_position": "append"}, "place of the prompt"),
+        ("trunk", {"sha256": "0" * 64}, "belongs to trunk"),
+        ("text", {"prompt_position": "append"}, "its place of the prompt"),
     ):
         content = json.loads((other / manifest.relative_to(folder)).read_text())
         content[key] |= change
         manifest.write_text(json.dumps(content))
         with pytest.raises(InputError) as raised:
             load(runs / "prompts" / SPP, folder)
-        assert f"{manifest.parent}: its {said}, " in str(raised.value) and SPP in str(raised.value)
+        assert f"{manifest.parent}: {said}" in str(raised.value) and SPP in str(raised.value)
 
 
 def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:

@@ -153,8 +153,8 @@ def test_prompts_trained_in_another_precision_are_compared_in_that(
     offline: Predictor, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = Served(offline, root)
-    known = served._hash("bf16")
-    assert known != served._hash("fp32") and len(known) == 64
+    known = served._belonging._hash("bf16")
+    assert known != served._belonging._hash("fp32") and len(known) == 64
     one = offline.prompts["mini_sst2"]
     for sha, fits in ((known, True), ("0" * 64, False)):
         trained = replace(one, trunk=replace(one.trunk, sha256=sha, dtype="bf16"))

@@ -31,7 +31,8 @@ from compt_fast.ops import varlen
 @dataclass(frozen=True)
 class ScriptedTask:
     """What a file holds of one task: what stands before each of a row's texts, how many tokens of them are kept, its
-    target prompt (L, d) of any float dtype, its labels as texts and as token ids, each with its </s>.
+    target prompt (L, d) of any float dtype, its labels as texts and as token ids, each with its </s>, and the most
+    tokens that are read of what the trunk writes.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ScriptedTask:
     prompt: Tensor
     labels: Sequence[str]
     label_ids: Sequence[Sequence[int]]
+    max_new_tokens: int
 
 
 class ScriptedTrunk(nn.Module):
@@ -72,7 +74,7 @@ class ScriptedTrunk(nn.Module):
         self.heads, self.head_dim, self.eps = weights.heads, weights.head_dim, weights.eps
         self.start_id, self.end_id, self.prepend = start_id, end_id, prepend
         self.absorbed_elements, self.logits_elements, self.masked = ABSORBED_ELEMENTS, CHUNK_ELEMENTS, varlen.MASKED
-        self.max_new_tokens = max(len(label) for task in tasks for label in task.label_ids)
+        self.max_new_tokens = [task.max_new_tokens for task in tasks]
         self.task_names = [task.name for task in tasks]
         self.before = [list(task.before) for task in tasks]
         self.max_source_lengths = [task.max_source_length for task in tasks]
@@ -92,7 +94,7 @@ class ScriptedTrunk(nn.Module):
     def forward(self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`answer` and `score` of the same rows, which are encoded once."""
         states, cu, tasks = self._encode(token_ids, cu_seqlens, tasks)
-        answers, answer_cu_seqlens = self._greedy(states, cu)
+        answers, answer_cu_seqlens = self._greedy(states, cu, tasks)
         scores, score_cu_seqlens = self._rank(states, cu, tasks)
         return answers, answer_cu_seqlens, scores, score_cu_seqlens
 
@@ -100,7 +102,7 @@ class ScriptedTrunk(nn.Module):
     def answer(self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's greedy answer: token ids (n,) int64 of all rows without </s>, and cumulative lengths (B+1,)."""
         states, cu, tasks = self._encode(token_ids, cu_seqlens, tasks)
-        return self._greedy(states, cu)
+        return self._greedy(states, cu, tasks)
 
     @torch.jit.export
     def score(self, token_ids: Tensor, cu_seqlens: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,28 +194,31 @@ class ScriptedTrunk(nn.Module):
             layer(x, bias, paths, cache, of, how)
         return (rms_norm(x, self.eps, how) * self.head_scale).to(x.dtype)
 
-    def _greedy(self, states: Tensor, cu: Tensor) -> tuple[Tensor, Tensor]:
+    def _greedy(self, states: Tensor, cu: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
         """`answer` of rows whose states are known."""
         how, count, device = how_for(states), len(cu) - 1, states.device
-        of = self._cross(states, torch.arange(count + 1), cu, self.max_new_tokens, how)
-        rows, written = torch.arange(count), torch.full([count, self.max_new_tokens], -1)
+        most = torch.tensor(self.max_new_tokens)[tasks]
+        longest = int(most.max())
+        of = self._cross(states, torch.arange(count + 1), cu, longest, how)
+        rows, written = torch.arange(count), torch.full([count, longest], -1)
         ids = torch.full([count], self.start_id, device=device)
         cache: list[Tensor] = []
-        for step in range(self.max_new_tokens):
+        for step in range(longest):
             bias = distances(self.decoder_bias, torch.arange(-step, 1))[None, :, None]
             out = self._decode(ids, bias, None, cache, of, how)
             ids = linear(out, self.head, how).float().argmax(1)
             tokens = ids.cpu()
             going = torch.nonzero(tokens != self.end_id)[:, 0]
             written[rows[going], step] = tokens[going]
-            if len(going) == 0 or step == self.max_new_tokens - 1:
+            if len(going) == 0 or step == longest - 1:
                 break
             if len(going) < len(rows):
                 of, rows = selected(of, going, self.heads, how), rows[going]
                 chosen = going.to(device)
                 cache = [kv[chosen] for kv in cache]
                 ids = ids[chosen]
-        return written[written >= 0], cu_seqlens_of((written >= 0).sum(1))
+        read = (written >= 0) & (torch.arange(longest)[None] < most[:, None])
+        return written[read], cu_seqlens_of(read.sum(1))
 
     def _rank(self, states: Tensor, cu: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
         """`score` of rows whose states are known: some rows at a time, to bound what their queries take."""

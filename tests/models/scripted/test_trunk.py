@@ -35,8 +35,11 @@ def tasks_for(trunk: PackedTrunk, longest: int = 4) -> list[ScriptedTask]:
     """Labels that begin alike, of up to `longest` tokens before their </s>."""
     g = torch.Generator().manual_seed(1)
     labels = [[[5, 9, 9, 8][:longest], [5, 9, 7], [6]], [[4], [7, 8]], [[10 + i] for i in range(6)]]
+    most = 1 + max(len(ids) for own in labels for ids in own)
     return [
-        ScriptedTask("", [""], 99, torch.randn(n, trunk.d_model, generator=g) * 3, [""], [[*ids, 1] for ids in own])
+        ScriptedTask(
+            "", [""], 99, torch.randn(n, trunk.d_model, generator=g) * 3, [""], [[*ids, 1] for ids in own], most
+        )
         for n, own in zip(LENGTHS, labels, strict=True)
     ]
 
@@ -112,7 +115,7 @@ def test_keys_and_values_are_projected_where_that_takes_less(
         monkeypatch.setattr(scripted, "how_for", lambda x: How(False, False))
     trunk = opened(make_t5(tmp_path))
     tasks = [
-        ScriptedTask("", [""], 99, torch.zeros(n, trunk.d_model), [""], [[*range(3, 40), 1], [*range(4, 60), 1]])
+        ScriptedTask("", [""], 99, torch.zeros(n, trunk.d_model), [""], [[*range(3, 40), 1], [*range(4, 60), 1]], 57)
         for n in LENGTHS
     ]
     prompts, batch = rows_for(tasks, longest=6)
