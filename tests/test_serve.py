@@ -47,6 +47,7 @@ def test_wrong_lines_are_refused_in_one_line(
         ([own, free, "--max-wait-ms=-1"], "--max-wait-ms must not be negative"),
         ([own, free, "--host=0.0.0.0"], "a token is needed: --token, or COMPT_FAST_TOKEN"),
         ([own, free, "--host=0.0.0.0", "--token=short"], "--token: a token has 16 or more"),
+        ([own, free, "--token="], "--token: a token has 16 or more"),
         ([own, free, "--host=192.0.2.1"], "--host 192.0.2.1 --port 0: no address of this machine"),
         ([own, free, own], "a prompt of the task mini_cola, of which"),
         ([own, free, f"--artifacts-root={tmp_path / 'nothing'}"], "no such folder"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyarrow import parquet
 
@@ -72,3 +73,14 @@ def test_what_answers_depend_on(predictor: Predictor, runs: Path) -> None:
     assert differ == [{"--task"}, {"columns"}, {"--batch-size"}, {"columns"}]
     another = Predictor(predictor.trunk, load(runs, run="spp-n3-k4-s0").prompts)
     assert {key for key, value in made_by(another, way).items() if made[key] != value} == {"prompts"}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_values_that_json_has_no_word_for_are_copied(suffix: str, predictor: Predictor, tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table({"sentence": ["man"], "a": [[datetime.date(2026, 1, 2)]], "b": [[float("nan"), 1.0]]}),
+        tmp_path / "rows.parquet",
+    )
+    path = answered(predictor, tmp_path / "rows.parquet", tmp_path / f"out{suffix}", Way(copied=("a", "b")))
+    text = path.read_text(encoding="utf-8")
+    assert "2026-01-02" in text and "null" in text and "NaN" not in text

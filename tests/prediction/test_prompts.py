@@ -65,6 +65,12 @@ def test_an_adapter(tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
     folder = peft_adapter(tmp_path / "adapter", values, base_model_name_or_path=str(tiny_t5))
     predictor = load(folder, task="toy_a", task_files=toys)
     assert list(predictor.tasks) == ["toy_a"] and predictor.predict({"sentence": "a"}).text
+    stranger = peft_adapter(tmp_path / "stranger", values, base_model_name_or_path="google/flan-t5-base")
+    (tmp_path / "both").mkdir()
+    for name, task in ((folder, "toy_a"), (stranger, "toy_b")):
+        assert store.main(["add", str(name), f"--task={task}", f"--store={tmp_path / 'both'}"]) == 0
+    with pytest.raises(InputError, match="belong to trunk google/flan-t5-base"):
+        load(tmp_path / "both", task_files=toys)
     built_in = load(folder, task="sst2", model=str(tiny_t5))
     assert built_in.predict({"sentence": "a"}, scores=True).label in ("negative", "positive")
     with pytest.raises(InputError, match="which task was the adapter trained for"):

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 import pytest
 
 from compt_fast.prediction.predictor import Answer, Predictor
+from compt_fast.serving.app import described
 from compt_fast.serving.limits import Limits
 from tests.helpers.serving import ADMIN, AS_ADMIN, ASK, Held, Running, mixed_rows, running, until
 
@@ -42,6 +44,16 @@ def same(found: list[dict[str, Any]], expected: list[Answer]) -> None:
             assert own["scores"] is None
         else:
             assert own["scores"] == pytest.approx(answer.scores, abs=1e-5)
+
+
+def test_labels_are_words_whatever_the_trunk_writes(offline: Predictor) -> None:
+    one = offline.prompts["mini_rte"]
+    numeric = replace(one, text=replace(one.text, label_mode="numeric"))
+    said = described(numeric)
+    assert (said.labels, said.written) == (["entailment", "not_entailment"], ["0", "1"])
+    row = {"sentence1": "a dog sleeps", "sentence2": "a dog rests"}
+    answer = Predictor(offline.trunk, {"mini_rte": numeric}).predict(row, scores=True)
+    assert answer.scores is not None and list(answer.scores) == said.labels
 
 
 @pytest.mark.parametrize("scores", [False, True])
@@ -79,6 +91,7 @@ def test_tasks_say_what_their_rows_and_labels_are(server: Running, artifacts: Pa
     assert by_name["mini_rte"] == {
         "columns": ["sentence1", "sentence2"],
         "labels": ["entailment", "not_entailment"],
+        "written": ["entailment", "not_entailment"],
         "prompt_length": 5,
         "where": where,
     }

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from compt_fast.prediction.predictor import Predictor
-from compt_fast.serving.gate import Access
+from compt_fast.serving.gate import Access, Gate
 from compt_fast.serving.limits import Limits
+from compt_fast.serving.metrics import Metrics
 from compt_fast.utils.errors import InputError
 from tests.helpers.serving import ADMIN, ASK, Running, running
 
@@ -92,6 +95,22 @@ def test_bodies_are_bounded_whether_their_length_is_said_or_not(guarded: Running
         asking.close()
     text = {"rows": {"sentence1": "a " * 900}, "task": "mini_sst2"}
     assert guarded.post(text, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+def test_an_error_of_the_server_is_counted_as_such() -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("a bug")
+
+    metrics = Metrics()
+    gate = Gate(fails, Access(), Limits(), metrics)
+    scope = {"type": "http", "method": "GET", "path": "/v1/tasks", "headers": [(b"host", b"localhost")]}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        asyncio.run(gate(scope, receive, fails))
+    assert b'status="500"' in metrics.text()
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(guarded: Running) -> None:
