@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,11 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         toy_task(folder, "toy_b"),
         toy_task(folder, "toy_c", score=True),
     ]
+
+
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """SIGHUP acts within a test, also where the tests were begun by nohup, under which it is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

@@ -46,7 +46,7 @@ def parts(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "AHEAD", 8)
     if "trunk" not in OPENED:
         OPENED["trunk"] = load(runs, run=RUN).trunk
-    monkeypatch.setattr(predictor, "named_trunk", lambda settings, **how: OPENED["trunk"])
+    monkeypatch.setattr(predictor, "named_trunk", lambda settings, made_of: OPENED["trunk"])
 
 
 OPENED: dict[str, Any] = {}
@@ -254,6 +254,7 @@ def test_a_kill_from_outside(ask: Any, tmp_path: Path) -> None:
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupts(
     number: int,

@@ -59,6 +59,7 @@ def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_raised_at_once(number: int) -> None:
     """The first one, wherever it comes; the next one acts as usual, and so do those after the block."""

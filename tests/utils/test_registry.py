@@ -57,10 +57,10 @@ def test_the_choices_of_flags_are_listed_without_torch() -> None:
 
 def test_the_choices_stand_in_the_order_of_their_first_release() -> None:
     assert names_in("compt_fast.prompts.compositions")[:5] == ("spp", "scp", "pt", "mst", "inside")
-    assert choices.ENCODERS[:4] == ("mlp", "linear", "lstm", "none")
-    assert choices.ROUTERS[:3] == ("direct", "constant", "relaxed-bernoulli")
-    assert choices.NORMALISATIONS[:5] == ("auto", "softmax", "sparsemax", "sigmoid", "softmax-temperature")
-    assert choices.GATES[:5] == ("fixed", "learned", "learned-global", "tied", "input")
+    assert choices.ENCODER_NAMES[:4] == ("mlp", "linear", "lstm", "none")
+    assert choices.ROUTER_NAMES[:3] == ("direct", "constant", "relaxed-bernoulli")
+    assert choices.NORMALISATION_NAMES[:5] == ("auto", "softmax", "sparsemax", "sigmoid", "softmax-temperature")
+    assert choices.GATE_NAMES[:5] == ("fixed", "learned", "learned-global", "tied", "input")
 
 
 def test_the_first_line_of_an_entrys_file_says_what_it_is(package: str, tmp_path: Path) -> None:
