@@ -40,14 +40,7 @@ class Peer(Predictor):
         if scores:
             raise NotImplementedError("peers are asked for answers alone")
         texts = self.trunk.tokenizer.batch_decode(self.generated(rows), skip_special_tokens=True)
-        return [self.answered(row, text.strip()) for row, text in zip(rows, texts, strict=True)]
-
-    def answered(self, row: EncodedRow, text: str) -> Answer:
-        """The answer to a row that was answered by `text`."""
-        task = row.prompt.task
-        known = self.ready[task.name]
-        word = known.words[known.labels.texts.index(text)] if text in known.labels.texts else None
-        return Answer(task.name, float(word) if word is not None and task.is_score else word, text)
+        return [self.ready[row.prompt.task.name].answer(text.strip()) for row, text in zip(rows, texts, strict=True)]
 
     def generated(self, rows: Sequence[EncodedRow]) -> list[list[int]]:
         """The token ids that are written for each row."""

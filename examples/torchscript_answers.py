@@ -34,7 +34,7 @@ def token_ids(tokenizer: Tokenizer, task: dict[str, Any], texts: list[str], end_
     kept = [0] * len(own)
     by_length = sorted(range(len(own)), key=lambda i: len(own[i]))
     for done, i in enumerate(by_length):
-        kept[i] = min(len(own[i]), room // (len(own) - done))
+        kept[i] = max(0, min(len(own[i]), room // (len(own) - done)))
         room -= kept[i]
     return [*(token for names, text, n in zip(before, own, kept, strict=True) for token in (*names, *text[:n])), end_id]
 

@@ -15,7 +15,7 @@ COMMANDS = {
     "evaluate": "repeat the evaluation of a run folder from its stored prompts",
     "predict": "answer the rows of a file, or of standard input, with trained prompts",
     "report": "make the tables and figures of both papers from trained runs",
-    "export": "write trained prompts for other software: PEFT, transformers, whatever runs a T5",
+    "export": "write trained prompts for other software: PEFT, transformers, CTranslate2, TorchScript",
     "serve": "answer rows over HTTP with trained prompts, many tasks over one trunk",
     "store": "list, show, add, remove and check stored prompts",
     "info": "print versions, device, engines, and what is missing and what that costs",

@@ -158,7 +158,7 @@ def _part_on_all(predictor: Predictor, entries: Sequence[StoredPrompt], trunk: s
     lines = LOAD_ALL.format(
         trunk=trunk,
         tasks=json.dumps([entry.task for entry in entries]),
-        dtype=_dtype(entries[0]),
+        dtype=card.dtype_argument(entries[0]),
         texts=json.dumps([card.text_of(entry) for entry in entries[:2]]),
         named=json.dumps([entry.task for entry in entries[:2]]),
         longest=longest_label(predictor),
@@ -169,17 +169,12 @@ def _part_on_all(predictor: Predictor, entries: Sequence[StoredPrompt], trunk: s
     )
 
 
-def _dtype(entry: StoredPrompt) -> str:
-    """The argument by which a trunk is loaded in the precision that the prompt was trained in."""
-    return ', dtype="bfloat16"' if entry.trunk.dtype == "bf16" else ""
-
-
 def _lines(predictor: Predictor, entry: StoredPrompt, trunk: str, place: str, all_tasks: Sequence[str] = ()) -> str:
     """The lines of Python that load an adapter, or those of all tasks, and answer a text by it."""
     others = f"for task in {json.dumps(all_tasks)}:\n    model.load_adapter(task, task)\n"
     return LOAD.format(
         trunk=trunk,
-        dtype=_dtype(entry),
+        dtype=card.dtype_argument(entry),
         place=place,
         more=f'{others}model.set_adapter("{entry.task}")\n' if all_tasks else "",
         text=json.dumps(card.text_of(entry)),

@@ -1,4 +1,4 @@
-"""A checkpoint of transformers whose vocabulary holds the prompts, so that whatever runs a T5 answers by text alone.
+"""A checkpoint of transformers whose vocabulary holds the prompts: it and CTranslate2 answer by text alone.
 
 The prompt of `rte` becomes the tokens `<rte_0> <rte_1> ...`, rows of the embedding table behind those of the trunk. All
 is written in fp32, which holds the trunk and the prompts exactly.
@@ -128,7 +128,7 @@ def _card(predictor: Predictor, placed: list[_Placed]) -> str:
     prepend = first.text.prompt_position == "prepend"
     text = card.text_of(first)
     lines = LOAD.format(
-        dtype=', dtype="bfloat16"' if first.trunk.dtype == "bf16" else "",
+        dtype=card.dtype_argument(first),
         task=first.task,
         length=first.length,
         text=f"prompt + {json.dumps(f' {text}')}" if prepend else f"{json.dumps(f'{text}</s>')} + prompt",

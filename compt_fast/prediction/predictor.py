@@ -67,6 +67,18 @@ class ReadyTask:
     words: Sequence[str]
     longest: int
 
+    def answer(self, text: str, likely: Tensor | None = None) -> Answer:
+        """The answer to a row of which the trunk wrote `text`; `likely` (labels,) are the labels' log-likelihoods."""
+        task, texts = self.prompt.task, self.labels.texts
+        scores = None if likely is None else dict(zip(self.words, likely.softmax(0).tolist(), strict=True))
+        label: str | float | None = self.words[texts.index(text)] if text in texts else None
+        if task.is_score:
+            label = finite(text)
+        if label is None and scores is not None:
+            word = max(scores, key=scores.__getitem__)
+            label = float(word) if task.is_score else word
+        return Answer(task.name, label, text, scores)
+
 
 class Predictor:
     """A trunk, and the prompt of each task that it answers."""
@@ -179,7 +191,7 @@ class Predictor:
             labels = [task.labels for task in tasks]
             texts = written(self.trunk, targets, batch, [task.longest for task in tasks])
             likely = log_likelihoods(self.trunk, targets, batch, labels) if scores else [None] * len(own)
-            answers = map(_answer, tasks, texts, likely)
+            answers = map(ReadyTask.answer, tasks, texts, likely)
             found.update(zip(places, answers, strict=True))
         return [found[place] for place in range(len(rows))]
 
@@ -212,19 +224,6 @@ def _read(row: Placed, prompts: Mapping[str, TaskPrompt], task: str | None, keep
             raise
         named = task or (row.row.get(TASK) if isinstance(row.row, Mapping) else None)
         return Answer(named if isinstance(named, str) else "", None, "", None, str(error))
-
-
-def _answer(known: ReadyTask, text: str, likely: Tensor | None) -> Answer:
-    """The answer to a row of a task, of which the trunk wrote `text`."""
-    task, texts = known.prompt.task, known.labels.texts
-    scores = None if likely is None else dict(zip(known.words, likely.softmax(0).tolist(), strict=True))
-    label: str | float | None = known.words[texts.index(text)] if text in texts else None
-    if task.is_score:
-        label = finite(text)
-    if label is None and scores is not None:
-        word = max(scores, key=scores.__getitem__)
-        label = float(word) if task.is_score else word
-    return Answer(task.name, label, text, scores)
 
 
 def load(

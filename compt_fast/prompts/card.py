@@ -53,6 +53,11 @@ def text_of(entry: StoredPrompt) -> str:
     return input_text(task, [f"{{{column}}}" for column, _ in task.fields], prefix=bool(entry.text.prefix))
 
 
+def dtype_argument(entry: StoredPrompt) -> str:
+    """The argument by which a trunk is loaded in the precision that the prompt was trained in."""
+    return ', dtype="bfloat16"' if entry.trunk.dtype == "bf16" else ""
+
+
 def table(entries: Sequence[StoredPrompt], texts: Sequence[str]) -> str:
     """A line a task: the text that is sent, labels, tokens of the prompt, score."""
     lines = ["| task | text | labels | prompt tokens | score |", "|---|---|---|---|---|"]
