@@ -83,7 +83,10 @@ class JobSettings:
     )
     suite: str | None = field(
         default=None,
-        metadata=_flag("tasks to train together: mini, mini2, glue, set2, crosspt-set2 (default: mini)"),
+        metadata=_flag(
+            "tasks to train together: mini, mini2, mini3, mini4, glue, set2, crosspt-set2, superglue, others "
+            "(default: mini)"
+        ),
     )
     tasks: list[str] | None = field(default=None, metadata=_flag("tasks by name, instead of a suite", names_tasks=True))
     include: list[str] = field(default_factory=list, metadata=_flag("tasks to add to the suite", names_tasks=True))

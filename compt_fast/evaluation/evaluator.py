@@ -74,7 +74,7 @@ def scored(sets: list[ScoredRows], predicted: list[list[str]], mode: str) -> dic
     return {
         of.task.name: {
             "primary": of.task.primary,
-            "scores": score(of.task, of.golds, texts, mode),
+            "scores": score(of.task, of.golds, texts, mode, of.groups),
             "n": len(texts),
             "predictions": confusion(of.task, of.golds, texts, mode),
         }

@@ -112,7 +112,7 @@ def long_sentiment(rng: Random, split: str, label: int, topics: tuple[str, ...] 
 def paraphrase(rng: Random, split: str, label: int) -> Texts:
     """Two sentences that say the same (1) or differ in one word, in a "not" or in who did it to whom (0)."""
     event = draw_event(rng, split)
-    return _two_wordings(event, event if label else _changed(event, rng), rng)
+    return _two_wordings(event, event if label else changed_event(event, rng), rng)
 
 
 def adversarial_paraphrase(rng: Random, split: str, label: int) -> Texts:
@@ -139,7 +139,7 @@ def question_paraphrase(rng: Random, split: str, label: int) -> Texts:
             other = replace_slot(event, rng.choice(_named_slots(asked)), rng)
         if question_split(event, asked) != split or question_split(other, also_asked) != split:
             continue
-        voices = _voices(rng)
+        voices = draw_voices(rng)
         first, second = (
             question(event, asked, rng, passive=voices[0]),
             question(other, also_asked, rng, passive=voices[1]),
@@ -153,7 +153,7 @@ def _named_slots(asked: str) -> tuple[str, ...]:
     return {"agent": ("verb", "patient"), "patient": ("verb", "agent")}.get(asked, ("verb", "agent", "patient"))
 
 
-def _changed(event: Event, rng: Random, slots: tuple[str, ...] = ("agent", "verb", "patient", "place")) -> Event:
+def changed_event(event: Event, rng: Random, slots: tuple[str, ...] = ("agent", "verb", "patient", "place")) -> Event:
     """An event that differs: roles swapped, or another word in one slot."""
     if rng.random() < 0.4:
         return event.swapped()
@@ -162,7 +162,7 @@ def _changed(event: Event, rng: Random, slots: tuple[str, ...] = ("agent", "verb
     return replace_slot(event, rng.choice([slot for slot in slots if getattr(event, slot)]), rng)
 
 
-def _voices(rng: Random) -> tuple[bool, bool]:
+def draw_voices(rng: Random) -> tuple[bool, bool]:
     """The voices of a pair: mostly the same, so that the order of the words says something, but never everything.
 
     Were they independent, who did it would be an exclusive-or of order and voice, which is learned very late.
@@ -174,7 +174,7 @@ def _voices(rng: Random) -> tuple[bool, bool]:
 def _two_wordings(one: Event, other: Event, rng: Random) -> Texts:
     """Two different sentences for two events (or for one)."""
     while True:
-        voices = _voices(rng)
+        voices = draw_voices(rng)
         texts = statement(one, rng, passive=voices[0]), statement(other, rng, passive=voices[1])
         if texts[0] != texts[1]:
             return texts
@@ -202,7 +202,7 @@ def inference(rng: Random, split: str, label: int, *, generic: bool = False) -> 
     build = rng.choice((_by_role, _by_role, _by_place, _by_adjective))
     premise, hypothesis = build(draw_event(rng, split), label, rng)
     first, second = (replace(event, generic=generic) for event in (premise, hypothesis))
-    voices = _voices(rng)
+    voices = draw_voices(rng)
     return statement(first, rng, passive=voices[0]), statement(second, rng, passive=voices[1])
 
 
@@ -278,7 +278,7 @@ def question_answer(rng: Random, split: str, label: int) -> Texts:
         event, asked = draw_event(rng, split, adverbs=0.3, adjectives=0.15), rng.choice(ASKED[:3])
         if asked == "place":
             event = replace(event, place=rng.choice(list(lexicon.PLACES)))
-        told = event if label == 0 else _changed(event, rng, slots=_named_slots(asked))
+        told = event if label == 0 else changed_event(event, rng, slots=_named_slots(asked))
         if question_split(event, asked) == split:
-            voices = _voices(rng)
+            voices = draw_voices(rng)
             return question(event, asked, rng, passive=voices[0]), statement(told, rng, passive=voices[1])

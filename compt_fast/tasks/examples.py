@@ -13,6 +13,7 @@ from compt_fast.config.job import JobSettings
 from compt_fast.config.run import RunConfig
 from compt_fast.tasks.loaders import TaskData
 from compt_fast.tasks.sampling import Draw, draw_development, draw_training, evaluation_indices
+from compt_fast.tasks.splits import Split
 from compt_fast.tasks.table import Task
 from compt_fast.tasks.text import InputTokens, check_writable, encode_label, label_text, label_texts, read_input
 from compt_fast.utils.errors import InputError
@@ -37,11 +38,14 @@ class TrainingRow:
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Rows of one task to be predicted: token ids of the inputs, and the gold labels."""
+    """Rows of one task to be predicted: token ids of the inputs, the gold labels, and the number of the group that
+    each belongs to, where the task has groups.
+    """
 
     task: Task
     inputs: list[list[int]]
     golds: list[int | float]
+    groups: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,11 @@ def _known(data: TaskData, draws: Sequence[Draw]) -> np.ndarray:
         with suppress(InputError):  # where there are too few rows for it, it was drawn from others
             known[draw_training(data.train.labels, data.task, draw, development=False)] = True
     return np.flatnonzero(known)
+
+
+def _groups(split: Split, chosen: Sequence[int]) -> list[int] | None:
+    """The groups of some rows, by number, of a task that has groups."""
+    return None if split.groups is None else [int(split.groups[index]) for index in chosen]
 
 
 class JobData:
@@ -103,7 +112,8 @@ class JobData:
             known = _known(data, seen.get(data.task.name, ()))
             chosen = [int(i) for i in draw_development(data.train.labels, data.task, draw_of(config), known)]
             golds = [data.train[i].label for i in chosen]
-            sets.append(ScoredRows(data.task, [self._input(t, i) for i in chosen], golds))
+            inputs = [self._input(t, i) for i in chosen]
+            sets.append(ScoredRows(data.task, inputs, golds, _groups(data.train, chosen)))
         return sets
 
     def evaluation(self) -> list[ScoredRows]:
@@ -114,14 +124,16 @@ class JobData:
 
     def scored_indices(self, data: TaskData) -> list[int]:
         """Which rows of a task's evaluation split, from 0, are scored, in the order of `evaluation`."""
-        return [int(i) for i in evaluation_indices(len(data.evaluation), self._eval_size)]
+        split = data.evaluation
+        return [int(i) for i in evaluation_indices(len(split), self._eval_size, split.groups)]
 
     def _draw_evaluation(self) -> list[ScoredRows]:
         sets = []
         for t, data in enumerate(self.tasks):
             chosen = self.scored_indices(data)
             inputs = [self._encode(t, index, train=False) for index in chosen]
-            sets.append(ScoredRows(data.task, inputs, [data.evaluation.labels[index].item() for index in chosen]))
+            golds = [data.evaluation.labels[index].item() for index in chosen]
+            sets.append(ScoredRows(data.task, inputs, golds, _groups(data.evaluation, chosen)))
         return sets
 
     def longest_label(self, mode: str) -> int:

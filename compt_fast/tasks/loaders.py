@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from compt_fast.mini.rows import Row
 from compt_fast.tasks.formats import FORMATS, Columns, arrow_columns, find_split, read_columns
+from compt_fast.tasks.readings import as_read
 from compt_fast.tasks.sampling import fixed_order
 from compt_fast.tasks.splits import Split
 from compt_fast.tasks.table import MAKERS, Task
@@ -122,7 +123,7 @@ def _scored(task: Task, place: Path, skip_empty: bool) -> TaskData:
 
 
 def _no_rows(task: Task) -> Split:
-    names = [*(column for column, _ in task.fields), task.label_column]
+    names = [*(column for column, _ in task.fields), task.label_column, *filter(None, [task.group])]
     return Split(task, Columns({name: [] for name in names}, str, task.name, 0))
 
 
@@ -210,11 +211,12 @@ def _checked(task: Task, columns: Columns, skip_empty: bool) -> Split:
 def _renamed(task: Task, columns: Columns, skip_empty: bool) -> Split:
     """Rows of a file whose texts are called `sentence1`, `sentence2`, or as in the data set or the
     text, and whose labels are called `label`."""
+    columns = as_read(task.reading, columns)
     fields = []
     for k, (column, name) in enumerate(task.fields, start=1):
         names = dict.fromkeys((f"sentence{k}", name, column))
         fields.append((columns.first(names, f"the texts of {task.name}"), name))
-    return _checked(replace(task, fields=tuple(fields), label_column="label"), columns, skip_empty)
+    return _checked(replace(task, fields=tuple(fields), label_column="label", reading=""), columns, skip_empty)
 
 
 def _load_own(task: Task, skip_empty: bool) -> TaskData:

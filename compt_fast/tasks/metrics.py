@@ -15,15 +15,22 @@ from compt_fast.utils.errors import InputError
 OFF_LABEL = -1  # the class of a prediction that is no label
 
 
-def score(task: Task, golds: Sequence[int | float], predictions: Sequence[str], label_mode: str) -> dict[str, float]:
+def score(
+    task: Task,
+    golds: Sequence[int | float],
+    predictions: Sequence[str],
+    label_mode: str,
+    groups: Sequence[int] | None = None,
+) -> dict[str, float]:
     """The task's metrics of `predictions` (strings, one a row) against `golds` (class ids or
-    scores), in per cent.
+    scores), in per cent; "em" needs the rows' `groups`.
 
     A class is right if its label text was predicted exactly, but for space around it. F1 is that of
     class 1 of two, or the mean over more classes. A prediction that is no label counts as a wrong
     label: the other one of two, an equal share of each of more (`_as_labels`). A prediction of a
     score that is no number counts as one below the scale (-1 for STS-B); where golds or predictions
-    are all the same, a correlation is 0. Raises `InputError` for no rows.
+    are all the same, a correlation is 0. "em" is the share of groups (the questions of MultiRC) of which every row
+    is right. Raises `InputError` for no rows.
     """
     if not golds:
         raise InputError(f"{task.name}: no rows to score")
@@ -34,7 +41,17 @@ def score(task: Task, golds: Sequence[int | float], predictions: Sequence[str], 
         return {metric: 100 * _correlation(metric, golds, numbers) for metric in task.metrics}
     classes = {text: k for k, text in enumerate(label_texts(task, label_mode))}
     found = [classes.get(text.strip(), OFF_LABEL) for text in predictions]
-    return {metric: 100 * _agreement(metric, task, golds, found) for metric in task.metrics}
+    scores = {metric: _agreement(metric, task, golds, found) for metric in task.metrics if metric != "em"}
+    if "em" in task.metrics:
+        scores["em"] = _whole_groups(golds, found, groups)
+    return {metric: 100 * scores[metric] for metric in task.metrics}
+
+
+def _whole_groups(golds: Sequence[int | float], found: Sequence[int], groups: Sequence[int] | None) -> float:
+    if groups is None:
+        raise ValueError("the metric em needs the groups of the rows")
+    wrong = {group for gold, answer, group in zip(golds, found, groups, strict=True) if gold != answer}
+    return 1 - len(wrong) / len(set(groups))
 
 
 def _agreement(metric: str, task: Task, golds: Sequence[int | float], found: list[int]) -> float:

@@ -107,9 +107,19 @@ def fixed_order(n: int) -> np.ndarray:
     return np.random.RandomState(0).permutation(n)
 
 
-def evaluation_indices(n: int, size: int) -> np.ndarray:
-    """The rows every run is scored on: the first `size` of `n` in the fixed shuffle, or all."""
-    return fixed_order(n)[:size]
+def evaluation_indices(n: int, size: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """The rows every run is scored on: the first `size` of `n` in the fixed shuffle, or all.
+
+    Rows of one of the `groups` (n,) stay together: the first groups of a fixed shuffle, each whole, as many as have
+    `size` rows or fewer, and at least one.
+    """
+    if groups is None:
+        return fixed_order(n)[:size]
+    by_group = np.argsort(groups, kind="stable")
+    members = np.split(by_group, np.flatnonzero(np.diff(groups[by_group])) + 1)
+    members = [members[k] for k in fixed_order(len(members))]
+    fitting = int(np.searchsorted(np.cumsum([len(rows) for rows in members]), size, side="right"))
+    return np.concatenate(members[: max(1, fitting)])
 
 
 class EpochOrder:

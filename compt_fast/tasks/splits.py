@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from compt_fast.tasks.formats import Columns, is_empty
+from compt_fast.tasks.readings import as_read
 from compt_fast.tasks.table import Task
 from compt_fast.utils.errors import InputError, shown, unknown
 from compt_fast.utils.numbers import number
@@ -30,7 +31,8 @@ class Row:
 
 
 class Split:
-    """The rows of one split. `labels` (n,) are all there: int64 class ids, or float64 scores.
+    """The rows of one split. `labels` (n,) are all there: int64 class ids, or float64 scores; of a task with a
+    `group`, so are `groups` (n,), int64 from 0 in the order in which they appear, else None.
 
     Texts are read, and checked, when a row is asked for: a large data set costs no more than the
     rows that are used. Published data sets, whose rows no user can mend, are read with
@@ -38,6 +40,7 @@ class Split:
     """
 
     def __init__(self, task: Task, columns: Columns, *, skip_empty: bool = False) -> None:
+        columns = as_read(task.reading, columns)
         self._names = [columns.first([column], f"the texts of {task.name}") for column, _ in task.fields]
         self.note = ""
         if skip_empty:
@@ -47,6 +50,7 @@ class Split:
         self.where = columns.where
         label_column = columns.first([task.label_column], f"the labels of {task.name}")
         self.labels = read_labels(task, list(columns.values[label_column]), columns.where)
+        self.groups = _groups(task, columns) if task.group else None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,6 +70,21 @@ class Split:
         for column, name in zip(self._texts, self._names, strict=True):
             for index, value in enumerate(column):
                 checked_text(value, name, partial(self.where, index), _HINT)
+
+
+def _groups(task: Task, columns: Columns) -> np.ndarray:
+    """The group of each row by number. Raises `InputError` for a missing column, and naming the row for no group."""
+    values = columns.values[columns.first([task.group], f"the groups of {task.name}")]
+    numbers: dict[Any, int] = {}
+    groups = np.empty(columns.size, dtype=np.int64)
+    for row, value in enumerate(values):
+        if is_empty(value) or not isinstance(value, int | str):
+            raise InputError(
+                f"{columns.where(row)}: column {task.group!r} holds {shown(value)}; it must say, by a number or a "
+                "text, what the row belongs to"
+            )
+        groups[row] = numbers.setdefault(value, len(numbers))
+    return groups
 
 
 def _without_empty(task: Task, columns: Columns, names: list[str]) -> tuple[Columns, str]:

@@ -1,6 +1,6 @@
 """The one table of tasks and suites (section 3.1 of ComPT, arXiv 2408.13227, and of CrossPT, arXiv
-2509.14253), with the embedded task of each kind. The names of fields and labels are ours where the
-papers do not print them."""
+2509.14253; SuperGLUE and the four others as T5, ATTEMPT, MPT and DePT write them), with the embedded
+task of each kind. The names of fields and labels are ours where the papers do not print them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal
 
-from compt_fast.mini import lexicon, skills
-from compt_fast.mini.rows import Maker
+from compt_fast.mini import comprehension, lexicon, skills
+from compt_fast.mini.rows import GROUP, Maker
 
-METRICS = ("accuracy", "f1", "matthews", "spearman", "pearson")
+METRICS = ("accuracy", "f1", "matthews", "em", "spearman", "pearson")
 SCORE_METRICS = ("spearman", "pearson")
 
 
@@ -23,7 +23,8 @@ class Task:
 
     A task with no `labels` is a score: a number between the ends of `score_range`, written in steps
     of `step`. A task with `thresholds` has numbers in its data, and class `i` are those from
-    threshold `i - 1` on and below threshold `i`.
+    threshold `i - 1` on and below threshold `i`. Rows that agree in the column `group` (those of one question) stay
+    together in evaluation; the metric "em" counts the groups whose every row is right.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Task:
     eval_split: str = "validation"
     label_column: str = "label"
     label_values: tuple[str, ...] = ()  # what the data write for `labels`, where it differs
+    group: str = ""  # column of what rows belong to, such as the question that they answer
+    reading: str = ""  # how published rows become rows of `fields`, where their columns are others
     thresholds: tuple[float, ...] = ()
     score_range: tuple[float, float] = (0.0, 5.0)
     step: float = 0.2
@@ -64,13 +67,21 @@ _MNLI = (("premise", "sentence1"), ("hypothesis", "sentence2"))
 _NLI = (("premise", "premise"), ("hypothesis", "hypothesis"))
 _TEXT = (("text", "sentence"),)
 
+
+def _same(*names: str) -> _Fields:
+    """Fields that the text calls by the names of their columns."""
+    return tuple((name, name) for name in names)
+
+
 _THREE_WAY = ("entailment", "neutral", "contradiction")
 _TWO_WAY = ("entailment", "not_entailment")
 _POLARITY = ("negative", "positive")
 _EQUIVALENT = ("not_equivalent", "equivalent")
 _DUPLICATE = ("not_duplicate", "duplicate")
+_TRUTH = ("False", "True")  # T5's words
 
 _GLUE = "nyu-mll/glue"
+_SUPERGLUE = "aps/super_glue"
 _PAWS = "google-research-datasets/paws"
 
 
@@ -103,6 +114,12 @@ def _hub(
 
 def _glue(name: str, fields: _Fields, labels: tuple[str, ...], *metrics: str) -> Task:
     return _hub(name, (_GLUE, name, "validation"), fields, labels, *metrics)
+
+
+def _superglue(name: str, columns: tuple[str, ...], labels: tuple[str, ...], *metrics: str, **more: Any) -> Task:
+    """A task of SuperGLUE; its columns stand in the order of the code of ATTEMPT, which MPT and DePT build on."""
+    config = more.pop("config", name)
+    return _hub(name, (_SUPERGLUE, config, "validation"), _same(*columns), labels, *metrics, **more)
 
 
 _EACH_OF_THREE = ((0,), (1,), (2,))
@@ -149,36 +166,85 @@ _KINDS: tuple[tuple[Task, Maker | None], ...] = (
         ),
         None,
     ),
+    (_superglue("boolq", ("question", "passage"), _TRUTH), Maker(comprehension.polar)),
+    (
+        _superglue("cb", ("premise", "hypothesis"), ("entailment", "contradiction", "neutral"), "accuracy", "f1"),
+        Maker(skills.inference, ((0,), (2,), (1,))),
+    ),
+    (
+        _superglue("copa", ("premise", "question", "choice1", "choice2"), ("choice1", "choice2")),
+        Maker(comprehension.choice, labels=("alpha", "beta")),
+    ),
+    (
+        # Its F1 over all answers is F1a (Khashabi et al. 2018).
+        _superglue(
+            *("multirc", ("question", "answer", "paragraph"), _TRUTH, "f1", "em"),
+            group="question_id",
+            reading="multirc",
+        ),
+        Maker(comprehension.answer, each=True),
+    ),
+    (
+        # A row a candidate, as MultiRC's answers are: a generated entity would be a label of its row alone. Ours.
+        _superglue(*("record", ("query", "entity", "passage"), _TRUTH, "f1", "em"), group="query_id", reading="record"),
+        Maker(comprehension.candidate, each=True),
+    ),
+    (_superglue("wic", ("sentence1", "sentence2", "word"), _TRUTH), Maker(comprehension.same_role)),
+    (
+        _superglue("wsc", ("text",), _TRUTH, config="wsc.fixed", reading="wsc"),
+        Maker(comprehension.coreference),
+    ),
+    (
+        _hub(
+            "winogrande",
+            ("allenai/winogrande", "winogrande_xl", "validation"),
+            _same("sentence", "option1", "option2"),
+            ("option1", "option2"),
+            label_column="answer",
+            label_values=("1", "2"),
+        ),
+        Maker(comprehension.cloze, labels=("alpha", "beta")),
+    ),
 )
 
 
-def _mini(task: Task) -> Task:
-    """The embedded task of the same kind: the same text and labels, other rows."""
+def _mini(task: Task, maker: Maker) -> Task:
+    """The embedded task of the same kind: the same text and labels, other rows. Label words have no capitals, and
+    are the maker's where it has words of its own, as the embedded trunk says few.
+    """
     fields = tuple((f"sentence{k}", name) for k, (_, name) in enumerate(task.fields, start=1))
     return replace(
         task,
         name=f"mini_{task.name}",
         fields=fields,
+        labels=maker.labels or tuple(map(str.lower, task.labels)),
         origin="mini",
         dataset="",
         config=None,
         eval_split="validation",
+        label_column="label",
         label_values=(),
+        group=GROUP if maker.each else "",
+        reading="",
     )
 
 
-_HUB = {task.name: replace(task, letter=ascii_uppercase[k]) for k, (task, _) in enumerate(_KINDS)}
-_MINI = {task.name: _mini(_HUB[task.name]) for task, maker in _KINDS if maker}
+# A to N, which the embedded trunk knows, then S with a second letter: a user's own tasks take those between.
+_LETTERS = [*ascii_uppercase[:14], *(f"S{second}" for second in ascii_uppercase)]
+_HUB = {task.name: replace(task, letter=letter) for (task, _), letter in zip(_KINDS, _LETTERS, strict=False)}
+_MINI = {task.name: _mini(_HUB[task.name], maker) for task, maker in _KINDS if maker}
 TASKS: dict[str, Task] = _HUB | {task.name: task for task in _MINI.values()}
 MAKERS: dict[str, Maker] = {_MINI[task.name].name: maker for task, maker in _KINDS if maker}
 """How the rows of each embedded task are made."""
 
 _SET2 = ("imdb", "mrpc", "multinli", "paws", "scitail", "yelp_polarity")
-# Each suite of the papers: the embedded one of its kind, and its tasks.
+# Each suite of the papers: the embedded one of its kind, and its tasks. `others` is what MPT and DePT call so.
 _SUITES: dict[str, tuple[str, tuple[str, ...]]] = {
     "glue": ("mini", ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")),
     "set2": ("mini2", _SET2),
     "crosspt-set2": ("mini2", (*_SET2, "stsb2")),
+    "superglue": ("mini3", ("boolq", "cb", "copa", "multirc", "record", "wic", "wsc")),
+    "others": ("mini4", ("paws", "scitail", "winogrande", "yelp_polarity")),
 }
 SUITES: dict[str, tuple[str, ...]] = {
     kind: tuple(_MINI[name].name for name in names if name in _MINI) for kind, names in _SUITES.values()

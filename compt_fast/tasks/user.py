@@ -1,16 +1,17 @@
 """A user's own task, described in a short TOML or YAML file, and a task's definition in the same words.
 
-    name = "boolq"
+    name = "asked"
     fields = ["question", "passage"]  # or {question = "sentence1", ...}: column = name in the text
     labels = ["no", "yes"]            # by class id; or score = {low = 0, high = 5, step = 0.2}
     metric = ["accuracy", "f1"]       # one or several, the primary one first
-    data = "boolq"                    # a folder or file beside this one; or dataset = "org/boolq"
+    data = "asked"                    # a folder or file beside this one; or dataset = "org/asked"
 
 A folder holds `train` and `validation` (or `test`) files; of a single file a fifth of the rows is
 set aside for evaluation. Further keys: `prefix` (the name in the text), `label_column`,
 `label_values` (the labels as the data write them), `thresholds` (numbers in the data become
-classes; `score` gives their range), and for a data set of the hub `config`, `train_split` and
-`eval_split`.
+classes; `score` gives their range), `group` (the column of what rows belong to, such as a question with
+several answers: its rows are scored together, and the metric "em" counts the groups that are right in every
+row), and for a data set of the hub `config`, `train_split` and `eval_split`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from compt_fast.tasks.readings import READINGS
 from compt_fast.tasks.table import MAKERS, METRICS, SCORE_METRICS, TASKS, Task
 from compt_fast.utils.errors import InputError, shown, unknown
 from compt_fast.utils.inputs import check_path, read_document
@@ -31,7 +33,7 @@ _LONGEST = 1000  # characters of a name, word or path
 _MOST_STEPS = 10_000  # of a score's grid, each of which is a label text
 _KEYS = (
     *("name", "fields", "labels", "score", "metric", "data", "dataset"),
-    *("prefix", "label_column", "label_values", "thresholds"),
+    *("prefix", "label_column", "label_values", "thresholds", "group"),
     *_HUB_KEYS,
 )
 
@@ -60,6 +62,8 @@ def definition(task: Task) -> dict[str, Any]:
         "metric": list(task.metrics),
         "label_column": task.label_column,
         "label_values": list(task.label_values),
+        "group": task.group,
+        "reading": task.reading,
         "dataset": task.dataset,
     }
     splits = {key: getattr(task, key) for key in _HUB_KEYS} if task.dataset else {}
@@ -68,9 +72,9 @@ def definition(task: Task) -> dict[str, Any]:
 
 def defined_task(entries: dict[str, Any], where: str) -> Task:
     """The task of a `definition`. Raises `InputError` that begins with `where` and names the key."""
-    reader = _Reader(where, entries, (*(key for key in _KEYS if key != "data"), "letter"))
-    own = {"origin": "mini" if reader.name() in MAKERS else "file"}
-    return reader.task(letter=reader.text("letter"), **(reader.hub() if "dataset" in entries else own))
+    reader = _Reader(where, entries, (*(key for key in _KEYS if key != "data"), "letter", "reading"))
+    place = reader.hub() if "dataset" in entries else {"origin": "mini" if reader.name() in MAKERS else "file"}
+    return reader.task(letter=reader.text("letter"), reading=reader.reading(), **place)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -109,6 +113,7 @@ class _Reader:
             label_column=self.text("label_column") or "label",
             label_values=self.label_values(labels),
             thresholds=self.thresholds(labels),
+            group=self.text("group"),
             score_range=score_range,
             step=step,
             **place,
@@ -188,7 +193,16 @@ class _Reader:
             if metric not in fitting:
                 kind = "metric of a score" if score else "metric of classes"
                 raise InputError(f"{self.where}: {unknown(kind, metric, fitting)}")
+        if "em" in metrics and not self.text("group"):
+            raise self.error("metric", "'em' counts groups that are right in every row; name their column with group")
         return metrics
+
+    def reading(self) -> str:
+        """The name of a reading, or "" where the key is absent."""
+        name = self.text("reading")
+        if name and name not in READINGS:
+            raise InputError(f"{self.where}: {unknown('reading', name, READINGS)}")
+        return name
 
     def scale(self) -> tuple[tuple[float, float], float]:
         """((low, high), step) of the numbers in the data."""

@@ -36,7 +36,21 @@ DATA_SETS: dict[str, tuple[str, tuple[str, ...], tuple[Any, ...], str]] = {
     "imdb": ("stanfordnlp/imdb/plain_text", ("text",), (0, 1), "test"),
     "yelp_polarity": ("fancyzhx/yelp_polarity/plain_text", ("text",), (0, 1), "test"),
     "paws": ("google-research-datasets/paws/labeled_final", PAIR, (0, 1), "test"),
+    "boolq": ("aps/super_glue/boolq", ("question", "passage"), (0, 1), "validation"),
+    "cb": ("aps/super_glue/cb", ("premise", "hypothesis"), (0, 1, 2), "validation"),
+    "copa": ("aps/super_glue/copa", ("premise", "choice1", "choice2", "question"), (0, 1), "validation"),
+    "multirc": ("aps/super_glue/multirc", ("paragraph", "question", "answer"), (0, 1), "validation"),
+    "record": ("aps/super_glue/record", ("passage", "query"), (), "validation"),
+    "wic": ("aps/super_glue/wic", ("word", *PAIR), (0, 1), "validation"),
+    "wsc": ("aps/super_glue/wsc.fixed", ("text",), (0, 1), "validation"),
+    "winogrande": (
+        "allenai/winogrande/winogrande_xl",
+        ("sentence", "option1", "option2"),
+        ("1", "2"),
+        "validation",
+    ),
 }
+ANSWERS, CANDIDATES = 3, 4  # of a question of MultiRC, of a query of ReCoRD
 
 
 def make_rows(task: str, n: int, split: str) -> list[dict[str, Any]]:
@@ -44,9 +58,36 @@ def make_rows(task: str, n: int, split: str) -> list[dict[str, Any]]:
     _, columns, labels, _ = DATA_SETS[task]
     return [
         {column: f"A {split} text of {column}, number {k}." for column in columns}
-        | {"label": labels[k % len(labels)], "idx": k}
+        | ({"answer" if task == "winogrande" else "label": labels[k % len(labels)]} if labels else {})
+        | {"idx": k}
+        | _special(task, k)
         for k in range(n)
     ]
+
+
+def _special(task: str, k: int) -> dict[str, Any]:
+    """What row `k` of a data set of SuperGLUE has besides, or instead."""
+    if task == "multirc":
+        ids = {"paragraph": k // (2 * ANSWERS), "question": k // ANSWERS, "answer": k}
+        texts = {
+            "paragraph": f"<b>Sent 1: </b>Paragraph {ids['paragraph']}.<br>",
+            "question": f"Question {ids['question']}?",
+        }
+        return {"idx": ids, **texts}
+    if task == "record":
+        entities = [f"Entity {(k + e) % 7}" for e in range(CANDIDATES)]
+        return {
+            "query": f"Query {k} on @placeholder.",
+            "entities": entities,
+            "answers": [entities[k % CANDIDATES]],
+            "idx": {"passage": k // 2, "query": k},
+        }
+    if task == "wic":
+        return {"word": f"word{k}", "start1": 0, "start2": 2, "end1": 5, "end2": 7}
+    if task == "wsc":
+        spans = {"span1_text": "A", "span1_index": 0, "span2_text": "number", "span2_index": 5}
+        return {"text": f"A text of text, the number {k}.", **spans}
+    return {}
 
 
 def write_hub(root: Path, *, train: int = 60, evaluation: int = 40) -> Path:
@@ -54,7 +95,7 @@ def write_hub(root: Path, *, train: int = 60, evaluation: int = 40) -> Path:
     for task, (folder, _, labels, scored) in DATA_SETS.items():
         for split, n in (("train", train), (scored, evaluation)):
             table = pa.Table.from_pylist(make_rows(task, n, split))
-            if isinstance(labels[0], float):
+            if labels and isinstance(labels[0], float):
                 table = table.set_column(
                     table.schema.get_field_index("label"),
                     "label",

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
 
 from compt_fast.tasks.metrics import confusion, score
 from compt_fast.tasks.table import TASKS
@@ -199,3 +200,35 @@ def test_confusion_counts_every_row(pairs: list[tuple[int, str]]) -> None:
     assert list(table) == [f"B{k}" for k in range(3) if f"B{k}" in table]
     for row in table.values():
         assert all(before >= after for before, after in pairwise(row.values()))
+
+
+def test_em_is_the_share_of_questions_that_are_right_in_every_answer() -> None:
+    task = TASKS["multirc"]
+    golds, groups = [1, 0, 1, 0, 0, 1], [0, 0, 1, 1, 2, 2]
+    said = ["True", "False", "True", "maybe", "False", "True"]
+    scores = score(task, golds, said, "natural", groups)
+    assert list(scores) == ["f1", "em"]
+    assert scores["em"] == pytest.approx(100 * 2 / 3)
+    # An answer that is no label counts as the other one: three hits, one false alarm.
+    assert scores["f1"] == pytest.approx(100 * f1_score(golds, [1, 0, 1, 1, 0, 1]))
+    with pytest.raises(ValueError, match="em needs the groups"):
+        score(task, golds, said, "natural")
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1), st.integers(0, 1)), min_size=1))
+def test_f1a_and_em_against_scikit_learn_and_loops(rows: list[tuple[int, int, int]]) -> None:
+    groups, golds, found = ([row[k] for row in rows] for k in range(3))
+    scores = score(TASKS["record"], golds, [str(k) for k in found], "numeric", groups)
+    assert scores["f1"] == pytest.approx(100 * f1_score(golds, found, zero_division=0))
+    right = [all(gold == k for group, gold, k in rows if group == question) for question in dict.fromkeys(groups)]
+    assert scores["em"] == pytest.approx(100 * sum(right) / len(right))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1))
+def test_cb_has_the_mean_f1_of_its_three_classes(pairs: list[tuple[int, int]]) -> None:
+    golds, found = ([pair[k] for pair in pairs] for k in range(2))
+    scores = score(TASKS["cb"], golds, [TASKS["cb"].labels[k] for k in found], "natural")
+    assert list(scores) == ["accuracy", "f1"]
+    assert scores["accuracy"] == pytest.approx(100 * accuracy_score(golds, found))
+    macro = f1_score(golds, found, labels=[0, 1, 2], average="macro", zero_division=0)
+    assert scores["f1"] == pytest.approx(100 * macro)

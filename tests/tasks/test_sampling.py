@@ -177,3 +177,17 @@ def test_no_development_sample_holds_a_row_that_was_seen(seen: set[int], shots: 
     development = draw_development(LABELS, MNLI, draw, np.array(sorted(seen), dtype=np.int64)).tolist()
     assert not set(development) & (seen | train) and len(set(development)) == len(development)
     assert len(development) == min(shots or 30, 300 - len(seen | train))
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 80))
+def test_rows_of_a_group_are_scored_together(numbers: list[int], size: int) -> None:
+    groups = np.array(numbers)
+    chosen = evaluation_indices(len(groups), size, groups)
+    assert len(set(chosen.tolist())) == len(chosen)
+    scored = set(groups[chosen].tolist())
+    assert sorted(chosen.tolist()) == [k for k, group in enumerate(numbers) if group in scored]
+    assert len(chosen) <= size or len(scored) == 1
+    if size >= len(groups):
+        assert len(chosen) == len(groups)
+    more = evaluation_indices(len(groups), size + 5, groups)
+    assert more[: len(chosen)].tolist() == chosen.tolist()

@@ -73,7 +73,8 @@ def test_pieces_make_the_same_tokens_as_the_whole(
     name: str, tokenizers: list[Any], hub_root: Path | None, tmp_path: Path
 ) -> None:
     task = TASKS[name]
-    data = load_task(task, data_root=hub_root or write_hub(tmp_path))
+    there = hub_root is not None and (hub_root / task.dataset).is_dir()
+    data = load_task(task, data_root=hub_root if there else write_hub(tmp_path))
     for k in range(0, len(data.evaluation), 7):
         texts = data.evaluation[k].texts
         fields = [f"{field}: {text}" for (_, field), text in zip(task.fields, texts, strict=True)]

@@ -10,14 +10,14 @@ from compt_fast.tasks.user import defined_task, definition, load_task_file
 from compt_fast.utils.errors import InputError
 
 TOML = """
-name = "boolq"
+name = "asked"
 fields = ["question", "passage"]
 labels = ["no", "yes"]
 metric = ["f1", "accuracy"]
 data = "rows.csv"
 """
 YAML = """
-name: boolq
+name: asked
 fields: [question, passage]
 labels: ["no", "yes"]
 metric: [f1, accuracy]
@@ -36,8 +36,8 @@ def write(folder: Path, text: str, name: str = "task.toml") -> Path:
 def test_both_languages(text: str, name: str, tmp_path: Path) -> None:
     task = load_task_file(write(tmp_path, text, name))
     assert task == Task(
-        name="boolq",
-        prefix="boolq",
+        name="asked",
+        prefix="asked",
         fields=(("question", "question"), ("passage", "passage")),
         labels=("no", "yes"),
         metrics=("f1", "accuracy"),
@@ -86,6 +86,11 @@ def test_scores(tmp_path: Path) -> None:
     assert (task.score_range, task.step, task.metrics) == ((1.0, 5.0), 1.0, ("pearson",))
 
 
+def test_groups(tmp_path: Path) -> None:
+    task = load_task_file(write(tmp_path, TOML.replace('"f1"', '"em"') + 'group = "question"'))
+    assert (task.group, task.metrics) == ("question", ("em", "accuracy"))
+
+
 def replaced(old: str, new: str) -> str:
     assert old in TOML
     return TOML.replace(old, new)
@@ -94,11 +99,11 @@ def replaced(old: str, new: str) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (replaced('name = "boolq"', ""), "name: missing"),
-        (replaced('"boolq"', '""'), "name: '' must be a text that is not empty"),
-        (replaced('"boolq"', "7"), "name: 7 must be a text"),
-        (replaced('"boolq"', '"a/b"'), "name: 'a/b' is no name of a task: letters"),
-        (replaced('"boolq"', '"rte"'), "name: 'rte' is a built-in task"),
+        (replaced('name = "asked"', ""), "name: missing"),
+        (replaced('"asked"', '""'), "name: '' must be a text that is not empty"),
+        (replaced('"asked"', "7"), "name: 7 must be a text"),
+        (replaced('"asked"', '"a/b"'), "name: 'a/b' is no name of a task: letters"),
+        (replaced('"asked"', '"rte"'), "name: 'rte' is a built-in task"),
         (replaced("fields", "field"), "unknown key 'field'. Did you mean 'fields'"),
         (replaced('fields = ["question", "passage"]', ""), "fields: missing"),
         (replaced('["question", "passage"]', "[]"), "fields: must be a list of texts"),
@@ -127,6 +132,8 @@ def replaced(old: str, new: str) -> str:
         (TOML + "score = {high = -1}\nthresholds = [2]", "from 0 to -1 there is no whole number"),
         (replaced('"f1",', '"f2",'), "unknown metric of classes 'f2'. Did you mean 'f1'"),
         (replaced('"f1",', '"pearson",'), "unknown metric of classes 'pearson'"),
+        (replaced('"f1",', '"em",'), "metric: 'em' counts groups that are right in every row; name their column"),
+        (TOML + "group = 3", "group: 3 must be a text"),
         (replaced('labels = ["no", "yes"]', "score = {}"), "unknown metric of a score 'f1'"),
         (TOML + 'label_values = ["n"]', "label_values: 2 labels need as many values, not 1"),
         (replaced('data = "rows.csv"', ""), "data: give either data"),
@@ -173,10 +180,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_the_example_in_the_documentation_works(tmp_path: Path) -> None:
     from compt_fast.tasks import user as userfile
 
-    (tmp_path / "boolq").mkdir()
+    (tmp_path / "asked").mkdir()
     example = str(userfile.__doc__).split("\n\n")[1]
     task: Any = load_task_file(write(tmp_path, example))
-    assert (task.name, task.labels, task.path) == ("boolq", ("no", "yes"), tmp_path / "boolq")
+    assert (task.name, task.labels, task.path) == ("asked", ("no", "yes"), tmp_path / "asked")
 
 
 @pytest.mark.parametrize("task", [*TASKS.values()], ids=[*TASKS])
@@ -201,6 +208,7 @@ def test_a_definition_of_an_own_task_leaves_out_where_its_rows_are(tmp_path: Pat
         ({"fields": {"a": 3}}, "here: fields: 3 must be a text"),
         ({"metric": ["f2"]}, "here: unknown metric of classes 'f2'"),
         ({"data": "rows.csv"}, "here: unknown key 'data'"),
+        ({"reading": "wcs"}, "here: unknown reading 'wcs'. Did you mean 'wsc'"),
     ],
 )
 def test_bad_definitions(changes: dict[str, Any], message: str) -> None:
