@@ -228,9 +228,19 @@ def load_tokenizer(folder: Path, config: dict[str, Any]) -> PreTrainedTokenizerB
         raise InputError(f"{folder}: the tokenizer cannot be read ({brief(error)})") from error
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no end-of-sequence token; T5's is </s>")
+    if config["model_type"] in T5.classes() and tokenizer("a")["input_ids"][-1] != tokenizer.eos_token_id:
+        _end_texts(tokenizer)
     if tokenizer.pad_token_id is None:  # nothing here reads it; other software pads its batches with it
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _end_texts(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Put </s> behind every text, as T5 reads it and a tokenizer that is no T5's own may not say."""
+    from tokenizers.processors import TemplateProcessing
+
+    end = (str(tokenizer.eos_token), tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
 
 
 def load_model(folder: Path, class_name: str, dtype: torch.dtype) -> PreTrainedModel:

@@ -1,8 +1,8 @@
 """What the trunk reads and writes: the input `<task>: <field>: <text> ...` and the label texts, as tokens.
 
-An encoder-decoder reads `text </s>` and writes `label </s>`. A causal language model reads `text` and goes on with
-` label </s>`: nothing ends the text, and the label's first token is that of a word behind a space. Tokens that a
-tokenizer of either kind puts before a text (Llama's <s>, Gemma's <bos>, BART's <s>) stand before the input's text.
+An encoder-decoder reads what its tokenizer makes of the text, `text </s>` with T5's, and writes `label </s>`. A causal
+language model reads `text`, behind the token that its tokenizer begins with, if any (Llama's <s>, Gemma's <bos>), and
+goes on with ` label </s>`: nothing ends the text, and the label's first token is that of a word behind a space.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def frame_of(tokenizer: Any) -> Frame:
     at = next((n for n in range(len(whole)) if whole[n : n + len(word)] == word), 0)
     own = two == [*other, *word] and spaced != word  # Llama 2 reads a space twice where one is given to it
     continues = tokenizer.padding_side == "left"
-    after = tuple(whole[at + len(word) :]) or (tokenizer.eos_token_id,)
-    return Frame(tuple(whole[:at]), () if continues else after, "" if own else " ", continues)
+    after = () if continues else tuple(whole[at + len(word) :])
+    return Frame(tuple(whole[:at]), after, "" if own else " ", continues)
 
 
 def encode_label(text: str, tokenizer: Any) -> list[int]:

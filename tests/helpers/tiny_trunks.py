@@ -21,8 +21,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import logging
 
+from compt_fast.models.checkpoint import quiet_transformers
 from tests.helpers.tiny_t5 import WORDS, tiny_tokenizer
 
 _LLAMA: dict[str, Any] = {
@@ -45,7 +45,7 @@ _BART = {
     "max_position_embeddings": 512,
 }
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
-    "bart": _BART | {"scale_embedding": True, "decoder_start_token_id": 1, "forced_bos_token_id": 0},
+    "bart": _BART | {"scale_embedding": True, "decoder_start_token_id": 1},
     "umt5": {"d_model": 32, "d_kv": 8, "num_heads": 3, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 2},
     "t5gemma": {"encoder": _LLAMA, "decoder": _LLAMA | {"num_hidden_layers": 3, "cross_attention_hidden_size": 32}},
 }
@@ -87,13 +87,11 @@ def make_trunk(folder: Path | str, family: str, tokenizer: str = "words", seed: 
     `settings` go into its configuration.
     """
     words = {"words": tiny_tokenizer, "bytes": byte_tokenizer}[tokenizer]()
-    ids = {"vocab_size": len(words) + 5, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 0}
+    ids = {"vocab_size": len(words) + 5, "eos_token_id": 1, "bos_token_id": 2, "pad_token_id": 0}
     known = (CAUSAL | ENCODER_DECODERS)[family]
     if family == "t5gemma":
         known = {part: sizes | ids for part, sizes in known.items()}
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    with torch.random.fork_rng(devices=[]):
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = AutoConfig.for_model(family, **(known | ids | settings))
         of = AutoModelForCausalLM if family in CAUSAL else AutoModelForSeq2SeqLM
@@ -102,9 +100,10 @@ def make_trunk(folder: Path | str, family: str, tokenizer: str = "words", seed: 
             for name, weight in model.named_parameters():
                 # Far from what models begin with, so that every part of one matters.
                 weight.normal_(1.0 if "norm" in name or "ln_" in name else 0.0, 0.3)
-    words.save_pretrained(folder)
-    model.save_pretrained(folder)
-    logging.set_verbosity(verbosity)
+        if family == "bart":
+            model.generation_config.forced_bos_token_id = 2
+        words.save_pretrained(folder)
+        model.save_pretrained(folder)
     return Path(folder)
 
 
