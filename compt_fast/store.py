@@ -245,7 +245,7 @@ def _trunk_id(model: str, dtype: str | None) -> tuple[TrunkId, int | None]:
     if own.model != "mini" and not Path(own.model).is_dir():
         return TrunkId(own.model), None
     trunk = named_trunk(own)
-    return TrunkId(trunk.name, trunk.fingerprint(), own.dtype), trunk.d_model
+    return TrunkId(trunk.name, trunk.fingerprint(), own.dtype, trunk.family), trunk.d_model
 
 
 if __name__ == "__main__":

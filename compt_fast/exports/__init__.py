@@ -12,12 +12,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compt_fast.models.families import T5
 from compt_fast.utils.errors import InputError, unknown
 from compt_fast.utils.files import new_tree, write_json
 from compt_fast.utils.inputs import check_type, read_object
 from compt_fast.utils.registry import Registry
 
 if TYPE_CHECKING:
+    from compt_fast.models.api import Trunk
     from compt_fast.prediction.predictor import Predictor
 
 ORDER = ("peft", "vocabulary", "torchscript")
@@ -66,6 +68,15 @@ def check_format(name: str) -> None:
         raise unknown("format", name, EXPORTS)
     if missing := [package for package in EXPORTS[name].packages if find_spec(package) is None]:
         raise InputError(f"--format {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+
+
+def check_family(trunk: Trunk, name: str) -> None:
+    """Raise `InputError` where the format `name` is made of a T5's weights and `trunk` is of another family."""
+    if trunk.family not in T5.classes():
+        raise InputError(
+            f"--format {name} holds the weights of a T5, and the trunk {trunk.name} is of the family {trunk.family}: "
+            "take --format peft, which leaves the trunk as it is"
+        )
 
 
 def check_place(folder: Path) -> None:

@@ -20,12 +20,14 @@ from torch import Tensor
 
 from compt_fast.exports import Export
 from compt_fast.models.checkpoint import find_folder, weight_files
+from compt_fast.models.families import T5
 from compt_fast.prediction.stored import longest_label, stored_prompt
 from compt_fast.prompts import card
 from compt_fast.prompts.artifact import MANIFEST, manifest_of
 from compt_fast.prompts.foreign import ADAPTER, ADAPTER_WEIGHTS, PEFT_TENSOR
 from compt_fast.prompts.store import StoredPrompt
 from compt_fast.runs.job import checkpoint_of
+from compt_fast.tasks.text import frame_of
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.files import write_json, write_text
 
@@ -36,30 +38,49 @@ TRUNK, ALL = "trunk", "all"
 """The folders of the trunk's copy and of the adapter of all tasks, beside those of the tasks."""
 
 LOAD = """from peft import PeftModel
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import {auto}, AutoTokenizer
 
 trunk = "{trunk}"
-tokenizer = AutoTokenizer.from_pretrained(trunk)
-model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(trunk{dtype}), "{place}")
-{more}batch = tokenizer([{text}], return_tensors="pt", padding=True)
-answers = model.generate(**batch, max_new_tokens={longest})
+tokenizer = AutoTokenizer.from_pretrained(trunk{tokenizer})
+model = PeftModel.from_pretrained({auto}.from_pretrained(trunk{dtype}), "{place}")
+{more}batch = tokenizer([{text}], return_tensors="pt", padding=True{special})
+answers = model.generate(**batch, max_new_tokens={longest}{greedy}){written}
 print(tokenizer.batch_decode(answers, skip_special_tokens=True))
 """
 
 
 LOAD_ALL = """import torch
 from peft import PeftModel
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import {auto}, AutoTokenizer
 
 trunk = "{trunk}"
 tasks = {tasks}
-tokenizer = AutoTokenizer.from_pretrained(trunk)
-model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(trunk{dtype}), "all")
-batch = tokenizer({texts}, return_tensors="pt", padding=True)
+tokenizer = AutoTokenizer.from_pretrained(trunk{tokenizer})
+model = PeftModel.from_pretrained({auto}.from_pretrained(trunk{dtype}), "all")
+batch = tokenizer({texts}, return_tensors="pt", padding=True{special})
 task_ids = torch.tensor([tasks.index(task) for task in {named}])
-answers = model.generate(**batch, task_ids=task_ids, max_new_tokens={longest})
+answers = model.generate(**batch, task_ids=task_ids, max_new_tokens={longest}{greedy}){written}
 print(tokenizer.batch_decode(answers, skip_special_tokens=True))
 """
+
+
+def how_to_read(predictor: Predictor) -> dict[str, Any]:
+    """What the lines of `LOAD` and `LOAD_ALL` say of a trunk of this family: a causal language model is padded on the
+    left and gives back what it read; and what a checkpoint would rather generate than greedy answers is switched off.
+    """
+    trunk, frame = predictor.trunk, frame_of(predictor.trunk.tokenizer)
+    tokenizer, end = trunk.tokenizer, json.dumps(str(trunk.tokenizer.eos_token))
+    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
+    framed = tokenizer("a")["input_ids"] == [*frame.before, *alone, *frame.after]
+    forced = len(getattr(trunk, "start_ids", [0])) - 1  # tokens that are written before the label, such as BART's <s>
+    return {
+        "auto": "AutoModelForCausalLM" if trunk.continues else "AutoModelForSeq2SeqLM",
+        "tokenizer": f', padding_side="left", pad_token={end}' if trunk.continues else "",
+        "special": "" if framed else ", add_special_tokens=False",
+        "longest": longest_label(predictor) + forced,
+        "greedy": "" if trunk.family in T5.classes() else ", do_sample=False, num_beams=1, no_repeat_ngram_size=0",
+        "written": '[:, batch["input_ids"].shape[1] :]' if trunk.continues else "",
+    }
 
 
 def write(predictor: Predictor, folder: Path) -> None:
@@ -76,7 +97,7 @@ def write(predictor: Predictor, folder: Path) -> None:
     for entry in entries:
         _adapter(predictor, entry, folder / entry.task, name if hub else f"../{TRUNK}")
     if _of_one_length(entries):
-        _adapter_of_all(entries, folder / ALL, name if hub else f"../{TRUNK}")
+        _adapter_of_all(predictor, entries, folder / ALL, name if hub else f"../{TRUNK}")
     write_text(folder / "README.md", _card_of_all(predictor, entries, name if hub else TRUNK))
 
 
@@ -95,7 +116,8 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
 
 def _adapter(predictor: Predictor, entry: StoredPrompt, folder: Path, trunk: str) -> None:
     """The adapter of one task."""
-    _save(folder, entry, {PEFT_TENSOR: entry.values}, {"peft_type": "PROMPT_TUNING", "base_model_name_or_path": trunk})
+    kind = {"peft_type": "PROMPT_TUNING", "base_model_name_or_path": trunk}
+    _save(folder, entry, {PEFT_TENSOR: entry.values}, kind | _task_type(predictor))
     write_json(folder / MANIFEST, manifest_of(*entry.artifact()))
     title = f"{entry.task}, a soft prompt for {entry.trunk.name}"
     hub = None if trunk == f"../{TRUNK}" else trunk
@@ -111,7 +133,12 @@ def _of_one_length(entries: Sequence[StoredPrompt]) -> bool:
     return len(entries) > 1 and len({entry.length for entry in entries}) == 1
 
 
-def _adapter_of_all(entries: Sequence[StoredPrompt], folder: Path, trunk: str) -> None:
+def _task_type(predictor: Predictor) -> dict[str, Any]:
+    """What PEFT is told of the trunk's family; of an encoder-decoder the encoder alone reads the prompt."""
+    return {"task_type": "CAUSAL_LM" if predictor.trunk.continues else "SEQ_2_SEQ_LM"}
+
+
+def _adapter_of_all(predictor: Predictor, entries: Sequence[StoredPrompt], folder: Path, trunk: str) -> None:
     """The adapter of all tasks: PEFT's multitask prompt tuning, P * (U_k V_k) for task k, with P of ones, U_k the
     identity and V_k the task's prompt, so that not a bit of it changes.
     """
@@ -122,18 +149,17 @@ def _adapter_of_all(entries: Sequence[StoredPrompt], folder: Path, trunk: str) -
         "prefix_task_rows": torch.stack([entry.values for entry in entries]),
     }
     kind = {"peft_type": "MULTITASK_PROMPT_TUNING", "num_ranks": length, "num_tasks": len(entries)}
-    _save(folder, entries[0], tensors, kind | {"base_model_name_or_path": trunk})
+    _save(folder, entries[0], tensors, kind | {"base_model_name_or_path": trunk} | _task_type(predictor))
 
 
 def _save(folder: Path, entry: StoredPrompt, tensors: dict[str, Tensor], kind: dict[str, Any]) -> None:
     """An adapter's tensors and configuration, which holds what every version of PEFT knows, and no more."""
     folder.mkdir()
     settings = {
-        "task_type": "SEQ_2_SEQ_LM",
         "inference_mode": True,
         "num_virtual_tokens": entry.length,
         "token_dim": entry.d_model,
-        "num_transformer_submodules": 1,  # the encoder alone reads the prompt
+        "num_transformer_submodules": 1,
     }
     write_json(folder / ADAPTER, kind | settings)
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -161,7 +187,7 @@ def _part_on_all(predictor: Predictor, entries: Sequence[StoredPrompt], trunk: s
         dtype=card.dtype_argument(entries[0]),
         texts=json.dumps([card.text_of(entry) for entry in entries[:2]]),
         named=json.dumps([entry.task for entry in entries[:2]]),
-        longest=longest_label(predictor),
+        **how_to_read(predictor),
     )
     return (
         f"\n`{ALL}/` holds the same prompts in one adapter: rows of any tasks make a batch, each with the number of "
@@ -178,7 +204,7 @@ def _lines(predictor: Predictor, entry: StoredPrompt, trunk: str, place: str, al
         place=place,
         more=f'{others}model.set_adapter("{entry.task}")\n' if all_tasks else "",
         text=json.dumps(card.text_of(entry)),
-        longest=longest_label(predictor),
+        **how_to_read(predictor),
     )
 
 

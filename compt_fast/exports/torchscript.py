@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from compt_fast import native
-from compt_fast.exports import Export
+from compt_fast.exports import Export, check_family
 from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.models.scripted.trunk import ScriptedTask, ScriptedTrunk
 from compt_fast.models.spiece import sentencepiece_model
@@ -31,6 +31,7 @@ def write(predictor: Predictor, folder: Path) -> None:
     and where the extension is not loaded.
     """
     trunk = predictor.trunk
+    check_family(trunk, "torchscript")
     if not isinstance(trunk, PackedTrunk):
         raise InputError("torchscript holds the trunk of the engine fast: load the prompts with --engine fast")
     if not trunk.differentiable:

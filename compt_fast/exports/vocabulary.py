@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from compt_fast.exports import Export
+from compt_fast.exports import Export, check_family
 from compt_fast.models.checkpoint import find_folder, load_checkpoint, read_config
 from compt_fast.prediction.stored import longest_label, stored_prompt
 from compt_fast.prompts import card
@@ -62,6 +62,7 @@ class _Placed:
 
 def write(predictor: Predictor, folder: Path) -> None:
     """Checkpoint and tokenizer, what is known of the prompts, and a card."""
+    check_family(predictor.trunk, "vocabulary")
     entries = [stored_prompt(one) for one in predictor.prompts.values()]
     source = find_folder(checkpoint_of(predictor.trunk.name))
     model, tokenizer = load_checkpoint(source, torch.float32)

@@ -50,13 +50,21 @@ class Trunk(Protocol):
     prompt_position: str
 
     @property
+    def family(self) -> str:
+        """What transformers calls its kind, such as "t5" or "gpt2": `model_type`."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether it writes behind what it reads, as decoder-only models do; then its tokenizer pads on the left."""
+
+    @property
     def d_model(self) -> int:
         """Width d of the token embeddings and so of every prompt token."""
 
     @property
     def max_input_length(self) -> int:
-        """Tokens, prompt and text together, that the trunk was trained for: T5's 512, else mT5's
-        and ByT5's 1024.
+        """Tokens, prompt and text together, that the trunk was trained for, as its configuration says (T5's 512), else
+        mT5's and ByT5's 1024; of a causal model without those that are left to its answer.
         """
 
     @property

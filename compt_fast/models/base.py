@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from compt_fast.config.choices import PROMPT_POSITIONS
 from compt_fast.models.batch import Batch, TargetPrompts
 from compt_fast.models.checkpoint import find_folder, load_checkpoint
+from compt_fast.models.families import T5, Families
 from compt_fast.prompts.entry import Texts
 from compt_fast.utils.errors import InputError, unknown
 
@@ -23,7 +24,13 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 class BaseTrunk(ABC):
-    """A frozen T5 behind `compt_fast.models.api.Trunk`, which says what it offers."""
+    """A frozen language model behind `compt_fast.models.api.Trunk`, which says what it offers.
+
+    `families` are the checkpoints that the engine opens.
+    """
+
+    families: ClassVar[Families] = T5
+    padding_side: ClassVar[str] = "right"
 
     def __init__(
         self,
@@ -37,8 +44,7 @@ class BaseTrunk(ABC):
         self.name = name
         self.prompt_position = prompt_position
         self.end_id = int(tokenizer.eos_token_id)
-        start = getattr(model.config, "decoder_start_token_id", None)
-        self.start_id = int(model.config.pad_token_id if start is None else start)
+        tokenizer.padding_side = self.padding_side
 
     @classmethod
     def load(
@@ -61,7 +67,7 @@ class BaseTrunk(ABC):
             raise InputError("device cuda: torch sees no GPU here; use cpu")
         if prompt_position not in PROMPT_POSITIONS:
             raise unknown("prompt position", prompt_position, PROMPT_POSITIONS)
-        model, tokenizer = load_checkpoint(find_folder(name_or_dir), dtype)
+        model, tokenizer = load_checkpoint(find_folder(name_or_dir), dtype, cls.families)
         return cls(model.to(device), tokenizer, name_or_dir, prompt_position)
 
     def quantise(self) -> None:
@@ -81,8 +87,25 @@ class BaseTrunk(ABC):
         return int(self.embedding.shape[1])
 
     @property
+    def family(self) -> str:
+        return str(self.config.model_type)
+
+    @property
+    def continues(self) -> bool:
+        return self.padding_side == "left"
+
+    @property
+    def start_id(self) -> int:
+        """What an encoder-decoder's decoder reads first."""
+        ids = ("decoder_start_token_id", "pad_token_id" if self.family in T5.classes() else "bos_token_id")
+        known = (getattr(self.config, name, None) for name in ids)
+        return next(int(token) for token in known if token is not None)
+
+    @property
     def max_input_length(self) -> int:
-        return int(getattr(self.config, "n_positions", 1024))
+        config = self.config.get_text_config()
+        lengths = (getattr(config, name, None) for name in ("n_positions", "max_position_embeddings"))
+        return next((int(length) for length in lengths if length), 1024)
 
     @property
     def dtype(self) -> torch.dtype:

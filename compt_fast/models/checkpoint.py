@@ -1,4 +1,4 @@
-"""From a name or a folder to the T5 that was meant, and its tokenizer.
+"""From a name or a folder to the trunk that was meant, and its tokenizer.
 
 transformers fills gaps silently: a missing tensor becomes random, a missing head is tied to the
 embeddings, a folder without a tokenizer gets an empty one. Each of these is an `InputError` here, and
@@ -19,7 +19,8 @@ from zipfile import is_zipfile
 
 import torch
 
-from compt_fast.models.config_keys import check_settings, check_sizes
+from compt_fast.models.config_keys import check_counts, check_settings, check_sizes
+from compt_fast.models.families import ANY, T5, Families
 from compt_fast.utils.errors import InputError, shown
 from compt_fast.utils.hub import asked
 from compt_fast.utils.inputs import check_file, check_path, read_document
@@ -27,15 +28,17 @@ from compt_fast.utils.inputs import check_file, check_path, read_document
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FAMILIES = {"t5": "T5ForConditionalGeneration", "mt5": "MT5ForConditionalGeneration"}
-FAMILY_TEXT = "T5, T5 v1.1, Flan-T5, mT5 or ByT5"
 # The weights, or the index of their shards; what stands first is taken.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-HUB_FILES = ["*.json", "model*.safetensors", "spiece.model"]
-PICKLED_HUB_FILES = [*HUB_FILES, "pytorch_model*.bin"]
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+OTHER_TOKENIZERS = ("tokenizer.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "merges.txt")
+"""What those of other families than T5 may be made of, where there is no tokenizer.json."""
+HUB_FILES = ["*.json", "model*.safetensors", *TOKENIZER_FILES[1:], *OTHER_TOKENIZERS]
+PICKLED_HUB_FILES = [*HUB_FILES, "pytorch_model*.bin"]
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors says
+MASKS = (".attn.bias", ".attention.bias", ".masked_bias", "position_ids")
+"""Tensors of masks and places in older checkpoints, of any type; transformers makes its own."""
 LARGEST = 2**40  # bytes of a file of weights
 PATH_STARTS = (".", "/", "~")
 
@@ -66,8 +69,8 @@ def _snapshot(name: str, unreachable: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        # The configuration first: what is no T5 is refused before gigabytes of it are fetched.
-        read_config(Path(snapshot_download(name, allow_patterns=["config.json"])))
+        # The configuration first: what is no trunk is refused before gigabytes of it are fetched.
+        read_config(Path(snapshot_download(name, allow_patterns=["config.json"])), ANY)
         folder = Path(snapshot_download(name, allow_patterns=HUB_FILES))
         if any((folder / name).is_file() for name in SAFETENSORS):
             return folder
@@ -75,25 +78,27 @@ def _snapshot(name: str, unreachable: str) -> Path:
     except InputError:
         raise
     except Exception as error:  # unrelated kinds: a bad name, network, rights, a full disk
-        why = f"{unreachable}, and no copy is cached" if unreachable else _brief(error)
+        why = f"{unreachable}, and no copy is cached" if unreachable else brief(error)
         raise InputError(
             f"trunk {name!r} is no folder here and cannot be had from the hub: {why}; without a network, name a "
             "checkpoint's folder"
         ) from error
 
 
-def load_checkpoint(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The frozen model on the CPU in evaluation mode, with SDPA attention; and its tokenizer.
+def load_checkpoint(
+    folder: Path, dtype: torch.dtype, families: Families = T5
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The frozen model on the CPU in evaluation mode, with SDPA attention where it has that; and its tokenizer.
 
-    Raises InputError, naming file or tensor, for every folder that holds no whole T5-family
-    checkpoint.
+    Raises InputError, naming file or tensor, for every folder that holds no whole checkpoint of one of `families`.
     """
-    config = read_config(folder)
+    config = read_config(folder, families)
     stored = tensor_shapes(folder)
-    check_sizes(folder / "config.json", config, stored)
-    if config.get("tie_word_embeddings") is False and "lm_head.weight" not in stored:
-        raise InputError(f"{folder}: the weights lack lm_head.weight, which config.json does not tie")
-    model = load_model(folder, FAMILIES[config["model_type"]], dtype)
+    if config["model_type"] in T5.classes():
+        check_sizes(folder / "config.json", config, stored)
+        if config.get("tie_word_embeddings") is False and "lm_head.weight" not in stored:
+            raise InputError(f"{folder}: the weights lack lm_head.weight, which config.json does not tie")
+    model = load_model(folder, families.classes()[config["model_type"]], dtype)
     tokenizer = load_tokenizer(folder, config)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > vocabulary:
@@ -104,8 +109,8 @@ def load_checkpoint(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, 
     return model, tokenizer
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a T5-family checkpoint.
+def read_config(folder: Path, families: Families = T5) -> dict[str, Any]:
+    """`config.json` of a checkpoint of one of `families`.
 
     Raises InputError when it is missing or broken, UnsupportedCheckpointError when it is another family's.
     """
@@ -115,13 +120,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = _read_object(file)
     family = config.get("model_type")
     _refuse_own_code(file, config)
-    if not isinstance(family, str) or family not in FAMILIES:
-        raise UnsupportedCheckpointError(
-            f"{file}: model_type {shown(family)} is not supported; a trunk is a {FAMILY_TEXT}"
-        )
+    if not isinstance(family, str) or family not in families.classes():
+        if isinstance(family, str) and family in ANY.classes():
+            why = f"this engine runs a {families.text}; --engine auto finds the one for it"
+        else:
+            why = f"a trunk is a {ANY.text}"
+        raise UnsupportedCheckpointError(f"{file}: model_type {shown(family)} is not supported; {why}")
     if "quantization_config" in config:
         raise InputError(f"{file}: the checkpoint is quantised (quantization_config); give it in its full precision")
-    check_settings(file, config)
+    (check_settings if family in T5.classes() else check_counts)(file, config)
     return config
 
 
@@ -166,7 +173,7 @@ def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             parts = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  (no mapping)
             headers = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: not a whole safetensors file ({_brief(error)})") from error
+        raise InputError(f"{file}: not a whole safetensors file ({brief(error)})") from error
     for name, (dtype, _) in headers.items():
         _of_floats(file, name, dtype in FLOATS, dtype)
     return {name: shape for name, (_, shape) in headers.items()}
@@ -174,7 +181,7 @@ def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 def _of_floats(file: Path, name: str, right: bool, dtype: object) -> None:
     """Raise `InputError` for a tensor that transformers would turn into floats, whatever its values mean."""
-    if not right:
+    if not right and not name.endswith(MASKS):
         raise InputError(f"{file}: tensor {name} holds values of {dtype}; weights are fp32, bf16 or fp16")
 
 
@@ -188,7 +195,7 @@ def _pickled_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             " so it is not loaded: give the weights as model.safetensors"
         ) from error
     except Exception as error:  # broken files surface as whatever the parser of their format raises
-        raise InputError(f"{file}: not a whole file of tensors ({_brief(error)})") from error
+        raise InputError(f"{file}: not a whole file of tensors ({brief(error)})") from error
     if (
         not isinstance(tensors, dict)
         or not tensors
@@ -208,18 +215,32 @@ def load_tokenizer(folder: Path, config: dict[str, Any]) -> PreTrainedTokenizerB
     named = _read_object(settings) if settings.is_file() else {}
     _refuse_own_code(settings, named)
     byte_level = "ByT5Tokenizer" in (named.get("tokenizer_class"), config.get("tokenizer_class"))
-    if not byte_level and not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise InputError(f"{folder}: no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")
-    if not byte_level and not (folder / "tokenizer.json").is_file():
-        _check_sentencepiece(folder / "spiece.model")
+    files = TOKENIZER_FILES if config["model_type"] in T5.classes() else TOKENIZER_FILES + OTHER_TOKENIZERS
+    found = next((name for name in files if (folder / name).is_file()), None)
+    if not byte_level and found is None:
+        raise InputError(f"{folder}: no tokenizer; expected one of {', '.join(files)}")
+    if not byte_level and found == "spiece.model":
+        _check_sentencepiece(folder / found)
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a broken file surfaces as whatever the parser of its format raises
-        raise InputError(f"{folder}: the tokenizer cannot be read ({_brief(error)})") from error
+        raise InputError(f"{folder}: the tokenizer cannot be read ({brief(error)})") from error
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no end-of-sequence token; T5's is </s>")
+    if config["model_type"] in T5.classes() and tokenizer("a")["input_ids"][-1] != tokenizer.eos_token_id:
+        _end_texts(tokenizer)
+    if tokenizer.pad_token_id is None:  # nothing here reads it; other software pads its batches with it
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _end_texts(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Put </s> behind every text, as T5 reads it and a tokenizer that is no T5's own may not say."""
+    from tokenizers.processors import TemplateProcessing
+
+    end = (str(tokenizer.eos_token), tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
 
 
 def load_model(folder: Path, class_name: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -236,12 +257,11 @@ def load_model(folder: Path, class_name: str, dtype: torch.dtype) -> PreTrainedM
                 dtype=dtype,
                 weights_only=True,
                 local_files_only=True,
-                attn_implementation="sdpa",
                 ignore_mismatched_sizes=True,  # so that they are reported with the others below
                 output_loading_info=True,
             )
     except Exception as error:  # settings out of range raise whatever checks them
-        raise InputError(f"{folder}: the trunk cannot be built ({_brief(error)})") from error
+        raise InputError(f"{folder}: the trunk cannot be built ({brief(error)})") from error
     if report["mismatched_keys"]:
         name, stored, expected = sorted(report["mismatched_keys"])[0]
         raise InputError(
@@ -253,7 +273,7 @@ def load_model(folder: Path, class_name: str, dtype: torch.dtype) -> PreTrainedM
     ):
         if names:
             raise InputError(f"{folder}: the weights {problem} tensors: {_some(names)}")
-    for name, weight in model.named_parameters():
+    for name, weight in _weights(model):
         if not torch.isfinite(weight).all():
             raise InputError(f"{folder}: tensor {name} holds values that are not finite")
     return model.eval().requires_grad_(False)
@@ -262,15 +282,25 @@ def load_model(folder: Path, class_name: str, dtype: torch.dtype) -> PreTrainedM
 def fingerprint(model: PreTrainedModel) -> str:
     """SHA-256 of all weights of `model` (names, shapes, dtypes, bytes), in hexadecimal."""
     digest = hashlib.sha256()
-    for name, weight in model.named_parameters():
+    for name, weight in _weights(model):
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
+def _weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """All that a checkpoint stores of a model: its parameters, and the buffers that some have (BART's logits bias)."""
+    yield from model.named_parameters()
+    stored = model.state_dict()
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in stored)
+
+
 def _refuse_own_code(file: Path, settings: dict[str, Any]) -> None:
     if "auto_map" in settings:
-        raise InputError(f"{file}: asks to run code of its own (auto_map), which is never done")
+        raise InputError(
+            f"{file}: asks to run code of its own (auto_map), which is never done; where transformers' own class of that "
+            "name does the same, take auto_map out of the file"
+        )
 
 
 def _check_sentencepiece(file: Path) -> None:
@@ -305,7 +335,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     return value
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     """The error on one line, its end cut off where it is long."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")
 

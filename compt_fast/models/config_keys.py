@@ -1,4 +1,5 @@
-"""The settings in a T5's `config.json`: their types and ranges, and that the stored tensors are of these sizes.
+"""The settings in a T5's `config.json`: their types and ranges, and that the stored tensors are of these sizes;
+and of other models' how large they may be.
 
 transformers raises whatever a setting of a wrong type trips, or builds a model of any size before it looks
 at the weights; here the key is named first.
@@ -57,6 +58,19 @@ def check_settings(file: Path, config: Mapping[str, Any]) -> None:
             if value is not None and not fits:
                 raise InputError(f"{file}: {key} must be {what}, not {shown(value)}")
     _check_activation(file, config.get("feed_forward_proj", "relu"))
+
+
+def check_counts(file: Path, config: Mapping[str, Any]) -> None:
+    """Raise `InputError` for a number of layers, heads or features of any other model than a T5 that none has.
+
+    What else is wrong with a setting, transformers itself says; but it would first build a model of any size.
+    """
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    for key, value in ((key, value) for part in parts for key, value in part.items()):
+        match = re.search(r"(layers?|_size|_heads?|_dim|^d_model|^n_embd|_experts)$", key)
+        most = _SIZES["num_layers"] if match and match[1].startswith("layer") else _SIZES["vocab_size"]
+        if match and type(value) is int and abs(value) > most:
+            raise InputError(f"{file}: {key} must be a whole number up to {most:,}, not {shown(value)}")
 
 
 def _check_activation(file: Path, value: str) -> None:

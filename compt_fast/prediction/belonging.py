@@ -30,7 +30,9 @@ class Belonging:
         The trunk is opened once more for the hash of another precision than the prompts before were trained in.
         """
         said = one.trunk if one.trunk.sha256 or not self.named else replace(one.trunk, name=self.trunk.name)
-        own = TrunkId(self.trunk.name, self._hash(one.trunk.dtype) if one.trunk.sha256 else None)
+        own = TrunkId(
+            self.trunk.name, self._hash(one.trunk.dtype) if one.trunk.sha256 else None, family=self.trunk.family
+        )
         check_trunk(one.where, said, one.d_model, own, self.trunk.d_model)
 
     def _hash(self, dtype: str | None) -> str:

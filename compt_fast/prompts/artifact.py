@@ -78,12 +78,19 @@ _KEYS: dict[str, Any] = {
 @dataclass(frozen=True)
 class TrunkId:
     """Which trunk a prompt belongs to: what the user called it and, where its weights were at hand,
-    their SHA-256 in the precision `dtype` ("fp32" or "bf16").
+    their SHA-256 in the precision `dtype` ("fp32" or "bf16"), and of which `family` it is ("t5", "gpt2"), which follows
+    from them.
     """
 
     name: str
     sha256: str | None = None
     dtype: str | None = None
+    family: str | None = field(default=None, compare=False)
+
+    @property
+    def called(self) -> str:
+        """Its name, with its family where that is known."""
+        return self.name if self.family is None else f"{self.name} (of the family {self.family})"
 
 
 @dataclass(frozen=True)
@@ -368,8 +375,8 @@ def check_trunk(what: str, own: TrunkId, width: int, trunk: TrunkId, d_model: in
     """
     if width != d_model:
         raise InputError(
-            f"{what}: its d_model {width} does not fit trunk {trunk.name} of d_model {d_model}; it belongs to trunk "
-            f"{own.name}"
+            f"{what}: its d_model {width} does not fit trunk {trunk.called} of d_model {d_model}; it belongs to trunk "
+            f"{own.called}"
         )
     if own.sha256 is None and own.name != trunk.name:
         raise InputError(
@@ -378,6 +385,6 @@ def check_trunk(what: str, own: TrunkId, width: int, trunk: TrunkId, d_model: in
         )
     if own.sha256 not in (None, trunk.sha256):
         raise InputError(
-            f"{what} belongs to trunk {own.name} (sha256 {own.sha256}), not to {trunk.name} (sha256 {trunk.sha256}), "
+            f"{what} belongs to trunk {own.called}, sha256 {own.sha256}, not to {trunk.called}, sha256 {trunk.sha256}, "
             "whose weights differ"
         )

@@ -155,7 +155,7 @@ class Initialisation:
         dtype = dtype or own
         if dtype not in self._hashes:
             self._hashes[dtype] = fingerprint_of(replace(self.job.settings, dtype=dtype))
-        return TrunkId(self.job.trunk.name, self._hashes[dtype], dtype)
+        return TrunkId(self.job.trunk.name, self._hashes[dtype], dtype, self.job.trunk.family)
 
     def _find(self, need: Need) -> StoredPrompt | None:
         """The entry to start from; None where one has to be trained."""

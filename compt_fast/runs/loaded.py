@@ -49,7 +49,7 @@ class LoadedJob:
         folder = self.folder / "prompts" / name
         prompts, about = load_prompts(folder)
         trunk = self.job.trunk
-        known = TrunkId(trunk.name, self.trained_on)
+        known = TrunkId(trunk.name, self.trained_on, family=trunk.family)
         check_trunk(str(folder), about.trunk, prompts.shape.d_model, known, trunk.d_model)
         names = self.job.data.names(self.run(name).config)
         if list(about.tasks) != names or prompts.shape.tasks != len(names):

@@ -1,11 +1,16 @@
-"""What the trunk reads and writes: the input `<task>: <field>: <text> ...` and the label
-texts, as tokens."""
+"""What the trunk reads and writes: the input `<task>: <field>: <text> ...` and the label texts, as tokens.
+
+An encoder-decoder reads what its tokenizer makes of the text, `text </s>` with T5's, and writes `label </s>`. A causal
+language model reads `text`, behind the token that its tokenizer begins with, if any (Llama's <s>, Gemma's <bos>), and
+goes on with ` label </s>`: nothing ends the text, and the label's first token is that of a word behind a space.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -50,9 +55,38 @@ def _score_text(task: Task, score: float) -> str:
     return f"{low + int(k) * step:.{decimals}f}"
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What a tokenizer puts around texts: tokens `before` and `after` an input's, and what stands `between` two texts,
+    a space or, where the tokenizer itself begins every text with one, nothing. `continues`: the label follows the input
+    as a further text.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    between: str
+    continues: bool
+
+
+@lru_cache(maxsize=8)
+def frame_of(tokenizer: Any) -> Frame:
+    """The frame of a tokenizer. One that pads on the left, as transformers asks of causal language models, is of a
+    trunk that continues what it reads.
+    """
+    word, other, spaced, two = _tokens(["a", "in", " a", "in a"], tokenizer)
+    whole = tokenizer("a", verbose=False)["input_ids"]
+    at = next((n for n in range(len(whole)) if whole[n : n + len(word)] == word), 0)
+    own = two == [*other, *word] and spaced != word  # Llama 2 reads a space twice where one is given to it
+    continues = tokenizer.padding_side == "left"
+    after = () if continues else tuple(whole[at + len(word) :])
+    return Frame(tuple(whole[:at]), after, "" if own else " ", continues)
+
+
 def encode_label(text: str, tokenizer: Any) -> list[int]:
     """Token ids of a label text, `</s>` at the end."""
-    return [*_tokens([text], tokenizer)[0], tokenizer.eos_token_id]
+    frame = frame_of(tokenizer)
+    said = f"{frame.between}{text}" if frame.continues else text
+    return [*_tokens([said], tokenizer)[0], tokenizer.eos_token_id]
 
 
 def check_writable(task: Task, mode: str, tokenizer: Any) -> None:
@@ -77,27 +111,39 @@ def input_text(task: Task, row_texts: Sequence[str], *, prefix: bool) -> str:
 
 @dataclass(frozen=True)
 class InputTokens:
-    """A row's whole text as token ids: what stands before each of its texts, the texts, and `</s>`."""
+    """A row's whole text as token ids: what stands before each of its texts, the texts, and what frames them."""
 
     task: Task
     names: list[list[int]]
     texts: list[list[int]]
-    end: int
+    frame: Frame
 
     @property
     def length(self) -> int:
         """Tokens of all of it."""
-        return sum(map(len, (*self.names, *self.texts))) + 1
+        return sum(map(len, (*self.names, *self.texts, self.frame.before, self.frame.after)))
 
     def cut(self, max_length: int) -> list[int]:
-        """At most `max_length` of them, which the prompt does not count to, `</s>` at the end.
+        """At most `max_length` of them, which the prompt does not count to, an encoder-decoder's `</s>` at the end.
 
         A row that is too long loses tokens at the ends of its texts, the longest text first; the prefix and the
         field names stay whole. Raises `InputError` where the names alone do not fit.
         """
-        kept = _shares([len(ids) for ids in self.texts], _room(self.task, self.names, max_length))
+        kept = _shares([len(ids) for ids in self.texts], self._room(max_length))
         pieces = zip(self.names, self.texts, kept, strict=True)
-        return [*(token for name, text, n in pieces for token in (*name, *text[:n])), self.end]
+        inner = (token for name, text, n in pieces for token in (*name, *text[:n]))
+        return [*self.frame.before, *inner, *self.frame.after]
+
+    def _room(self, max_length: int) -> int:
+        """Tokens left for the texts."""
+        fixed = sum(map(len, (*self.names, self.frame.before, self.frame.after)))
+        if fixed + len(self.names) > max_length:
+            raise InputError(
+                f"{self.task.name}: an input of {max_length} tokens leaves no room for the text: "
+                f"prefix, field names and end take {fixed}; raise --max-source-length to "
+                f"{fixed + len(self.names)} or more"
+            )
+        return max_length - fixed
 
 
 def read_input(task: Task, row_texts: Sequence[str], tokenizer: Any, *, prefix: bool) -> InputTokens:
@@ -111,14 +157,16 @@ def read_input(task: Task, row_texts: Sequence[str], tokenizer: Any, *, prefix: 
 
 def read_inputs(rows: Sequence[tuple[Task, bool, Sequence[str]]], tokenizer: Any) -> list[InputTokens]:
     """As `read_input`, of many rows at once, each with its task and whether that begins its text."""
-    # Cutting at spaces changes no token: sentencepiece tokens cross none, and bytes are bytes. The
-    # space stays with the piece that follows it.
+    # Cutting at spaces changes no token: sentencepiece tokens and those of byte pairs cross none, and bytes are bytes.
+    # The space stays with the piece that follows it.
+    frame = frame_of(tokenizer)
     kinds = list(dict.fromkeys((task, prefix) for task, prefix, _ in rows))
-    names = [name for kind in kinds for name in names_before(*kind)]
-    pieces = iter(_tokens([*names, *(f" {text.strip()}" for _, _, texts in rows for text in texts)], tokenizer))
+    names = [name if frame.between else name.lstrip() for kind in kinds for name in names_before(*kind)]
+    said = (f"{frame.between}{text.strip()}" for _, _, texts in rows for text in texts)
+    pieces = iter(_tokens([*names, *said], tokenizer))
     named = {(task, prefix): list(islice(pieces, len(task.fields))) for task, prefix in kinds}
     return [
-        InputTokens(task, named[task, prefix], list(islice(pieces, len(texts))), tokenizer.eos_token_id)
+        InputTokens(task, named[task, prefix], list(islice(pieces, len(texts))), frame)
         for task, prefix, texts in rows
     ]
 
@@ -140,18 +188,6 @@ def _tokens(texts: list[str], tokenizer: Any) -> list[list[int]]:
     # Not verbose: the warning that a text is longer than the model's usual length is moot, as it is
     # cut here.
     return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-
-
-def _room(task: Task, names: list[list[int]], max_length: int) -> int:
-    """Tokens left for the texts."""
-    fixed = sum(map(len, names)) + 1
-    if fixed + len(names) > max_length:
-        raise InputError(
-            f"{task.name}: an input of {max_length} tokens leaves no room for the text: "
-            f"prefix, field names and end take {fixed}; raise --max-source-length to "
-            f"{fixed + len(names)} or more"
-        )
-    return max_length - fixed
 
 
 def _shares(lengths: list[int], room: int) -> list[int]:

@@ -336,7 +336,7 @@ class Trainer:
             kind="run",
             name=run.id,
             tasks=tasks,
-            trunk=TrunkId(self.trunk.name, self.trunk_hash, self.settings.dtype),
+            trunk=TrunkId(self.trunk.name, self.trunk_hash, self.settings.dtype, self.trunk.family),
             text=TextFormat(
                 prefix=self.settings.prefix,
                 prompt_position=self.settings.prompt_position,

@@ -15,10 +15,12 @@ import torch
 from compt_fast.models.api import open_trunk
 from compt_fast.models.checkpoint import UnsupportedCheckpointError
 from compt_fast.models.engines import ENGINES
+from compt_fast.models.engines.causal import CausalTrunk
 from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.models.engines.reference import ReferenceTrunk
 from compt_fast.utils.errors import InputError
 from tests.helpers.tiny_t5 import make_t5
+from tests.helpers.tiny_trunks import make_trunk
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_t5(tmp_path_factory.mktemp("trunk"))
 
 
-@pytest.mark.parametrize("engine", ["auto", *ENGINES])
+@pytest.mark.parametrize("engine", ["auto", "fast", "reference"])
 def test_every_engine_opens(engine: str, folder: Path) -> None:
     trunk = open_trunk(engine, str(folder), prompt_position="append")
     assert isinstance(trunk, ReferenceTrunk if engine == "reference" else PackedTrunk)
@@ -38,6 +40,19 @@ def test_every_engine_opens(engine: str, folder: Path) -> None:
 def test_a_trunk_says_how_long_its_inputs_may_be(folder: Path, tmp_path: Path) -> None:
     assert open_trunk("auto", str(folder)).max_input_length == 512
     assert open_trunk("auto", str(make_t5(tmp_path, "mt5"))).max_input_length == 1024
+
+
+def test_auto_finds_the_engine_of_a_family(tmp_path: Path) -> None:
+    for family, engine in (("gpt2", CausalTrunk), ("umt5", ReferenceTrunk)):
+        trunk = open_trunk("auto", str(make_trunk(tmp_path / family, family)))
+        assert type(trunk) is engine and trunk.family == family and trunk.continues == (family == "gpt2")
+        assert trunk.max_input_length == (480 if family == "gpt2" else 1024)
+    assert sorted(ENGINES) == ["causal", "fast", "reference"]
+    for engine, of in (("fast", "T5, T5 v1.1"), ("reference", "encoder-decoder")):
+        with pytest.raises(InputError, match=f"'gpt2' is not supported; this engine runs a {of}.*--engine auto"):
+            open_trunk(engine, str(tmp_path / "gpt2"))
+    with pytest.raises(InputError, match="'umt5' is not supported; this engine runs a causal language model"):
+        open_trunk("causal", str(tmp_path / "umt5"))
 
 
 def test_auto_leaves_to_the_reference_what_fast_does_not_know(folder: Path, tmp_path: Path) -> None:
@@ -80,10 +95,10 @@ def test_a_new_engine_is_asked_after_those_that_are_there(folder: Path, monkeypa
                 return cls()
             raise UnsupportedCheckpointError("no T5 here")
 
-    other = folder.parent / "gpt"
+    other = folder.parent / "vit"
     other.mkdir(exist_ok=True)
-    (other / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(InputError, match="model_type 'gpt2' is not supported"):
+    (other / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(InputError, match="model_type 'vit' is not supported; a trunk is a T5, T5 v1.1.*or a causal language model"):
         open_trunk("auto", str(other))
     monkeypatch.setitem(ENGINES, "elsewhere", Elsewhere)
     assert isinstance(open_trunk("auto", str(folder)), PackedTrunk)

@@ -191,15 +191,15 @@ def test_pickled_weights_on_the_hub_are_left_there_beside_safetensors(
 
 
 def test_of_another_model_on_the_hub_only_the_configuration_is_fetched(monkeypatch, folder: Path) -> None:
-    edit_json(folder / "config.json", model_type="llama")
+    edit_json(folder / "config.json", model_type="vit")
     asked = []
     monkeypatch.setattr(
         huggingface_hub,
         "snapshot_download",
         lambda name, allow_patterns: asked.append(allow_patterns) or str(folder),
     )
-    with pytest.raises(InputError, match="model_type 'llama' is not supported"):
-        find_folder("some/llama")
+    with pytest.raises(InputError, match="model_type 'vit' is not supported"):
+        find_folder("some/vit")
     assert asked == [["config.json"]]
 
 

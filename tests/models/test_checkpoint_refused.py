@@ -45,7 +45,7 @@ def test_a_broken_configuration(folder: Path, content: bytes, message: str) -> N
     assert message in refused(folder)
 
 
-@pytest.mark.parametrize("family", ["bert", "umt5", "longt5"])
+@pytest.mark.parametrize("family", ["bert", "umt5", "longt5", "gpt2"])
 def test_another_family(folder: Path, family: str) -> None:
     edit_json(folder / "config.json", model_type=family)
     assert f"model_type {family!r} is not supported" in refused(folder)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from compt_fast.models.api import Trunk
 
-ORDER = ("fast", "reference")
+ORDER = ("fast", "reference", "causal")
 
 
 class Engine(Protocol):

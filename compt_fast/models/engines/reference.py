@@ -1,194 +1,81 @@
-"""transformers' T5 in PyTorch, padded.
+"""transformers' T5, or another of its encoder-decoders, in PyTorch, padded.
 
 It is the measure of every other engine, so it leaves all arithmetic to transformers and only lays out its input,
-with the prompts inside the input embeddings.
+with the prompts inside the input embeddings of the encoder. The decoder writes the label behind its start token, and
+behind the token that a checkpoint forces to come first, as BART's <s>.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from compt_fast.models.base import BaseTrunk
 from compt_fast.models.batch import Batch, TargetPrompts
-from compt_fast.models.checkpoint import fingerprint
-from compt_fast.ops.varlen import cu_seqlens_of, ranges
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-CHUNK_ELEMENTS = 1 << 26  # bound of the largest tensor while ranking (ours): 256 MiB in fp32
+from compt_fast.models.families import ENCODER_DECODERS
+from compt_fast.models.padded import PaddedTrunk, Read
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    """The encoder's output (B, L, d), and its mask (B, L) int64: 0 where there is padding."""
+class ReferenceTrunk(PaddedTrunk):
+    """An encoder-decoder of transformers as it is."""
 
-    states: Tensor
-    mask: Tensor
+    families = ENCODER_DECODERS
+    padding_side = "right"
 
-    def select(self, rows: Tensor) -> _Encoded:
-        return _Encoded(self.states[rows], self.mask[rows])
+    @cached_property
+    def start_ids(self) -> list[int]:
+        """What the decoder reads before the label: its start token, and that which has to come first, if any."""
+        forced = getattr(self.model.generation_config, "forced_bos_token_id", None)
+        return [self.start_id] if forced is None else [self.start_id, int(forced)]
 
+    def _embeds(self) -> Any:
+        return self.model.get_encoder().get_input_embeddings()
 
-class ReferenceTrunk(BaseTrunk):
-    """transformers' T5 as it is."""
+    def _read(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None) -> Read:
+        inputs = self._assemble(prompts, batch, input_update)
+        states = self.model.get_encoder()(inputs_embeds=inputs.states, attention_mask=inputs.mask).last_hidden_state
+        return Read(states, inputs.mask)
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        name: str,
-        prompt_position: str,
-    ) -> None:
-        super().__init__(model, tokenizer, name, prompt_position)
-        self.model = model
+    def _logits(self, read: Read, labels: Tensor) -> Tensor:
+        # The decoder reads the start tokens and then every label token but the last.
+        inputs = torch.cat([self._start(len(labels)), labels[:, :-1]], 1)
+        logits: Tensor = self._decode(read, inputs).logits
+        return logits[:, len(self.start_ids) - 1 :]
 
-    @property
-    def embedding(self) -> Tensor:
-        return self.model.get_input_embeddings().weight.detach()
+    def _begin(self, read: Read) -> tuple[Tensor, Any]:
+        output = self._decode(read, self._start(len(read.states)), use_cache=True)
+        return output.logits[:, -1:], output.past_key_values
 
-    def row_losses(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None = None) -> Tensor:
-        self._check_labels(batch)
-        encoded = self._encode(prompts, batch, input_update)
-        ids = batch.label_ids.to(self.device)
-        labels = _pad(ids, batch.label_cu_seqlens)
-        # The decoder reads the start token and then every label token but the last.
-        inputs = F.pad(labels[:, :-1], (1, 0), value=self.start_id)
-        logits = self._decode(encoded, inputs).logits
-        return _cross_entropy(logits, ids, batch.label_cu_seqlens)
+    def _go_on(self, read: Read, cache: Any, ids: Tensor, written: int) -> Tensor:
+        logits: Tensor = self._decode(read, ids, cache, use_cache=True).logits
+        return logits
 
-    @torch.no_grad()
-    def generate(
-        self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int, input_update: Tensor | None = None
-    ) -> list[list[int]]:
-        encoded = self._encode(prompts, batch, input_update)
-        last = torch.full((batch.rows, 1), self.start_id, device=self.device)
-        ended = torch.zeros(batch.rows, dtype=torch.bool, device=self.device)
-        cache, columns = None, []
-        for _ in range(max_new_tokens):
-            output = self._decode(encoded, last, cache, use_cache=True)
-            cache = output.past_key_values
-            last = output.logits[:, -1:].float().argmax(-1)
-            columns.append(last)
-            ended |= last[:, 0] == self.end_id
-            if bool(ended.all()):
-                break
-        answers = torch.cat(columns, 1).tolist() if columns else [[] for _ in range(batch.rows)]
-        return [answer[: answer.index(self.end_id)] if self.end_id in answer else answer for answer in answers]
+    def _plain(self, row: list[int], written: list[int]) -> Tensor:
+        ids, decoder_ids = (torch.tensor([each], device=self.device) for each in (row, self.start_ids + written))
+        logits: Tensor = self.model(input_ids=ids, decoder_input_ids=decoder_ids).logits
+        return logits[0, len(self.start_ids) - 1 :].float()
 
-    @torch.no_grad()
-    def label_scores(
-        self,
-        prompts: TargetPrompts,
-        batch: Batch,
-        candidates: Sequence[Sequence[Sequence[int]]],
-        input_update: Tensor | None = None,
-    ) -> list[Tensor]:
-        self._check_candidates(batch, candidates)
-        counts = [len(row) for row in candidates]
-        encoded = self._encode(prompts, batch, input_update)
-        labels = list(chain.from_iterable(candidates))
-        rows = torch.repeat_interleave(torch.arange(batch.rows), torch.tensor(counts))
-        max_label = max(len(label) for label in labels)
-        size = self._pairs_at_once(encoded.states.shape[1], max_label)
-        chunks = [
-            self._score_pairs(encoded, rows[first : first + size], labels[first : first + size])
-            for first in range(0, len(labels), size)
-        ]
-        return list(torch.cat(chunks).cpu().split(counts))
+    def _start(self, rows: int) -> Tensor:
+        return torch.tensor([self.start_ids], device=self.device).expand(rows, -1)
 
-    def fingerprint(self) -> str:
-        return fingerprint(self.model)
-
-    def _encode(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None) -> _Encoded:
-        self._check_inputs(prompts, batch, input_update)
-        inputs, mask = self._assemble(prompts, batch, input_update)
-        states = self.model.get_encoder()(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
-        return _Encoded(states, mask)
-
-    def _assemble(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Prompt and text side by side, then padding: (B, L, d) in the trunk's dtype; its mask."""
-        at = batch.placement(prompts.cu_seqlens, self.prepend).padded()
-        width = int(at.lengths.max())
-        mask = torch.arange(width)[None] < at.lengths[:, None]
-        text = self._text(batch, input_update)
-        # Gathered before it is cast: the rows' gradients are summed in the prompt's own dtype.
-        prompt = F.embedding(at.prompt_rows.to(self.device), prompts.flat).to(self.dtype)
-        inputs = torch.zeros(batch.rows * width, self.d_model, dtype=self.dtype, device=self.device)
-        inputs = inputs.index_copy(0, at.text_places.to(self.device), text)
-        inputs = inputs.index_copy(0, at.prompt_places.to(self.device), prompt)
-        return inputs.view(batch.rows, width, self.d_model), mask.to(self.device, torch.int64)
-
-    def _decode(self, encoded: _Encoded, inputs: Tensor, cache: Any = None, use_cache: bool = False) -> Any:
+    def _decode(self, read: Read, inputs: Tensor, cache: Any = None, use_cache: bool = False) -> Any:
         """transformers' output for decoder input ids (B, L) behind what `cache` already holds."""
+        from transformers.modeling_outputs import BaseModelOutput
+
         return self.model(
-            encoder_outputs=(encoded.states,),
-            attention_mask=encoded.mask,
+            encoder_outputs=BaseModelOutput(last_hidden_state=read.states),
+            attention_mask=read.mask,
             decoder_input_ids=inputs,
             past_key_values=cache,
             use_cache=use_cache,
         )
 
-    def _pairs_at_once(self, width: int, max_label: int) -> int:
-        """How many candidates keep logits and cross-attention caches within `CHUNK_ELEMENTS`."""
-        config = self.model.config
-        cache = 2 * config.num_decoder_layers * config.num_heads * config.d_kv * width
-        logits = max_label * len(self.embedding)
-        return max(1, CHUNK_ELEMENTS // max(cache, logits))
-
-    def _score_pairs(self, encoded: _Encoded, rows: Tensor, labels: list[Sequence[int]]) -> Tensor:
-        """The log-likelihood of label i after row `rows[i]`: (n,) fp32.
-
-        The start token is decoded once a row. It scores every first label token, and leaves the
-        row's keys and values behind, which the row's candidates then share.
-        """
-        cu_seqlens = cu_seqlens_of([len(label) for label in labels])
-        ids = torch.tensor(list(chain.from_iterable(labels)), device=self.device)
-        padded = _pad(ids, cu_seqlens)
-        distinct, place = torch.unique_consecutive(rows, return_inverse=True)
-        distinct, place, rows = distinct.to(self.device), place.to(self.device), rows.to(self.device)
-        start = torch.full((len(distinct), 1), self.start_id, device=self.device)
-        output = self._decode(encoded.select(distinct), start, use_cache=True)
-        logits = output.logits[place]
-        if padded.shape[1] > 1:
-            cache = output.past_key_values
-            cache.batch_select_indices(place)
-            rest = self._decode(encoded.select(rows), padded[:, :-1], cache, use_cache=True)
-            logits = torch.cat([logits, rest.logits], 1)
-        return -_cross_entropy(logits, ids, cu_seqlens)
-
-
-def _grid(cu_seqlens: Tensor) -> tuple[Tensor, int]:
-    """Where each id stands once ragged rows are padded to (n, width) and flattened; and width."""
-    lengths = cu_seqlens.diff()
-    width = int(lengths.max())
-    return ranges(torch.arange(len(lengths)) * width, lengths), width
-
-
-def _pad(ids: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Flat `ids` as rows (n, width), padded behind with 0 to the longest."""
-    at, width = _grid(cu_seqlens)
-    rows = ids.new_zeros((len(cu_seqlens) - 1) * width)
-    return rows.index_copy(0, at.to(ids.device), ids).view(-1, width)
-
-
-def _cross_entropy(logits: Tensor, ids: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """The cross-entropy of each row of flat `ids` under `logits` (n, width, V), summed over its
-    tokens: (n,) fp32, or fp64 where the logits are.
-    """
-    at, width = _grid(cu_seqlens)
-    at = at.to(ids.device)
-    scored = logits.flatten(0, 1)[at]
-    losses = F.cross_entropy(scored.to(torch.promote_types(scored.dtype, torch.float32)), ids, reduction="none")
-    # Placed and summed by row: adding by index would not be deterministic on a GPU.
-    return losses.new_zeros((len(cu_seqlens) - 1) * width).index_copy(0, at, losses).view(-1, width).sum(1)
+    def _cached_elements(self) -> int:
+        config = self.config
+        inner = getattr(config, "d_kv", None)  # T5's, which may be any number
+        return config.num_decoder_layers * config.num_heads * inner if inner else super()._cached_elements()
 
 
 ENTRY = ReferenceTrunk

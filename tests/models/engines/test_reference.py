@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from compt_fast.models import padded
 from compt_fast.models.batch import TargetPrompts, make_batch
-from compt_fast.models.engines import reference
 from compt_fast.models.engines.reference import ReferenceTrunk
 from compt_fast.utils.errors import InputError
 from tests.helpers.tiny_t5 import FAMILIES, make_t5
@@ -180,10 +180,10 @@ def test_generation_stops_once_all_rows_have_ended(t5: ReferenceTrunk, monkeypat
     assert t5.generate(prompts, batch, 0) == [[]]
 
 
-@pytest.mark.parametrize("chunk", [reference.CHUNK_ELEMENTS, 5000, 1])
+@pytest.mark.parametrize("chunk", [padded.CHUNK_ELEMENTS, 5000, 1])
 def test_label_scores_are_negative_losses(trunk: ReferenceTrunk, monkeypatch, chunk: int) -> None:
     """However the candidates are cut into chunks, in the middle of a row or not."""
-    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(padded, "CHUNK_ELEMENTS", chunk)
     prompts = TargetPrompts.from_stacks(some_prompts(trunk))
     batch = some_batch(trunk, labels=False)
     words = [ids(trunk, label) for label in LABELS]
@@ -202,7 +202,7 @@ def test_label_scores_are_negative_losses(trunk: ReferenceTrunk, monkeypatch, ch
 
 def test_chunks_of_candidates_grow_with_what_they_may_hold(t5: ReferenceTrunk, monkeypatch) -> None:
     # Cross-attention caches: 2 * 3 layers * 24 inner * 10 tokens; logits: 384 embeddings a token.
-    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 14400)
+    monkeypatch.setattr(padded, "CHUNK_ELEMENTS", 14400)
     assert t5._pairs_at_once(width=10, max_label=1) == 10
     assert t5._pairs_at_once(width=10, max_label=10) == 3
     assert t5._pairs_at_once(width=10_000, max_label=1) == 1
