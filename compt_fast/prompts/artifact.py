@@ -139,11 +139,13 @@ class RunPrompts:
     """Composition of one run (its run axis is 1) and the small parameters that evaluation needs.
 
     `tensors` holds the composition's parts that exist (`targets` (T, L, d), `sources` (N, m, d),
-    `privates` (T, m, d), `weights`, `gates`), and `param.*`: the parameters that mix them.
+    `privates` (T, m, d), `weights`, `gates`), and `param.*`: the parameters that mix them. `mask` switches some off
+    where a router weighs them for each row; elsewhere the tensors are masked.
     """
 
     shape: PromptShape
     tensors: dict[str, Tensor]
+    mask: Mask | None = None
 
     @classmethod
     def of(cls, shape: PromptShape, composition: Composition, params: dict[str, Tensor]) -> RunPrompts:
@@ -162,7 +164,8 @@ class RunPrompts:
         kept = {name: t for name, t in self.tensors.items() if name.startswith("param.")}
         params |= {name.removeprefix("param."): t[None] for name, t in kept.items()}
         encoded = replace(self.shape, encoder="none", encoded="both")
-        return RunPrompts.of(self.shape, compose(params, encoded, mask=mask), params)
+        found = RunPrompts.of(self.shape, compose(params, encoded, mask=mask), params)
+        return replace(found, mask=mask)
 
     def composed(self, device: torch.device) -> tuple[Composition, dict[str, Tensor]]:
         """The composition and the parameters beside it, of one run, on a device: what `compose_rows` takes."""
