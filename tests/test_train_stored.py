@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import compt_fast
 from compt_fast import evaluate, export, report, store, train
 from compt_fast.prompts.store import PromptStore
+from compt_fast.utils.errors import InputError
 from tests.helpers import jobs
 from tests.helpers.jobs import Line, error_of
 
@@ -76,3 +78,75 @@ def test_what_each_row_composes_has_no_one_prompt(name: str, attempt: Path, tmp_
     assert ("composed for each row" if name == "torchscript" else "with router 'attention' every row has") in said
     said = error_of(capsys, store.main, ["add", run, f"--store={tmp_path / 'store'}"])
     assert "with router 'attention' every row has a prompt of its own, and the task has none" in said
+
+
+# SPoT
+
+
+def test_spot_starts_from_one_prompt_of_all_source_tasks(line: Line, tmp_path: Path, capsys: Said) -> None:
+    out, chosen = tmp_path / "run", {"method": "spot", "source_steps": 2, "source_tasks": "toy_b,mini_rte", "steps": 1}
+    assert train.main(line(out, **chosen, lr_private="0")) == 0
+    assert [run["id"] for run in jobs.results(out / "sources-joint-m2")["runs"]] == ["mst-n1-full-s0"]
+    kept = PromptStore(out / "store")
+    (name,) = kept.names()
+    entry = kept.load(name)
+    assert name.startswith("joint-") and name.endswith("-m2") and entry.tasks == ("toy_b", "mini_rte")
+    assert entry.training["config"]["method"] == "mst" and entry.score is None
+    for run in ("spot-k4-s0-toy_a", "spot-k4-s0-toy_b"):
+        assert torch.equal(jobs.prompts(out)[run]["targets"][0], entry.values), "a rate of 0 leaves it where it began"
+    capsys.readouterr()
+    other = chosen | {"source_tasks": "mini_rte,toy_b", "store": kept.folder}
+    assert train.main(line(tmp_path / "again", **other)) == 0
+    assert "Stage one" not in capsys.readouterr().out and kept.names() == [name], "their order makes no other prompt"
+    assert store.main(["list", f"--store={kept.folder}"]) == 0
+    assert "toy_b, mini_rte" in capsys.readouterr().out
+
+
+def test_what_tasks_share_answers_for_each_of_them(line: Line, tmp_path: Path, capsys: Said) -> None:
+    out, kept = tmp_path / "run", PromptStore(tmp_path / "run" / "store")
+    assert train.main(line(out, method="spot", source_steps=2)) == 0
+    shared = compt_fast.load(kept.folder)
+    trained = compt_fast.load(out / "sources-joint-m2")
+    rows = [{"task": task, "sentence": "man sees dog"} for task in ("toy_a", "toy_b")]
+    assert shared.tasks.keys() == {"toy_a", "toy_b"} and shared.predict(rows) == trained.predict(rows)
+    assert export.main([str(kept.folder), "--format=peft", f"-o={tmp_path / 'peft'}"]) == 0
+    again = PromptStore(tmp_path / "again")
+    assert store.main(["add", str(tmp_path / "peft"), f"--store={again.folder}", "--task=toy_b", "--name=b"]) == 0
+    assert again.load("b").tasks == ("toy_b",) and torch.equal(again.load("b").values, kept.load(kept.names()[0]).values)
+
+
+def test_spot_goes_on_where_it_stopped_between_training_and_store(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    out = tmp_path / "run"
+
+    def died(self: PromptStore, prompt: object) -> None:
+        raise InputError("as if the process had died here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PromptStore, "keep", died)
+        assert "had died here" in error_of(capsys, train.main, line(out, method="spot", source_steps=2))
+    assert train.main([f"--resume={out}"]) == 0
+    assert len(jobs.metrics(out / "sources-joint-m2")) == 2, "stage one is not trained again"
+
+
+def test_spot_nearest_starts_from_the_most_similar_sources_prompt(line: Line, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert train.main(line(out, method="spot-nearest", source_steps=2, steps=1, lr_private="0")) == 0
+    kept, found = PromptStore(out / "store"), jobs.prompts(out)
+    for task, other in (("toy_a", "toy_b"), ("toy_b", "toy_a")):
+        assert torch.equal(found[f"spot-nearest-k4-s0-{task}"]["targets"][0], kept.load(f"{other}-m2").values)
+
+
+@pytest.mark.parametrize("method", ["spot", "attempt-m"])
+def test_a_stored_prompt_of_another_length_is_named(method: str, line: Line, tmp_path: Path, capsys: Said) -> None:
+    chosen = {"method": method, "source_steps": 1, "steps": 1, "store": tmp_path / "store"}
+    assert train.main(line(tmp_path / "one", **chosen)) == 0
+    for name in PromptStore(tmp_path / "store").names():  # as if another program had trained them
+        entry = PromptStore(tmp_path / "store").load(name)
+        PromptStore(tmp_path / "store").add(replace(entry, training={}), replace=True)
+    said = error_of(capsys, train.main, line(tmp_path / "two", **chosen | {"prompt_length": 3}))
+    assert "has 2 tokens and 3 are needed: say --fit-length first, mean-pool, repeat or train" in said
+    assert not (tmp_path / "two").exists()
+    longer = line(tmp_path / "three", **chosen | {"prompt_length": 3, "fit_length": "repeat"})
+    assert train.main(longer) == 0

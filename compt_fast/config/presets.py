@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PER_TASK = -1  # "as many sources as there are tasks", for the presets sln and slpn
-RANDOM, STORED, SPOT = "random", "stored", "spot"  # where the tokens of a role's prompts start from
+RANDOM, STORED, SPOT, JOINT = "random", "stored", "spot", "joint"  # where the tokens of a role's prompts start from
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,12 @@ def _attempt(**more: Any) -> Preset:
     return _method("attempt", **stored, **rates, encoder="none", router="attention", **more)
 
 
+def _spot(start: str) -> Preset:
+    """SPoT (arXiv 2110.07904): plain prompt tuning from another prompt, at the paper's rate."""
+    common: dict[str, Any] = {"prompt_length": 10, "lr_private": 0.3, "encoder": "linear"}
+    return _method("pt", **common, private_init=start, apart=True)
+
+
 def _from_store(**more: Any) -> Preset:
     """A CrossPT preset whose sources are stored prompts, which trains for ten epochs fewer (section 3.2)."""
     return _crosspt(sources=PER_TASK, source_init=STORED, epochs=20, **more)
@@ -118,6 +124,8 @@ PRESETS: dict[str, Preset] = {
     "sil": _from_store(private=False, lr_source=0.05),
     "sip": _from_store(lr_private=0.02, learn_sources=False),
     "silp": _from_store(lr_source=0.05, lr_private=0.02),
+    "spot": _spot(JOINT),
+    "spot-nearest": _spot(SPOT),
     "attempt": _attempt(apart=True),
     "attempt-m": _attempt(),
 }

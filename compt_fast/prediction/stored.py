@@ -32,7 +32,7 @@ def stored_prompt(one: TaskPrompt) -> StoredPrompt:
         need = Need(one.task.name, len(values), one.text.label_mode)
         entry = StoredPrompt(entry_name(need, one.text), one.task.name, one.trunk, values)
     elif one.about.kind == "prompt":
-        entry = StoredPrompt.of(one.prompts, one.about, one.where)
+        entry = replace(StoredPrompt.of(one.prompts, one.about, one.where), task=one.task.name, others={})
     else:
         entry = entry_of(one.prompts, one.about, one.index, scores_of(Path(one.where)).get(one.task.name))
     return replace(entry, text=one.text, definition=one.task)
