@@ -112,7 +112,9 @@ def test_what_tasks_share_answers_for_each_of_them(line: Line, tmp_path: Path, c
     assert export.main([str(kept.folder), "--format=peft", f"-o={tmp_path / 'peft'}"]) == 0
     again = PromptStore(tmp_path / "again")
     assert store.main(["add", str(tmp_path / "peft"), f"--store={again.folder}", "--task=toy_b", "--name=b"]) == 0
-    assert again.load("b").tasks == ("toy_b",) and torch.equal(again.load("b").values, kept.load(kept.names()[0]).values)
+    assert again.load("b").tasks == ("toy_b",) and torch.equal(
+        again.load("b").values, kept.load(kept.names()[0]).values
+    )
 
 
 def test_spot_goes_on_where_it_stopped_between_training_and_store(
@@ -150,3 +152,27 @@ def test_a_stored_prompt_of_another_length_is_named(method: str, line: Line, tmp
     assert not (tmp_path / "two").exists()
     longer = line(tmp_path / "three", **chosen | {"prompt_length": 3, "fit_length": "repeat"})
     assert train.main(longer) == 0
+
+
+# Sums of stored prompts
+
+
+def test_a_sum_of_stored_prompts_starts_runs_and_answers(line: Line, tmp_path: Path, capsys: Said) -> None:
+    assert train.main(line(tmp_path / "one", method="pi", source_steps=2, steps=1)) == 0
+    kept, other = PromptStore(tmp_path / "one" / "store"), PromptStore(tmp_path / "other")
+    a, b = (kept.load(f"{task}-m2") for task in ("toy_a", "toy_b"))
+    made = ["combine", "toy_a-m2 + 0.5*toy_b-m2", f"--store={kept.folder}", "--name=both"]
+    assert store.main([*made, f"--into={other.folder}"]) == 0
+    assert "added both: 2 tokens of width 32" in capsys.readouterr().out
+    entry = other.load("both")
+    torch.testing.assert_close(entry.values, a.values + 0.5 * b.values)
+    assert entry.tasks == ("toy_a", "toy_b") and entry.training["combined"] == "toy_a-m2 + 0.5*toy_b-m2"
+    assert "the store" in error_of(capsys, store.main, [*made, f"--into={other.folder}"])
+    assert len(compt_fast.load(other.folder).predict([{"task": "toy_b", "sentence": "bad"}])) == 1
+    chosen = {"method": "spot", "store": other.folder, "steps": 1, "lr_private": "0"}
+    assert train.main(line(tmp_path / "two", **chosen)) == 0
+    for found in jobs.prompts(tmp_path / "two").values():
+        assert torch.equal(found["targets"][0], entry.values), "nothing was lacking"
+    said = error_of(capsys, store.main, ["combine", "toy_a-m2 - toy_b-m3", f"--store={kept.folder}", "--name=x"])
+    assert "'toy_b-m3'. Did you mean 'toy_b-m2'?" in said
+    assert store.main(["combine", "- toy_a-m2", f"--store={kept.folder}", "--name=away", "--task=toy_b"]) == 0
