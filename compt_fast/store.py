@@ -1,4 +1,4 @@
-"""`python -m compt_fast.store`: list, show, add, remove and check the stored prompts of a folder."""
+"""`python -m compt_fast.store`: list, show, add, combine, remove and check the stored prompts of a folder."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ EXAMPLES = """examples:
       the target prompts of a run, one entry a task (or --task for one of them)
   python -m compt_fast.store add my-export --store prompts
       all that `export --format peft` or `vocabulary` wrote, with all that is known of it
+  python -m compt_fast.store combine "mnli-m10 + 0.5*qnli-m10 - sst2-m10" --name nli --store prompts
   python -m compt_fast.train --suite glue --model t5-base --method sil,sip,silp --store prompts
 
 exit codes: 0 done; 1 check found something wrong; 2 wrong input"""
@@ -48,6 +49,7 @@ def parser() -> CommandLine:
         "list": "one line a prompt",
         "show": "all that is known of a prompt, and which others it is like",
         "add": "take in prompts of a run or an export, a .pt or .safetensors tensor, or a PEFT adapter",
+        "combine": "add and subtract prompts, and keep what comes of it as an entry that says of what it was made",
         "remove": "delete prompts",
         "check": "read every prompt and say what is wrong with it",
     }
@@ -64,6 +66,14 @@ def parser() -> CommandLine:
                 "--task", help="task that the prompt was trained for (of a run or an export: only this task's)"
             )
             own.add_argument("--name", help="name of the entry (default: <task>-m<tokens>)")
+        if name == "combine":
+            own.add_argument("formula", metavar="FORMULA", help="NAME or NUMBER*NAME, and more of them after + or -")
+            own.add_argument("--name", required=True, help="name of the entry")
+            own.add_argument("--task", help="the task that it is for (default: those of the prompts that are added)")
+            own.add_argument(
+                "--into", type=file_path, metavar="DIR", help="folder of the store that gets it (default: the same)"
+            )
+        if name in ("add", "combine"):
             own.add_argument("--replace", action="store_true", help="take the place of an entry of that name")
         if name in ("add", "check"):
             for flag in flags_also_of("store"):
@@ -78,6 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         "list": show_all,
         "show": show,
         "add": add,
+        "combine": combine,
         "remove": remove,
         "check": check,
     }
@@ -108,8 +119,8 @@ def show_all(store: PromptStore, console: Console) -> int:
     rows = []
     for e in entries:
         score = f"{e.score['value']:.1f} ({e.score['metric']})" if e.score else "-"
-        sizes = [str(e.length), str(e.d_model)]
-        rows.append([e.name, e.task, e.trunk.name, *sizes, e.encoder or "-", score, (e.created or "-")[:16]])
+        named = [e.name, ", ".join(e.tasks), e.trunk.name]
+        rows.append([*named, str(e.length), str(e.d_model), e.encoder or "-", score, (e.created or "-")[:16]])
     if rows:
         print_table(console, heads, rows, turn=False)
     else:
@@ -137,7 +148,32 @@ def add(store: PromptStore, console: Console, path: Path, replace: bool, **given
     """Take in what stands at `path`; all of it is checked before the first entry is written."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    entries = _described(path, **given) or [_from_file(path, **given)]
+    return _add_all(store, console, _described(path, **given) or [_from_file(path, **given)], replace)
+
+
+def combine(
+    store: PromptStore,
+    console: Console,
+    formula: str,
+    name: str,
+    task: str | None,
+    into: Path | None,
+    replace: bool,
+) -> int:
+    """Keep what a formula of entries comes to."""
+    from compt_fast.prompts.arithmetic import combined, terms_of
+    from compt_fast.prompts.store import PromptStore
+
+    check_name(name, "a stored prompt")
+    if task is not None:
+        check_name(task, "a task")
+    terms = terms_of(formula, store.names(), str(store.folder))
+    made = combined(terms, {term.name: store.load(term.name) for term in terms}, name, task)
+    return _add_all(store if into is None else PromptStore(into), console, [made], replace)
+
+
+def _add_all(store: PromptStore, console: Console, entries: list[StoredPrompt], replace: bool) -> int:
+    """Write entries, none before all have a place."""
     taken = [entry.name for entry in entries if entry.name in store.names() and not replace]
     if taken:
         raise InputError(f"the store {store.folder} has {', '.join(taken)} already; take --replace or another --name")

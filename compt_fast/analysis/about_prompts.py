@@ -25,7 +25,7 @@ Values = list[list[float | None]]
 
 
 def anatomy_of(material: Material, entry: Entry) -> Anatomy | None:
-    """The anatomy of a run's stored prompts, read once; None where gates make them a function of the input.
+    """The anatomy of a run's stored prompts, read once; None where they are a function of the input.
 
     Raises `InputError` for damaged prompts.
     """

@@ -162,7 +162,7 @@ class JobSettings:
     source_steps: int | None = field(
         default=None,
         metadata=_flag(
-            "steps that train them (default: the epochs of the preset p)",
+            "steps that train them (default: the epochs of the presets p and mst)",
             ranges=(POSITIVE,),
             free=True,
             of_stored="prompts",

@@ -1,7 +1,8 @@
 """The methods: what each preset's name decides. A method is a line of `PRESETS`.
 
 They follow ComPT (arXiv 2408.13227, sections 2 and 3: `spp`, `scp`, `pt`, `mst`) and CrossPT (arXiv 2509.14253,
-Table 1: `p`, `pi`, `sl`, `slp`, `sln`, `slpn`, `sil`, `sip`, `silp`); `pt-joint` is ours.
+Table 1: `p`, `pi`, `sl`, `slp`, `sln`, `slpn`, `sil`, `sip`, `silp`); `pt-joint` is ours. Those of other papers name
+them where they are made.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PER_TASK = -1  # "as many sources as there are tasks", for the presets sln and slpn
-RANDOM, STORED, SPOT = "random", "stored", "spot"  # where the tokens of a role's prompts start from
+RANDOM, STORED, SPOT, JOINT = "random", "stored", "spot", "joint"  # where the tokens of a role's prompts start from
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,19 @@ def _crosspt(**more: Any) -> Preset:
     return _method("inside", **common, normalisation="softmax-temperature", **more)
 
 
+def _attempt(**more: Any) -> Preset:
+    """ATTEMPT (arXiv 2205.11961): each row attends to frozen stored prompts; one rate, that of the authors' files."""
+    rates: dict[str, Any] = {"lr_private": 0.3, "lr_router": 0.3, "learn_sources": False}
+    stored: dict[str, Any] = {"sources": PER_TASK, "source_init": STORED, "prompt_length": 10, "epochs": 20}
+    return _method("attempt", **stored, **rates, encoder="none", router="attention", **more)
+
+
+def _spot(start: str) -> Preset:
+    """SPoT (arXiv 2110.07904): plain prompt tuning from another prompt, at the paper's rate."""
+    common: dict[str, Any] = {"prompt_length": 10, "lr_private": 0.3, "encoder": "linear"}
+    return _method("pt", **common, private_init=start, apart=True)
+
+
 def _from_store(**more: Any) -> Preset:
     """A CrossPT preset whose sources are stored prompts, which trains for ten epochs fewer (section 3.2)."""
     return _crosspt(sources=PER_TASK, source_init=STORED, epochs=20, **more)
@@ -110,4 +124,8 @@ PRESETS: dict[str, Preset] = {
     "sil": _from_store(private=False, lr_source=0.05),
     "sip": _from_store(lr_private=0.02, learn_sources=False),
     "silp": _from_store(lr_source=0.05, lr_private=0.02),
+    "spot": _spot(JOINT),
+    "spot-nearest": _spot(SPOT),
+    "attempt": _attempt(apart=True),
+    "attempt-m": _attempt(),
 }

@@ -18,7 +18,7 @@ from compt_fast.config.choices import (
     SHARINGS,
 )
 from compt_fast.config.fields import FULL, NOT_NEGATIVE, POSITIVE, SHOTS, Flag, Range, flags_of, stated, up_to
-from compt_fast.config.presets import PER_TASK, PRESETS, RANDOM, SPOT, STORED, Preset, encoded_roles
+from compt_fast.config.presets import JOINT, PER_TASK, PRESETS, RANDOM, SPOT, STORED, Preset, encoded_roles
 from compt_fast.utils.errors import InputError, unknown
 
 SEEDS = 2**32  # what NumPy takes as a seed
@@ -152,9 +152,9 @@ class RunConfig:
     private_init: str = field(
         default=RANDOM,
         metadata=_flag(
-            "where private prompts start: as --init says, from the task's own stored prompt, or (spot) from that of "
-            "the most similar source task",
-            choices=(RANDOM, STORED, SPOT),
+            "where private prompts start: as --init says, from the task's own stored prompt, (spot) from that of the "
+            "most similar source task, or (joint) from the one prompt of all source tasks",
+            choices=(RANDOM, STORED, SPOT, JOINT),
             usual=RANDOM,
             used=Preset.chooses_private,
         ),

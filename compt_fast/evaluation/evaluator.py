@@ -63,7 +63,7 @@ def prompts_for(prompts: RunPrompts, trunk: Trunk, batch: Batch) -> tuple[Target
     composition, params = prompts.composed(device)
     tasks = batch.slots.to(device)
     texts = trunk.texts(batch)
-    rows = compose_rows(composition, params, prompts.shape, torch.zeros_like(tasks), tasks, texts)
+    rows = compose_rows(composition, params, prompts.shape, torch.zeros_like(tasks), tasks, texts, prompts.mask)
     return TargetPrompts.from_stacks([rows]), replace(batch, slots=torch.arange(len(tasks)))
 
 

@@ -23,7 +23,7 @@ def stored_prompt(one: TaskPrompt) -> StoredPrompt:
     """
     if "targets" not in one.prompts.tensors:
         raise InputError(
-            f"{one.where}: with gates {one.prompts.shape.gates!r} every row has a prompt of its own, and "
+            f"{one.where}: with {one.prompts.shape.by_row} every row has a prompt of its own, and "
             f"{one.task.name} has none that could be written down; only compt_fast itself composes it"
         )
     if one.about is None:
@@ -32,7 +32,7 @@ def stored_prompt(one: TaskPrompt) -> StoredPrompt:
         need = Need(one.task.name, len(values), one.text.label_mode)
         entry = StoredPrompt(entry_name(need, one.text), one.task.name, one.trunk, values)
     elif one.about.kind == "prompt":
-        entry = StoredPrompt.of(one.prompts, one.about, one.where)
+        entry = replace(StoredPrompt.of(one.prompts, one.about, one.where), task=one.task.name, others={})
     else:
         entry = entry_of(one.prompts, one.about, one.index, scores_of(Path(one.where)).get(one.task.name))
     return replace(entry, text=one.text, definition=one.task)

@@ -4,7 +4,8 @@ A folder holds `manifest.json` and one file of tensors, in fp32. There are two k
 
 - `run`: the prompts of a run, one a task, with the parts that they are composed of; `prompts.safetensors`, in a run
   folder's `prompts/<run-id>/`;
-- `prompt`: one task's prompt, an entry of a store; `prompt.safetensors` with one tensor `prompt` (m, d).
+- `prompt`: the prompt of one task, or the one that several tasks share, an entry of a store; `prompt.safetensors` with
+  one tensor `prompt` (m, d).
 
 Values are those that the trunk read, composed and after any prompt encoder, not the parameters that they came from,
 so that a reload scores the same to the last bit. The manifest says:
@@ -146,11 +147,13 @@ class RunPrompts:
     """Composition of one run (its run axis is 1) and the small parameters that evaluation needs.
 
     `tensors` holds the composition's parts that exist (`targets` (T, L, d), `sources` (N, m, d),
-    `privates` (T, m, d), `weights`, `gates`), and `param.*`: the parameters that mix them.
+    `privates` (T, m, d), `weights`, `gates`), and `param.*`: the parameters that mix them. `mask` switches some off
+    where a router weighs them for each row; elsewhere the tensors are masked.
     """
 
     shape: PromptShape
     tensors: dict[str, Tensor]
+    mask: Mask | None = None
 
     @classmethod
     def of(cls, shape: PromptShape, composition: Composition, params: dict[str, Tensor]) -> RunPrompts:
@@ -169,7 +172,8 @@ class RunPrompts:
         kept = {name: t for name, t in self.tensors.items() if name.startswith("param.")}
         params |= {name.removeprefix("param."): t[None] for name, t in kept.items()}
         encoded = replace(self.shape, encoder="none", encoded="both")
-        return RunPrompts.of(self.shape, compose(params, encoded, mask=mask), params)
+        found = RunPrompts.of(self.shape, compose(params, encoded, mask=mask), params)
+        return replace(found, mask=mask)
 
     def composed(self, device: torch.device) -> tuple[Composition, dict[str, Tensor]]:
         """The composition and the parameters beside it, of one run, on a device: what `compose_rows` takes."""
@@ -211,7 +215,8 @@ def manifest_of(prompts: RunPrompts, about: About) -> dict[str, Any]:
 
 
 def load_prompts(folder: Path, kind: str = "run") -> tuple[RunPrompts, About]:
-    """The prompts of an artifact, and what it says of them; those of the kind `prompt` as of a run `pt` of one task.
+    """The prompts of an artifact, and what it says of them; those of the kind `prompt` as of a run `pt` of one task, or
+    `mst` of several.
 
     Raises `InputError` that names the file when one is missing, damaged or does not fit the other.
     """
@@ -245,7 +250,9 @@ def described(
             f"{weights}: its values are not those its manifest was written for (sha256 {digest}, not "
             f"{shown(manifest['sha256'])})"
         )
-    return RunPrompts(shape, tensors if kind == "run" else {"targets": tensors["prompt"][None]}), about
+    if kind == "prompt":
+        tensors = {"targets": tensors["prompt"].expand(shape.tasks, -1, -1)}
+    return RunPrompts(shape, tensors), about
 
 
 def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
@@ -276,8 +283,8 @@ def check_manifest(manifest: dict[str, Any], kind: str, path: Path) -> dict[str,
         raise InputError(f"{path}: stored prompts of the kind {shown(manifest['kind'])}, not {kind!r}")
     for name in manifest["tasks"]:
         check_name(name, f"a task, in {path}: tasks")
-    if kind == "prompt" and len(manifest["tasks"]) != 1:
-        raise InputError(f"{path}: tasks: a stored prompt is of one task, not of {len(manifest['tasks'])}")
+    if kind == "prompt" and not manifest["tasks"]:
+        raise InputError(f"{path}: tasks: a stored prompt is of one task or more, and none is named")
     for name in manifest["source_tasks"] or ():
         check_type(name, str, f"{path}: source_tasks: a name")
     for key, what in {"metric": str, "value": float}.items() if manifest["score"] is not None else ():
@@ -339,8 +346,8 @@ def _defined(entries: Any, text: TextFormat, where: str) -> Task:
 def _sizes(shape: PromptShape, kind: str) -> dict[str, list[int]]:
     """What each tensor of an artifact measures, but for those of parameters."""
     if kind == "prompt":
-        alone = (shape.composition, shape.tasks) == ("pt", 1)
-        return {"prompt": [shape.length, shape.d_model]} if alone else {}
+        one = "pt" if shape.tasks == 1 else "mst"
+        return {"prompt": [shape.length, shape.d_model]} if shape.composition == one else {}
     return {
         "targets": [shape.tasks, shape.target_length, shape.d_model],
         "sources": [shape.sources, shape.length, shape.d_model],

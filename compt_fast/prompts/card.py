@@ -12,7 +12,7 @@ from compt_fast.utils.words import plural
 
 _SHOWN = 12
 """Label texts that are listed; of more, as of a score's grid, the ends."""
-_TRAINED = (*(flag.field for flag in RUN_FLAGS.values() if flag.in_id), "run", "imported")
+_TRAINED = (*(flag.field for flag in RUN_FLAGS.values() if flag.in_id), "run", "imported", "combined")
 """What is said of how a prompt was trained, of what its manifest knows."""
 
 

@@ -15,10 +15,9 @@ from torch import Tensor
 from compt_fast.prompts.compositions import Parts
 from compt_fast.prompts.encoding import encode
 from compt_fast.prompts.entry import Rows, Texts
-from compt_fast.prompts.products import batched
+from compt_fast.prompts.products import batched, chosen
 from compt_fast.prompts.routing import Mask, weights
 from compt_fast.prompts.shape import PromptShape
-from compt_fast.utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,16 @@ def compose(
     `params` are a bank's, each with the run axis R first. temperature (R,) and noise
     (R, T, n_weights) are what a router that samples needs in training. `mask` switches
     prompts off: a masked private's term is zero, and where all sources are masked so is their
-    mixture; in `scp` either's m tokens stay, as zeros, unless the mask removes them.
+    mixture; in `scp` either's m tokens stay, as zeros, unless the mask removes them. A router that
+    depends on the input weighs whole prompts: `compose_rows` masks them then.
 
-    Raises `InputError` for a mask of another number of sources, and for any on a router that depends on the input.
+    Raises `InputError` for a mask of another number of sources.
     """
     rule, _, router, _, gates = shape.entries
-    if mask and router.per_row:
-        raise InputError(
-            f"router {shape.router_name!r} weighs prompts by the input, and there are no masks of that yet"
-        )
+    if mask and (router.per_row or not shape.sources):
+        mask.candidates(shape)  # for its check: there are no weights to mask
+    if router.per_row:
+        mask = None
     sources = encode(params, shape, "source") if shape.sources else None
     privates = encode(params, shape, "private") if shape.private else None
     if mask and not mask.private and privates is not None:
@@ -70,8 +70,6 @@ def compose(
     if sources is not None and not router.per_row:
         logits = router.logits(params, shape)
         w = weights(logits, shape, training=training, temperature=temperature, noise=noise, mask=mask)
-    elif mask:
-        mask.candidates(shape)  # for its check: there are no weights to mask
     if mask and mask.tokens == "remove" and rule.removable:
         privates = privates if mask.private else None
         sources, w = (sources, w) if any(mask.sources) else (None, None)
@@ -90,11 +88,12 @@ def compose_rows(
     runs: Tensor,
     tasks: Tensor,
     texts: Texts,
+    mask: Mask | None = None,
 ) -> Tensor:
     """The target prompt (B, L, d) of each of B input rows, for shapes that are `per_row`.
 
-    `composition` is what `compose` gave for `params`, of which `mixing_parameters` are enough; runs and tasks (B,)
-    int64 say whose row each is, `texts` what stands in them.
+    `composition` is what `compose` gave for `params`, of which `mixing_parameters` are enough, and for the `mask`; runs
+    and tasks (B,) int64 say whose row each is, `texts` what stands in them.
     """
     if not shape.per_row:
         raise ValueError("nothing of this shape depends on the input: the targets of compose() are whole")
@@ -103,17 +102,23 @@ def compose_rows(
     rows = Rows(runs, tasks, texts, sources, composition.privates)
 
     def own(part: Tensor | None) -> Tensor | None:
-        return None if part is None else part[runs, tasks]
+        return None if part is None else chosen(part.flatten(0, 1), runs * shape.tasks + tasks)
 
     alpha_beta = gates.formula(params, shape, rows) if gates.per_row else own(composition.gates)
+    privates = own(composition.privates)
     mixture: Tensor | None
-    if router.per_row:
-        assert sources is not None
-        row_weights = weights(router.logits(params, shape, rows), shape)
-        by_row = _mixture(row_weights[:, None], sources[runs], shape).squeeze(1)
-        return rule.formula(Parts(params, by_row, own(composition.privates), row_weights, alpha_beta, rows))
-    mixture = own(None if w is None else _mixture(w, sources, shape))
-    return rule.formula(Parts(params, mixture, own(composition.privates), own(w), alpha_beta, rows))
+    if not router.per_row:
+        mixture = own(None if w is None else _mixture(w, sources, shape))
+        return rule.formula(Parts(params, mixture, privates, own(w), alpha_beta, rows))
+    assert sources is not None
+    row_weights = weights(router.logits(params, shape, rows), shape, mask=mask)
+    mixture = _mixture(row_weights[:, None], chosen(sources, runs), shape).squeeze(1)
+    if mask and not mask.private and privates is not None:
+        privates = torch.zeros_like(privates)
+    if mask and mask.tokens == "remove" and rule.removable:
+        privates = privates if mask.private else None
+        mixture = mixture if any(mask.sources) else None
+    return rule.formula(Parts(params, mixture, privates, row_weights, alpha_beta, rows))
 
 
 def _mixture(w: Tensor, sources: Tensor | None, shape: PromptShape) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 
 def batched(a: Tensor, b: Tensor, added: Tensor | None = None) -> Tensor:
@@ -31,6 +32,15 @@ def sigmoid(x: Tensor) -> Tensor:
     last bit.
     """
     return torch.sigmoid(x.double()).to(x.dtype)
+
+
+def chosen(part: Tensor, index: Tensor) -> Tensor:
+    """part[index] of a part (K, ...) for index (B,) int64: (B, ...).
+
+    Its gradient sums those of the rows in their order, on every device and by any number of threads; that of an index
+    does so only where it is small.
+    """
+    return embedding(index, part.flatten(1)).unflatten(1, part.shape[1:])
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

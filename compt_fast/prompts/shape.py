@@ -178,10 +178,17 @@ class PromptShape:
         return found
 
     @property
+    def by_row(self) -> str:
+        """What makes target prompts depend on the input, as "gates 'input'"; empty where nothing does."""
+        rule, _, router, _, gates = self.entries
+        parts = (("composition", self.composition, rule), ("router", self.router_name, router))
+        named = (*parts, ("gates", self.gates, gates))
+        return next((f"{setting} {name!r}" for setting, name, entry in named if entry.per_row), "")
+
+    @property
     def per_row(self) -> bool:
         """Whether target prompts depend on the input, so that each row has one of its own."""
-        rule, _, router, _, gates = self.entries
-        return rule.per_row or router.per_row or gates.per_row
+        return bool(self.by_row)
 
     @property
     def target_length(self) -> int:

@@ -1,4 +1,4 @@
-"""The prompt store: a folder of trained prompts, one a task, to start other prompts from.
+"""The prompt store: a folder of trained prompts, of one task or of several that share it, to start others from.
 
 An entry is a folder of its name, an artifact of the kind `prompt` (`compt_fast.prompts.artifact`).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +46,8 @@ MOST_VALUES = 2**26  # of a prompt: as many as 65,536 tokens of width 1024
 class StoredPrompt:
     """One entry. `values` (m, d) fp32, which a prompt encoder of the kind `encoder` made; `score` is {"metric", "value"
     in percent} on the task, where known; `training` says how it was trained or where it came from, `text` what it was
-    trained to read and write, and `definition` what the task is, where that is known.
+    trained to read and write, and `definition` what the task is, where that is known. `others` are the tasks that share
+    it, with what they are.
     """
 
     name: str
@@ -59,11 +60,12 @@ class StoredPrompt:
     created: str = ""
     text: TextFormat = field(default_factory=TextFormat)
     definition: Task | None = None
+    others: Mapping[str, Task | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, prompts: RunPrompts, about: About, what: str) -> StoredPrompt:
         """The entry that an artifact holds; `InputError` that begins with `what` for values that are no prompt."""
-        (task,) = about.tasks
+        task, *others = about.tasks
         return cls(
             name=about.name,
             task=task,
@@ -75,23 +77,32 @@ class StoredPrompt:
             created=about.created,
             text=about.text,
             definition=about.definitions.get(task),
+            others={name: about.definitions.get(name) for name in others},
         )
 
     def artifact(self) -> tuple[RunPrompts, About]:
         """The prompt as an artifact."""
-        shape = PromptShape("pt", 1, 0, True, self.length, self.d_model, encoder=self.encoder)
+        shared = len(self.others) > 0
+        kind = ("mst", len(self.tasks), 1, False) if shared else ("pt", 1, 0, True)
+        shape = PromptShape(*kind, self.length, self.d_model, encoder=self.encoder)
+        definitions = {self.task: self.definition, **self.others}
         about = About(
             kind="prompt",
             name=self.name,
-            tasks=(self.task,),
+            tasks=self.tasks,
             trunk=self.trunk,
             text=self.text,
-            definitions={} if self.definition is None else {self.task: self.definition},
+            definitions={name: task for name, task in definitions.items() if task is not None},
             training=self.training,
             score=self.score,
             created=self.created,
         )
-        return RunPrompts(shape, {"targets": self.values[None]}), about
+        return RunPrompts(shape, {"targets": self.values.expand(shape.tasks, -1, -1)}), about
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that the prompt is of."""
+        return (self.task, *self.others)
 
     @property
     def length(self) -> int:
@@ -177,7 +188,7 @@ class PromptStore:
                 return
             there = self.load(prompt.name)
         alike = there.training == prompt.training and there.trunk == prompt.trunk and there.text.agrees(prompt.text)
-        if there.task != prompt.task or not (there.sha256 == prompt.sha256 or alike):
+        if {*there.tasks} != {*prompt.tasks} or not (there.sha256 == prompt.sha256 or alike):
             raise InputError(
                 f"the store {self.folder} has another prompt {prompt.name!r} now, which was trained otherwise; "
                 "remove it from there and go on with this job, or begin one with another --store"

@@ -7,6 +7,7 @@ from stored values.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from compt_fast.config.choices import RETRAIN
 from compt_fast.config.job import JobSettings
-from compt_fast.config.presets import RANDOM, SPOT, STORED
-from compt_fast.config.run import RUN_FLAGS
+from compt_fast.config.presets import JOINT, RANDOM, SPOT, STORED
+from compt_fast.config.run import RUN_FLAGS, RunConfig
 from compt_fast.prompts.artifact import MANIFEST, About, RunPrompts, TextFormat, TrunkId, load_prompts
 from compt_fast.prompts.similarity import mean_cosine
 from compt_fast.prompts.store import PromptStore, StoredPrompt, fit_length
@@ -33,11 +34,27 @@ _DRAWN = {field.name for field in fields(Draw)}
 
 @dataclass(frozen=True)
 class Need:
-    """A stored prompt that some run starts from."""
+    """A stored prompt that some run starts from: of one task, or the one that `others` share with it."""
 
     task: str
     length: int
     label_mode: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that the prompt is of."""
+        return (self.task, *self.others)
+
+    @property
+    def key(self) -> frozenset[str]:
+        """The tasks, in whatever order they stand."""
+        return frozenset(self.tasks)
+
+    @property
+    def whose(self) -> str:
+        """Its tasks, as a message says it."""
+        return f"task {self.task}" if not self.others else f"the tasks {', '.join(self.tasks)} together"
 
 
 def stage_one_draw(settings: JobSettings) -> Draw:
@@ -47,7 +64,8 @@ def stage_one_draw(settings: JobSettings) -> Draw:
 
 def entry_name(need: Need, text: TextFormat) -> str:
     """The name under which the store keeps a prompt for `need` that was trained on texts of this format."""
-    parts = [need.task, f"m{need.length}"]
+    joint = hashlib.sha256(",".join(sorted(need.tasks)).encode()).hexdigest()[:8]  # names in a row would be too long
+    parts = [f"joint-{joint}" if need.others else need.task, f"m{need.length}"]
     parts += [need.label_mode] if need.label_mode != "natural" else []
     parts += ["no-prefix"] if text.prefix is False else []
     parts += ["append"] if text.prompt_position == "append" else []
@@ -74,7 +92,7 @@ class Initialisation:
             name = entry_name(need, self.setting)
             if name in store.names():
                 raise InputError(
-                    f"the store {store.folder} has a prompt {name!r} that is not the prompt of task {need.task} with "
+                    f"the store {store.folder} has a prompt {name!r} that is not the prompt of {need.whose} with "
                     f"{need.length} tokens which would be trained under that name; remove it, or name another --store"
                 )
 
@@ -82,9 +100,10 @@ class Initialisation:
         """Read the store again: only prompts of the tasks that are needed, so that a damaged one of another task
         stands in no run's way.
         """
-        tasks = {need.task for need in self.needs}
-        names = self.store.names() if tasks else []
-        self._entries = [self.store.load(name) for name in names if self.store.manifest(name)["tasks"][0] in tasks]
+        needed = {need.key for need in self.needs}
+        names = self.store.names() if needed else []
+        own = [name for name in names if frozenset(self.store.manifest(name)["tasks"]) in needed]
+        self._entries = [self.store.load(name) for name in own]
         for entry in self._entries:
             entry.check(self._trunk(entry.trunk.dtype), self.job.trunk.d_model)
 
@@ -110,6 +129,9 @@ class Initialisation:
             start["source_tokens"] = stack(self._sources)
         if config.private_init != RANDOM:
             targets = self.job.data.names(config)
+            if config.private_init == JOINT:
+                start["private_tokens"] = self._values(self._joint(config)).expand(len(targets), -1, -1)
+                return start
             start["private_tokens"] = stack(targets)
             if config.private_init == SPOT:
                 nearest = select_sources(start["private_tokens"], stack(self._sources), targets, self._sources)
@@ -121,19 +143,19 @@ class Initialisation:
         or will be, trained on. Of a prompt that was trained elsewhere nothing is known.
         """
         draws: dict[str, list[Draw]] = {task: [] for task in self.job.data.names(run.config)}
-        own: str | None
         for need in self._needs(run):
             entry = self._find(need)
             config = entry.training.get("config") if entry is not None else None
             if entry is None:
-                own, draw = need.task, stage_one_draw(self.job.settings)
+                own, draw = need.tasks, stage_one_draw(self.job.settings)
             elif isinstance(config, dict) and config.keys() >= _DRAWN:
-                own, draw = config.get("task"), Draw(**{key: config[key] for key in _DRAWN})
+                alone, draw = config.get("task"), Draw(**{key: config[key] for key in _DRAWN})
+                # a run of all its tasks has seen the rows of each
+                own = entry.tasks if entry.others else tuple(draws) if alone is None else (alone,)
             else:
                 continue
-            for task in draws:
-                if own in (None, task):  # a run of all its tasks has seen the rows of each
-                    draws[task].append(draw)
+            for task in draws.keys() & set(own):
+                draws[task].append(draw)
         return draws
 
     @property
@@ -143,11 +165,16 @@ class Initialisation:
     def _needs(self, run: Run) -> list[Need]:
         config, targets = run.config, self.job.data.names(run.config)
         tasks = list(self._sources) if config.source_init == STORED or config.private_init == SPOT else []
-        tasks += targets if config.private_init != RANDOM else []
+        tasks += targets if config.private_init in (STORED, SPOT) else []
         for target in targets if config.private_init == SPOT else ():
             if not set(self._sources) - {target}:
                 raise InputError(f"{run.id}: spot needs a source task beside {target}; name more --source-tasks")
-        return [Need(task, config.prompt_length, config.label_mode) for task in dict.fromkeys(tasks)]
+        joint = [self._joint(config)] if config.private_init == JOINT else []
+        return [*(Need(task, config.prompt_length, config.label_mode) for task in dict.fromkeys(tasks)), *joint]
+
+    def _joint(self, config: RunConfig) -> Need:
+        """The one prompt of all source tasks."""
+        return Need(self._sources[0], config.prompt_length, config.label_mode, tuple(self._sources[1:]))
 
     def _trunk(self, dtype: str | None) -> TrunkId:
         """The job's trunk, with its hash in the precision `dtype`."""
@@ -160,12 +187,12 @@ class Initialisation:
     def _find(self, need: Need) -> StoredPrompt | None:
         """The entry to start from; None where one has to be trained."""
         text = replace(self.setting, label_mode=need.label_mode)
-        alike = [entry for entry in self._entries if entry.task == need.task and entry.text.agrees(text)]
+        alike = [entry for entry in self._entries if frozenset(entry.tasks) == need.key and entry.text.agrees(text)]
         exact = [entry for entry in alike if entry.length == need.length]
         if len(exact) > 1:
             names = ", ".join(entry.name for entry in exact)
             raise InputError(
-                f"the store {self.store.folder} has {len(exact)} prompts of task {need.task} with {need.length} tokens "
+                f"the store {self.store.folder} has {len(exact)} prompts of {need.whose} with {need.length} tokens "
                 f"({names}); remove all but one"
             )
         how = self.job.settings.fit_length
@@ -194,9 +221,10 @@ class Initialisation:
 
 
 def _by_stage_one(entry: StoredPrompt) -> bool:
-    """Whether a run like those of stage one made the prompt: `p` of its task alone, on all examples."""
+    """Whether a run like those of stage one made the prompt, on all examples: `p` of its task alone, or `mst`."""
     config = entry.training.get("config")
-    made = {"method": "p", "task": entry.task, "shots": None}
+    method, task = ("mst", None) if entry.others else ("p", entry.task)
+    made = {"method": method, "task": task, "shots": None}
     return isinstance(config, dict) and made == {key: config.get(key) for key in made}
 
 
@@ -217,16 +245,31 @@ def select_sources(own: Tensor, stored: Tensor, targets: Sequence[str], sources:
 def entries_of(folder: Path) -> list[StoredPrompt]:
     """The target prompts of a run's folder `RUN/prompts/<run-id>`, one a task, as entries of a store.
 
-    Raises `InputError` for a damaged folder and for gates `input`, under which a task has no one
-    prompt.
+    Raises `InputError` for a damaged folder and for prompts that depend on the input, of which a task has no one.
     """
     prompts, about = load_prompts(folder)
     if "targets" not in prompts.tensors:
-        raise InputError(f"{folder}: with gates 'input' every row has a prompt of its own, and the task has none")
+        raise InputError(
+            f"{folder}: with {prompts.shape.by_row} every row has a prompt of its own, and the task has none"
+        )
     if not about.tasks or about.trunk.sha256 is None:
         raise InputError(f"{folder / MANIFEST}: it does not say of which tasks and of which trunk its prompts are")
     scores = scores_of(folder)
     return [entry_of(prompts, about, index, scores.get(task)) for index, task in enumerate(about.tasks)]
+
+
+def joint_entry_of(folder: Path) -> StoredPrompt:
+    """The one prompt of a run's folder that all its tasks share, as one entry, without a score: each task has its own.
+
+    Raises `InputError` as `entries_of` does, and for a run whose tasks have prompts of their own.
+    """
+    first, *rest = entries_of(folder)
+    own = [entry.task for entry in rest if entry.sha256 != first.sha256]
+    if own:
+        raise InputError(f"{folder}: the prompt of {own[0]} is not that of {first.task}: only tasks of mst share one")
+    others = {entry.task: entry.definition for entry in rest}
+    need = Need(first.task, first.length, first.text.label_mode or "natural", tuple(others))
+    return replace(first, name=entry_name(need, first.text), others=others, score=None)
 
 
 def entry_of(prompts: RunPrompts, about: About, index: int, score: dict[str, Any] | None) -> StoredPrompt:

@@ -1,4 +1,6 @@
-"""Stage one of CrossPT (arXiv 2509.14253, section 2.1): the source prompts that a store lacks."""
+"""Stage one of CrossPT (arXiv 2509.14253, section 2.1): the source prompts that a store lacks, each task's or, as SPoT
+(arXiv 2110.07904) has it, one of all source tasks.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from pathlib import Path
 from compt_fast.config.fields import FULL
 from compt_fast.config.flags import read_flags
 from compt_fast.config.job import JOB_FLAGS, JobSettings, Sweep
-from compt_fast.prompts.store import PromptStore
-from compt_fast.runs.initialisation import Initialisation, Need, entries_of, entry_name
+from compt_fast.prompts.store import PromptStore, StoredPrompt
+from compt_fast.runs.initialisation import Initialisation, Need, entries_of, entry_name, joint_entry_of
 from compt_fast.runs.job import Job, open_job
 from compt_fast.runs.results import read_results
 from compt_fast.tasks.table import Task
@@ -18,39 +20,41 @@ from compt_fast.tasks.user import load_task_file
 from compt_fast.training.results import RunResult
 from compt_fast.utils.errors import InputError
 
-SourceKind = tuple[int, str]
-"""What the jobs of stage one differ in: prompt length and label mode."""
+SourceKind = tuple[int, str, tuple[str, ...]]
+"""What the jobs of stage one differ in: prompt length, label mode, and the tasks that share one prompt, if they do."""
 
 
 def stage_one_settings(
     settings: JobSettings, lacking: Sequence[Need], defined: Sequence[Task] = ()
 ) -> dict[SourceKind, JobSettings]:
-    """The settings of the jobs, one a prompt length and label mode, that train what is lacking.
+    """The settings of the jobs, one a `SourceKind`, that train what is lacking.
 
     Each task has a run of its own, so that its prompt does not depend on what else is trained: the
-    preset `p` with its own settings, seed 0 and `source_examples` examples. The papers name the
-    method only; the rest is ours.
+    preset `p` with its own settings, seed 0 and `source_examples` examples. One prompt of several tasks is trained
+    likewise by the preset `mst`. The papers name the method only; the rest is ours.
     """
     own_tasks = [task.name for task in (*(load_task_file(Path(name)) for name in settings.task_file), *defined)]
     jobs = {}
-    for length, mode in dict.fromkeys((need.length, need.label_mode) for need in lacking):
-        tasks = [need.task for need in lacking if (need.length, need.label_mode) == (length, mode)]
+    kinds = {need: (need.length, need.label_mode, need.tasks if need.others else ()) for need in lacking}
+    for kind in dict.fromkeys(kinds.values()):
+        length, mode, shared = kind
+        tasks = list(shared) or [need.task for need in lacking if kinds[need] == kind]
         sweep = Sweep.of(
-            method=["p"],
+            method=["mst" if shared else "p"],
             shots=[FULL],
             max_train=[settings.source_examples],
             steps=None if settings.source_steps is None else [settings.source_steps],
             prompt_length=[length],
             label_mode=[mode],
         )
-        jobs[length, mode] = replace(
+        jobs[kind] = replace(
             settings,
             sweep=sweep,
             suite=None,
             tasks=tasks,
             include=[],
             exclude=[task for task in own_tasks if task not in tasks],
-            apart=True,
+            apart=not shared,
             store=None,
             select="last",
             out=None,
@@ -76,8 +80,9 @@ def open_stage_one(folder: Path, job: Job, lacking: Sequence[Need]) -> list[tupl
 
 def _folder(folder: Path, kind: SourceKind, settings: JobSettings) -> Path:
     """Where a job of stage one stands: one that is there where it was of these settings, else anew."""
-    length, mode = kind
-    name = f"sources-m{length}" + (f"-{mode}" if mode != "natural" else "")
+    length, mode, shared = kind
+    parts = ["sources", *(["joint"] if shared else []), f"m{length}", *([mode] if mode != "natural" else [])]
+    name = "-".join(parts)
     number, own = 1, folder / name
     while (own / "config.json").is_file() and not _same(own, settings):
         number += 1
@@ -100,8 +105,13 @@ def keep(store: PromptStore, folder: Path, results: Sequence[RunResult]) -> None
         if result.status != "finished":
             raise InputError(f"{folder}: the source prompt of {result.id} could not be trained: {result.reason}")
     for result in results:
-        for entry in entries_of(folder / "prompts" / result.id):
+        for entry in _made(folder / "prompts" / result.id, result):
             store.keep(entry)
+
+
+def _made(folder: Path, result: RunResult) -> list[StoredPrompt]:
+    """What a run of stage one made, as entries of a store."""
+    return [joint_entry_of(folder)] if result.method == "mst" else entries_of(folder)
 
 
 def take_in(initialisation: Initialisation, folder: Path) -> None:
@@ -114,7 +124,7 @@ def take_in(initialisation: Initialisation, folder: Path) -> None:
         results = read_results(own) if (own / "results.json").is_file() else []
         if any(result.status != "finished" for result in results):
             continue
-        for entry in [entry for result in results for entry in entries_of(own / "prompts" / result.id)]:
+        for entry in [entry for result in results for entry in _made(own / "prompts" / result.id, result)]:
             if entry.name in lacking:
                 initialisation.store.keep(entry)
     initialisation.refresh()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from compt_fast.config.job import JOB_FLAGS, JobSettings
-from compt_fast.config.presets import PRESETS, RANDOM, SPOT, STORED
+from compt_fast.config.presets import JOINT, PRESETS, RANDOM, SPOT, STORED
 from compt_fast.config.run import RUN_FLAGS, RunConfig, RunFlag, resolve
 from compt_fast.prompts.parameters import parameter_count
 from compt_fast.prompts.shape import PromptShape
@@ -99,9 +99,9 @@ def _check_starts(settings: JobSettings, runs: Sequence[Run]) -> None:
     inits = {(run.config.source_init, run.config.private_init) for run in runs}
     used = {
         "prompts": any(pair != (RANDOM, RANDOM) for pair in inits),
-        "sources": any(source == STORED or private == SPOT for source, private in inits),
+        "sources": any(source == STORED or private in (SPOT, JOINT) for source, private in inits),
     }
-    by = {"prompts": "--private-init stored", "sources": "--source-init stored or --private-init spot"}
+    by = {"prompts": "--private-init stored", "sources": "--source-init stored or --private-init spot or joint"}
     for flag in JOB_FLAGS.values():
         kind = flag.of_stored
         if kind and getattr(settings, flag.field) is not None and not used[kind]:

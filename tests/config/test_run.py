@@ -54,9 +54,28 @@ def test_presets_are_those_of_the_papers(name: str) -> None:
 
 def test_the_papers_train_the_tasks_of_their_baselines_each_alone() -> None:
     """ComPT, section 4.1: "independently"; the joint form of `pt` is a method of its own."""
-    assert {name for name, preset in PRESETS.items() if preset.apart} == {"pt", "p", "pi"}
+    assert {name for name in PUBLISHED if PRESETS[name].apart} == {"pt", "p", "pi"}
     assert replace(PRESETS["pt-joint"], apart=True) == PRESETS["pt"]
-    assert PRESETS.keys() == {*PUBLISHED, "pt-joint"}
+    assert PRESETS.keys() >= {*PUBLISHED, "pt-joint"}
+
+
+# Where prompts start, length, rates of private prompts and of what weighs sources, epochs, and whether tasks are apart.
+STORED_ELSEWHERE: dict[str, tuple[Any, ...]] = {
+    "spot": (("random", "joint"), 10, (0.3, 0.0), 30, True),
+    "spot-nearest": (("random", "spot"), 10, (0.3, 0.0), 30, True),
+    "attempt": (("stored", "random"), 10, (0.3, 0.3), 20, True),
+    "attempt-m": (("stored", "random"), 10, (0.3, 0.3), 20, False),
+}
+
+
+@pytest.mark.parametrize("name", STORED_ELSEWHERE)
+def test_methods_of_other_papers_that_start_from_stored_prompts(name: str) -> None:
+    starts, length, rates, epochs, apart = STORED_ELSEWHERE[name]
+    config = resolve(choice(method=name), tasks=8, d_model=32, source_tasks=3)
+    assert ((config.source_init, config.private_init), config.prompt_length) == (starts, length)
+    assert (config.lr_private, config.lr_router) == rates and config.lr_source == 0, "sources are frozen"
+    assert (config.epochs, PRESETS[name].apart, config.encoder) == (epochs, apart, "none")
+    assert config.sources == (3 if name.startswith("attempt") else 0)
 
 
 @pytest.mark.parametrize(

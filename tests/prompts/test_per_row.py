@@ -1,4 +1,4 @@
-"""Routers and compositions of each row, made up here: no method of the papers has one yet."""
+"""Routers and compositions of each row, made up here."""
 
 from __future__ import annotations
 
@@ -91,7 +91,40 @@ def test_a_composition_of_each_row_reads_the_row() -> None:
     torch.testing.assert_close(found, privates[RUNS, TASKS] + 0.5 * MEANS[:, None])
 
 
-def test_a_router_of_each_row_takes_no_mask() -> None:
+MASKS = [
+    Mask((True, False, True, False)),
+    Mask((False,) * N),
+    Mask((True,) * N, private=False),
+    Mask((False, True, True, False), private=False, how="after"),
+    Mask((False,) * N, tokens="remove"),
+    Mask((True, True, False, True), private=False, tokens="remove"),
+]
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+@pytest.mark.parametrize("composition", ["spp", "scp", "inside", "attempt"])
+def test_a_router_of_each_row_is_masked_row_by_row(composition: str, mask: Mask) -> None:
+    shape = replace(SPP, composition=composition, router="attention", encoder="none", gates="fixed")
+    params = {name: p.detach() for name, p in PromptBank.create(shape, list(range(R))).params.items()}
+    found = compose_rows(compose(params, shape, mask=mask), params, shape, RUNS, TASKS, TEXTS, mask)
+    inside = composition in ("inside", "attempt")
+    on = torch.tensor([*mask.sources, *([mask.private] if inside else [])])
+    for row, (run, task) in enumerate(zip(RUNS.tolist(), TASKS.tolist(), strict=True)):
+        sources, private = params["source_tokens"][run], params["private_tokens"][run, task]
+        prompts = torch.cat([sources, private[None]]) if inside else sources
+        scores = prompts.mean(1) @ (params["attention"][run] @ MEANS[row])
+        out = torch.where(on, scores, -torch.inf) if mask.how == "before" else scores
+        w = torch.softmax(out, 0).nan_to_num(0) * on
+        private = private * mask.private
+        mixture = torch.einsum("n,nmd->md", w[:N], sources)
+        halves = [mixture] * (mask.tokens == "zero" or any(mask.sources))
+        halves += [private] * (mask.tokens == "zero" or mask.private)
+        share = w[-1] + (composition == "attempt")
+        wanted = {"spp": mixture + private, "scp": torch.cat(halves)}.get(composition, mixture + share * private)
+        torch.testing.assert_close(found[row], wanted)
+
+
+def test_a_mask_of_another_number_of_sources_is_refused() -> None:
     shape = replace(SPP, router="attention")
-    with pytest.raises(InputError, match="'attention' weighs prompts by the input"):
-        compose(PromptBank.create(shape, [0]).params, shape, mask=Mask((True,) * N))
+    with pytest.raises(InputError, match="on or off for 2 source prompts, but there are 4"):
+        compose(PromptBank.create(shape, [0]).params, shape, mask=Mask((True,) * 2))

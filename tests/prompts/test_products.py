@@ -8,7 +8,7 @@ from torch import Tensor
 
 from compt_fast.prompts.compose import compose
 from compt_fast.prompts.parameters import PromptBank
-from compt_fast.prompts.products import batched, sigmoid
+from compt_fast.prompts.products import batched, chosen, sigmoid
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.training.optimizer import FleetAdamW, Hyperparameters
 
@@ -62,3 +62,17 @@ def test_the_logistic_function_rounds_by_its_argument_alone() -> None:
     assert torch.equal(sigmoid(x), torch.cat([sigmoid(each[None]) for each in x]))
     torch.testing.assert_close(sigmoid(x), torch.sigmoid(x))
     assert sigmoid(x.double()).dtype == torch.float64
+
+
+def test_rows_gradients_are_summed_in_their_order() -> None:
+    """So large that an index would let threads race, where there are several."""
+    part = torch.randn(3, 10, 768, requires_grad=True)
+    index = torch.tensor([0, 2] * 16)
+    direction = torch.randn(32, 10, 768)
+    found = chosen(part, index)
+    assert torch.equal(found, part[index])
+    found.backward(direction)
+    wanted = torch.zeros(3, 10, 768)
+    for row, of in enumerate(index.tolist()):
+        wanted[of] += direction[row]
+    assert part.grad is not None and torch.equal(part.grad, wanted)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from compt_fast.prompts.artifact import TextFormat, TrunkId
+from compt_fast.prompts.artifact import TextFormat, TrunkId, load_prompts
 from compt_fast.prompts.store import PromptStore, StoredPrompt, fit_length
 from compt_fast.tasks.table import TASKS
 from compt_fast.utils.errors import InputError
@@ -50,6 +50,17 @@ def test_the_same_bits_and_words_come_back(store: PromptStore) -> None:
     assert manifest["trunk"] == {"name": "t5-base", "sha256": "ab" * 32, "dtype": "fp32", "d_model": 4}
     assert (manifest["tensors"], manifest["sha256"]) == ({"prompt": [3, 4]}, given.sha256)
     assert manifest["definitions"]["rte"]["label_texts"] == ["0", "1"]
+
+
+def test_what_tasks_share_comes_back_as_one(store: PromptStore) -> None:
+    given = entry("mine", encoder="mlp", definition=TASKS["rte"], others={"sst2": TASKS["sst2"], "my_own": None})
+    store.add(given)
+    found = store.load("mine")
+    assert found.tasks == ("rte", "sst2", "my_own") and found.others == given.others
+    assert torch.equal(found.values, given.values) and found.sha256 == given.sha256
+    prompts, about = load_prompts(store.folder / "mine", "prompt")
+    assert torch.equal(prompts.tensors["targets"], given.values.expand(3, -1, -1))
+    assert about.definitions == {"rte": TASKS["rte"], "sst2": TASKS["sst2"]}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -219,7 +230,7 @@ def renamed(folder: Path) -> None:
         (edited("shape", composition="mst", sources=1, private=False), "its shape does not go with its tensors"),
         (edited(name="cola"), "its name is 'cola', but it stands in a folder called 'rte-m3'"),
         (edited(tasks=[3]), r"3 is no name of a task, in .*manifest\.json: tasks"),
-        (edited(tasks=[]), r"manifest\.json: tasks: a stored prompt is of one task, not of 0"),
+        (edited(tasks=[]), r"manifest\.json: tasks: a stored prompt is of one task or more"),
         (edited(format=3), "of format 3, not 2"),
         (edited(score={"metric": "f1"}), "score: value must be a finite number"),
         (edited("trunk", hash="a"), "trunk: 'hash'. Known: name, sha256, dtype"),

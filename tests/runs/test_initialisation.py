@@ -194,7 +194,7 @@ def test_no_development_sample_holds_a_row_that_stage_one_trains_on(
     plain: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the stored prompts are there already or are still to be trained, and not for runs that start anew."""
-    job = reopened(plain, tiny_t5, toys, method="sil,pi,spp", select="best", source_examples=40)
+    job = reopened(plain, tiny_t5, toys, method="sil,pi,spp,spot", select="best", source_examples=40)
     drawn: list[int] = []
     monkeypatch.setattr(JobData, "_input", lambda self, t, index: drawn.append(index) or [])
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from compt_fast.config.flags import read_flags
+from compt_fast.prompts.artifact import TextFormat
 from compt_fast.prompts.store import PromptStore
-from compt_fast.runs.initialisation import Need
+from compt_fast.runs.initialisation import Need, entry_name
 from compt_fast.runs.job import Job, prepare_folder
 from compt_fast.runs.stage_one import keep, open_stage_one, stage_one_settings
 from compt_fast.training.results import RunResult
@@ -29,7 +30,7 @@ def job(tiny_t5: Path, toys: list[Path]) -> Job:
 
 def test_its_flags(job: Job) -> None:
     jobs_of = stage_one_settings(replace(job.settings, source_examples=70, source_steps=9), LACKING)
-    assert list(jobs_of) == [(2, "natural"), (3, "numeric")]
+    assert list(jobs_of) == [(2, "natural", ()), (3, "numeric", ())]
     first, second = jobs_of.values()
     assert (first.tasks, first.exclude, first.suite) == (["toy_b", "mini_rte"], ["toy_a", "toy_c"], None)
     own = first.sweep.values
@@ -43,8 +44,24 @@ def test_its_flags(job: Job) -> None:
     assert "lr_source" not in own and own["batch_size"] == [16]
     same = ("model", "task_file", "prefix", "max_source_length", "eval_size", "dtype", "scoring", "runs_at_once")
     assert all(getattr(first, key) == getattr(job.settings, key) for key in same)
-    assert "steps" not in stage_one_settings(job.settings, LACKING)[2, "natural"].sweep.values
+    assert "steps" not in stage_one_settings(job.settings, LACKING)[2, "natural", ()].sweep.values
     assert stage_one_settings(job.settings, []) == {}
+
+
+def test_what_tasks_share_is_trained_by_mst_and_goes_to_the_store_as_one(job: Job, tmp_path: Path) -> None:
+    shared = Need("toy_b", 2, "natural", ("toy_a",))
+    (kind, settings), (_, other) = stage_one_settings(job.settings, [shared, LACKING[0]]).items()
+    assert kind == (2, "natural", ("toy_b", "toy_a"))
+    assert (settings.sweep.methods, settings.tasks, settings.apart) == (["mst"], ["toy_b", "toy_a"], False)
+    assert (other.sweep.methods, other.tasks, other.apart) == (["p"], ["toy_b"], True)
+    short = Job(replace(job.settings, source_steps=1), job.trunk, job.trunk_hash, job.data, job.runs)
+    ((folder, own),) = open_stage_one(tmp_path, short, [shared])
+    assert folder.name == "sources-joint-m2"
+    trainer = jobs.train(own, own.runs, folder)
+    store = PromptStore(tmp_path / "store")
+    keep(store, folder, trainer.ended)
+    (name,) = store.names()
+    assert name == entry_name(shared, TextFormat(prefix=True)) and store.load(name).tasks == ("toy_b", "toy_a")
 
 
 def test_it_has_a_run_a_task_over_the_same_trunk_and_a_folder_of_its_own(job: Job, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compt_fast.prompts.entry import Parameter, Rows
 from compt_fast.prompts.gates import Gate
-from compt_fast.prompts.products import sigmoid
+from compt_fast.prompts.products import chosen, sigmoid
 from compt_fast.prompts.shape import PromptShape
 
 
@@ -24,7 +24,7 @@ def parameters(shape: PromptShape) -> dict[str, Parameter]:
 
 def of_rows(params: Mapping[str, Tensor], shape: PromptShape, rows: Rows) -> Tensor:
     """(B, 2)."""
-    weight, bias = params["gates.weight"][rows.runs], params["gates.bias"][rows.runs]
+    weight, bias = (chosen(params[name], rows.runs) for name in parameters(shape))
     return sigmoid(torch.einsum("bd,bgd->bg", rows.texts.means.to(weight), weight) + bias)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from compt_fast.prompts.shape import PromptShape
 
-ORDER = ("direct", "constant", "relaxed-bernoulli")
+ORDER = ("direct", "constant", "relaxed-bernoulli", "attention")
 
 
 @dataclass(frozen=True)
