@@ -1,7 +1,9 @@
 """The methods: what each preset's name decides. A method is a line of `PRESETS`.
 
 They follow ComPT (arXiv 2408.13227, sections 2 and 3: `spp`, `scp`, `pt`, `mst`) and CrossPT (arXiv 2509.14253,
-Table 1: `p`, `pi`, `sl`, `slp`, `sln`, `slpn`, `sil`, `sip`, `silp`); `pt-joint` is ours.
+Table 1: `p`, `pi`, `sl`, `slp`, `sln`, `slpn`, `sil`, `sip`, `silp`); `pt-joint` is ours. Of others: DePT
+(arXiv 2309.05173), ADePT (2501.03291), Residual Prompt Tuning (2305.03937), DPT (Xiao et al. 2023: `low-rank`) and
+SuperPos-Prompt (2406.05279).
 """
 
 from __future__ import annotations
@@ -11,6 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 PER_TASK = -1  # "as many sources as there are tasks", for the presets sln and slpn
+SOURCELESS = ("pt", "dept", "adept")
+"""The compositions that have no source prompts."""
+UPDATING = ("dept", "adept")
+"""The compositions that update the token embeddings of the texts."""
 RANDOM, STORED, SPOT = "random", "stored", "spot"  # where the tokens of a role's prompts start from
 
 
@@ -41,7 +47,7 @@ class Preset:
 
     def mixes(self) -> bool:
         """Whether it has sources that a router weighs."""
-        return self.composition not in ("pt", "mst")
+        return self.composition not in (*SOURCELESS, "mst")
 
     def has_gates(self) -> bool:
         """Whether gates stand in its composition."""
@@ -53,7 +59,7 @@ class Preset:
 
     def trains_sources(self) -> bool:
         """Whether it has sources that learn."""
-        return self.composition != "pt" and self.learn_sources
+        return self.composition not in SOURCELESS and self.learn_sources
 
     def trains_private(self) -> bool:
         """Whether it has private prompts."""
@@ -62,6 +68,14 @@ class Preset:
     def chooses_private(self) -> bool:
         """Whether it has private prompts whose start is open."""
         return self.private and self.init("private") != STORED
+
+    def updates(self) -> bool:
+        """Whether it updates the token embeddings of the texts."""
+        return self.composition in UPDATING
+
+    def updates_by_place(self) -> bool:
+        """Whether it does so by their places."""
+        return self.composition == "dept"
 
     def encodes(self) -> bool:
         """Whether any of its prompts go through prompt encoders."""
@@ -72,7 +86,7 @@ def encoded_roles(composition: str, private: bool, source_init: str, private_ini
     """The roles ("source", "private") whose prompts go through prompt encoders: what starts from stored values, which
     an encoder has already made, has none.
     """
-    there = {"source": (composition != "pt", source_init), "private": (private, private_init)}
+    there = {"source": (composition not in SOURCELESS, source_init), "private": (private, private_init)}
     return [role for role, (has, init) in there.items() if has and init == RANDOM]
 
 
@@ -93,6 +107,16 @@ def _from_store(**more: Any) -> Preset:
     return _crosspt(sources=PER_TASK, source_init=STORED, epochs=20, **more)
 
 
+def _updating(composition: str, **more: Any) -> Preset:
+    """A short prompt and an update of the texts, each with a rate of its own (the published scripts' first ones)."""
+    return _method(composition, lr_private=0.3, encoder="none", apart=True, **more)
+
+
+def _encoded(encoder: str, **more: Any) -> Preset:
+    """Plain prompt tuning, the prompt parametrised otherwise."""
+    return _method("pt", encoder=encoder, apart=True, **more)
+
+
 PRESETS: dict[str, Preset] = {
     "spp": _method("spp", sources=3, prompt_length=5, lr_source=0.07, lr_private=0.02, lr_router=0.1, gates="learned"),
     "scp": _method("scp", sources=3, prompt_length=5, lr_source=0.1, lr_private=0.1, lr_router=0.1, gates="learned"),
@@ -110,4 +134,9 @@ PRESETS: dict[str, Preset] = {
     "sil": _from_store(private=False, lr_source=0.05),
     "sip": _from_store(lr_private=0.02, learn_sources=False),
     "silp": _from_store(lr_source=0.05, lr_private=0.02),
+    "dept": _updating("dept", prompt_length=40, lr_update=5e-3, update_length=256),
+    "adept": _updating("adept", prompt_length=60, lr_update=1e-4),
+    "residual": _encoded("residual", prompt_length=10, encoder_hidden=800, lr_private=0.3),
+    "low-rank": _encoded("low-rank", prompt_length=100, encoder_hidden=10, lr_private=0.3),
+    "superpos": _encoded("superpos", prompt_length=10, encoder_hidden=128, lr_private=0.01, lr_encoder=0.0),
 }

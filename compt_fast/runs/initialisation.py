@@ -217,10 +217,15 @@ def select_sources(own: Tensor, stored: Tensor, targets: Sequence[str], sources:
 def entries_of(folder: Path) -> list[StoredPrompt]:
     """The target prompts of a run's folder `RUN/prompts/<run-id>`, one a task, as entries of a store.
 
-    Raises `InputError` for a damaged folder and for gates `input`, under which a task has no one
-    prompt.
+    Raises `InputError` for a damaged folder, for gates `input`, under which a task has no one prompt, and for
+    methods that update the text besides.
     """
     prompts, about = load_prompts(folder)
+    if prompts.shape.updates_inputs:
+        raise InputError(
+            f"{folder}: {prompts.shape.composition} adds to the embeddings of the text, beside its prompts, and an "
+            "entry of a store has no place for that"
+        )
     if "targets" not in prompts.tensors:
         raise InputError(f"{folder}: with gates 'input' every row has a prompt of its own, and the task has none")
     if not about.tasks or about.trunk.sha256 is None:
