@@ -33,6 +33,7 @@ FEATURES = {
     },
     "input gates": {"method": "spp,scp", "gates": "input", "seeds": "0,1", "runs_at_once": 3},
 }
+INTERRUPTED = FEATURES | {"input updates": {"method": "dept,adept,spp", "runs_at_once": 3}}
 WRAPPER = """
 import os, signal, sys
 from compt_fast import train
@@ -70,7 +71,7 @@ def signals(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("name", INTERRUPTED)
 def test_an_interrupted_job_goes_on_with_the_same_bits(
     name: str,
     number: int,
@@ -80,7 +81,7 @@ def test_an_interrupted_job_goes_on_with_the_same_bits(
     signals: Callable[[int, int], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    flags = {"steps": TOTAL, "checkpoint_every": 3, **FEATURES[name]}
+    flags = {"steps": TOTAL, "checkpoint_every": 3, **INTERRUPTED[name]}
     assert train.main(line(tmp_path / "whole", **flags)) == 0
     capsys.readouterr()
     at = random.randint(1, 2 * TOTAL - 1)

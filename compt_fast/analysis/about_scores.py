@@ -13,6 +13,7 @@ from compt_fast.analysis.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.analysis.runs import Entry, Material, metric_of, suite_name
 from compt_fast.analysis.words import examples, slug, unused
 from compt_fast.config.job import JOB_FLAGS
+from compt_fast.config.presets import SOURCELESS
 from compt_fast.training.results import score_table
 from compt_fast.utils.words import listed, plural, short
 
@@ -207,7 +208,8 @@ def sources(material: Material) -> Section | None:
         base = {
             key
             for key in found
-            if dict(key)["composition"] in ("pt", "mst") and (dict(key)["shots"], dict(key)["label_mode"]) in rates
+            if dict(key)["composition"] in (*SOURCELESS, "mst")
+            and (dict(key)["shots"], dict(key)["label_mode"]) in rates
         }
         keys = [key for key in found if key in chosen | base]
         named = dict(zip(keys, labels(keys), strict=True))

@@ -13,7 +13,7 @@ from typing import Any
 from compt_fast.analysis.formulas import Anatomy
 from compt_fast.analysis.words import told_apart
 from compt_fast.config.job import JOB_FLAGS, JobSettings
-from compt_fast.config.presets import PRESETS, STORED
+from compt_fast.config.presets import PRESETS, SOURCELESS, STORED
 from compt_fast.config.run import RunConfig
 from compt_fast.evaluation.evaluator import average
 from compt_fast.prompts.shape import PromptShape
@@ -97,7 +97,7 @@ class Entry:
     def stored(self) -> tuple[Path, ...]:
         """The folders of its stored prompts, one a part; none where they are not there, or share no shape."""
         folders = tuple(self.folder / "prompts" / part.id for part in self.parts)
-        alike = len(folders) == 1 or self.config.composition == "pt"  # sources of parts are not the same ones
+        alike = len(folders) == 1 or self.config.composition in SOURCELESS  # sources of parts are not the same ones
         return folders if alike and all((folder / "manifest.json").is_file() for folder in folders) else ()
 
     @cached_property

@@ -12,8 +12,8 @@ AUTO = "auto"
 the first one that supports the checkpoint.
 """
 ENCODER_NAMES = names_in("compt_fast.prompts.encoders")
-HIDDEN = ("mlp", "lstm")
-"""The encoders that have a hidden layer."""
+HIDDEN = ("mlp", "lstm", "residual", "low-rank", "superpos")
+"""The encoders that have an inner width."""
 SHARINGS = ("per-prompt", "per-role", "shared")
 ROUTER_NAMES = names_in("compt_fast.prompts.routers")
 NORMALISATION_NAMES = (AUTO, *names_in("compt_fast.prompts.normalisations"))

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 PER_TASK = -1  # "as many sources as there are tasks", for the presets sln and slpn
+SOURCELESS = ("pt", "dept", "adept")
+"""The compositions that have no source prompts."""
+UPDATING = ("dept", "adept")
+"""The compositions that update the token embeddings of the texts."""
 RANDOM, STORED, SPOT, JOINT = "random", "stored", "spot", "joint"  # where the tokens of a role's prompts start from
 
 
@@ -42,7 +46,7 @@ class Preset:
 
     def mixes(self) -> bool:
         """Whether it has sources that a router weighs."""
-        return self.composition not in ("pt", "mst")
+        return self.composition not in (*SOURCELESS, "mst")
 
     def has_gates(self) -> bool:
         """Whether gates stand in its composition."""
@@ -54,7 +58,7 @@ class Preset:
 
     def trains_sources(self) -> bool:
         """Whether it has sources that learn."""
-        return self.composition != "pt" and self.learn_sources
+        return self.composition not in SOURCELESS and self.learn_sources
 
     def trains_private(self) -> bool:
         """Whether it has private prompts."""
@@ -63,6 +67,14 @@ class Preset:
     def chooses_private(self) -> bool:
         """Whether it has private prompts whose start is open."""
         return self.private and self.init("private") != STORED
+
+    def updates(self) -> bool:
+        """Whether it updates the token embeddings of the texts."""
+        return self.composition in UPDATING
+
+    def updates_by_place(self) -> bool:
+        """Whether it does so by their places."""
+        return self.composition == "dept"
 
     def encodes(self) -> bool:
         """Whether any of its prompts go through prompt encoders."""
@@ -73,7 +85,7 @@ def encoded_roles(composition: str, private: bool, source_init: str, private_ini
     """The roles ("source", "private") whose prompts go through prompt encoders: what starts from stored values, which
     an encoder has already made, has none.
     """
-    there = {"source": (composition != "pt", source_init), "private": (private, private_init)}
+    there = {"source": (composition not in SOURCELESS, source_init), "private": (private, private_init)}
     return [role for role, (has, init) in there.items() if has and init == RANDOM]
 
 
@@ -107,6 +119,20 @@ def _from_store(**more: Any) -> Preset:
     return _crosspt(sources=PER_TASK, source_init=STORED, epochs=20, **more)
 
 
+def _updating(composition: str, **more: Any) -> Preset:
+    """DePT (arXiv 2309.05173) and ADePT (2501.03291): a short prompt and an update of the texts, each with a rate of its
+    own (the published scripts' first ones).
+    """
+    return _method(composition, lr_private=0.3, encoder="none", apart=True, **more)
+
+
+def _encoded(encoder: str, **more: Any) -> Preset:
+    """Plain prompt tuning, the prompt parametrised otherwise: Residual Prompt Tuning (arXiv 2305.03937), DPT (Xiao et al.
+    2023: `low-rank`) and SuperPos-Prompt (2406.05279).
+    """
+    return _method("pt", encoder=encoder, apart=True, **more)
+
+
 PRESETS: dict[str, Preset] = {
     "spp": _method("spp", sources=3, prompt_length=5, lr_source=0.07, lr_private=0.02, lr_router=0.1, gates="learned"),
     "scp": _method("scp", sources=3, prompt_length=5, lr_source=0.1, lr_private=0.1, lr_router=0.1, gates="learned"),
@@ -128,4 +154,9 @@ PRESETS: dict[str, Preset] = {
     "spot-nearest": _spot(SPOT),
     "attempt": _attempt(apart=True),
     "attempt-m": _attempt(),
+    "dept": _updating("dept", prompt_length=40, lr_update=5e-3, update_length=256),
+    "adept": _updating("adept", prompt_length=60, lr_update=1e-4),
+    "residual": _encoded("residual", prompt_length=10, encoder_hidden=800, lr_private=0.3),
+    "low-rank": _encoded("low-rank", prompt_length=100, encoder_hidden=10, lr_private=0.3),
+    "superpos": _encoded("superpos", prompt_length=10, encoder_hidden=128, lr_private=0.01, lr_encoder=0.0),
 }

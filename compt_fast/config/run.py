@@ -18,7 +18,17 @@ from compt_fast.config.choices import (
     SHARINGS,
 )
 from compt_fast.config.fields import FULL, NOT_NEGATIVE, POSITIVE, SHOTS, Flag, Range, flags_of, stated, up_to
-from compt_fast.config.presets import JOINT, PER_TASK, PRESETS, RANDOM, SPOT, STORED, Preset, encoded_roles
+from compt_fast.config.presets import (
+    JOINT,
+    PER_TASK,
+    PRESETS,
+    RANDOM,
+    SOURCELESS,
+    SPOT,
+    STORED,
+    Preset,
+    encoded_roles,
+)
 from compt_fast.utils.errors import InputError, unknown
 
 SEEDS = 2**32  # what NumPy takes as a seed
@@ -107,7 +117,8 @@ class RunConfig:
     encoder: str = field(metadata=_flag("prompt encoder", choices=ENCODER_NAMES, usual="mlp", used=Preset.encodes))
     encoder_hidden: int = field(
         metadata=_flag(
-            "inner width of the encoders mlp and lstm (default: d_model)",
+            "inner width of the encoders mlp, lstm and residual, rank of low-rank, rows that superpos sums (default: "
+            "the preset's, else d_model)",
             ranges=(up_to(100_000),),
             used=Preset.encodes,
             shape="hidden",
@@ -191,6 +202,33 @@ class RunConfig:
             usual=0.0,
             used=Preset.mixes,
         )
+    )
+    lr_update: float = field(
+        default=0.0,
+        metadata=_flag(
+            "peak learning rate of an update of the texts' token embeddings; 0 freezes it",
+            ranges=(NOT_NEGATIVE,),
+            usual=0.0,
+            used=Preset.updates,
+        ),
+    )
+    update_rank: int = field(
+        default=0,
+        metadata=_flag(
+            "rank r of the update; 0: as high as prompt and update together have the numbers of 100 prompt tokens",
+            ranges=(up_to(100_000),),
+            usual=0,
+            used=Preset.updates,
+        ),
+    )
+    update_length: int = field(
+        default=0,
+        metadata=_flag(
+            "tokens s of a text, from its first, that an update by their places reaches",
+            ranges=(up_to(100_000),),
+            usual=0,
+            used=Preset.updates_by_place,
+        ),
     )
     weight_decay: float = field(
         metadata=_flag("AdamW's decoupled weight decay", ranges=(NOT_NEGATIVE,), default=[0.01])
@@ -310,5 +348,5 @@ def _check(config: RunConfig) -> None:
         flag.check(getattr(config, flag.field))
     if config.encoder in HIDDEN and config.encoder_hidden < 1:
         raise InputError(f"--encoder-hidden must be above 0, not {config.encoder_hidden}")
-    if config.sources < 1 and config.composition != "pt":
+    if config.sources < 1 and config.composition not in SOURCELESS:
         raise InputError(f"--sources must be at least 1 for method {config.method!r}, not {config.sources}")

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from compt_fast.evaluation.scorings import SCORINGS, Labels
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.prompts.artifact import RunPrompts
-from compt_fast.prompts.compose import compose_rows
+from compt_fast.prompts.compose import compose_rows, update_inputs
 from compt_fast.tasks.examples import JobData, ScoredRows
 from compt_fast.tasks.metrics import confusion, score
 from compt_fast.tasks.text import label_texts
@@ -44,8 +45,9 @@ def predict(
         part = rows[start : start + batch_size]
         slots = [t for t, _ in part]
         batch = make_batch([sets[t].inputs[i] for t, i in part], None, slots).to(trunk.device)
+        update = update_for(prompts, trunk, batch)
         targets, batch = prompts_for(prompts, trunk, batch)
-        texts = answer(trunk, targets, batch, [labels[t] for t in slots], longest)
+        texts = answer(trunk, targets, batch, [labels[t] for t in slots], longest, update)
         for (t, i), text in zip(part, texts, strict=True):
             predicted[t][i] = text
         after_batch()
@@ -65,6 +67,17 @@ def prompts_for(prompts: RunPrompts, trunk: Trunk, batch: Batch) -> tuple[Target
     texts = trunk.texts(batch)
     rows = compose_rows(composition, params, prompts.shape, torch.zeros_like(tasks), tasks, texts, prompts.mask)
     return TargetPrompts.from_stacks([rows]), replace(batch, slots=torch.arange(len(tasks)))
+
+
+def update_for(prompts: RunPrompts, trunk: Trunk, batch: Batch) -> Tensor | None:
+    """What the prompts' method adds to the token embeddings of a batch whose slots are task indices: (N, d), None where
+    that is nothing.
+    """
+    if not prompts.shape.updates_inputs:
+        return None
+    params = prompts.composed(trunk.device)[1]
+    tasks = batch.slots.to(trunk.device)
+    return update_inputs(params, prompts.shape, torch.zeros_like(tasks), tasks, trunk.texts(batch))
 
 
 def scored(sets: list[ScoredRows], predicted: list[list[str]], mode: str) -> dict[str, Any]:

@@ -27,8 +27,8 @@ MODEL, DESCRIPTION, PIECES = "model.pt", "tasks.json", "spiece.model"
 def write(predictor: Predictor, folder: Path) -> None:
     """Fill `folder` with `model.pt`, `tasks.json`, the tokenizer's files, and the extension's library with its facts.
 
-    Raises `InputError` for another engine than `fast`, for a trunk in int8, for prompts that are composed for each row,
-    and where the extension is not loaded.
+    Raises `InputError` for another engine than `fast`, for a trunk in int8, for prompts that are composed for each row
+    or stand beside an update of the text, and where the extension is not loaded.
     """
     trunk = predictor.trunk
     check_family(trunk, "torchscript")
@@ -66,6 +66,11 @@ def _task(ready: ReadyTask) -> ScriptedTask:
         raise InputError(
             f"{one.where}: the prompts of {one.task.name} are composed for each row by its text, and a TorchScript "
             "file holds one prompt a task"
+        )
+    if one.prompts.shape.updates_inputs:
+        raise InputError(
+            f"{one.where}: {one.prompts.shape.composition} adds to the embeddings of the text, beside the prompt of "
+            f"{one.task.name}, and a TorchScript file holds prompts alone"
         )
     assert text.prefix is not None and text.max_source_length is not None
     return ScriptedTask(

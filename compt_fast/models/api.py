@@ -19,8 +19,6 @@ All engines promise:
 - Softmax, its logarithm and losses are in fp32, whatever the trunk computes in.
 - `ValueError` for a batch that asks for slots, labels or candidates that are not there, or an update of another
   shape; `InputError` for prompts of another width.
-
-No method of this package updates inputs yet (`input_update`); tests do.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch import Tensor
 from compt_fast.config.choices import INT8
 from compt_fast.config.flags import parse
 from compt_fast.config.job import JobSettings
-from compt_fast.evaluation.evaluator import prompts_for
+from compt_fast.evaluation.evaluator import prompts_for, update_for
 from compt_fast.evaluation.scorings import Labels
 from compt_fast.evaluation.scorings.generate import written
 from compt_fast.evaluation.scorings.rank import log_likelihoods
@@ -186,17 +186,19 @@ class Predictor:
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             own = [rows[place] for place in places]
-            targets, batch = self._batch(own)
+            targets, batch, update = self._batch(own)
             tasks = [known[row.prompt.task.name] for row in own]
             labels = [task.labels for task in tasks]
-            texts = written(self.trunk, targets, batch, [task.longest for task in tasks])
-            likely = log_likelihoods(self.trunk, targets, batch, labels) if scores else [None] * len(own)
+            texts = written(self.trunk, targets, batch, [task.longest for task in tasks], update)
+            likely = log_likelihoods(self.trunk, targets, batch, labels, update) if scores else [None] * len(own)
             answers = map(ReadyTask.answer, tasks, texts, likely)
             found.update(zip(places, answers, strict=True))
         return [found[place] for place in range(len(rows))]
 
-    def _batch(self, rows: Sequence[EncodedRow]) -> tuple[TargetPrompts, Batch]:
-        """The batch of some rows and its target prompts, those of one artifact beside those of the next."""
+    def _batch(self, rows: Sequence[EncodedRow]) -> tuple[TargetPrompts, Batch, Tensor | None]:
+        """The target prompts of some rows, those of one artifact beside those of the next, the rows' batch, and what is
+        added to its token embeddings, if some artifact adds something.
+        """
         slots = [row.prompt.index for row in rows]
         batch = make_batch([row.input_ids for row in rows], None, slots).to(self.trunk.device)
         whose: dict[int, tuple[RunPrompts, list[int]]] = {}
@@ -206,13 +208,19 @@ class Predictor:
         flats: list[Tensor] = []
         lengths: list[int] = []
         new_slots = batch.slots.clone()
+        update: Tensor | None = None
         for prompts, places in whose.values():
             chosen = torch.tensor(places)
-            targets, part = prompts_for(prompts, self.trunk, batch.take(chosen))
+            mine = batch.take(chosen)
+            added = update_for(prompts, self.trunk, mine)
+            if added is not None:
+                update = added.new_zeros(batch.input_tokens, added.shape[1]) if update is None else update
+                update = update.index_copy(0, batch.input_places(chosen).to(added.device), added)
+            targets, part = prompts_for(prompts, self.trunk, mine)
             new_slots[chosen] = part.slots + len(lengths)
             flats.append(targets.flat)
             lengths += targets.lengths.tolist()
-        return TargetPrompts(torch.cat(flats), cu_seqlens_of(lengths)), replace(batch, slots=new_slots)
+        return TargetPrompts(torch.cat(flats), cu_seqlens_of(lengths)), replace(batch, slots=new_slots), update
 
 
 def _read(row: Placed, prompts: Mapping[str, TaskPrompt], task: str | None, keep_going: bool) -> CheckedRow | Answer:

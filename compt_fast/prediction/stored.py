@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 def stored_prompt(one: TaskPrompt) -> StoredPrompt:
     """The prompt of a task as an entry of a store, whose text format and definition lack nothing.
 
-    Raises `InputError` for prompts that are composed per row, of which a task has no one prompt.
+    Raises `InputError` for prompts that are composed per row, of which a task has no one prompt, and for those whose
+    method updates the text besides, which no prompt holds.
     """
+    if one.prompts.shape.updates_inputs:
+        raise InputError(
+            f"{one.where}: {one.prompts.shape.composition} adds to the embeddings of the text, beside the prompt of "
+            f"{one.task.name}, and a stored or exported prompt has no place for that; only compt_fast itself does it"
+        )
     if "targets" not in one.prompts.tensors:
         raise InputError(
             f"{one.where}: with {one.prompts.shape.by_row} every row has a prompt of its own, and "

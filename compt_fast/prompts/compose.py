@@ -1,7 +1,8 @@
 """The reference formula of target prompts, in plain PyTorch: ComPT Eq. 4 and CrossPT Eq. 1.
 
 Target prompts are constants of (run, task) unless something in the shape depends on the input (`per_row`): then
-`compose_rows` finishes for each input row what `compose` began.
+`compose_rows` finishes for each input row what `compose` began. What a composition adds to the texts themselves is
+`update_inputs`.
 """
 
 from __future__ import annotations
@@ -119,6 +120,19 @@ def compose_rows(
         privates = privates if mask.private else None
         mixture = mixture if any(mask.sources) else None
     return rule.formula(Parts(params, mixture, privates, row_weights, alpha_beta, rows))
+
+
+def update_inputs(
+    params: Mapping[str, Tensor], shape: PromptShape, runs: Tensor, tasks: Tensor, texts: Texts
+) -> Tensor:
+    """What is added to the token embeddings of B input rows, for shapes that `updates_inputs`: (N, d) in the
+    parameters' dtype, differentiable in `params`, of which `mixing_parameters` are enough. The other arguments are
+    those of `compose_rows`.
+    """
+    rule = shape.entries.composition
+    if rule.input_update is None:
+        raise ValueError(f"{shape.composition} adds nothing to the embeddings of a text")
+    return rule.input_update(params, shape, Rows(runs, tasks, texts, None, None))
 
 
 def _mixture(w: Tensor, sources: Tensor | None, shape: PromptShape) -> Tensor:

@@ -14,6 +14,13 @@ from compt_fast.prompts.entry import Parameter
 from compt_fast.prompts.shape import ROLES, PromptShape
 
 
+def raw_tokens(shape: PromptShape, role: str) -> Parameter:
+    """The tokens that a role's prompts are, or are encoded from, in the group of its name; sizes (P, m, w)."""
+    encoded, encoder = shape.has_encoder(role), shape.entries.encoder
+    width = encoder.width(shape) if encoded else shape.d_model
+    return Parameter((shape.prompts(role), shape.length, width), encoder.initial(shape) if encoded else None, role)
+
+
 def encoder_count(shape: PromptShape, role: str) -> int:
     """K: how many encoders the prompts of a role have."""
     return shape.prompts(role) if shape.sharing == "per-prompt" else 1
@@ -42,14 +49,14 @@ def encoder_parameters(shape: PromptShape, role: str) -> dict[str, Parameter]:
 def encode(params: Mapping[str, Tensor], shape: PromptShape, role: str) -> Tensor:
     """The encoded prompts of a role ("source" or "private"), (R, P, m, d), in the tokens' dtype.
 
-    Differentiable in the tokens `<role>_tokens` (R, P, m, d) and in the encoder's parameters.
+    Differentiable in the tokens `<role>_tokens` (R, P, m, w), w the encoder's width, and in the encoder's parameters.
     """
     tokens, encoder = params[f"{role}_tokens"], shape.entries.encoder
     if encoder.formula is None or not shape.has_encoder(role):
         return tokens
     prefix, encoders = encoder_prefix(shape, role), encoder_count(shape, role)
-    runs, prompts, length, d = tokens.shape
-    # (R, P, m, d) -> (R*K, P/K, m, d): encoder k reads the P/K prompts that are its own
-    x = tokens.reshape(runs * encoders, prompts // encoders, length, d)
+    runs, prompts, length, width = tokens.shape
+    # (R, P, m, w) -> (R*K, P/K, m, w): encoder k reads the P/K prompts that are its own
+    x = tokens.reshape(runs * encoders, prompts // encoders, length, width)
     weights = {name: params[f"{prefix}.{name}"].flatten(0, 1) for name in encoder.parameters(shape)}
-    return encoder.formula(weights, x).reshape(tokens.shape)
+    return encoder.formula(weights, x).reshape(runs, prompts, length, -1)

@@ -17,17 +17,21 @@ if TYPE_CHECKING:  # choices are listed where no torch is loaded
     from compt_fast.prompts.shape import PromptShape
 
 
+VOCABULARY = "vocabulary"
+"""Where a parameter (..., k, d) starts: k rows of the trunk's vocabulary, none of them twice."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """A trainable tensor: its size without the run axis, where it starts, and the learning rate it trains at.
 
     initial: bounds of the uniform distribution that its numbers are drawn from, of equal bounds the number that all of
-    them are; None: drawn as the flag --init says. group: "source", "private" or "router", for the flags --lr-source,
-    --lr-private and --lr-router.
+    them are; `VOCABULARY`; None: drawn as the flag --init says. group: "source", "private", "router" or "update", for
+    the flags --lr-source, --lr-private, --lr-router and --lr-update.
     """
 
     size: tuple[int, ...]
-    initial: tuple[float, float] | None = (0.0, 0.0)
+    initial: tuple[float, float] | str | None = (0.0, 0.0)
     group: str = "router"
 
 
@@ -73,6 +77,18 @@ class Texts:
 
         return segment_reduce(self.embeddings, how, lengths=self.lengths)
 
+    @cached_property
+    def places(self) -> Tensor:
+        """Each token's place in its row, counted from 0: (N,) int64."""
+        from torch import arange
+
+        firsts = self.lengths.cumsum(0) - self.lengths
+        return arange(len(self.embeddings), device=self.lengths.device) - self.by_token(firsts)
+
+    def by_token(self, of_rows: Tensor) -> Tensor:
+        """What each token's row has in `of_rows` (B,): (N,)."""
+        return of_rows.repeat_interleave(self.lengths, output_size=len(self.embeddings))
+
     def split(self, counts: Sequence[int]) -> list[Texts]:
         """The texts of the first counts[0] rows, of the next counts[1] rows, and so on."""
         lengths = self.lengths.split(list(counts))
@@ -82,7 +98,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Rows:
-    """B input rows, for entries that compose a prompt for each (`per_row`).
+    """B input rows, for entries that compose a prompt for each (`per_row`) or update their texts.
 
     runs and tasks (B,) int64 say whose each row is, texts what stands in it.
     sources (R, N, m, d) and privates (R, T, m, d) are the encoded prompts, None where there are none.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from compt_fast.config.choices import INITS
-from compt_fast.prompts.encoding import encoder_parameters
-from compt_fast.prompts.entry import Parameter
+from compt_fast.prompts.encoding import encoder_parameters, raw_tokens
+from compt_fast.prompts.entry import VOCABULARY, Parameter
 from compt_fast.prompts.shape import ROLES, PromptShape
 from compt_fast.utils.errors import InputError, unknown
 
@@ -22,13 +23,14 @@ SPECIAL_IDS = 3  # T5's padding, end and unknown
 def parameters(shape: PromptShape) -> dict[str, Parameter]:
     """One run's parameters by name: tokens, then those of prompt encoders, then `mixing_parameters`.
 
-    `source_tokens` (N, m, d), `private_tokens` (T, m, d); `source_encoder.*`, `private_encoder.*`
+    `source_tokens` (N, m, w), `private_tokens` (T, m, w), w being d but with encoders of another width;
+    `source_encoder.*`, `private_encoder.*`
     (K, ...) with K = N or T by prompt and 1 by role, or `shared_encoder.*` (1, ...).
     """
     found: dict[str, Parameter] = {}
     roles = [role for role in ROLES if shape.prompts(role)]
     for role in roles:
-        found[f"{role}_tokens"] = Parameter((shape.prompts(role), shape.length, shape.d_model), None, role)
+        found[f"{role}_tokens"] = raw_tokens(shape, role)
     for role in roles:
         found |= encoder_parameters(shape, role)
     return found | mixing_parameters(shape)
@@ -46,8 +48,8 @@ def parameter_shapes(shape: PromptShape) -> dict[str, tuple[int, ...]]:
 
 
 def rate_groups(shape: PromptShape) -> dict[str, str]:
-    """The learning rate that each parameter trains at: "source", "private", "router", or an encoder's, which is the
-    first part of its name ("source_encoder").
+    """The learning rate that each parameter trains at: "source", "private", "router", "update", or an encoder's, which
+    is the first part of its name ("source_encoder").
     """
     return {name: one.group for name, one in parameters(shape).items()}
 
@@ -105,16 +107,21 @@ class PromptBank:
         tensors matter, so that runs that differ in their sources start from the same privates. It follows from
         `task` besides, the one task of runs that are trained apart, so that no two tasks start alike.
 
-        Raises `InputError` for an unknown `init` and for an embedding that `vocab` cannot use.
+        Raises `InputError` for an unknown `init` and for an embedding that `vocab`, or an entry whose parameters
+        start as rows of it, cannot use.
         """
         if init not in INITS:
             raise unknown("initialisation", init, INITS)
         if not 0 < init_range < math.inf:
             raise InputError(f"the initial range is {init_range}; it must be positive and finite")
-        table = _vocabulary(embedding, shape) if init == "vocab" else None
+        declared = parameters(shape)
+        said = "vocab" if init == "vocab" else (-init_range, init_range)
+        declared = {name: replace(one, initial=one.initial or said) for name, one in declared.items()}
+        from_rows = any(isinstance(one.initial, str) for one in declared.values())
+        table = _vocabulary(embedding, shape, init) if from_rows else None
         params = {
-            name: torch.stack([_initial(name, one, seed, init_range, table, task) for seed in seeds]).to(device)
-            for name, one in parameters(shape).items()
+            name: torch.stack([_initial(name, one, seed, table, task) for seed in seeds]).to(device)
+            for name, one in declared.items()
         }
         return cls(shape, params)
 
@@ -143,10 +150,31 @@ class PromptBank:
         return PromptBank(self.shape, params)
 
 
-def _vocabulary(embedding: Tensor | None, shape: PromptShape) -> Tensor:
+def check_vocabulary(shape: PromptShape, init: str, rows: int) -> None:
+    """Raise `InputError` where a trunk's vocabulary of so many rows has none for prompts of this shape to start from:
+    raw tokens are narrower than a row, or an entry takes more rows than there are.
+    """
+    least = max((one.size[-2] for one in parameters(shape).values() if one.initial == VOCABULARY), default=0)
+    there = max(min(rows, VOCAB_ROWS) - SPECIAL_IDS, 0)
+    if least > there:
+        raise InputError(
+            f"encoder {shape.encoder!r} sums {least} rows of the vocabulary, and there are {there} to draw from (the "
+            f"first {VOCAB_ROWS} without special ones): lower --encoder-hidden to {there} or less"
+        )
+    for role in ROLES if init == "vocab" else ():
+        tokens = raw_tokens(shape, role)
+        if tokens.initial is None and tokens.size[-1] != shape.d_model:
+            raise InputError(
+                f"--init vocab draws tokens as wide as the trunk ({shape.d_model}), and those of encoder "
+                f"{shape.encoder!r} are {tokens.size[-1]} wide: use --init uniform"
+            )
+
+
+def _vocabulary(embedding: Tensor | None, shape: PromptShape, init: str) -> Tensor:
     """The rows (K, d), fp32 on the CPU, that `vocab` draws from."""
     if embedding is None:
         raise InputError("initialisation 'vocab' needs the trunk's embedding")
+    check_vocabulary(shape, init, len(embedding))
     if embedding.dim() != 2 or embedding.shape[1] != shape.d_model:
         raise InputError(
             f"initialisation 'vocab': the embedding is {tuple(embedding.shape)}, but the prompts "
@@ -164,17 +192,20 @@ def _initial(
     name: str,
     parameter: Parameter,
     seed: int,
-    init_range: float,
     table: Tensor | None,
     task: str | None,
 ) -> Tensor:
     """One run's initial value of one parameter, on the CPU so that the device does not matter."""
-    low, high = parameter.initial or (-init_range, init_range)
-    if low == high:
-        return torch.full(parameter.size, low)
+    initial = parameter.initial
+    if isinstance(initial, tuple) and initial[0] == initial[1]:
+        return torch.full(parameter.size, initial[0])
     whose = f"{seed} {name}" if task is None else f"{seed} {name} {task}"
     digest = hashlib.sha256(whose.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-    if parameter.initial is None and table is not None:
-        return table[torch.randint(len(table), parameter.size[:-1], generator=generator)]
-    return torch.empty(parameter.size).uniform_(low, high, generator=generator)
+    if isinstance(initial, tuple):
+        return torch.empty(parameter.size).uniform_(*initial, generator=generator)
+    assert table is not None
+    if initial == VOCABULARY:
+        rows = [torch.randperm(len(table), generator=generator) for _ in range(math.prod(parameter.size[:-2]))]
+        return table[torch.stack(rows)[:, : parameter.size[-2]]].view(parameter.size)
+    return table[torch.randint(len(table), parameter.size[:-1], generator=generator)]

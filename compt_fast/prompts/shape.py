@@ -19,6 +19,8 @@ from compt_fast.utils.words import listed
 
 ROLES = ("source", "private")
 ENCODED = ("both", *ROLES)
+BUDGET = 100
+"""Prompt tokens whose numbers a short prompt and an update of the texts have together, as DePT and ADePT count."""
 
 
 class Entries(NamedTuple):
@@ -41,7 +43,9 @@ class PromptShape:
     tasks T, sources N, length m (prompt tokens), d_model d. hidden h is the inner width of encoders
     that have one (0 stands for d_model) and 0 for the others, whatever is given. `encoded` says
     which role has prompt encoders where only one has: prompts that start from stored values, which
-    an encoder has already made, have none. The
+    an encoder has already made, have none. update_rank r (0 stands for what the composition takes) and
+    update_length s are those of an update of the texts' token embeddings, and 0 for compositions without one, whatever
+    is given. The
     temperature of `softmax-temperature` is max(tau_min, tau0 * N**-tau_power): CrossPT
     (Section 2.2) says only that it falls as N grows, so its form and numbers are ours.
 
@@ -65,6 +69,8 @@ class PromptShape:
     tau0: float = 1.0
     tau_power: float = 0.5
     tau_min: float = 0.1
+    update_rank: int = 0
+    update_length: int = 0
 
     def __post_init__(self) -> None:
         known: tuple[tuple[str, str, Collection[str]], ...] = (
@@ -83,6 +89,7 @@ class PromptShape:
         self._check_prompts()
         self._check_router_and_gates()
         self._check_encoder()
+        self._check_update()
 
     def _check_sizes(self) -> None:
         for name, value in (
@@ -145,6 +152,22 @@ class PromptShape:
         object.__setattr__(self, "hidden", hidden)
         encoder.check(self)
 
+    def _check_update(self) -> None:
+        rule = self.entries.composition
+        length = self.update_length if rule.by_place else 0
+        object.__setattr__(self, "update_length", length)
+        if rule.by_place and length < 1:
+            raise InputError(f"{self.composition} updates the first tokens of a text: update_length must be at least 1")
+        if self.update_rank < 0:
+            raise InputError(f"the rank of the update is {self.update_rank}; it must not be negative")
+        rank = self.update_rank or rule.update_rank(self) if self.updates_inputs else 0
+        if self.updates_inputs and rank < 1:
+            raise InputError(
+                f"{self.composition}: beside a prompt of {self.length} tokens the numbers of {BUDGET} tokens leave no "
+                "rank for the update: give --update-rank, or a shorter prompt"
+            )
+        object.__setattr__(self, "update_rank", rank)
+
     @cached_property
     def entries(self) -> Entries:
         """What composes its prompts. A composition that weighs its sources in one way only brings the router for it."""
@@ -189,6 +212,11 @@ class PromptShape:
     def per_row(self) -> bool:
         """Whether target prompts depend on the input, so that each row has one of its own."""
         return bool(self.by_row)
+
+    @property
+    def updates_inputs(self) -> bool:
+        """Whether something is added to the token embeddings of the texts."""
+        return self.entries.composition.input_update is not None
 
     @property
     def target_length(self) -> int:

@@ -245,9 +245,15 @@ def select_sources(own: Tensor, stored: Tensor, targets: Sequence[str], sources:
 def entries_of(folder: Path) -> list[StoredPrompt]:
     """The target prompts of a run's folder `RUN/prompts/<run-id>`, one a task, as entries of a store.
 
-    Raises `InputError` for a damaged folder and for prompts that depend on the input, of which a task has no one.
+    Raises `InputError` for a damaged folder, for prompts that depend on the input, of which a task has no one, and for
+    methods that update the text besides.
     """
     prompts, about = load_prompts(folder)
+    if prompts.shape.updates_inputs:
+        raise InputError(
+            f"{folder}: {prompts.shape.composition} adds to the embeddings of the text, beside its prompts, and an "
+            "entry of a store has no place for that"
+        )
     if "targets" not in prompts.tensors:
         raise InputError(
             f"{folder}: with {prompts.shape.by_row} every row has a prompt of its own, and the task has none"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from compt_fast.config.flags import check_settings, merge_flags, typed
 from compt_fast.config.job import JOB_FLAGS, JobSettings
 from compt_fast.config.run import RunConfig, settled
 from compt_fast.models.api import Trunk, open_trunk
+from compt_fast.prompts.parameters import check_vocabulary, mixing_parameters
 from compt_fast.tasks.chosen import resolve_tasks
 from compt_fast.tasks.examples import JobData
 from compt_fast.tasks.formats import Columns
@@ -99,6 +101,8 @@ def open_job(
     for run in runs:
         check_name(run.id, "a run")
     _check_lengths(settings, trunk, runs)
+    for run in runs:
+        check_vocabulary(run.shape, run.config.init, len(trunk.embedding))
     rows = JobData(loaded, settings, trunk.tokenizer)
     for mode in dict.fromkeys(run.config.label_mode for run in runs):
         rows.check_labels(mode)
@@ -328,7 +332,8 @@ def disk_need(job: Job) -> int:
     """
     sizes = sorted((12 * run.parameters for run in job.runs), reverse=True)
     prompts = [4 * run.shape.tasks * run.shape.target_length * run.shape.d_model * 3 for run in job.runs]
-    return 3 * sum(sizes[: job.settings.runs_at_once]) + sum(prompts)
+    beside = [4 * prod(one.size) for run in job.runs for one in mixing_parameters(run.shape).values()]
+    return 3 * sum(sizes[: job.settings.runs_at_once]) + sum(prompts) + sum(beside)
 
 
 def _config(job: Job, command: list[str]) -> dict[str, Any]:

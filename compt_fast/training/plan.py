@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from compt_fast.config.job import JOB_FLAGS, JobSettings
-from compt_fast.config.presets import JOINT, PRESETS, RANDOM, SPOT, STORED
+from compt_fast.config.presets import JOINT, PRESETS, RANDOM, SOURCELESS, SPOT, STORED
 from compt_fast.config.run import RUN_FLAGS, RunConfig, RunFlag, resolve
 from compt_fast.prompts.parameters import parameter_count
 from compt_fast.prompts.shape import PromptShape
@@ -126,7 +126,9 @@ def _run_id(config: RunConfig, varied: Sequence[RunFlag]) -> str:
 def _shape(config: RunConfig, tasks: int, d_model: int) -> PromptShape:
     """The shape of a run's prompts: what `PromptShape` has of its settings, and the sizes."""
     roles = config.encoded_roles
-    one_of_two = config.encoder != "none" and config.composition != "pt" and config.private and len(roles) == 1
+    one_of_two = (
+        config.encoder != "none" and config.composition not in SOURCELESS and config.private and len(roles) == 1
+    )
     called = {flag.field: flag.shape for flag in RUN_FLAGS.values() if flag.shape}
     values = {called.get(name, name): value for name, value in config.to_json().items()}
     own = {field.name: values[field.name] for field in fields(PromptShape) if field.name in values}

@@ -18,7 +18,7 @@ from compt_fast.kernels import moved
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.ops.varlen import cu_seqlens_of
-from compt_fast.prompts.compose import compose_rows
+from compt_fast.prompts.compose import compose_rows, update_inputs
 from compt_fast.prompts.entry import Texts
 from compt_fast.training.cohort import Cohort
 from compt_fast.training.optimizer import Hyperparameters
@@ -37,7 +37,7 @@ class Part:
     """One cohort's part of a step: R members and B rows.
 
     `runs` and `tasks` (B,) int64 say whose row each is, `draws` are the router's. `texts` are there on
-    the device only, and where target prompts depend on their row.
+    the device only, and where target prompts or an update of the texts depend on their row.
     """
 
     runs: Tensor
@@ -74,8 +74,10 @@ class Packed:
 class Rows(Protocol):
     """A step's rows as a trunk takes them."""
 
-    def row_losses(self, flat: Tensor) -> Tensor:
-        """Each row's loss (B,), as `Trunk.row_losses`; `flat` (P, d) are the target prompts of all slots."""
+    def row_losses(self, flat: Tensor, input_update: Tensor | None) -> Tensor:
+        """Each row's loss (B,), as `Trunk.row_losses`; `flat` (P, d) are the target prompts of all slots,
+        `input_update` is that of the texts of all cohorts which have one, one after the other.
+        """
 
     def label_lengths(self) -> Tensor:
         """The tokens of each row's label, (B,) int64 on the device."""
@@ -83,14 +85,26 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class PackedRows:
-    """`Rows` of any trunk, of shapes of their own."""
+    """`Rows` of any trunk, of shapes of their own; `updated` (B,) bool says whose texts have an update."""
 
     trunk: Trunk
     batch: Batch
     cu_seqlens: Tensor
+    updated: Tensor
 
-    def row_losses(self, flat: Tensor) -> Tensor:
-        return self.trunk.row_losses(TargetPrompts(flat, self.cu_seqlens), self.batch)
+    def row_losses(self, flat: Tensor, input_update: Tensor | None) -> Tensor:
+        prompts = TargetPrompts(flat, self.cu_seqlens)
+        if input_update is None:
+            return self.trunk.row_losses(prompts, self.batch)
+        if bool(self.updated.all()):
+            return self.trunk.row_losses(prompts, self.batch, input_update)
+        # In passes of their own, so that the other rows' backward goes no further than without these beside them.
+        with_update, without = self.updated.nonzero().flatten(), (~self.updated).nonzero().flatten()
+        losses = [
+            self.trunk.row_losses(prompts, self.batch.take(without)),
+            self.trunk.row_losses(prompts, self.batch.take(with_update), input_update),
+        ]
+        return torch.cat(losses)[torch.cat([without, with_update]).argsort().to(flat.device)]
 
     def label_lengths(self) -> Tensor:
         return self.batch.label_lengths.to(self.trunk.device)
@@ -113,14 +127,18 @@ class Inputs:
             replace(part, draws={name: moved(drawn, device) for name, drawn in part.draws.items()})
             for part in packed.parts
         ]
-        by_row = [cohort.shape.per_row for cohort in cohorts]
+        by_row = [cohort.shape.per_row or cohort.shape.updates_inputs for cohort in cohorts]
         if any(by_row):
             texts = trunk.texts(batch).split([len(part.runs) for part in parts])
             parts = [
                 replace(part, runs=part.runs.to(device), tasks=part.tasks.to(device), texts=own) if rowwise else part
                 for part, own, rowwise in zip(parts, texts, by_row, strict=True)
             ]
-        return cls(PackedRows(trunk, batch, packed.cu_seqlens), packed.counts, parts)
+        updated = [
+            torch.full((len(part.runs),), cohort.shape.updates_inputs)
+            for cohort, part in zip(cohorts, parts, strict=True)
+        ]
+        return cls(PackedRows(trunk, batch, packed.cu_seqlens, torch.cat(updated)), packed.counts, parts)
 
 
 def pack(cohorts: Sequence[Cohort], ahead: int = 0) -> Packed:
@@ -149,8 +167,10 @@ def pack(cohorts: Sequence[Cohort], ahead: int = 0) -> Packed:
 
 def forward(cohorts: Sequence[Cohort], inputs: Inputs) -> Tensor:
     """Each member's loss (runs,): the mean over the label tokens of its rows, in one pass of the trunk over all."""
-    stacks = [_target_prompts(cohort, part) for cohort, part in zip(cohorts, inputs.parts, strict=True)]
-    row_losses = inputs.rows.row_losses(torch.cat(stacks)).split(inputs.counts)
+    whole = list(zip(cohorts, inputs.parts, strict=True))
+    stacks = [_target_prompts(cohort, part) for cohort, part in whole]
+    updates = [_input_update(cohort, part) for cohort, part in whole if cohort.shape.updates_inputs]
+    row_losses = inputs.rows.row_losses(torch.cat(stacks), torch.cat(updates) if updates else None).split(inputs.counts)
     lengths = inputs.rows.label_lengths().split(inputs.counts)
     return torch.stack([loss.sum() / length.sum() for loss, length in zip(row_losses, lengths, strict=True)])
 
@@ -164,6 +184,12 @@ def _target_prompts(cohort: Cohort, part: Part) -> Tensor:
         targets = compose_rows(composition, cohort.params, cohort.shape, part.runs, part.tasks, part.texts)
     assert targets is not None
     return targets.flatten(0, -2)
+
+
+def _input_update(cohort: Cohort, part: Part) -> Tensor:
+    """What a cohort adds to the token embeddings of its rows' texts: (N, d)."""
+    assert part.texts is not None
+    return update_inputs(cohort.params, cohort.shape, part.runs, part.tasks, part.texts)
 
 
 def gradients(cohorts: Sequence[Cohort], losses: Tensor) -> list[list[Tensor]]:

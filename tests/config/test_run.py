@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from compt_fast.config.presets import PRESETS, Preset
+from compt_fast.config.presets import PRESETS, UPDATING, Preset
 from compt_fast.config.run import RUN_FLAGS, resolve
 from compt_fast.utils.errors import InputError
 
@@ -34,6 +34,14 @@ PUBLISHED = {
     "sip": ("inside", 8, True, 10, (0.0, 0.02, 0.1)),
     "silp": ("inside", 8, True, 10, (0.05, 0.02, 0.1)),
 }
+OTHERS = {
+    "dept": {"prompt_length": 40, "lr_private": 0.3, "lr_update": 5e-3, "update_length": 256, "encoder": "none"},
+    "adept": {"prompt_length": 60, "lr_private": 0.3, "lr_update": 1e-4, "update_length": 0, "encoder": "none"},
+    "residual": {"prompt_length": 10, "lr_private": 0.3, "encoder_hidden": 800, "encoder": "residual"},
+    "low-rank": {"prompt_length": 100, "lr_private": 0.3, "encoder_hidden": 10, "encoder": "low-rank"},
+    "superpos": {"prompt_length": 10, "lr_encoder": 0.0, "encoder_hidden": 128, "encoder": "superpos"},
+}
+"""Settings of the methods of other papers."""
 STORED = {"pi": ("random", "stored")} | dict.fromkeys(("sil", "sip", "silp"), ("stored", "random"))
 
 
@@ -52,11 +60,19 @@ def test_presets_are_those_of_the_papers(name: str) -> None:
     assert (config.weight_decay, config.clip_norm, config.warmup) == (0.01, 1.0, 0.2)
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_presets_of_other_papers(name: str) -> None:
+    config = resolve(choice(method=name), tasks=8, d_model=32)
+    assert config.private and config.sources == 0
+    assert {key: getattr(config, key) for key in OTHERS[name]} == OTHERS[name]
+    assert (config.rate("update") > 0) == (config.composition in UPDATING)
+
+
 def test_the_papers_train_the_tasks_of_their_baselines_each_alone() -> None:
     """ComPT, section 4.1: "independently"; the joint form of `pt` is a method of its own."""
     assert {name for name in PUBLISHED if PRESETS[name].apart} == {"pt", "p", "pi"}
     assert replace(PRESETS["pt-joint"], apart=True) == PRESETS["pt"]
-    assert PRESETS.keys() >= {*PUBLISHED, "pt-joint"}
+    assert PRESETS.keys() == {*PUBLISHED, *OTHERS, *STORED_ELSEWHERE, "pt-joint"}
 
 
 # Where prompts start, length, rates of private prompts and of what weighs sources, epochs, and whether tasks are apart.
@@ -120,12 +136,14 @@ def test_flags_override_a_preset_but_for_what_it_ignores() -> None:
     slpn = resolve(choice(method="slpn", gates="tied"), tasks=8, d_model=32)
     assert (slpn.sources, slpn.gates) == (8, "fixed")
     inert = {"sources", "gates", "router", "normalisation", "lr_router", "source_init"}
+    updates = {"lr_update", "update_rank", "update_length"}
+    inert |= updates
     assert ignored_fields(PRESETS["mst"]) == inert | {"lr_private", "private_init"}
     assert ignored_fields(PRESETS["pt"]) == inert | {"lr_source"}
     encoders = {"encoder", "encoder_hidden", "encoder_sharing", "lr_encoder"}
     assert ignored_fields(PRESETS["pi"]) == inert | {"lr_source", "private_init"} | encoders
-    assert ignored_fields(PRESETS["slpn"]) == {"gates"}
-    assert ignored_fields(PRESETS["sip"]) == {"gates", "sources", "source_init", "lr_source"}
+    assert ignored_fields(PRESETS["slpn"]) == {"gates"} | updates
+    assert ignored_fields(PRESETS["sip"]) == {"gates", "sources", "source_init", "lr_source"} | updates
 
 
 def test_stored_sources_are_one_a_source_task() -> None:

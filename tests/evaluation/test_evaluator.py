@@ -90,7 +90,7 @@ def test_ranking_predicts_labels_and_generation_whatever_comes(
         for counts in ranked[name]["predictions"].values():
             assert set(counts) <= {"bad", "good"}
     ids = job.data.tokenizer(" dog ")["input_ids"]
-    monkeypatch.setattr(PackedTrunk, "generate", lambda self, p, batch, max_new_tokens: [ids] * batch.rows)
+    monkeypatch.setattr(PackedTrunk, "generate", lambda self, p, batch, *rest: [ids] * batch.rows)
     generated = scored(job, prompts, scoring="generate")
     for entry in generated.values():
         assert all(set(counts) == {"dog"} for counts in entry["predictions"].values())
@@ -103,7 +103,7 @@ def test_new_tokens_are_bounded_by_the_longest_label(
 ) -> None:
     asked: set[int] = set()
 
-    def generate(self: Any, p: Any, batch: Any, max_new_tokens: int) -> list[list[int]]:
+    def generate(self: Any, p: Any, batch: Any, max_new_tokens: int, input_update: None) -> list[list[int]]:
         asked.add(max_new_tokens)
         return [[] for _ in range(batch.rows)]
 

@@ -23,6 +23,7 @@ PT = replace(SPP, composition="pt", sources=0)
 MST = replace(SPP, composition="mst", sources=1, private=False)
 INSIDE = replace(SPP, composition="inside", sources=3, sharing="shared")
 SHARED_ONLY = replace(INSIDE, private=False)
+ROWS = torch.randn(30, D, generator=torch.Generator().manual_seed(0))
 
 
 def name(shape: PromptShape) -> str:
@@ -32,7 +33,7 @@ def name(shape: PromptShape) -> str:
 
 def bank_of(shape: PromptShape, runs: int = R) -> PromptBank:
     """A float64 bank with a router and gates as if trained."""
-    bank = PromptBank.create(shape, list(range(runs))).to(torch.float64)
+    bank = PromptBank.create(shape, list(range(runs)), embedding=ROWS).to(torch.float64)
     generator = torch.Generator().manual_seed(7)
     groups = rate_groups(shape)
     with torch.no_grad():

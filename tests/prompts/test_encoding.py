@@ -75,7 +75,7 @@ def test_no_encoder_leaves_the_tokens_as_they_are():
 @pytest.mark.parametrize("encoder", ENCODER_NAMES)
 def test_gradcheck(encoder, sharing):
     shape = PromptShape("inside", 2, 2, True, 2, 2, encoder=encoder, sharing=sharing)
-    bank = PromptBank.create(shape, [0]).to(torch.float64)
+    bank = PromptBank.create(shape, [0], embedding=torch.randn(9, 2)).to(torch.float64)
     names = [name for name in bank.params if name != "router"]
 
     def both(*values: torch.Tensor) -> torch.Tensor:

@@ -21,13 +21,18 @@ SHAPES = {
     "mst of t5-base": PromptShape("mst", 8, 1, False, 5, 768),
     "slpn": PromptShape("inside", 8, 8, True, 10, 192, "linear", "shared"),
     "sigmoid": PromptShape("inside", 7, 3, True, 5, 192, "none", normalisation="sigmoid"),
+    "residual": PromptShape("spp", 8, 3, True, 5, 192, "residual", "per-role", 40),
+    "low-rank": PromptShape("spp", 8, 3, True, 20, 192, "low-rank", hidden=6),
+    "superpos": PromptShape("pt", 8, 0, True, 5, 192, "superpos", "shared", 40),
     "lstm": PromptShape("spp", 3, 2, True, 5, 192, "lstm", "shared", gates="fixed"),
 }
+
+ROWS = torch.randn(60, 192, generator=torch.Generator().manual_seed(0))
 
 
 def trained(shape: PromptShape, seeds: list[int]) -> tuple[Tensor, Tensor]:
     """Target prompts (R, T, L, d) and gradient norms (R,) of runs after three steps, each towards a goal of its own."""
-    bank = PromptBank.create(shape, seeds)
+    bank = PromptBank.create(shape, seeds, embedding=ROWS)
     optim = FleetAdamW(bank.params)
     same = torch.ones(len(seeds), dtype=torch.float64)
     for step in range(3):

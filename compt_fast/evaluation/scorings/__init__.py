@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from compt_fast.utils.registry import Registry
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compt_fast.models.api import Trunk
     from compt_fast.models.batch import Batch, TargetPrompts
 
@@ -31,9 +33,17 @@ class Scoring(Protocol):
     """How the answers of a batch are found."""
 
     def __call__(
-        self, trunk: Trunk, targets: TargetPrompts, batch: Batch, labels: Sequence[Labels], longest: int
+        self,
+        trunk: Trunk,
+        targets: TargetPrompts,
+        batch: Batch,
+        labels: Sequence[Labels],
+        longest: int,
+        input_update: Tensor | None = None,
     ) -> list[str]:
-        """Each row's answer as text. `labels` are by row, `longest` the tokens of the longest one of the job."""
+        """Each row's answer as text. `labels` are by row, `longest` the tokens of the longest one of the job;
+        `input_update` as of `Trunk.row_losses`.
+        """
 
 
 SCORINGS: Registry[Scoring] = Registry(__name__)

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from compt_fast.evaluation.scorings import Labels
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts
 
 
-def generated(trunk: Trunk, targets: TargetPrompts, batch: Batch, labels: Sequence[Labels], longest: int) -> list[str]:
+def generated(
+    trunk: Trunk,
+    targets: TargetPrompts,
+    batch: Batch,
+    labels: Sequence[Labels],
+    longest: int,
+    input_update: Tensor | None = None,
+) -> list[str]:
     """The texts that the trunk writes, of up to `longest` tokens."""
-    return written(trunk, targets, batch, [longest] * len(labels))
+    return written(trunk, targets, batch, [longest] * len(labels), input_update)
 
 
-def written(trunk: Trunk, targets: TargetPrompts, batch: Batch, most: Sequence[int]) -> list[str]:
+def written(
+    trunk: Trunk, targets: TargetPrompts, batch: Batch, most: Sequence[int], input_update: Tensor | None = None
+) -> list[str]:
     """The texts that the trunk writes, of up to `most` tokens by row."""
-    ids = trunk.generate(targets, batch, max_new_tokens=max(most, default=0))
+    ids = trunk.generate(targets, batch, max(most, default=0), input_update)
     own = [row[:length] for row, length in zip(ids, most, strict=True)]
     return [text.strip() for text in trunk.tokenizer.batch_decode(own, skip_special_tokens=True)]
 

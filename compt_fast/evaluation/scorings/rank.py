@@ -11,16 +11,27 @@ from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts
 
 
-def log_likelihoods(trunk: Trunk, targets: TargetPrompts, batch: Batch, labels: Sequence[Labels]) -> list[Tensor]:
+def log_likelihoods(
+    trunk: Trunk,
+    targets: TargetPrompts,
+    batch: Batch,
+    labels: Sequence[Labels],
+    input_update: Tensor | None = None,
+) -> list[Tensor]:
     """In nats, of each of a row's labels: (n_b,) fp32 by row."""
-    return trunk.label_scores(targets, batch, [of.ids for of in labels])
+    return trunk.label_scores(targets, batch, [of.ids for of in labels], input_update)
 
 
 def most_likely(
-    trunk: Trunk, targets: TargetPrompts, batch: Batch, labels: Sequence[Labels], longest: int
+    trunk: Trunk,
+    targets: TargetPrompts,
+    batch: Batch,
+    labels: Sequence[Labels],
+    longest: int,
+    input_update: Tensor | None = None,
 ) -> list[str]:
     """The most likely label's text, the first of those that are equally likely."""
-    found = log_likelihoods(trunk, targets, batch, labels)
+    found = log_likelihoods(trunk, targets, batch, labels, input_update)
     return [of.texts[int(scores.argmax())] for of, scores in zip(labels, found, strict=True)]
 
 

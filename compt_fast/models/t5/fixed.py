@@ -147,8 +147,13 @@ class FixedBatch:
         """Make the batch whose `integers` these are, on the CPU, the present one."""
         self._integers.copy_(moved(packed, self._integers.device))
 
-    def row_losses(self, flat: Tensor) -> Tensor:
-        """`PackedTrunk.row_losses` of the present batch, (B,) fp32; its prompts' rows are `flat` (P, d), any float."""
+    def row_losses(self, flat: Tensor, input_update: Tensor | None = None) -> Tensor:
+        """`PackedTrunk.row_losses` of the present batch, (B,) fp32; its prompts' rows are `flat` (P, d), any float.
+
+        Raises `ValueError` for an update of the texts, for which nothing here has room.
+        """
+        if input_update is not None:
+            raise ValueError("batches of fixed shapes have no room for an update of their inputs")
         losses: Tensor = _FixedLosses.apply(flat, self)
         return losses
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from compt_fast.prompts.shape import PromptShape
 
-ORDER = ("spp", "scp", "pt", "mst", "inside", "attempt")
+ORDER = ("spp", "scp", "pt", "mst", "inside", "attempt", "dept", "adept")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,14 @@ class Parts:
     weights: Tensor | None
     gates: Tensor | None
     rows: Rows | None = None
+
+
+InputUpdate = Callable[[Mapping[str, "Tensor"], "PromptShape", Rows], "Tensor"]
+
+
+def no_rank(shape: PromptShape) -> int:
+    """The rank of an update that is none."""
+    return 0
 
 
 def one_prompt(shape: PromptShape) -> int:
@@ -67,6 +75,14 @@ class Rule(Entry):
     parameters: Callable[[PromptShape], dict[str, Parameter]] = no_parameters
     per_row: bool = False
     """The formula is a function of the input, and is asked for rows only."""
+    input_update: InputUpdate | None = None
+    """input_update(params, shape, rows) -> (N, d): what is added to the token embeddings of the rows' texts. Of params
+    it has those of `mixing_parameters`, and a row's update may depend on nothing beside that row and its run.
+    """
+    update_rank: Callable[[PromptShape], int] = no_rank
+    """The rank of an update, where the shape says none."""
+    by_place: bool = False
+    """The update goes by a token's place in its text, up to the shape's `update_length`."""
 
 
 COMPOSITIONS: Registry[Rule] = Registry(__name__)

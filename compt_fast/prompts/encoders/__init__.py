@@ -17,11 +17,26 @@ if TYPE_CHECKING:
 
     from compt_fast.prompts.shape import PromptShape
 
-ORDER = ("mlp", "linear", "lstm", "none")
+ORDER = ("mlp", "linear", "lstm", "residual", "low-rank", "superpos", "none")
 
 
 def any_shape(shape: PromptShape) -> None:
     """The check of an encoder that goes with every shape."""
+
+
+def full_width(shape: PromptShape) -> int:
+    """Raw tokens are as wide as the trunk: d."""
+    return shape.d_model
+
+
+def inner_width(shape: PromptShape) -> int:
+    """Raw tokens are as wide as the encoder inside: h."""
+    return shape.hidden
+
+
+def as_init_says(shape: PromptShape) -> tuple[float, float] | None:
+    """Raw tokens start as the flag --init says."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -30,15 +45,17 @@ class Encoder(Entry):
 
     parameters(shape) are those of one encoder, laid out as in torch's own layers; who shares it, and so its group, is
     for the shape to say. formula(weights, x) -> (K, B, m, d): weights are those of K encoders, each (K, ...) by the
-    names of the parameters; x (K, B, m, d) are the tokens of the B prompts that each of them encodes. None: prompts are
+    names of the parameters; x (K, B, m, w) are the tokens of the B prompts that each of them encodes. None: prompts are
     their tokens. hidden: it has an inner width, the shape's `hidden`. check(shape) raises `InputError` for a shape that
-    it cannot have.
+    it cannot have. width(shape) is w, the width of raw tokens, and initial(shape) where they start, as of `Parameter`.
     """
 
     parameters: Callable[[PromptShape], dict[str, Parameter]]
     formula: Callable[[Mapping[str, Tensor], Tensor], Tensor] | None
     hidden: bool = False
     check: Callable[[PromptShape], None] = any_shape
+    width: Callable[[PromptShape], int] = full_width
+    initial: Callable[[PromptShape], tuple[float, float] | None] = as_init_says
 
 
 ENCODERS: Registry[Encoder] = Registry(__name__)
