@@ -70,7 +70,7 @@ def _special(task: str, k: int) -> dict[str, Any]:
     if task == "multirc":
         ids = {"paragraph": k // (2 * ANSWERS), "question": k // ANSWERS, "answer": k}
         texts = {
-            "paragraph": f"<b>Sent 1: </b>Paragraph {ids['paragraph']}.<br>",
+            "paragraph": f"<b>Sent 1: </b>Paragraph<br>{ids['paragraph']}.",
             "question": f"Question {ids['question']}?",
         }
         return {"idx": ids, **texts}

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from compt_fast import train
+from compt_fast.config.flags import parse, read_file
 from compt_fast.config.job import JobSettings
+from compt_fast.config.presets import PRESETS
 from compt_fast.runs.recipes import embedded, read_jobs, settings_of
 from compt_fast.tasks.chosen import resolve_tasks
-from compt_fast.tasks.table import TASKS
+from compt_fast.tasks.table import SUITES, TASKS
 from compt_fast.training.plan import Run, plan_runs
 from compt_fast.utils.errors import InputError
 from tests.helpers.jobs import error_of, results
@@ -26,7 +28,24 @@ T5_BASE, MINI = 768, 192  # d_model
 COMPT = [f"compt-table-{k}" for k in range(1, 10)] + [f"compt-figure-{k}" for k in range(2, 7)]
 CROSSPT = ["crosspt-table-2", "crosspt-table-3", "crosspt-table-a1", "crosspt-table-a2", "crosspt-table-a3"]
 CROSSPT += [f"crosspt-figure-{k}" for k in range(2, 12)]
+DEPT = ["dept-table-1", "dept-table-2", "dept-few-shot"]
 NINE = {"p", "pi", "sl", "slp", "sln", "slpn", "sil", "sip", "silp"}
+
+
+def methods_of(path: Path) -> set[str]:
+    """The methods that a recipe names."""
+    content = read_file(path)
+    return methods_in([content, *content.get("jobs", {}).values()])
+
+
+def methods_in(tables: list[dict[str, Any]]) -> set[str]:
+    """The methods that tables of flags name."""
+    named = [table["method"] for table in tables if "method" in table]
+    return {method for methods in named for method in (methods if isinstance(methods, list) else [methods])}
+
+
+# Those whose methods are all there.
+READY = [path for path in RECIPES if methods_of(path) <= set(PRESETS)]
 
 
 def planned(job: JobSettings, d_model: int) -> list[Run]:
@@ -41,7 +60,7 @@ def runs_of(name: str, *, mini: bool = True) -> dict[str, list[Run]]:
 
 def test_every_experiment_of_both_papers_has_a_recipe_and_the_readme_names_the_rest() -> None:
     there = [path.stem for path in RECIPES]
-    assert set(COMPT + CROSSPT) <= set(there)
+    assert set(COMPT + CROSSPT + DEPT) <= set(there)
     readme = (REPOSITORY / "recipes" / "README.md").read_text()
     for stem in there:
         paper, _, rest = stem.partition("-")
@@ -51,7 +70,7 @@ def test_every_experiment_of_both_papers_has_a_recipe_and_the_readme_names_the_r
 
 
 @pytest.mark.parametrize("mini", [False, True], ids=["full", "mini"])
-@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+@pytest.mark.parametrize("path", READY, ids=[path.stem for path in READY])
 def test_every_recipe_plans(path: Path, mini: bool) -> None:
     jobs = settings_of({}, str(path), mini)
     for name, job in jobs.items():
@@ -83,6 +102,50 @@ def test_recipes_mean_what_the_papers_say() -> None:
     assert {run.config.label_mode for run in labels} == {"natural", "synthetic", "numeric"}
     sl2 = runs_of("crosspt-figure-9")["sl2"]
     assert [(run.config.method, run.config.sources) for run in sl2] == [("sl", 2)]
+
+
+# The rows of the comparison tables, by the names of methods.
+ROWS = {
+    "compt-table-9": "spp finetune pt spot attempt attempt-m mpt",
+    "crosspt-table-2": "finetune finetune-m bitfit adapter-m hyperformer-m hyperdecoder-m spot attempt attempt-m mpt "
+    "mpt-m dept slp",
+    "crosspt-table-3": "p mpt dept slpn",
+    "dept-table-1": "finetune adapter bitfit lora pt dept finetune-m adapter-m hyperformer-m hyperdecoder-m spot "
+    "attempt mpt attempt-m mpt-m",
+    "dept-table-2": "finetune adapter bitfit lora pt spot attempt mpt dept",
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_comparison_tables_have_all_their_rows(name: str) -> None:
+    assert methods_of(REPOSITORY / "recipes" / f"{name}.toml") == set(ROWS[name].split())
+
+
+@pytest.mark.parametrize("mini", [False, True], ids=["full", "mini"])
+@pytest.mark.parametrize("name", [*ROWS, "dept-few-shot"])
+def test_tables_of_other_methods_read_but_for_the_methods(name: str, mini: bool) -> None:
+    """All their flags, with prompt tuning in place of each job's methods; the tasks are those of the table."""
+    tasks: dict[str, list[str]] = {}
+    for job, table in read_jobs(str(REPOSITORY / "recipes" / f"{name}.toml"), mini).items():
+        values = {key: parse(key, value, key) for key, value in table.items() if key != "method" and value is not None}
+        chosen = [values.get(key) for key in ("suite", "tasks", "include", "exclude")]
+        found = resolve_tasks(chosen[0], chosen[1], chosen[2] or [], chosen[3] or [], [])
+        assert {task.origin for task in found} == ({"mini"} if mini else {"hub"})
+        tasks[job] = [task.name.removeprefix("mini_") for task in found]
+        assert values["model"] == ("mini" if mini else "t5-base")
+        assert not {"steps", "epochs"} <= set(values)
+    expected = {
+        "dept-table-1": {*SUITES["glue"], "boolq", "cb", "multirc", "wic", "wsc"},
+        "dept-table-2": {*SUITES["others"]},
+        "dept-few-shot": {"boolq", "cb", "scitail"},
+    }
+    assert {task for names in tasks.values() for task in names} == expected.get(name, {*SUITES["glue"]})
+    if name in ("dept-table-1", "dept-table-2"):
+        # Each row of the table has each of its tasks once.
+        for method in ROWS[name].split():
+            jobs = read_file(REPOSITORY / "recipes" / f"{name}.toml")["jobs"]
+            of = [job for job, table in jobs.items() if method in methods_in([table])]
+            assert sorted(task for job in of for task in tasks[job]) == sorted(expected[name])
 
 
 def test_mini_turns_suites_and_tasks_into_embedded_ones() -> None:
