@@ -13,6 +13,7 @@ from typing import Any
 
 PER_TASK = -1  # "as many sources as there are tasks", for the presets sln and slpn
 RANDOM, STORED, SPOT, JOINT = "random", "stored", "spot", "joint"  # where the tokens of a role's prompts start from
+CHAIN = "chain"  # beside them of sources: each from the stored prompt that was trained behind those before it
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Preset:
 
     def mixes(self) -> bool:
         """Whether it has sources that a router weighs."""
-        return self.composition not in ("pt", "mst")
+        return self.composition not in ("pt", "mst", "progressive")
 
     def has_gates(self) -> bool:
         """Whether gates stand in its composition."""
@@ -126,6 +127,15 @@ PRESETS: dict[str, Preset] = {
     "silp": _from_store(lr_source=0.05, lr_private=0.02),
     "spot": _spot(JOINT),
     "spot-nearest": _spot(SPOT),
+    "progressive": _method(  # arXiv 2301.12314
+        "progressive",
+        prompt_length=10,
+        encoder="none",
+        lr_private=0.3,
+        source_init=CHAIN,
+        learn_sources=False,
+        apart=True,
+    ),
     "attempt": _attempt(apart=True),
     "attempt-m": _attempt(),
 }
