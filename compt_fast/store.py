@@ -119,7 +119,8 @@ def show_all(store: PromptStore, console: Console) -> int:
     rows = []
     for e in entries:
         score = f"{e.score['value']:.1f} ({e.score['metric']})" if e.score else "-"
-        named = [e.name, ", ".join(e.tasks), e.trunk.name]
+        tasks = ", ".join(e.tasks) + (f" (before {', '.join(reversed(e.after))})" if e.after else "")
+        named = [e.name, tasks, e.trunk.name]
         rows.append([*named, str(e.length), str(e.d_model), e.encoder or "-", score, (e.created or "-")[:16]])
     if rows:
         print_table(console, heads, rows, turn=False)

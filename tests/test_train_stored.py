@@ -176,3 +176,72 @@ def test_a_sum_of_stored_prompts_starts_runs_and_answers(line: Line, tmp_path: P
     said = error_of(capsys, store.main, ["combine", "toy_a-m2 - toy_b-m3", f"--store={kept.folder}", "--name=x"])
     assert "'toy_b-m3'. Did you mean 'toy_b-m2'?" in said
     assert store.main(["combine", "- toy_a-m2", f"--store={kept.folder}", "--name=away", "--task=toy_b"]) == 0
+
+
+# Progressive Prompts
+
+
+def test_tasks_come_one_after_another(line: Line, tmp_path: Path, capsys: Said) -> None:
+    out = tmp_path / "run"
+    sequence = {"source_tasks": "toy_b,mini_rte,toy_a", "tasks": "toy_a,mini_qnli", "source_steps": 2}
+    assert train.main(line(out, method="progressive", **sequence)) == 0
+    folders = {path.name: jobs.results(path)["runs"][0]["id"] for path in sorted(out.glob("sources-*"))}
+    assert folders == {
+        "sources-after1-m2": "progressive-full-s0-mini_rte",
+        "sources-after2-m2": "progressive-full-s0-toy_a",
+        "sources-m2": "p-full-s0-toy_b",
+    }
+    kept = PromptStore(out / "store")
+    by_after = {entry.after: entry for entry in map(kept.load, kept.names())}
+    b, rte, a = (by_after[after] for after in ((), ("toy_b",), ("toy_b", "mini_rte")))
+    assert [entry.task for entry in (b, rte, a)] == ["toy_b", "mini_rte", "toy_a"]
+    found = jobs.prompts(out)
+    of_a, of_qnli = found["progressive-k4-s0-toy_a"], found["progressive-k4-s0-mini_qnli"]
+    for own, behind in ((of_a, (rte, b)), (of_qnli, (a, rte, b))):
+        assert torch.equal(own["targets"][0, 2:], torch.cat([entry.values for entry in behind])), "frozen, latest first"
+        assert torch.equal(own["targets"][0, :2], own["privates"][0]) and "weights" not in own
+    manifest = json.loads((out / "prompts" / "progressive-k4-s0-mini_qnli" / "manifest.json").read_text())
+    assert manifest["source_tasks"] == ["toy_b", "mini_rte", "toy_a"]
+    capsys.readouterr()
+    assert train.main(line(tmp_path / "again", method="progressive", store=kept.folder, **sequence)) == 0
+    assert "Stage one" not in capsys.readouterr().out
+    assert store.main(["list", f"--store={kept.folder}"]) == 0 and "toy_a (before" in capsys.readouterr().out
+    assert "and nothing alone: name the run" in error_of(
+        capsys, export.main, [str(kept.folder / a.name), "--format=peft", f"-o={tmp_path / 'out'}"]
+    )
+
+
+def test_a_chain_of_its_own_tasks_in_both_engines_masked_and_at_work(line: Line, tmp_path: Path) -> None:
+    out, chosen = tmp_path / "fast", {"method": "progressive,spp", "source_steps": 2}
+    assert train.main(line(out, **chosen)) == 0
+    other = {"engine": "reference", "store": out / "store"}
+    assert train.main(line(tmp_path / "reference", **chosen | other)) == 0
+    mine, theirs = jobs.prompts(out), jobs.prompts(tmp_path / "reference")
+    first, second = "progressive-k4-s0-toy_a", "progressive-k4-s0-toy_b"
+    assert mine[first]["targets"].shape == (1, 2, 32) and mine[second]["targets"].shape == (1, 4, 32)
+    for name in (first, second):
+        torch.testing.assert_close(mine[name]["targets"], theirs[name]["targets"], rtol=1e-2, atol=1e-2)
+    assert evaluate.main([str(out), "--masks=each", "--mask-tokens=remove"]) == 0
+    masks = json.loads((out / "masked.json").read_text())["ways"][0]["runs"]
+    assert masks[second].keys() == {"source-1", "private", "total"} and masks[first].keys() == {"total"}
+    predictor = compt_fast.load(out / "prompts" / second)
+    assert len(predictor.predict([{"task": "toy_b", "sentence": "man sees dog"}])) == 1
+    assert export.main([str(out / "prompts" / second), "--format=peft", f"-o={tmp_path / 'peft'}"]) == 0
+    assert report.main([str(out), f"--out={tmp_path / 'report'}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"apart": False}, "method progressive trains one task after another: leave out --no-apart"),
+        ({"sources": 2}, "--sources has no meaning for any of the methods trained (progressive)"),
+        ({"router": "direct"}, "--router has no meaning"),
+        ({"lr_source": 0.1}, "--lr-source has no meaning"),
+    ],
+)
+def test_what_makes_no_chain_is_named(
+    changes: dict[str, object], says: str, line: Line, tmp_path: Path, capsys: Said
+) -> None:
+    given = line(tmp_path / "run", method="progressive", **{k: v for k, v in changes.items() if k != "apart"})
+    assert says in error_of(capsys, train.main, given + ["--no-apart"] * ("apart" in changes))
+    assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from typing import Any
 from compt_fast.analysis.formulas import Anatomy
 from compt_fast.analysis.words import told_apart
 from compt_fast.config.job import JOB_FLAGS, JobSettings
-from compt_fast.config.presets import PRESETS, SOURCELESS, STORED
+from compt_fast.config.presets import CHAIN, PRESETS, RANDOM, SOURCELESS
 from compt_fast.config.run import RunConfig
 from compt_fast.evaluation.evaluator import average
 from compt_fast.prompts.shape import PromptShape
@@ -67,7 +67,7 @@ class Entry:
     @property
     def sources_grow(self) -> bool:
         """Whether it has as many sources as tasks because its preset or its stored prompts say so."""
-        if self.config.source_init == STORED:
+        if self.config.source_init != RANDOM:
             return not self.job.source_tasks
         return PRESETS[self.config.method].one_source_a_task() and "sources" not in self.job.sweep.values
 
@@ -232,6 +232,8 @@ def _together(entries: list[Entry]) -> list[Entry]:
     merged: dict[tuple[RunConfig, bool], Entry] = {}
     for entry in entries:
         config = replace(entry.config, task=None)
+        if config.source_init == CHAIN:  # as many sources as tasks come before
+            config = replace(config, sources=0)
         before = merged.get((config, entry.apart))
         if before is None:
             merged[config, entry.apart] = replace(entry, config=config)

@@ -17,6 +17,7 @@ SOURCELESS = ("pt", "dept", "adept")
 UPDATING = ("dept", "adept")
 """The compositions that update the token embeddings of the texts."""
 RANDOM, STORED, SPOT, JOINT = "random", "stored", "spot", "joint"  # where the tokens of a role's prompts start from
+CHAIN = "chain"  # beside them of sources: each from the stored prompt that was trained behind those before it
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Preset:
 
     def mixes(self) -> bool:
         """Whether it has sources that a router weighs."""
-        return self.composition not in (*SOURCELESS, "mst")
+        return self.composition not in (*SOURCELESS, "mst", "progressive")
 
     def has_gates(self) -> bool:
         """Whether gates stand in its composition."""
@@ -152,6 +153,15 @@ PRESETS: dict[str, Preset] = {
     "silp": _from_store(lr_source=0.05, lr_private=0.02),
     "spot": _spot(JOINT),
     "spot-nearest": _spot(SPOT),
+    "progressive": _method(  # arXiv 2301.12314
+        "progressive",
+        prompt_length=10,
+        encoder="none",
+        lr_private=0.3,
+        source_init=CHAIN,
+        learn_sources=False,
+        apart=True,
+    ),
     "attempt": _attempt(apart=True),
     "attempt-m": _attempt(),
     "dept": _updating("dept", prompt_length=40, lr_update=5e-3, update_length=256),

@@ -19,6 +19,7 @@ from compt_fast.config.choices import (
 )
 from compt_fast.config.fields import FULL, NOT_NEGATIVE, POSITIVE, SHOTS, Flag, Range, flags_of, stated, up_to
 from compt_fast.config.presets import (
+    CHAIN,
     JOINT,
     PER_TASK,
     PRESETS,
@@ -289,7 +290,8 @@ def resolve(choice: Mapping[str, Any], *, tasks: int, d_model: int, source_tasks
     """The run that `choice` (one value a field, None where the preset decides) means for so many
     tasks, source tasks (default: as many as tasks) and such a trunk.
 
-    Sources that start from stored prompts are one a source task. Prompts that start from stored
+    Sources that start from stored prompts are one a source task; of a chain, whose number is each task's own, none
+    here (`compt_fast.training.plan.plan_runs`). Prompts that start from stored
     values, which a prompt encoder has already made, have none.
 
     What the other values leave without effect is settled, so that it makes no second run.
@@ -348,5 +350,5 @@ def _check(config: RunConfig) -> None:
         flag.check(getattr(config, flag.field))
     if config.encoder in HIDDEN and config.encoder_hidden < 1:
         raise InputError(f"--encoder-hidden must be above 0, not {config.encoder_hidden}")
-    if config.sources < 1 and config.composition not in SOURCELESS:
+    if config.sources < 1 and config.composition not in SOURCELESS and config.source_init != CHAIN:
         raise InputError(f"--sources must be at least 1 for method {config.method!r}, not {config.sources}")

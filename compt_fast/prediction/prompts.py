@@ -134,6 +134,10 @@ def _of_artifact(folder: Path, known: Sequence[Task]) -> list[TaskPrompt]:
     """The prompts of an artifact of either kind, one a task."""
     kind = next((kind for kind, file in FILES.items() if (folder / file).is_file()), "run")
     prompts, about = load_prompts(folder, kind)
+    if kind == "prompt" and about.source_tasks:
+        behind = ", ".join(about.source_tasks)
+        part = f"a part of a prompt, which stands before those of {behind}"
+        raise InputError(f"{folder}: {part}, and nothing alone: name the run that has it, whose prompt is whole")
     if not about.tasks:  # as of early runs
         raise InputError(f"{folder / MANIFEST}: tasks: none are named, so that no row is known to be of one of them")
     text = _whole(about.text)

@@ -97,6 +97,7 @@ def combined(terms: Sequence[Term], entries: Mapping[str, StoredPrompt], name: s
         text=first.text,
         definition=definitions.pop(tasks[0]),
         others=definitions,
+        after=first.after,
     )
 
 
@@ -116,6 +117,8 @@ def _check_alike(first: StoredPrompt, other: StoredPrompt) -> None:
     hashed = own.dtype == its.dtype and own.sha256 and its.sha256  # hashes of other precisions say nothing
     if own.sha256 != its.sha256 if hashed else own.name != its.name:
         raise InputError(f"{both} belong to the trunks {own.name} and {its.name}, whose weights differ")
+    if first.after != other.after:
+        raise InputError(f"{both} stand before the prompts of other tasks ({first.after} and {other.after})")
     if not first.text.agrees(other.text):
         texts = f"{first.text} and {other.text}"
         raise InputError(f"{both} answer unlike texts (prefix, prompt position or label words): {texts}")

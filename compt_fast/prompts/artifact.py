@@ -14,7 +14,8 @@ so that a reload scores the same to the last bit. The manifest says:
     tasks                 their names, in the order of every task axis
     definitions           by name, of those that are known: the task in the words of a task file, with `input`, how a
                           row becomes text, and `label_texts`, all that the trunk is to write
-    source_tasks          the task of each source prompt that started from a stored one, else null
+    source_tasks          the task of each source prompt that started from a stored one, else null; of a prompt, the
+                          tasks whose prompts stand behind it
     text                  `TextFormat`: prefix, place of the prompt, truncation, label words
     trunk                 `TrunkId` and d_model
     shape, tensors        `PromptShape`, and the shape of each tensor
@@ -314,7 +315,7 @@ def _about(manifest: dict[str, Any], shape: PromptShape, path: Path) -> About:
         trunk=dataclass_from(TrunkId, trunk, f"{path}: trunk"),
         text=text,
         definitions=definitions,
-        source_tasks=sources and tuple(sources),
+        source_tasks=None if sources is None else tuple(sources),
         training=manifest["training"],
         score=manifest["score"],
         created=manifest["created"],

@@ -59,7 +59,7 @@ def compose(
     Raises `InputError` for a mask of another number of sources.
     """
     rule, _, router, _, gates = shape.entries
-    if mask and (router.per_row or not shape.sources):
+    if mask and (router.per_row or not shape.n_weights):
         mask.candidates(shape)  # for its check: there are no weights to mask
     if router.per_row:
         mask = None
@@ -68,7 +68,7 @@ def compose(
     if mask and not mask.private and privates is not None:
         privates = torch.zeros_like(privates)
     w = None
-    if sources is not None and not router.per_row:
+    if sources is not None and shape.n_weights and not router.per_row:
         logits = router.logits(params, shape)
         w = weights(logits, shape, training=training, temperature=temperature, noise=noise, mask=mask)
     if mask and mask.tokens == "remove" and rule.removable:
@@ -78,7 +78,9 @@ def compose(
     found = Composition(None, sources, privates, w, alpha_beta)
     if shape.per_row:
         return found
-    parts = Parts(params, None if w is None else _mixture(w, sources, shape), privates, w, alpha_beta)
+    mixture = None if w is None else _mixture(w, sources, shape)
+    listed = _listed(sources, shape, mask) if rule.sources == "listed" else None
+    parts = Parts(params, mixture, privates, w, alpha_beta, sources=listed)
     return replace(found, targets=rule.formula(parts))
 
 
@@ -139,3 +141,16 @@ def _mixture(w: Tensor, sources: Tensor | None, shape: PromptShape) -> Tensor:
     """sum_i w[t, i] P_src[i]: w (R, T, n_weights) and sources (R, N, m, d) -> (R, T, m, d)."""
     assert sources is not None
     return batched(w[..., : shape.sources], sources.flatten(2)).unflatten(2, sources.shape[2:])
+
+
+def _listed(sources: Tensor | None, shape: PromptShape, mask: Mask | None) -> Tensor | None:
+    """The sources (R, N, m, d) as every task has them, (R, T, N, m, d); without those that a mask removes, and zero
+    where it leaves their tokens.
+    """
+    if sources is None:
+        return None
+    if mask and mask.tokens == "remove":
+        sources = sources[:, [i for i, on in enumerate(mask.sources) if on]]
+    elif mask:
+        sources = sources * sources.new_tensor(mask.sources)[:, None, None]
+    return sources[:, None].expand(-1, shape.tasks, -1, -1, -1)

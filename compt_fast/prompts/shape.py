@@ -113,6 +113,8 @@ class PromptShape:
             raise InputError(f"{name} shares one source prompt: sources must be 1, not {sources}")
         if rule.sources == "many" and sources < 1:
             raise InputError(f"{name} mixes sources: sources must be at least 1, not {sources}")
+        if rule.sources == "listed" and sources < 0:
+            raise InputError(f"{name} lists its sources: sources must not be negative, not {sources}")
         if rule.private is True and not self.private:
             raise InputError(f"{name} needs private prompts: private must be true")
         if rule.private is False and self.private:
@@ -220,12 +222,14 @@ class PromptShape:
 
     @property
     def target_length(self) -> int:
-        """Tokens L of a target prompt: 2m for `scp`, else m."""
+        """Tokens L of a target prompt: 2m for `scp`, (N + 1) m for `progressive`, else m."""
         return self.entries.composition.target_length(self)
 
     @property
     def n_weights(self) -> int:
-        """Weights a target prompt has: N, one more with a private inside, none for `pt`."""
+        """Weights a target prompt has: N, one more with a private inside, none for `pt` and of listed sources."""
+        if self.entries.composition.sources == "listed":
+            return 0
         return self.sources + (self.entries.composition.private_inside and self.private)
 
     @property

@@ -47,7 +47,7 @@ class StoredPrompt:
     """One entry. `values` (m, d) fp32, which a prompt encoder of the kind `encoder` made; `score` is {"metric", "value"
     in percent} on the task, where known; `training` says how it was trained or where it came from, `text` what it was
     trained to read and write, and `definition` what the task is, where that is known. `others` are the tasks that share
-    it, with what they are.
+    it, with what they are. `after` are the tasks behind whose prompts it was trained to stand, the latest last.
     """
 
     name: str
@@ -61,6 +61,7 @@ class StoredPrompt:
     text: TextFormat = field(default_factory=TextFormat)
     definition: Task | None = None
     others: Mapping[str, Task | None] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, prompts: RunPrompts, about: About, what: str) -> StoredPrompt:
@@ -78,6 +79,7 @@ class StoredPrompt:
             text=about.text,
             definition=about.definitions.get(task),
             others={name: about.definitions.get(name) for name in others},
+            after=about.source_tasks or (),
         )
 
     def artifact(self) -> tuple[RunPrompts, About]:
@@ -92,6 +94,7 @@ class StoredPrompt:
             tasks=self.tasks,
             trunk=self.trunk,
             text=self.text,
+            source_tasks=self.after or None,
             definitions={name: task for name, task in definitions.items() if task is not None},
             training=self.training,
             score=self.score,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from compt_fast.config.choices import RETRAIN
 from compt_fast.config.job import JobSettings
-from compt_fast.config.presets import JOINT, RANDOM, SPOT, STORED
+from compt_fast.config.presets import CHAIN, JOINT, RANDOM, SPOT, STORED
 from compt_fast.config.run import RUN_FLAGS, RunConfig
 from compt_fast.prompts.artifact import MANIFEST, About, RunPrompts, TextFormat, TrunkId, load_prompts
 from compt_fast.prompts.similarity import mean_cosine
@@ -26,7 +26,7 @@ from compt_fast.prompts.store import PromptStore, StoredPrompt, fit_length
 from compt_fast.runs.job import Job, fingerprint_of
 from compt_fast.runs.results import read_results
 from compt_fast.tasks.sampling import Draw
-from compt_fast.training.plan import Run, sources_of
+from compt_fast.training.plan import Run, run_sources, sources_of
 from compt_fast.utils.errors import InputError
 
 _DRAWN = {field.name for field in fields(Draw)}
@@ -34,12 +34,15 @@ _DRAWN = {field.name for field in fields(Draw)}
 
 @dataclass(frozen=True)
 class Need:
-    """A stored prompt that some run starts from: of one task, or the one that `others` share with it."""
+    """A stored prompt that some run starts from: of one task, or the one that `others` share with it; or one that was
+    trained `after` those of other tasks, to stand before them.
+    """
 
     task: str
     length: int
     label_mode: str
     others: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -54,7 +57,9 @@ class Need:
     @property
     def whose(self) -> str:
         """Its tasks, as a message says it."""
-        return f"task {self.task}" if not self.others else f"the tasks {', '.join(self.tasks)} together"
+        if self.others:
+            return f"the tasks {', '.join(self.tasks)} together"
+        return f"task {self.task}" + (f" after {', '.join(self.after)}" if self.after else "")
 
 
 def stage_one_draw(settings: JobSettings) -> Draw:
@@ -64,12 +69,18 @@ def stage_one_draw(settings: JobSettings) -> Draw:
 
 def entry_name(need: Need, text: TextFormat) -> str:
     """The name under which the store keeps a prompt for `need` that was trained on texts of this format."""
-    joint = hashlib.sha256(",".join(sorted(need.tasks)).encode()).hexdigest()[:8]  # names in a row would be too long
-    parts = [f"joint-{joint}" if need.others else need.task, f"m{need.length}"]
+    parts = [f"joint-{_short(sorted(need.tasks))}" if need.others else need.task]
+    parts += [f"after-{_short(need.after)}"] if need.after else []
+    parts += [f"m{need.length}"]
     parts += [need.label_mode] if need.label_mode != "natural" else []
     parts += ["no-prefix"] if text.prefix is False else []
     parts += ["append"] if text.prompt_position == "append" else []
     return "-".join(parts)
+
+
+def _short(tasks: Sequence[str]) -> str:
+    """What tells tasks from others in a name, where their own in a row would be too long."""
+    return hashlib.sha256(",".join(tasks).encode()).hexdigest()[:8]
 
 
 class Initialisation:
@@ -127,6 +138,8 @@ class Initialisation:
 
         if config.source_init == STORED:
             start["source_tokens"] = stack(self._sources)
+        if config.source_init == CHAIN and config.sources:
+            start["source_tokens"] = torch.stack([self._values(need) for need in self._chain(config)])
         if config.private_init != RANDOM:
             targets = self.job.data.names(config)
             if config.private_init == JOINT:
@@ -170,7 +183,15 @@ class Initialisation:
             if not set(self._sources) - {target}:
                 raise InputError(f"{run.id}: spot needs a source task beside {target}; name more --source-tasks")
         joint = [self._joint(config)] if config.private_init == JOINT else []
-        return [*(Need(task, config.prompt_length, config.label_mode) for task in dict.fromkeys(tasks)), *joint]
+        chain = self._chain(config) if config.source_init == CHAIN else []
+        alone = [Need(task, config.prompt_length, config.label_mode) for task in dict.fromkeys(tasks)]
+        return [*alone, *joint, *chain]
+
+    def _chain(self, config: RunConfig) -> list[Need]:
+        """The prompts of the tasks before a run's own, each trained after those before it."""
+        tasks = run_sources(self.job.settings, [data.task.name for data in self.job.data.tasks], config)
+        size = config.prompt_length, config.label_mode
+        return [Need(task, *size, after=tuple(tasks[:place])) for place, task in enumerate(tasks)]
 
     def _joint(self, config: RunConfig) -> Need:
         """The one prompt of all source tasks."""
@@ -187,7 +208,11 @@ class Initialisation:
     def _find(self, need: Need) -> StoredPrompt | None:
         """The entry to start from; None where one has to be trained."""
         text = replace(self.setting, label_mode=need.label_mode)
-        alike = [entry for entry in self._entries if frozenset(entry.tasks) == need.key and entry.text.agrees(text)]
+        alike = [
+            entry
+            for entry in self._entries
+            if (frozenset(entry.tasks), entry.after) == (need.key, need.after) and entry.text.agrees(text)
+        ]
         exact = [entry for entry in alike if entry.length == need.length]
         if len(exact) > 1:
             names = ", ".join(entry.name for entry in exact)
@@ -221,10 +246,10 @@ class Initialisation:
 
 
 def _by_stage_one(entry: StoredPrompt) -> bool:
-    """Whether a run like those of stage one made the prompt, on all examples: `p` of its task alone, or `mst`."""
+    """Whether a run like those of stage one made the prompt, on all examples."""
     config = entry.training.get("config")
-    method, task = ("mst", None) if entry.others else ("p", entry.task)
-    made = {"method": method, "task": task, "shots": None}
+    method = "mst" if entry.others else "progressive" if entry.after else "p"
+    made = {"method": method, "task": None if entry.others else entry.task, "shots": None}
     return isinstance(config, dict) and made == {key: config.get(key) for key in made}
 
 
@@ -276,6 +301,18 @@ def joint_entry_of(folder: Path) -> StoredPrompt:
     others = {entry.task: entry.definition for entry in rest}
     need = Need(first.task, first.length, first.text.label_mode or "natural", tuple(others))
     return replace(first, name=entry_name(need, first.text), others=others, score=None)
+
+
+def private_entry_of(folder: Path) -> StoredPrompt:
+    """The private prompt of a run's folder with one task, as the entry that stands before those of the run's sources.
+
+    Raises `InputError` as `entries_of` does.
+    """
+    (entry,) = entries_of(folder)
+    prompts, about = load_prompts(folder)
+    values = prompts.tensors["privates"][0]
+    need = Need(entry.task, len(values), entry.text.label_mode or "natural", after=about.source_tasks or ())
+    return replace(entry, name=entry_name(need, entry.text), values=values, after=need.after)
 
 
 def entry_of(prompts: RunPrompts, about: About, index: int, score: dict[str, Any] | None) -> StoredPrompt:

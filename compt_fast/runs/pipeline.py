@@ -21,10 +21,9 @@ from compt_fast.runs.initialisation import Initialisation
 from compt_fast.runs.job import InMemory, Job, check_recorded, open_job, prepare_folder, record_stored
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
 from compt_fast.runs.summary import print_results
-from compt_fast.tasks.examples import seen_nothing
 from compt_fast.training.checkpoint import Checkpoint, load_latest
 from compt_fast.training.interrupts import Interrupted, Interrupts
-from compt_fast.training.loop import Trainer, from_nothing
+from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
 from compt_fast.utils.errors import FIRST_SIGNAL, InputError, out_of_memory
 from compt_fast.utils.output import OutputError, complain
@@ -32,23 +31,25 @@ from compt_fast.utils.output import OutputError, complain
 
 @dataclass(frozen=True)
 class Stage:
-    """A job, the checkpoint that it goes on from (None: it begins), and its trainer, which knows what that holds."""
+    """A job, the checkpoint that it goes on from (None: it begins), its trainer, which knows what that holds, and the
+    stored prompts that its runs start from.
+    """
 
     job: Job
     saved: Checkpoint | None
     trainer: Trainer
+    initialisation: Initialisation
 
 
 @dataclass(frozen=True)
 class Pipeline:
     """A job and what it begins with: all is opened and checked, and nothing is written.
 
-    `stage_one` trains what the `store` lacks, and `stage_two` what was asked for, from `initialisation`.
+    `stage_one` trains what the `store` lacks, one job after another, and `stage_two` what was asked for.
     """
 
     folder: Path
     store: PromptStore
-    initialisation: Initialisation
     stage_one: Sequence[Stage]
     stage_two: Stage
 
@@ -69,10 +70,9 @@ def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMem
         take_in(initialisation, folder)
     stage_one = []
     for own_folder, own_job in open_stage_one(folder, job, initialisation.lacking()):
-        own_saved = _latest(own_folder, own_job)
-        stage_one.append(Stage(own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
-    stage_two = Stage(job, saved, _trainer(folder, job, saved, initialisation))
-    return Pipeline(folder, store, initialisation, stage_one, stage_two)
+        starts = Initialisation(own_job, store, own_job.runs)
+        stage_one.append(_stage(own_folder, own_job, _latest(own_folder, own_job), starts))
+    return Pipeline(folder, store, stage_one, _stage(folder, job, saved, initialisation))
 
 
 def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
@@ -81,20 +81,21 @@ def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
     The folder is made, or extended, by the `command` that `config.json` is to name. Returns 0 where all runs have
     finished, 1 where some were stopped, and `FIRST_SIGNAL` or more after a signal.
     """
-    folder, initialisation, last = pipeline.folder, pipeline.initialisation, pipeline.stage_two
+    folder, last = pipeline.folder, pipeline.stage_two
     prepare_folder(folder, last.job, command)
     if last.saved is None:
         last.trainer.write_results()
     for stage in pipeline.stage_one:
         own = stage.trainer.folder
+        stage.initialisation.refresh()
         with nullcontext() if own.exists() else claimed(own):  # with the job's folder the old ones are
             prepare_folder(own, stage.job, command)
             code = _train(stage, folder, console)
         if code >= FIRST_SIGNAL:
             return code
         keep(pipeline.store, own, stage.trainer.ended)
-    initialisation.refresh()
-    record_stored(folder, initialisation.used())
+    last.initialisation.refresh()
+    record_stored(folder, last.initialisation.used())
     return _train(last, folder, console)
 
 
@@ -119,13 +120,12 @@ def _latest(folder: Path, job: Job) -> Checkpoint | None:
     return saved
 
 
-def _trainer(folder: Path, job: Job, saved: Checkpoint | None, initialisation: Initialisation | None = None) -> Trainer:
-    """The trainer of a job, that knows what was done by a checkpoint."""
-    start, seen = (from_nothing, seen_nothing) if initialisation is None else (initialisation.of, initialisation.seen)
-    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.settings, folder, start, seen)
+def _stage(folder: Path, job: Job, saved: Checkpoint | None, starts: Initialisation) -> Stage:
+    """A job with its trainer, that knows what was done by a checkpoint."""
+    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.settings, folder, starts.of, starts.seen)
     if saved is not None:
         made.note_results(saved)
-    return made
+    return Stage(job, saved, made, starts)
 
 
 def _train(stage: Stage, job_folder: Path, console: Console) -> int:

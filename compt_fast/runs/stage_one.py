@@ -1,5 +1,6 @@
 """Stage one of CrossPT (arXiv 2509.14253, section 2.1): the source prompts that a store lacks, each task's or, as SPoT
-(arXiv 2110.07904) has it, one of all source tasks.
+(arXiv 2110.07904) has it, one of all source tasks; or, as in Progressive Prompts (arXiv 2301.12314), each before those
+of the tasks that it comes after.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from compt_fast.config.fields import FULL
 from compt_fast.config.flags import read_flags
 from compt_fast.config.job import JOB_FLAGS, JobSettings, Sweep
 from compt_fast.prompts.store import PromptStore, StoredPrompt
-from compt_fast.runs.initialisation import Initialisation, Need, entries_of, entry_name, joint_entry_of
+from compt_fast.runs.initialisation import (
+    Initialisation,
+    Need,
+    entries_of,
+    entry_name,
+    joint_entry_of,
+    private_entry_of,
+)
 from compt_fast.runs.job import Job, open_job
 from compt_fast.runs.results import read_results
 from compt_fast.tasks.table import Task
@@ -20,8 +28,10 @@ from compt_fast.tasks.user import load_task_file
 from compt_fast.training.results import RunResult
 from compt_fast.utils.errors import InputError
 
-SourceKind = tuple[int, str, tuple[str, ...]]
-"""What the jobs of stage one differ in: prompt length, label mode, and the tasks that share one prompt, if they do."""
+SourceKind = tuple[int, str, tuple[str, ...], tuple[str, ...]]
+"""What the jobs of stage one differ in: prompt length, label mode, the tasks that share one prompt, if they do, and
+those before whose prompts it is to stand.
+"""
 
 
 def stage_one_settings(
@@ -31,16 +41,17 @@ def stage_one_settings(
 
     Each task has a run of its own, so that its prompt does not depend on what else is trained: the
     preset `p` with its own settings, seed 0 and `source_examples` examples. One prompt of several tasks is trained
-    likewise by the preset `mst`. The papers name the method only; the rest is ours.
+    likewise by the preset `mst`, and one before others by `progressive`, in jobs that follow each other. The papers
+    name the method only; the rest is ours.
     """
     own_tasks = [task.name for task in (*(load_task_file(Path(name)) for name in settings.task_file), *defined)]
     jobs = {}
-    kinds = {need: (need.length, need.label_mode, need.tasks if need.others else ()) for need in lacking}
+    kinds = {need: _kind(need) for need in lacking}
     for kind in dict.fromkeys(kinds.values()):
-        length, mode, shared = kind
+        length, mode, shared, after = kind
         tasks = list(shared) or [need.task for need in lacking if kinds[need] == kind]
         sweep = Sweep.of(
-            method=["mst" if shared else "p"],
+            method=["mst" if shared else "progressive" if after else "p"],
             shots=[FULL],
             max_train=[settings.source_examples],
             steps=None if settings.source_steps is None else [settings.source_steps],
@@ -58,11 +69,15 @@ def stage_one_settings(
             store=None,
             select="last",
             out=None,
-            source_tasks=None,  # it starts from no stored prompts
+            source_tasks=list(after) or None,  # else it starts from no stored prompts
             source_steps=None,
-            fit_length=None,
+            fit_length=settings.fit_length if after else None,
         )
     return jobs
+
+
+def _kind(need: Need) -> SourceKind:
+    return need.length, need.label_mode, need.tasks if need.others else (), need.after
 
 
 def open_stage_one(folder: Path, job: Job, lacking: Sequence[Need]) -> list[tuple[Path, Job]]:
@@ -80,9 +95,9 @@ def open_stage_one(folder: Path, job: Job, lacking: Sequence[Need]) -> list[tupl
 
 def _folder(folder: Path, kind: SourceKind, settings: JobSettings) -> Path:
     """Where a job of stage one stands: one that is there where it was of these settings, else anew."""
-    length, mode, shared = kind
-    parts = ["sources", *(["joint"] if shared else []), f"m{length}", *([mode] if mode != "natural" else [])]
-    name = "-".join(parts)
+    length, mode, shared, after = kind
+    beside = ["joint"] if shared else [f"after{len(after)}"] if after else []
+    name = "-".join(["sources", *beside, f"m{length}", *([mode] if mode != "natural" else [])])
     number, own = 1, folder / name
     while (own / "config.json").is_file() and not _same(own, settings):
         number += 1
@@ -111,7 +126,8 @@ def keep(store: PromptStore, folder: Path, results: Sequence[RunResult]) -> None
 
 def _made(folder: Path, result: RunResult) -> list[StoredPrompt]:
     """What a run of stage one made, as entries of a store."""
-    return [joint_entry_of(folder)] if result.method == "mst" else entries_of(folder)
+    made = {"mst": joint_entry_of, "progressive": private_entry_of}
+    return [made[result.method](folder)] if result.method in made else entries_of(folder)
 
 
 def take_in(initialisation: Initialisation, folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from compt_fast.config.job import JobSettings
-from compt_fast.config.presets import RANDOM, STORED
+from compt_fast.config.presets import RANDOM
 from compt_fast.evaluation.evaluator import average, predict, scored
 from compt_fast.models.api import Trunk
 from compt_fast.models.engines.fast import PackedTrunk
@@ -26,7 +26,7 @@ from compt_fast.training.graphs import Graphs, refused
 from compt_fast.training.identity import Identity
 from compt_fast.training.interrupts import Interrupts
 from compt_fast.training.monitor import Monitor
-from compt_fast.training.plan import Run, sources_of
+from compt_fast.training.plan import Run, run_sources
 from compt_fast.training.results import RunResult, write_results
 from compt_fast.training.step import Packed
 from compt_fast.training.stepper import Stepper
@@ -326,9 +326,9 @@ class Trainer:
 
     def _source_tasks(self, run: Run) -> tuple[str, ...] | None:
         """The task of each source prompt, where they started from stored ones."""
-        if run.config.source_init != STORED:
+        if run.config.source_init == RANDOM:
             return None
-        return tuple(sources_of(self.settings, [data.task.name for data in self.data.tasks]))
+        return tuple(run_sources(self.settings, [data.task.name for data in self.data.tasks], run.config))
 
     def _about(self, run: Run) -> About:
         tasks = tuple(self.data.names(run.config))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from compt_fast.config.job import JOB_FLAGS, JobSettings
-from compt_fast.config.presets import JOINT, PRESETS, RANDOM, SOURCELESS, SPOT, STORED
+from compt_fast.config.presets import CHAIN, JOINT, PRESETS, RANDOM, SOURCELESS, SPOT, STORED
 from compt_fast.config.run import RUN_FLAGS, RunConfig, RunFlag, resolve
 from compt_fast.prompts.parameters import parameter_count
 from compt_fast.prompts.shape import PromptShape
@@ -39,6 +39,12 @@ def sources_of(settings: JobSettings, tasks: Sequence[str]) -> list[str]:
     return settings.source_tasks or list(tasks)
 
 
+def run_sources(settings: JobSettings, tasks: Sequence[str], config: RunConfig) -> list[str]:
+    """The tasks whose stored prompts a run has as sources: all of `sources_of`, or of a chain those before its own."""
+    every = sources_of(settings, tasks)
+    return every[: every.index(config.task)] if config.source_init == CHAIN and config.task in every else every
+
+
 def plan_runs(settings: JobSettings, *, tasks: Sequence[str], d_model: int) -> list[Run]:
     """Every run of a job's sweep for the `tasks`, by name, in the order of its choices.
 
@@ -54,9 +60,13 @@ def plan_runs(settings: JobSettings, *, tasks: Sequence[str], d_model: int) -> l
     runs: dict[RunConfig, Run] = {}
     for choice in sweep.choices():
         apart = PRESETS[choice["method"]].apart if settings.apart is None else settings.apart
+        if not apart and PRESETS[choice["method"]].init("source") == CHAIN:
+            raise InputError(f"method {choice['method']} trains one task after another: leave out --no-apart")
         own_tasks = 1 if apart else len(tasks)
         whole = resolve(choice, tasks=own_tasks, d_model=d_model, source_tasks=source_tasks)
         for config in [replace(whole, task=name) for name in tasks] if apart else [whole]:
+            if config.source_init == CHAIN:
+                config = replace(config, sources=len(run_sources(settings, tasks, config)))
             runs.setdefault(config, Run(_run_id(config, varied), config, _shape(config, own_tasks, d_model)))
     _check_used(settings)
     _check_starts(settings, list(runs.values()))
@@ -99,7 +109,7 @@ def _check_starts(settings: JobSettings, runs: Sequence[Run]) -> None:
     inits = {(run.config.source_init, run.config.private_init) for run in runs}
     used = {
         "prompts": any(pair != (RANDOM, RANDOM) for pair in inits),
-        "sources": any(source == STORED or private in (SPOT, JOINT) for source, private in inits),
+        "sources": any(source in (STORED, CHAIN) or private in (SPOT, JOINT) for source, private in inits),
     }
     by = {"prompts": "--private-init stored", "sources": "--source-init stored or --private-init spot or joint"}
     for flag in JOB_FLAGS.values():
@@ -113,7 +123,7 @@ def _check_starts(settings: JobSettings, runs: Sequence[Run]) -> None:
 
 def _run_id(config: RunConfig, varied: Sequence[RunFlag]) -> str:
     parts = [config.method]
-    if config.sources:
+    if config.sources and config.source_init != CHAIN:  # whose number is that of the tasks before, and no choice
         parts.append(f"n{config.sources}")
     parts.append("full" if config.shots is None else f"k{config.shots}")
     parts.append(f"s{config.seed}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from compt_fast.prompts.shape import PromptShape
 
-ORDER = ("spp", "scp", "pt", "mst", "inside", "attempt", "dept", "adept")
+ORDER = ("spp", "scp", "pt", "mst", "inside", "attempt", "progressive", "dept", "adept")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Parts:
 
     mixture (..., m, d): sum_i w[i] P_src[i]. privates (..., m, d), zero where masked. weights (..., n_weights), gates
     (..., 2): alpha (private) and beta (sources). What a shape has not, or a mask has removed, is None. params are the
-    runs' parameters; rows, only where something depends on the input, says whose each row is.
+    runs' parameters; rows, only where something depends on the input, says whose each row is. sources (..., N, m, d),
+    only where they are listed, are zero where masked, or fewer.
     """
 
     params: Mapping[str, Tensor]
@@ -35,6 +36,7 @@ class Parts:
     weights: Tensor | None
     gates: Tensor | None
     rows: Rows | None = None
+    sources: Tensor | None = None
 
 
 InputUpdate = Callable[[Mapping[str, "Tensor"], "PromptShape", Rows], "Tensor"]
@@ -56,8 +58,8 @@ class Rule(Entry):
 
     formula: Callable[[Parts], Tensor]
     """Of parts for places (...): the target prompts (..., L, d)."""
-    sources: Literal["none", "one", "many"] = "many"
-    """How many there are; many: one or more, which are mixed."""
+    sources: Literal["none", "one", "many", "listed"] = "many"
+    """How many there are; many: one or more, which are mixed; listed: any number, which nothing weighs."""
     private: bool | None = True
     """Whether each task has a private prompt; None leaves that to the shape."""
     private_inside: bool = False
@@ -65,7 +67,7 @@ class Rule(Entry):
     gated: bool = False
     """Alpha and beta stand in the formula."""
     removable: bool = False
-    """Mixture and private prompt are concatenated, and a mask can take one of them out."""
+    """Mixture (or listed sources) and private prompt are concatenated, and a mask can take one of them out."""
     router: str = ""
     """The only router that goes with it; empty: the shape chooses."""
     normalisation: str = ""
