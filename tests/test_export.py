@@ -61,9 +61,8 @@ def test_one_task_of_several_paths(tiny_t5: Path, tmp_path: Path, capsys: Said) 
     assert PromptStore(tmp_path / "again").names() == ["other"]
 
 
-def per_row(trunk: Path, folder: Path) -> Path:
-    """The prompts of a run with gates `input`."""
-    shape = PromptShape("spp", 1, 2, True, 2, 32, gates="input")
+def stored_run(trunk: Path, folder: Path, shape: PromptShape) -> Path:
+    """The prompts of a run of one task."""
     bank = PromptBank.create(shape, [4])
     prompts = RunPrompts.of(shape, compose(bank.params, shape), bank.params)
     about = About("run", "r", ("rte",), TrunkId(str(trunk)), definitions={"rte": TASKS["rte"]})
@@ -83,9 +82,12 @@ def test_what_is_wrong_is_named(tiny_t5: Path, tmp_path: Path, capsys: Said, mon
     assert "unknown task of" in refused(made, "--format=peft", "--task=rta")
     assert "no prompts; name a run folder" in refused(tmp_path / "none", "--format=peft")
     assert "unknown value of --engine 'slow'" in refused(made, "--format=peft", "--engine=slow")
-    rows = per_row(tiny_t5, tmp_path / "rows")
+    rows = stored_run(tiny_t5, tmp_path / "rows", PromptShape("spp", 1, 2, True, 2, 32, gates="input"))
+    updating = PromptShape("dept", 1, 0, True, 2, 32, encoder="none", update_length=4)
+    updates = stored_run(tiny_t5, tmp_path / "updates", updating)
     for name in ("peft", "vocabulary"):
         assert "with gates 'input' every row has a prompt of its own" in refused(rows, f"--format={name}")
+        assert "dept adds to the embeddings of the text, beside the prompt" in refused(updates, f"--format={name}")
     behind = kept(tiny_t5, tmp_path / "behind", prompt_position="append").folder
     assert "and these stand behind it" in refused(behind, "--format=peft")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)

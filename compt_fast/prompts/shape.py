@@ -165,8 +165,8 @@ class PromptShape:
         rank = self.update_rank or rule.update_rank(self) if self.updates_inputs else 0
         if self.updates_inputs and rank < 1:
             raise InputError(
-                f"{self.composition}: beside a prompt of {self.length} tokens the numbers of {BUDGET} tokens leave no "
-                "rank for the update: give --update-rank, or a shorter prompt"
+                f"beside a prompt of {self.length} tokens the numbers of {BUDGET} tokens leave no rank for the update "
+                f"of {self.composition}: give --update-rank, or a shorter prompt"
             )
         object.__setattr__(self, "update_rank", rank)
 

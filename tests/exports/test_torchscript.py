@@ -117,6 +117,15 @@ def test_prompts_that_depend_on_the_row_are_refused(tmp_path: Path) -> None:
         EXPORTS["torchscript"].write(Predictor(predictor.trunk, {"mini_rte": by_row}), tmp_path)
 
 
+def test_prompts_beside_an_update_of_the_text_are_refused(tmp_path: Path) -> None:
+    predictor = made_predictor(names=("mini_rte",))
+    (one,) = predictor.prompts.values()
+    shape = PromptShape("adept", 1, 0, True, 10, predictor.trunk.d_model, encoder="none")
+    updating = replace(one, prompts=RunPrompts(shape, one.prompts.tensors))
+    with pytest.raises(InputError, match="made: adept adds to the embeddings of the text, beside the prompt of mini_r"):
+        EXPORTS["torchscript"].write(Predictor(predictor.trunk, {"mini_rte": updating}), tmp_path)
+
+
 def test_the_extension_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = made_predictor(names=("mini_rte",))
     monkeypatch.setattr(library, "_decided", Status(False, "turned off here"))

@@ -26,8 +26,11 @@ class Summing:
 
     device = torch.device("cpu")
 
-    def row_losses(self, prompts: TargetPrompts, batch: Batch) -> Tensor:
+    def row_losses(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None = None) -> Tensor:
         sums = torch.stack([own.sum() for own in prompts.flat.split(prompts.lengths.tolist())])
+        if input_update is not None:
+            added = torch.stack([own.sum() for own in input_update.split(batch.input_lengths.tolist())])
+            return (sums[batch.slots] + added) * batch.label_lengths
         return sums[batch.slots] * batch.label_lengths
 
     def texts(self, batch: Batch) -> Texts:
@@ -37,7 +40,7 @@ class Summing:
 TRUNK: Any = Summing()
 
 
-def plan(**given: str) -> list[Run]:
+def plan(**given: Any) -> list[Run]:
     given = {"method": "spp", "batch_size": "4", "steps": "6", "prompt_length": "2"} | given
     return plan_runs(read_flags(given, None), tasks=["a", "b"], d_model=8)
 
@@ -86,6 +89,22 @@ def test_every_row_is_its_own_slot_with_input_gates() -> None:
     losses = forward(cohorts, inputs)
     alone = forward(cohorts[1:], Inputs.of(TRUNK, cohorts[1:], pack(cohorts[1:])))
     assert torch.equal(losses[1:], alone)
+
+
+def test_updates_of_some_cohorts_reach_their_own_rows_only() -> None:
+    dept = {"method": "dept", "update_length": "3", "update_rank": "2", "seeds": "0,1", "apart": False}
+    cohorts = cohorts_of(*plan(**dept), *plan(), *plan(method="adept", update_rank="2", apart=False))
+    starting = forward(cohorts, Inputs.of(TRUNK, cohorts, pack(cohorts)))
+    with torch.no_grad():
+        for cohort in cohorts:
+            for name in [name for name in cohort.params if name.startswith("update")]:
+                cohort.params[name].add_(0.1)
+    inputs = Inputs.of(TRUNK, cohorts, pack(cohorts))
+    assert [part.texts is None for part in inputs.parts] == [False, True, False]
+    losses = forward(cohorts, inputs)
+    assert (losses == starting).tolist() == [False, False, True, False]
+    alone = [forward([one], Inputs.of(TRUNK, [one], pack([one]))) for one in cohorts]
+    assert torch.equal(losses, torch.cat(alone))
 
 
 def test_a_runs_loss_is_the_mean_over_its_own_target_tokens() -> None:

@@ -87,7 +87,7 @@ def test_other_compositions_have_no_update() -> None:
 
 
 def test_what_leaves_no_update_is_refused() -> None:
-    with pytest.raises(InputError, match="leave no rank for the update: give --update-rank"):
+    with pytest.raises(InputError, match="leave no rank for the update of dept: give --update-rank"):
         PromptShape("dept", 1, 0, True, 100, 768, encoder="none", update_length=256)
     with pytest.raises(InputError, match="update_length must be at least 1"):
         PromptShape("dept", 1, 0, True, 4, 768, encoder="none")
