@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 PER_TASK = -1  # "as many sources as there are tasks", for the presets sln and slpn
+NO_PROMPT = "none"  # the composition of what trains the trunk's weights, or further ones, and no prompts
+INIT_RANGE = 0.5  # of uniform tokens
 RANDOM, STORED, SPOT = "random", "stored", "spot"  # where the tokens of a role's prompts start from
 
 
@@ -20,7 +22,8 @@ class Preset:
 
     `private` says whether each task has a private prompt. `settings` are by the names of the fields of `RunConfig`,
     and what is not among them is the usual value there. `learn_sources` False freezes the sources whatever their
-    rate; `apart` trains each task in a run of its own, as the papers train their baselines.
+    rate; `apart` trains each task in a run of its own, as the papers train their baselines. `weights` names the file of
+    `compt_fast.baselines.methods` that says which weights of the trunk train, or beside it; empty: prompts do.
     """
 
     composition: str
@@ -28,6 +31,7 @@ class Preset:
     settings: Mapping[str, Any]
     learn_sources: bool = True
     apart: bool = False
+    weights: str = ""
 
     def init(self, role: str) -> str:
         """Where the prompts of a role ("source", "private") start."""
@@ -41,7 +45,7 @@ class Preset:
 
     def mixes(self) -> bool:
         """Whether it has sources that a router weighs."""
-        return self.composition not in ("pt", "mst")
+        return self.composition not in ("pt", "mst", NO_PROMPT)
 
     def has_gates(self) -> bool:
         """Whether gates stand in its composition."""
@@ -53,7 +57,7 @@ class Preset:
 
     def trains_sources(self) -> bool:
         """Whether it has sources that learn."""
-        return self.composition != "pt" and self.learn_sources
+        return self.composition not in ("pt", NO_PROMPT) and self.learn_sources
 
     def trains_private(self) -> bool:
         """Whether it has private prompts."""
@@ -62,6 +66,22 @@ class Preset:
     def chooses_private(self) -> bool:
         """Whether it has private prompts whose start is open."""
         return self.private and self.init("private") != STORED
+
+    def draws_tokens(self) -> bool:
+        """Whether it draws prompt tokens at random."""
+        return not self.weights
+
+    def has_length(self) -> bool:
+        """Whether it has prompts, or a prefix, of some length."""
+        return self.settings.get("prompt_length") != 0
+
+    def trains_weights(self) -> bool:
+        """Whether it trains weights of the trunk, or beside it."""
+        return bool(self.weights)
+
+    def has_bottleneck(self) -> bool:
+        """Whether what it adds to the trunk has an inner width."""
+        return "bottleneck" in self.settings
 
     def encodes(self) -> bool:
         """Whether any of its prompts go through prompt encoders."""
@@ -72,7 +92,7 @@ def encoded_roles(composition: str, private: bool, source_init: str, private_ini
     """The roles ("source", "private") whose prompts go through prompt encoders: what starts from stored values, which
     an encoder has already made, has none.
     """
-    there = {"source": (composition != "pt", source_init), "private": (private, private_init)}
+    there = {"source": (composition not in ("pt", NO_PROMPT), source_init), "private": (private, private_init)}
     return [role for role, (has, init) in there.items() if has and init == RANDOM]
 
 
