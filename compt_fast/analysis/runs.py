@@ -12,8 +12,8 @@ from typing import Any
 
 from compt_fast.analysis.formulas import Anatomy
 from compt_fast.analysis.words import told_apart
-from compt_fast.config.job import JOB_FLAGS, JobSettings
 from compt_fast.config.baselines import METHODS
+from compt_fast.config.job import JOB_FLAGS, JobSettings
 from compt_fast.config.presets import STORED
 from compt_fast.config.run import RunConfig
 from compt_fast.evaluation.evaluator import average

@@ -14,6 +14,7 @@ from compt_fast.baselines.methods import TUNINGS, Sizes, Tuned
 from compt_fast.baselines.trunk import TunedTrunk
 from compt_fast.config.baselines import METHODS
 from compt_fast.config.run import RunConfig
+from compt_fast.models.api import Trunk
 from compt_fast.models.base import BaseTrunk
 from compt_fast.models.engines.reference import ReferenceTrunk
 from compt_fast.training.plan import Run
@@ -30,16 +31,18 @@ def tuned(model: Any, config: RunConfig, tasks: int) -> Tuned:
         return made(model, Sizes(tasks, config.prompt_length, config.bottleneck)).eval()
 
 
-def tuned_trunk(fresh: ReferenceTrunk, run: Run) -> TunedTrunk:
-    """The trunk of a run, made of one that belongs to nobody else."""
+def tuned_trunk(fresh: Trunk, run: Run) -> TunedTrunk:
+    """The trunk of a run, made of one of the engine `reference` that belongs to nobody else."""
+    assert isinstance(fresh, ReferenceTrunk)
     device = fresh.device
     return TunedTrunk(fresh, tuned(fresh.model.cpu(), run.config, run.shape.tasks).to(device))
 
 
-def counted(runs: Sequence[Run], trunk: BaseTrunk) -> list[Run]:
+def counted(runs: Sequence[Run], trunk: Trunk) -> list[Run]:
     """`runs`, of which the baselines know how many weights they train in a trunk's model, and the shape of their
     prompts. Raises `InputError` as `tuned` does.
     """
+    assert isinstance(trunk, BaseTrunk)  # as those of every engine are
 
     @cache
     def skeleton(config: RunConfig, tasks: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,10 @@ class OfPeft(Tuned):
             raise InputError("lora, ia3, prefix and p-tuning are PEFT's, which is missing here: pip install peft")
         import peft
 
-        self.peft = peft.get_peft_model(model, config(peft))
+        with warnings.catch_warnings():
+            # PEFT asks the model for something that transformers calls otherwise by now.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            self.peft = peft.get_peft_model(model, config(peft))
 
     def save(self, folder: Path) -> None:
         self.peft.save_pretrained(folder)

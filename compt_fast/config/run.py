@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
+from compt_fast.config.baselines import METHODS, REDUCED, REDUCTION
 from compt_fast.config.choices import (
     ENCODER_NAMES,
     GATE_NAMES,
@@ -18,7 +19,6 @@ from compt_fast.config.choices import (
     SHARINGS,
 )
 from compt_fast.config.fields import FULL, NOT_NEGATIVE, POSITIVE, SHOTS, Flag, Range, flags_of, stated, up_to
-from compt_fast.config.baselines import METHODS, REDUCED, REDUCTION
 from compt_fast.config.presets import INIT_RANGE, NO_PROMPT, PER_TASK, RANDOM, SPOT, STORED, Preset, encoded_roles
 from compt_fast.utils.errors import InputError, unknown
 
@@ -104,9 +104,7 @@ class RunConfig:
         )
     )
     prompt_length: int = field(
-        metadata=_flag(
-            "prompt tokens m", ranges=(up_to(100_000), POSITIVE), used=Preset.has_length, shape="length"
-        )
+        metadata=_flag("prompt tokens m", ranges=(up_to(100_000), POSITIVE), used=Preset.has_length, shape="length")
     )
     encoder: str = field(metadata=_flag("prompt encoder", choices=ENCODER_NAMES, usual="mlp", used=Preset.encodes))
     encoder_hidden: int = field(

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from compt_fast.config.baselines import METHODS
 from compt_fast.config.choices import INT8
 from compt_fast.config.flags import read_flags
 from compt_fast.evaluation.evaluator import predict, scored
@@ -19,6 +20,7 @@ from compt_fast.runs.results import read_results
 from compt_fast.tasks.examples import ScoredRows
 from compt_fast.tasks.loaders import load_scored
 from compt_fast.training.plan import Run
+from compt_fast.training.results import RunResult
 from compt_fast.utils.errors import InputError, unknown
 
 
@@ -106,13 +108,25 @@ def load_job(folder: Path, given: dict[str, Any]) -> LoadedJob:
     return LoadedJob(folder, job, trained_on, job.data.evaluation())
 
 
+def _trains_weights(result: RunResult) -> bool:
+    return result.method in METHODS and METHODS[result.method].trains_weights()
+
+
 def stored_runs(folder: Path, only: list[str] | None = None) -> list[str]:
     """The runs of a folder that have stored prompts, or those of them that `only` names.
 
     Raises `InputError` where there are none, and for a name that is none of them.
     """
-    names = [result.id for result in read_results(folder)]
-    stored = [name for name in names if (folder / "prompts" / name / "manifest.json").is_file()]
+    results = read_results(folder)
+    stored = [one.id for one in results if (folder / "prompts" / one.id / "manifest.json").is_file()]
+    named = set(only or ())
+    for one in results:
+        asked = named & {one.id, *(one.id.removesuffix(f"-{task}") for task in one.tasks)}
+        if _trains_weights(one) and (asked or (not stored and all(map(_trains_weights, results)))):
+            raise InputError(
+                f"{folder}: {one.id} is a baseline, which trains weights and leaves no prompts to score or predict "
+                "with: its scores stand in results.json, and report compares them"
+            )
     if not stored:
         raise InputError(f"{folder}/prompts: no stored prompts yet; a run's are written when it ends")
     for name in only or []:

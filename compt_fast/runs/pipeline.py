@@ -126,7 +126,9 @@ def _latest(folder: Path, job: Job) -> Checkpoint | None:
 def _trainer(folder: Path, job: Job, saved: Checkpoint | None, initialisation: Initialisation | None = None) -> Trainer:
     """The trainer of a job, that knows what was done by a checkpoint."""
     start, seen = (from_nothing, seen_nothing) if initialisation is None else (initialisation.of, initialisation.seen)
-    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.settings, folder, start, seen, partial(alone, job))
+    made = Trainer(
+        job.runs, job.trunk, job.trunk_hash, job.data, job.settings, folder, start, seen, partial(alone, job)
+    )
     if saved is not None:
         made.note_results(saved)
     return made

@@ -100,13 +100,14 @@ def test_flags_override_a_preset_but_for_what_it_ignores() -> None:
     assert (pt.sources, pt.gates, pt.router) == (0, "fixed", "direct")
     slpn = resolve(choice(method="slpn", gates="tied"), tasks=8, d_model=32)
     assert (slpn.sources, slpn.gates) == (8, "fixed")
-    inert = {"sources", "gates", "router", "normalisation", "lr_router", "source_init"}
+    inert = {"lr_weights", "bottleneck", "sources", "gates", "router", "normalisation", "lr_router", "source_init"}
     assert ignored_fields(PRESETS["mst"]) == inert | {"lr_private", "private_init"}
     assert ignored_fields(PRESETS["pt"]) == inert | {"lr_source"}
     encoders = {"encoder", "encoder_hidden", "encoder_sharing", "lr_encoder"}
     assert ignored_fields(PRESETS["pi"]) == inert | {"lr_source", "private_init"} | encoders
-    assert ignored_fields(PRESETS["slpn"]) == {"gates"}
-    assert ignored_fields(PRESETS["sip"]) == {"gates", "sources", "source_init", "lr_source"}
+    assert ignored_fields(PRESETS["slpn"]) == {"lr_weights", "bottleneck", "gates"}
+    of_stored = {"sources", "source_init", "lr_source"}
+    assert ignored_fields(PRESETS["sip"]) == {"lr_weights", "bottleneck", "gates"} | of_stored
 
 
 def test_stored_sources_are_one_a_source_task() -> None:

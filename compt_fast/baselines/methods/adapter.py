@@ -31,6 +31,11 @@ class Adapter(nn.Module):
         changed: Tensor = x + self.up(F.gelu(self.down(x), approximate="tanh"))
         return changed
 
+    def behind(self, inputs: Tensor, output: Tensor) -> Tensor:
+        """What becomes of a sublayer's output."""
+        changed: Tensor = self(output)
+        return changed
+
 
 class WithAdapters(Tuned):
     """A T5 with two adapters a block, and layer norms that train."""
@@ -43,7 +48,7 @@ class WithAdapters(Tuned):
         for block in [block for stack in stacks(model) for block in stack.block]:
             for change in (change_attention, change_feed_forward):
                 adapter = Adapter(d_model, sizes.bottleneck)
-                change(block, lambda _, output, adapter=adapter: adapter(output))
+                change(block, adapter.behind)
                 self.adapters.append(adapter)
         for norm in layer_norms(model):
             norm.requires_grad_(True)

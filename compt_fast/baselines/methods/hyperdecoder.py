@@ -9,6 +9,8 @@ linear in h (section 3). Sizes, places and initial values are those of the publi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,6 +70,10 @@ class EncoderAdapter(nn.Module):
         return added
 
 
+def _beside(adapter: Callable[[Tensor], Tensor], x: Tensor, output: Tensor) -> Tensor:
+    return output + adapter(x)
+
+
 class HyperDecoder(Tuned):
     """A T5 with one adapter a block: learned in the encoder, made for each row in the decoder."""
 
@@ -77,13 +83,13 @@ class HyperDecoder(Tuned):
         d_model, width = model.config.d_model, sizes.bottleneck
         self.adapters = nn.ModuleList(EncoderAdapter(d_model, width) for _ in model.encoder.block)
         for block, adapter in zip(model.encoder.block, self.adapters, strict=True):
-            change_feed_forward(block, lambda x, output, adapter=adapter: output + adapter(x))
+            change_feed_forward(block, partial(_beside, adapter))
         self.generator = Generator(d_model, width, len(model.decoder.block))
         self._made: list[Adapter] = []
         for layer, block in enumerate(model.decoder.block):
-            change_feed_forward(block, lambda x, output, layer=layer: output + self._adapted(x, layer))
+            change_feed_forward(block, partial(_beside, partial(self._adapted, layer)))
 
-    def _adapted(self, x: Tensor, layer: int) -> Tensor:
+    def _adapted(self, layer: int, x: Tensor) -> Tensor:
         down, down_bias, up, up_bias = self._made[layer]
         return torch.relu(x @ down + down_bias[:, None]) @ up + up_bias[:, None]
 

@@ -8,6 +8,7 @@ and decoder have a network each, and share z. The trunk's layer norms train too.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,12 +71,13 @@ class HyperFormer(Tuned):
             self.networks.append(network)
             for layer, block in enumerate(stack.block):
                 for place, change in enumerate(PLACES):
-                    change(block, self._adapted(network, layer, place))
+                    change(block, partial(self._behind, network, layer, place))
         for norm in layer_norms(model):
             norm.requires_grad_(True)
 
-    def _adapted(self, network: HyperNetwork, layer: int, place: int) -> Any:
-        return lambda _, output: network(output, self._rows, layer, place)
+    def _behind(self, network: HyperNetwork, layer: int, place: int, inputs: Tensor, output: Tensor) -> Tensor:
+        changed: Tensor = network(output, self._rows, layer, place)
+        return changed
 
     def before_encoder(self, tasks: Tensor) -> None:
         self._rows = self.tasks(tasks)
