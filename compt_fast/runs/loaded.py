@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compt_fast.config.baselines import METHODS
 from compt_fast.config.choices import INT8
 from compt_fast.config.flags import read_flags
 from compt_fast.evaluation.evaluator import predict, scored
@@ -20,7 +19,6 @@ from compt_fast.runs.results import read_results
 from compt_fast.tasks.examples import ScoredRows
 from compt_fast.tasks.loaders import load_scored
 from compt_fast.training.plan import Run
-from compt_fast.training.results import RunResult
 from compt_fast.utils.errors import InputError, unknown
 
 
@@ -108,10 +106,6 @@ def load_job(folder: Path, given: dict[str, Any]) -> LoadedJob:
     return LoadedJob(folder, job, trained_on, job.data.evaluation())
 
 
-def _trains_weights(result: RunResult) -> bool:
-    return result.method in METHODS and METHODS[result.method].trains_weights()
-
-
 def stored_runs(folder: Path, only: list[str] | None = None) -> list[str]:
     """The runs of a folder that have stored prompts, or those of them that `only` names.
 
@@ -122,7 +116,7 @@ def stored_runs(folder: Path, only: list[str] | None = None) -> list[str]:
     named = set(only or ())
     for one in results:
         asked = named & {one.id, *(one.id.removesuffix(f"-{task}") for task in one.tasks)}
-        if _trains_weights(one) and (asked or (not stored and all(map(_trains_weights, results)))):
+        if not one.has_prompts and (asked or not any(other.has_prompts for other in results)):
             raise InputError(
                 f"{folder}: {one.id} is a baseline, which trains weights and leaves no prompts to score or predict "
                 "with: its scores stand in results.json, and report compares them"

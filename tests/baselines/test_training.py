@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+import compt_fast
 from compt_fast import check, evaluate, predict, train
 from compt_fast.models.engines.reference import ReferenceTrunk
 from compt_fast.runs.job import Job, alone
@@ -210,6 +211,22 @@ def test_nothing_predicts_with_a_baseline(mixed: Path, tmp_path: Path, capsys: p
     rows.write_text('{"sentence": "good film"}\n')
     line = [f"--prompts={mixed}", "--run=finetune-k4-s0", f"--input={rows}"]
     assert "is a baseline" in error_of(capsys, predict.main, line)
+
+
+def test_a_program_sees_the_scores_of_baselines(tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
+    flags = {
+        "method": "pt-joint,ia3",
+        "shots": 2,
+        "steps": 1,
+        "eval_size": 4,
+        "max_source_length": 32,
+        "scoring": "rank",
+    }
+    fitted = compt_fast.fit(task_file=toys[0], model=tiny_t5, out=tmp_path / "run", progress=False, **flags)
+    assert fitted.runs == ["pt-joint-k2-s0"]
+    assert set(fitted.scores["method"]) == {"pt-joint", "ia3"}
+    with pytest.raises(InputError, match="is a baseline"):
+        fitted.predictor("ia3-k2-s0")
 
 
 def test_weights_that_change_under_a_job_are_refused(tiny_t5: Path, toys: list[Path]) -> None:
