@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from compt_fast.cli.parser import CommandLine
+from compt_fast.config.baselines import METHODS
 from compt_fast.config.job import JobSettings
-from compt_fast.config.presets import PRESETS
 from compt_fast.config.run import RUN_FLAGS
 from compt_fast.runs.recipes import settings_of
 from compt_fast.train import add_job
@@ -99,8 +99,8 @@ def unused(settings: JobSettings) -> list[str]:
     """A line on each flag that is given, and changes nothing in some of the methods."""
     lines = []
     for flag in RUN_FLAGS.values():
-        idle = [method for method in settings.sweep.methods if not flag.used(PRESETS[method])]
-        if flag.field in settings.sweep.values and idle:
+        idle = [method for method in settings.sweep.methods if not flag.used(METHODS[method])]
+        if flag.default != settings.sweep.values.get(flag.field, flag.default) and idle:
             lines.append(f"--{flag.name} changes nothing in {', '.join(idle)}")
     return lines
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from compt_fast.analysis.formulas import Anatomy
 from compt_fast.analysis.words import told_apart
+from compt_fast.config.baselines import METHODS
 from compt_fast.config.job import JOB_FLAGS, JobSettings
-from compt_fast.config.presets import CHAIN, PRESETS, RANDOM, SOURCELESS
+from compt_fast.config.presets import CHAIN, RANDOM, SOURCELESS
 from compt_fast.config.run import RunConfig
 from compt_fast.evaluation.evaluator import average
 from compt_fast.prompts.shape import PromptShape
@@ -69,12 +70,14 @@ class Entry:
         """Whether it has as many sources as tasks because its preset or its stored prompts say so."""
         if self.config.source_init != RANDOM:
             return not self.job.source_tasks
-        return PRESETS[self.config.method].one_source_a_task() and "sources" not in self.job.sweep.values
+        return METHODS[self.config.method].one_source_a_task() and "sources" not in self.job.sweep.values
 
     @property
     def normaliser(self) -> str | None:
         """The normalisation that its router came to, `auto` resolved; None without a learned router."""
         config = self.config
+        if not METHODS[config.method].mixes():
+            return None
         shape = PromptShape(
             config.composition,
             1 if self.apart else len(self.tasks),

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
+from compt_fast.config.baselines import METHODS
 from compt_fast.config.choices import ENGINE_NAMES, FITS, INT8, PROMPT_POSITIONS, RETRAIN, SCORING_NAMES
 from compt_fast.config.fields import FOLDER, PLACE, POSITIVE, TRUNK, Flag, flags_of, stated
-from compt_fast.config.presets import PRESETS
 from compt_fast.config.run import RUN_FLAGS
 
 
@@ -132,7 +132,7 @@ class JobSettings:
         default=None,
         metadata=_flag(
             "a run for each task alone, or one for all tasks (default: as the papers train the method: "
-            + ", ".join(name for name, preset in PRESETS.items() if preset.apart)
+            + ", ".join(name for name, preset in METHODS.items() if preset.apart)
             + " each task alone, the others all together)"
         ),
     )

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 PER_TASK = -1  # "as many sources as there are tasks", for the presets sln and slpn
-SOURCELESS = ("pt", "dept", "adept")
+NO_PROMPT = "none"  # the composition of what trains the trunk's weights, or further ones, and no prompts
+SOURCELESS = ("pt", "dept", "adept", NO_PROMPT)
 """The compositions that have no source prompts."""
 UPDATING = ("dept", "adept")
 """The compositions that update the token embeddings of the texts."""
+INIT_RANGE = 0.5  # of uniform tokens
 RANDOM, STORED, SPOT, JOINT = "random", "stored", "spot", "joint"  # where the tokens of a role's prompts start from
 CHAIN = "chain"  # beside them of sources: each from the stored prompt that was trained behind those before it
 
@@ -26,7 +28,8 @@ class Preset:
 
     `private` says whether each task has a private prompt. `settings` are by the names of the fields of `RunConfig`,
     and what is not among them is the usual value there. `learn_sources` False freezes the sources whatever their
-    rate; `apart` trains each task in a run of its own, as the papers train their baselines.
+    rate; `apart` trains each task in a run of its own, as the papers train their baselines. `weights` names the file of
+    `compt_fast.baselines.methods` that says which weights of the trunk train, or beside it; empty: prompts do.
     """
 
     composition: str
@@ -34,6 +37,7 @@ class Preset:
     settings: Mapping[str, Any]
     learn_sources: bool = True
     apart: bool = False
+    weights: str = ""
 
     def init(self, role: str) -> str:
         """Where the prompts of a role ("source", "private") start."""
@@ -76,6 +80,22 @@ class Preset:
     def updates_by_place(self) -> bool:
         """Whether it does so by their places."""
         return self.composition == "dept"
+
+    def draws_tokens(self) -> bool:
+        """Whether it draws prompt tokens at random."""
+        return not self.weights
+
+    def has_length(self) -> bool:
+        """Whether it has prompts, or a prefix, of some length."""
+        return self.settings.get("prompt_length") != 0
+
+    def trains_weights(self) -> bool:
+        """Whether it trains weights of the trunk, or beside it."""
+        return bool(self.weights)
+
+    def has_bottleneck(self) -> bool:
+        """Whether what it adds to the trunk has an inner width."""
+        return "bottleneck" in self.settings
 
     def encodes(self) -> bool:
         """Whether any of its prompts go through prompt encoders."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
+from compt_fast.config.baselines import METHODS, REDUCED, REDUCTION
 from compt_fast.config.choices import (
     ENCODER_NAMES,
     GATE_NAMES,
@@ -20,9 +21,9 @@ from compt_fast.config.choices import (
 from compt_fast.config.fields import FULL, NOT_NEGATIVE, POSITIVE, SHOTS, Flag, Range, flags_of, stated, up_to
 from compt_fast.config.presets import (
     CHAIN,
+    INIT_RANGE,
     JOINT,
     PER_TASK,
-    PRESETS,
     RANDOM,
     SOURCELESS,
     SPOT,
@@ -34,7 +35,6 @@ from compt_fast.utils.errors import InputError, unknown
 
 SEEDS = 2**32  # what NumPy takes as a seed
 MAX_TRAIN = 5000  # examples a task, where a run takes all of them
-INIT_RANGE = 0.5  # of uniform tokens
 FEW = 10  # shots, up to which a preset's epochs double
 
 
@@ -76,7 +76,7 @@ class RunConfig:
     """
 
     method: str = field(
-        metadata=_flag("presets to train", choices=tuple(PRESETS), default=["spp", "pt", "mst"], in_id=True)
+        metadata=_flag("presets to train", choices=tuple(METHODS), default=["spp", "pt", "mst"], in_id=True)
     )
     composition: str
     private: bool
@@ -114,7 +114,9 @@ class RunConfig:
             in_id=True,
         )
     )
-    prompt_length: int = field(metadata=_flag("prompt tokens m", ranges=(up_to(100_000), POSITIVE), shape="length"))
+    prompt_length: int = field(
+        metadata=_flag("prompt tokens m", ranges=(up_to(100_000), POSITIVE), used=Preset.has_length, shape="length")
+    )
     encoder: str = field(metadata=_flag("prompt encoder", choices=ENCODER_NAMES, usual="mlp", used=Preset.encodes))
     encoder_hidden: int = field(
         metadata=_flag(
@@ -148,10 +150,17 @@ class RunConfig:
     )
     init: str = field(
         metadata=_flag(
-            "random prompt tokens: uniform noise or rows of the vocabulary", choices=INITS, default=["uniform"]
+            "random prompt tokens: uniform noise or rows of the vocabulary",
+            choices=INITS,
+            default=["uniform"],
+            used=Preset.draws_tokens,
         )
     )
-    init_range: float = field(metadata=_flag("uniform tokens lie in [-r, r]", ranges=(POSITIVE,), default=[INIT_RANGE]))
+    init_range: float = field(
+        metadata=_flag(
+            "uniform tokens lie in [-r, r]", ranges=(POSITIVE,), default=[INIT_RANGE], used=Preset.draws_tokens
+        )
+    )
     source_init: str = field(
         default=RANDOM,
         metadata=_flag(
@@ -231,6 +240,25 @@ class RunConfig:
             used=Preset.updates_by_place,
         ),
     )
+    lr_weights: float = field(
+        default=0.0,
+        metadata=_flag(
+            "peak learning rate of a baseline, which trains weights and no prompts",
+            name="lr",
+            ranges=(POSITIVE,),
+            usual=0.0,
+            used=Preset.trains_weights,
+        ),
+    )
+    bottleneck: int = field(
+        default=0,
+        metadata=_flag(
+            "inner width of what a baseline adds: the rank of lora, the bottleneck of adapters (default: the method's)",
+            ranges=(up_to(10_000), POSITIVE),
+            usual=0,
+            used=Preset.has_bottleneck,
+        ),
+    )
     weight_decay: float = field(
         metadata=_flag("AdamW's decoupled weight decay", ranges=(NOT_NEGATIVE,), default=[0.01])
     )
@@ -302,9 +330,9 @@ def resolve(choice: Mapping[str, Any], *, tasks: int, d_model: int, source_tasks
     Raises `InputError` for an unknown method and for values out of range.
     """
     method = choice["method"]
-    if method not in PRESETS:
-        raise unknown("method", method, PRESETS)
-    preset = PRESETS[method]
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    preset = METHODS[method]
     own = {flag.field: preset.settings.get(flag.field, flag.usual) for flag in RUN_FLAGS.values()}
     given = {flag.field: choice.get(flag.field) for flag in RUN_FLAGS.values() if flag.used(preset)}
     values = own | {name: value for name, value in given.items() if value is not None}
@@ -316,6 +344,8 @@ def resolve(choice: Mapping[str, Any], *, tasks: int, d_model: int, source_tasks
         values |= {"encoder": "none", "encoder_sharing": own["encoder_sharing"]}
     if values["encoder"] == "none":
         values["lr_encoder"] = None
+    if values["bottleneck"] == REDUCED:
+        values["bottleneck"] = max(1, d_model // REDUCTION)
     values["encoder_hidden"] = _hidden(values, d_model)
     if values["shots"] == FULL:
         values["shots"] = None
@@ -346,8 +376,10 @@ def _hidden(values: Mapping[str, Any], d_model: int) -> int:
 
 def _check(config: RunConfig) -> None:
     """Numbers that no training can use, named by their flag."""
+    preset = METHODS[config.method]
     for flag in RUN_FLAGS.values():
-        flag.check(getattr(config, flag.field))
+        if flag.used(preset):
+            flag.check(getattr(config, flag.field))
     if config.encoder in HIDDEN and config.encoder_hidden < 1:
         raise InputError(f"--encoder-hidden must be above 0, not {config.encoder_hidden}")
     if config.sources < 1 and config.composition not in SOURCELESS and config.source_init != CHAIN:

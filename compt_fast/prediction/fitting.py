@@ -44,8 +44,10 @@ class Fitted:
 
     @property
     def runs(self) -> list[str]:
-        """The ids of the runs that have prompts; a run that was stopped, as its loss was not finite, has none."""
-        return [result.id for result in self.results if result.status == "finished"]
+        """The ids of the runs that have prompts; a run that was stopped, as its loss was not finite, has none, nor has
+        a baseline.
+        """
+        return [result.id for result in self.results if result.status == "finished" and result.has_prompts]
 
     @property
     def scores(self) -> pd.DataFrame:

@@ -55,9 +55,10 @@ def estimate(trainer: Trainer) -> Estimate | None:
     The runs that need most are among those measured, so that the memory does not come out too low. In a long
     job whose runs differ the time is that of neighbours in the plan from up to `PARTS` places of it, else that of
     the runs that need most, which may be too high. It may be too low by what the last runs take, fewer than
-    before side by side. None for a job that is done or short. Raises `InputError` where memory runs out.
+    before side by side. Baselines, which train alone, are not measured. None for a job that is done or short. Raises
+    `InputError` where memory runs out.
     """
-    left = trainer.waiting
+    left = [run for run in trainer.waiting if not run.alone]
     width = min(trainer.settings.runs_at_once, len(left))
     if not left:
         return None

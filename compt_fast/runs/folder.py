@@ -18,7 +18,7 @@ from compt_fast.utils.names import is_name
 
 LOCK = "lock"
 WRITTEN = ("config.json", "results.json", "results.md")
-OPENED = ("metrics.jsonl", "prompts", "checkpoints", "tensorboard", "store")
+OPENED = ("metrics.jsonl", "prompts", "weights", "checkpoints", "tensorboard", "store")
 """What is opened in a run folder; `WRITTEN` is replaced, so that a link there does no harm."""
 
 
@@ -109,7 +109,7 @@ def claimed(folder: Path) -> Iterator[None]:
             held.enter_context(locked(folder / LOCK, wait=False, busy="wait until it ends, or name another folder"))
             refuse_links(folder)
             clean(folder, WRITTEN.__contains__)
-            for part in ("prompts", "checkpoints"):
+            for part in ("prompts", "weights", "checkpoints"):
                 clean(folder / part, is_name)
             for stage in sorted(path for path in folder.glob("sources-*") if path.is_dir()):
                 held.enter_context(claimed(stage))

@@ -111,8 +111,16 @@ def stored_runs(folder: Path, only: list[str] | None = None) -> list[str]:
 
     Raises `InputError` where there are none, and for a name that is none of them.
     """
-    names = [result.id for result in read_results(folder)]
-    stored = [name for name in names if (folder / "prompts" / name / "manifest.json").is_file()]
+    results = read_results(folder)
+    stored = [one.id for one in results if (folder / "prompts" / one.id / "manifest.json").is_file()]
+    named = set(only or ())
+    for one in results:
+        asked = named & {one.id, *(one.id.removesuffix(f"-{task}") for task in one.tasks)}
+        if not one.has_prompts and (asked or not any(other.has_prompts for other in results)):
+            raise InputError(
+                f"{folder}: {one.id} is a baseline, which trains weights and leaves no prompts to score or predict "
+                "with: its scores stand in results.json, and report compares them"
+            )
     if not stored:
         raise InputError(f"{folder}/prompts: no stored prompts yet; a run's are written when it ends")
     for name in only or []:

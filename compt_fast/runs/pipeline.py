@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +19,7 @@ from compt_fast.config.job import JobSettings
 from compt_fast.prompts.store import PromptStore
 from compt_fast.runs.folder import claimed
 from compt_fast.runs.initialisation import Initialisation
-from compt_fast.runs.job import InMemory, Job, check_recorded, open_job, prepare_folder, record_stored
+from compt_fast.runs.job import InMemory, Job, alone, check_recorded, open_job, prepare_folder, record_stored
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
 from compt_fast.runs.summary import print_results
 from compt_fast.training.checkpoint import Checkpoint, load_latest
@@ -109,7 +110,10 @@ def _latest(folder: Path, job: Job) -> Checkpoint | None:
     saved = load_latest(folder / "checkpoints", job.identity)
     if saved is not None and saved.damaged:
         complain(f"note: {saved.damaged}; going on from {saved.path.name}, the one before it")
+    prompted = {run.id for run in job.runs if not run.alone}
     for name, result in saved.state["results"].items() if saved else ():
+        if name not in prompted:
+            continue
         parts = [folder / "prompts" / name / part for part in ("manifest.json", "prompts.safetensors")]
         gone = [part for part in parts if not part.is_file()] if result["status"] == "finished" else []
         if gone:
@@ -122,7 +126,10 @@ def _latest(folder: Path, job: Job) -> Checkpoint | None:
 
 def _stage(folder: Path, job: Job, saved: Checkpoint | None, starts: Initialisation) -> Stage:
     """A job with its trainer, that knows what was done by a checkpoint."""
-    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.settings, folder, starts.of, starts.seen)
+    data, settings = job.data, job.settings
+    made = Trainer(
+        job.runs, job.trunk, job.trunk_hash, data, settings, folder, starts.of, starts.seen, partial(alone, job)
+    )
     if saved is not None:
         made.note_results(saved)
     return Stage(job, saved, made, starts)

@@ -10,6 +10,7 @@ from compt_fast.runs.answers import off_label_notes
 from compt_fast.runs.estimate import Estimate
 from compt_fast.training.graphs import eager, refused
 from compt_fast.training.loop import Trainer
+from compt_fast.training.plan import bytes_at_once
 from compt_fast.training.results import print_scores
 from compt_fast.utils.words import duration, listed, plural
 
@@ -63,13 +64,17 @@ def _runs(trainer: Trainer) -> str:
     if done or trainer.begun:
         begun = f" ({len(trainer.begun)} begun)" if trainer.begun else ""
         text += f": {done} done, {left} left{begun}"
-    return text + (f", {min(left, trainer.settings.runs_at_once)} side by side" if len(runs) > 1 else "")
+    waiting = trainer.waiting
+    alone = sum(run.alone for run in waiting)
+    together = min(len(waiting) - alone, trainer.settings.runs_at_once)
+    if len(runs) > 1:
+        text += f", {together} side by side" * bool(together) + f", {alone} one after another" * bool(alone)
+    return text
 
 
 def _cost(trainer: Trainer, estimate: Estimate | None) -> str:
     """Steps and memory, and what measured steps say of them."""
-    sizes = sorted((12 * run.parameters for run in trainer.waiting), reverse=True)
-    parameters = sum(sizes[: trainer.settings.runs_at_once]) / 2**20
+    parameters = bytes_at_once(trainer.waiting, trainer.settings.runs_at_once) / 2**20
     left = sum(trainer.steps_left(run) for run in trainer.runs)
     part = left < trainer.total_steps
     text = f"{trainer.total_steps:,} steps in all" + (f", {left:,} of them left" if part else "")
@@ -78,7 +83,8 @@ def _cost(trainer: Trainer, estimate: Estimate | None) -> str:
         return text
     return (
         f"{text}, memory in all {estimate.memory / 2**30:.1f} GiB; about {duration(estimate.whole)}"
-        f"{' for what is left' if part else ''} "
+        f"{' for what is left' if part else ''}"
+        f"{', the baselines not counted' if any(run.alone for run in trainer.waiting) else ''} "
         f"({estimate.step:.2f} s a step of runs side by side and {estimate.scoring:.1f} s to score a run, as measured)"
     )
 
@@ -89,7 +95,7 @@ _PATHS = {FORMULA: "the formula", TRITON: "the kernels"}
 def composing(trainer: Trainer) -> list[str]:
     """Which path composes the prompts of which methods, and why: a line a path."""
     methods: dict[tuple[str, str], dict[str, None]] = {}
-    for run in trainer.runs:
+    for run in (run for run in trainer.runs if not run.alone):
         methods.setdefault(path(run.shape, trainer.trunk.device), {})[run.config.method] = None
     return [f"prompts of {', '.join(of)} composed by {_PATHS[name]}: {why}" for (name, why), of in methods.items()]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from compt_fast.ops import compose as fused
-from compt_fast.prompts.artifact import RunPrompts
+from compt_fast.prompts.artifact import About, RunPrompts, save_prompts
 from compt_fast.prompts.compose import Composition, compose
 from compt_fast.prompts.parameters import PromptBank, rate_groups
 from compt_fast.prompts.shape import PromptShape
@@ -17,6 +19,20 @@ from compt_fast.tasks.examples import TrainingRow
 from compt_fast.tasks.sampling import EpochOrder
 from compt_fast.training.optimizer import FleetAdamW, Hyperparameters, schedule
 from compt_fast.training.plan import Run
+
+if TYPE_CHECKING:
+    from compt_fast.models.api import Trunk
+    from compt_fast.training.step import Packed
+
+
+class Steps(Protocol):
+    """What takes training steps: of each, `begin`, what that returns, and `prepare` of the next."""
+
+    def begin(self, cohorts: Sequence[Cohort]) -> tuple[Packed, Callable[[], Tensor]]:
+        """What was packed for the present step, and what does it and gives the result of `step.update`."""
+
+    def prepare(self, cohorts: Sequence[Cohort]) -> None:
+        """Pack the step after the present one."""
 
 
 @dataclass
@@ -64,7 +80,12 @@ class Member:
 
 
 class Cohort:
-    """Prompt bank, optimizer state and members of the runs of one `PromptShape`."""
+    """Prompt bank, optimizer state and members of the runs of one `PromptShape`.
+
+    `stepper` takes its steps where it trains alone; None: the job's, with those of the others.
+    """
+
+    stepper: Steps | None = None
 
     def __init__(self, shape: PromptShape, embedding: Tensor) -> None:
         self.shape = shape
@@ -152,6 +173,14 @@ class Cohort:
         composition = compose(own.params, self.shape, training=False)
         return RunPrompts.of(self.shape, composition, own.params)
 
+    def scored_by(self, trunk: Trunk, prompts: RunPrompts) -> Trunk:
+        """The trunk that `prompts` of a member are scored with: the job's."""
+        return trunk
+
+    def save(self, folder: Path, prompts: RunPrompts, about: About) -> None:
+        """Write the `prompts` of a member, which are done, into the run folder."""
+        save_prompts(folder / "prompts" / about.name, prompts, about)
+
     def _steps(self, ahead: int) -> Tensor:
         return _by_run([m.step + ahead for m in self.members])
 
@@ -162,8 +191,8 @@ class Cohort:
 
     def run_tensors(self, index: int) -> dict[str, Tensor]:
         """All tensors that continue the run at `index`: parameters, moments, best prompts."""
-        assert self.bank is not None and self.optim is not None
-        kinds = {"param": self.bank.params, "first": self.optim.first, "second": self.optim.second}
+        assert self.optim is not None
+        kinds = {"param": self.params, "first": self.optim.first, "second": self.optim.second}
         tensors = {f"{kind}.{name}": t[index] for kind, of in kinds.items() for name, t in of.items()}
         best = self.members[index].best
         return tensors | {f"best.{name}": t for name, t in (best.tensors if best else {}).items()}
@@ -171,8 +200,8 @@ class Cohort:
     @torch.no_grad()
     def restore(self, index: int, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Put back what `Member.state` and `run_tensors` gave for the run admitted at `index`."""
-        assert self.bank is not None and self.optim is not None
-        kinds = {"param": self.bank.params, "first": self.optim.first, "second": self.optim.second}
+        assert self.optim is not None
+        kinds = {"param": self.params, "first": self.optim.first, "second": self.optim.second}
         for kind, of in kinds.items():
             for name, whole in of.items():
                 whole[index].copy_(tensors[f"{kind}.{name}"])

@@ -18,7 +18,7 @@ from compt_fast.config.presets import RANDOM
 from compt_fast.evaluation.evaluator import average, predict, scored
 from compt_fast.models.api import Trunk
 from compt_fast.models.engines.fast import PackedTrunk
-from compt_fast.prompts.artifact import About, RunPrompts, TextFormat, TrunkId, save_prompts
+from compt_fast.prompts.artifact import About, RunPrompts, TextFormat, TrunkId
 from compt_fast.tasks.examples import JobData, ScoredRows, Seen, seen_nothing
 from compt_fast.training import checkpoint
 from compt_fast.training.cohort import Cohort, Member
@@ -47,12 +47,18 @@ def from_nothing(run: Run) -> dict[str, Tensor]:
     return {}
 
 
+def none_alone(run: Run) -> Cohort:
+    """The cohort of a run that changes the trunk, where nothing makes one."""
+    raise ValueError(f"{run.id} trains weights of the trunk, and the trainer was given nothing that does")
+
+
 @dataclass
 class Trainer:
     """Trains `runs`, `settings.runs_at_once` side by side, and scores each as it ends.
 
     `start` gives what a run's prompts start from where that is stored, `seen` the rows that it was
-    trained on. `results` and the checkpoints hold everything done so far, so a job can stop after any
+    trained on. Runs that train alone come after the others, one at a time, each in a cohort that
+    `alone` makes. `results` and the checkpoints hold everything done so far, so a job can stop after any
     step. Of a job that goes on, `begun` holds the steps of the runs that were midway, and
     `earlier_seconds` the time that its earlier parts took.
     """
@@ -65,6 +71,7 @@ class Trainer:
     folder: Path
     start: Start = from_nothing
     seen: SeenBy = seen_nothing
+    alone: Callable[[Run], Cohort] = none_alone
     cohorts: list[Cohort] = field(default_factory=list)
     results: dict[str, RunResult] = field(default_factory=dict)
     begun: dict[str, int] = field(default_factory=dict)
@@ -109,9 +116,9 @@ class Trainer:
 
     @property
     def waiting(self) -> list[Run]:
-        """The runs that have not begun, in the plan's order."""
+        """The runs that have not begun, in the plan's order, those that train alone last."""
         begun = {member.run.id for cohort in self.cohorts for member in cohort.members} | self.results.keys()
-        return [run for run in self.runs if run.id not in begun]
+        return sorted((run for run in self.runs if run.id not in begun), key=lambda run: run.alone)
 
     @property
     def wall_seconds(self) -> float:
@@ -198,10 +205,11 @@ class Trainer:
         Returns what went to `metrics.jsonl`: a record a run, in the cohorts' order.
         """
         began = time.perf_counter()
-        packed, finish = self._stepper.begin(self.cohorts)
+        stepper = self.cohorts[0].stepper or self._stepper
+        packed, finish = stepper.begin(self.cohorts)
         with self._change():
             found = finish()
-            self._stepper.prepare(self.cohorts)  # while the device works
+            stepper.prepare(self.cohorts)  # while the device works
             records = self._records(packed, found.tolist())
             self.step += 1
         speed = packed.tokens / (time.perf_counter() - began)
@@ -239,6 +247,8 @@ class Trainer:
         """Let waiting runs in until `runs_at_once` train side by side."""
         alive = sum(len(cohort.members) for cohort in self.cohorts)
         for run in self.waiting[: max(0, self.settings.runs_at_once - alive)]:
+            if self.cohorts and (run.alone or self.cohorts[0].stepper is not None):
+                break
             with self._change():
                 self._admit(run)
 
@@ -246,7 +256,7 @@ class Trainer:
         member = Member(run, self._rows[run.id], self.start(run))
         cohort = next((c for c in self.cohorts if c.shape == run.shape), None)
         if cohort is None:
-            cohort = Cohort(run.shape, self.trunk.embedding)
+            cohort = self.alone(run) if run.alone else Cohort(run.shape, self.trunk.embedding)
             self.cohorts.append(cohort)
         cohort.admit(member)
         return cohort
@@ -270,8 +280,8 @@ class Trainer:
         else:
             monitor.phase(f"scoring {run.id}")
             prompts = member.best or cohort.prompts(index)
-            tasks = self._score(prompts, run, self.evaluation_of(run), interrupts)
-            save_prompts(self.folder / "prompts" / run.id, prompts, self._about(run))
+            tasks = self._score(cohort, prompts, run, self.evaluation_of(run), interrupts)
+            cohort.save(self.folder, prompts, self._about(run))
             self.results[run.id] = RunResult.finished(run, tasks, average(tasks), member.development)
             monitor.phase("training")
         with self._change():
@@ -288,7 +298,7 @@ class Trainer:
             monitor.phase(f"selecting {member.run.id}")
             prompts = cohort.prompts(index)
             sample = self.development_of(member.run)
-            tasks = self._score(prompts, member.run, sample, interrupts)
+            tasks = self._score(cohort, prompts, member.run, sample, interrupts)
             member.selected = member.step
             if average(tasks) > member.best_score:
                 member.best = prompts
@@ -306,9 +316,11 @@ class Trainer:
             return self._evaluation
         return [rows for rows in self._evaluation if rows.task.name == run.config.task]
 
-    def _score(self, prompts: RunPrompts, run: Run, sets: list[ScoredRows], interrupts: Interrupts) -> dict[str, Any]:
+    def _score(
+        self, cohort: Cohort, prompts: RunPrompts, run: Run, sets: list[ScoredRows], interrupts: Interrupts
+    ) -> dict[str, Any]:
         predicted = predict(
-            self.trunk,
+            cohort.scored_by(self.trunk, prompts),
             self.data,
             prompts,
             sets,

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+from compt_fast.config.baselines import METHODS
 from compt_fast.config.job import JOB_FLAGS, JobSettings
-from compt_fast.config.presets import CHAIN, JOINT, PRESETS, RANDOM, SOURCELESS, SPOT, STORED
+from compt_fast.config.presets import CHAIN, JOINT, RANDOM, SOURCELESS, SPOT, STORED
 from compt_fast.config.run import RUN_FLAGS, RunConfig, RunFlag, resolve
 from compt_fast.prompts.parameters import parameter_count
 from compt_fast.prompts.shape import PromptShape
@@ -16,22 +17,50 @@ from compt_fast.utils.errors import InputError
 
 @dataclass(frozen=True)
 class Run:
-    """One training of the fleet: its id (a folder's name), configuration and prompts' shape."""
+    """One training of the fleet: its id (a folder's name), configuration and prompts' shape.
+
+    `trains` are the numbers that a baseline trains in the trunk, or beside it, once that is known.
+    """
 
     id: str
     config: RunConfig
     shape: PromptShape
+    trains: int = 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether it changes the trunk, and so trains when nobody else does."""
+        return METHODS[self.config.method].trains_weights()
 
     @property
     def parameters(self) -> int:
         """Trainable numbers."""
-        return parameter_count(self.shape)
+        return parameter_count(self.shape) + self.trains
 
     def steps(self, rows: int) -> int:
         """Training steps over so many rows: `steps` where given, else whole epochs."""
         if self.config.steps is not None:
             return self.config.steps
         return self.config.epochs * math.ceil(rows / self.config.batch_size)
+
+
+class NoPrompts(PromptShape):
+    """The shape of a baseline's run: T tasks, and `length` tokens, or none, that no composition makes."""
+
+    def __post_init__(self) -> None:
+        """All sizes are those of another shape, or 0."""
+
+    @property
+    def target_length(self) -> int:
+        return self.length
+
+
+def bytes_at_once(runs: Sequence[Run], width: int) -> int:
+    """Of the parameters and moments of the largest `runs` that train at a time, up to `width` of them; of those that
+    train alone one.
+    """
+    together = sorted((12 * run.parameters for run in runs if not run.alone), reverse=True)
+    return max([sum(together[:width]), *(12 * run.parameters for run in runs if run.alone)])
 
 
 def sources_of(settings: JobSettings, tasks: Sequence[str]) -> list[str]:
@@ -59,8 +88,9 @@ def plan_runs(settings: JobSettings, *, tasks: Sequence[str], d_model: int) -> l
     varied = [flag for flag in RUN_FLAGS.values() if not flag.in_id and len(sweep.values.get(flag.field, ())) > 1]
     runs: dict[RunConfig, Run] = {}
     for choice in sweep.choices():
-        apart = PRESETS[choice["method"]].apart if settings.apart is None else settings.apart
-        if not apart and PRESETS[choice["method"]].init("source") == CHAIN:
+        preset = METHODS[choice["method"]]
+        apart = preset.apart if settings.apart is None else settings.apart
+        if not apart and preset.init("source") == CHAIN:
             raise InputError(f"method {choice['method']} trains one task after another: leave out --no-apart")
         own_tasks = 1 if apart else len(tasks)
         whole = resolve(choice, tasks=own_tasks, d_model=d_model, source_tasks=source_tasks)
@@ -96,7 +126,8 @@ def _check_used(settings: JobSettings) -> None:
     sweep = settings.sweep
     methods = ", ".join(sweep.methods)
     for flag in sorted(RUN_FLAGS.values(), key=lambda flag: flag.field):
-        if flag.field in sweep.values and not any(flag.used(PRESETS[method]) for method in sweep.methods):
+        given = sweep.values.get(flag.field, flag.default) != flag.default
+        if given and not any(flag.used(METHODS[method]) for method in sweep.methods):
             raise InputError(f"--{flag.name} has no meaning for any of the methods trained ({methods})")
     if "sources" in sweep.values and sweep.values.get("source_init") == [STORED]:
         raise InputError(
@@ -135,6 +166,8 @@ def _run_id(config: RunConfig, varied: Sequence[RunFlag]) -> str:
 
 def _shape(config: RunConfig, tasks: int, d_model: int) -> PromptShape:
     """The shape of a run's prompts: what `PromptShape` has of its settings, and the sizes."""
+    if METHODS[config.method].trains_weights():
+        return NoPrompts("pt", tasks, 0, False, 0, d_model, encoder="none")
     roles = config.encoded_roles
     one_of_two = (
         config.encoder != "none" and config.composition not in SOURCELESS and config.private and len(roles) == 1

@@ -11,6 +11,7 @@ from typing import Any, Self
 from rich.console import Console
 
 from compt_fast.cli.console import print_table
+from compt_fast.config.baselines import BASELINES
 from compt_fast.tasks.table import TASKS
 from compt_fast.training.plan import Run
 from compt_fast.utils.environment import environment
@@ -76,6 +77,11 @@ class RunResult:
         if self.development is None:
             del entry["development"]
         return entry
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether prompts are what it trains: a baseline has none."""
+        return self.method not in BASELINES
 
     @property
     def group(self) -> str:

@@ -20,6 +20,7 @@ PACKAGES = (
     "numpy",
     "scipy",
     "scikit-learn",
+    "peft",
     "datasets",
     "pyarrow",
     "triton",

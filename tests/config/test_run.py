@@ -135,15 +135,14 @@ def test_flags_override_a_preset_but_for_what_it_ignores() -> None:
     assert (pt.sources, pt.gates, pt.router) == (0, "fixed", "direct")
     slpn = resolve(choice(method="slpn", gates="tied"), tasks=8, d_model=32)
     assert (slpn.sources, slpn.gates) == (8, "fixed")
-    inert = {"sources", "gates", "router", "normalisation", "lr_router", "source_init"}
-    updates = {"lr_update", "update_rank", "update_length"}
-    inert |= updates
+    others = {"lr_weights", "bottleneck", "lr_update", "update_rank", "update_length"}
+    inert = others | {"sources", "gates", "router", "normalisation", "lr_router", "source_init"}
     assert ignored_fields(PRESETS["mst"]) == inert | {"lr_private", "private_init"}
     assert ignored_fields(PRESETS["pt"]) == inert | {"lr_source"}
     encoders = {"encoder", "encoder_hidden", "encoder_sharing", "lr_encoder"}
     assert ignored_fields(PRESETS["pi"]) == inert | {"lr_source", "private_init"} | encoders
-    assert ignored_fields(PRESETS["slpn"]) == {"gates"} | updates
-    assert ignored_fields(PRESETS["sip"]) == {"gates", "sources", "source_init", "lr_source"} | updates
+    assert ignored_fields(PRESETS["slpn"]) == {"gates"} | others
+    assert ignored_fields(PRESETS["sip"]) == {"gates", "sources", "source_init", "lr_source"} | others
 
 
 def test_stored_sources_are_one_a_source_task() -> None:

@@ -1,0 +1,52 @@
+"""Where baselines reach into a T5 of transformers: its layer norms, and the outputs of its sublayers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from compt_fast.utils.errors import InputError
+
+FAMILIES = ("t5", "mt5")
+Change = Callable[[Tensor, Tensor], Tensor]
+"""Of a sublayer's input and output, both (B, L, d), its output instead."""
+
+
+def check_t5(model: Any, method: str) -> None:
+    """Raise `InputError` for a trunk whose layers a method does not know."""
+    if model.config.model_type not in FAMILIES:
+        raise InputError(
+            f"{method} is written for the layers of a T5, and the trunk is a {model.config.model_type}; finetune, lora "
+            "and ia3 take it"
+        )
+
+
+def stacks(model: Any) -> list[Any]:
+    """The encoder and the decoder."""
+    return [model.encoder, model.decoder]
+
+
+def layer_norms(model: Any) -> Iterator[Any]:
+    """All layer norms of the trunk."""
+    check_t5(model, "a method of layer norms")
+    return (m for s in stacks(model) for name, m in s.named_modules() if name.endswith("layer_norm"))
+
+
+def change_attention(block: Any, change: Change) -> None:
+    """Let `change` stand between the self-attention of a block and the sum with its input."""
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (change(inputs[0], output[0]), *output[1:])
+
+    block.layer[0].SelfAttention.register_forward_hook(hook)
+
+
+def change_feed_forward(block: Any, change: Change) -> None:
+    """Let `change` stand between the feed-forward layer of a block and the sum with its input."""
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        return change(inputs[0], output)
+
+    block.layer[-1].DenseReluDense.register_forward_hook(hook)
