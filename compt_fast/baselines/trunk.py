@@ -13,12 +13,13 @@ from torch.nn import functional as F
 
 from compt_fast.baselines.methods import Tuned
 from compt_fast.models.batch import Batch, TargetPrompts
-from compt_fast.models.engines.reference import ReferenceTrunk, _Encoded
+from compt_fast.models.engines.reference import ReferenceTrunk
+from compt_fast.models.padded import Read
 
 
 @dataclass(frozen=True)
-class _Rows(_Encoded):
-    """Encoded rows that know their tasks (B,) int64."""
+class _Rows(Read):
+    """Rows that know their tasks (B,) int64."""
 
     tasks: Tensor
 
@@ -46,22 +47,22 @@ class TunedTrunk(ReferenceTrunk):
         text = F.embedding(batch.input_ids.to(self.device), self.model.get_input_embeddings().weight)
         return text if input_update is None else text + input_update
 
-    def _encode(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None) -> _Rows:
+    def _read(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None) -> _Rows:
         tasks = batch.slots.to(self.device)
         with self._precision():
             self.tuned.before_encoder(tasks)
-            found = super()._encode(prompts, batch, input_update)
+            found = super()._read(prompts, batch, input_update)
         return _Rows(found.states, found.mask, tasks)
 
-    def _decode(self, encoded: _Encoded, inputs: Tensor, cache: Any = None, use_cache: bool = False) -> Any:
-        assert isinstance(encoded, _Rows)
+    def _decode(self, read: Read, inputs: Tensor, cache: Any = None, use_cache: bool = False) -> Any:
+        assert isinstance(read, _Rows)
         with self._precision():
-            if encoded is not self._told:  # once for all tokens of a row
-                self.tuned.before_decoder(encoded.tasks, encoded.states, encoded.mask)
-                self._told = encoded
+            if read is not self._told:  # once for all tokens of a row
+                self.tuned.before_decoder(read.tasks, read.states, read.mask)
+                self._told = read
             if cache is None:
                 cache = self.tuned.cache(len(inputs))
-            return super()._decode(encoded, inputs, cache, use_cache)
+            return super()._decode(read, inputs, cache, use_cache)
 
     @contextmanager
     def _precision(self) -> Iterator[None]:

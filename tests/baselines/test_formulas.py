@@ -110,7 +110,7 @@ def test_hyperdecoder(block: int, make: Make, batch: Batch) -> None:
     trunk = doubled(make, "hyperdecoder-m")
     seen = Seen(trunk.model, feed_forward("decoder", block))
     with torch.no_grad():
-        states = trunk._encode(targets(trunk), batch, None).states
+        states = trunk._read(targets(trunk), batch, None).states
         trunk.row_losses(targets(trunk), batch)
         for row, length in enumerate(batch.input_lengths.tolist()):
             mean = states[row, :length].mean(0)
