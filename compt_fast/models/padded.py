@@ -9,8 +9,10 @@ same is none that soft prompts can be put before, and is refused.
 from __future__ import annotations
 
 import inspect
+import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -55,10 +57,13 @@ class PaddedTrunk(BaseTrunk):
     ) -> None:
         super().__init__(model, tokenizer, name, prompt_position)
         self.model = model
-        embeds = self._embeds()
-        # Some scale what they look up; the table is then what they give, as soft prompts stand beside that.
-        scaled = type(embeds) is not nn.Embedding
-        self._table = embeds(torch.arange(len(embeds.weight), device=model.device)) if scaled else embeds.weight
+        if self.family not in T5.classes():
+            self._check_arguments()
+        with self._as_a_trunk():
+            embeds = self._embeds()
+            # Some scale what they look up; the table is then what they give, as soft prompts stand beside that.
+            scaled = type(embeds) is not nn.Embedding
+            self._table = embeds(torch.arange(len(embeds.weight), device=model.device)) if scaled else embeds.weight
         if self.family not in T5.classes():
             self._check_reading()
 
@@ -190,42 +195,51 @@ class PaddedTrunk(BaseTrunk):
             inputs = inputs.index_copy(0, shifted.to(self.device), values)
         return Read(inputs.view(batch.rows, width, self.d_model), filled.to(self.device, torch.int64))
 
+    def _check_arguments(self) -> None:
+        """Raise `InputError` for a model without the arguments that make it a trunk."""
+        known = inspect.signature(self.model.forward).parameters
+        if missing := next((name for name in ARGUMENTS if name not in known), None):
+            raise InputError(f"{self._called()} takes no {missing}, and a trunk reads soft prompts by it")
+
     @torch.no_grad()
     def _check_reading(self) -> None:
         """Raise `InputError` for a model that does not read embeddings, beside padding, as it reads their tokens."""
-        model = type(self.model).__name__
-        known = inspect.signature(self.model.forward).parameters
-        if missing := next((name for name in ARGUMENTS if name not in known), None):
-            raise InputError(f"{self.name}: transformers' {model} takes no {missing}, by which soft prompts are read")
         rows = [[*range(3, 10)], [*range(11, 14)]]
-        together = self._differs(rows)
-        if not together:
+        with self._as_a_trunk(), quiet_transformers():
+            together, *alone = (self._distance(part) for part in (rows, rows[:1], rows[1:]))
+        limit = TOLERANCE[self.dtype]
+        if max(alone) <= limit and together <= limit:
             return
-        alone = self._differs(rows[:1]) or self._differs(rows[1:])
-        why = f"reads embeddings (inputs_embeds) otherwise than their tokens: {alone}"
-        if not alone:
-            why = f"answers a row otherwise beside a longer one, whose padding it must read: {together}"
-        raise InputError(f"{self.name}: transformers' {model} {why}; no soft prompts can be put before its text")
+        why = f"does not read embeddings (inputs_embeds) as it reads their tokens, or not from left to right: {alone[0]:.2g}"
+        if max(alone) <= limit:
+            why = f"answers a row otherwise beside a longer one, so that it reads its padding: {together:.2g}"
+        raise InputError(f"{self._called()} {why} of the logits' norm apart; soft prompts cannot stand before its text")
 
-    def _differs(self, rows: list[list[int]]) -> str:
-        """By how much what is written behind these rows, without a prompt, is not what transformers makes of each from
-        its ids alone; empty where it is that.
+    def _distance(self, rows: list[list[int]]) -> float:
+        """By how much what is written behind these rows, without a prompt, differs from what transformers makes of each
+        from its ids alone: a part of the logits' norm, infinite where it is not finite.
         """
         prompts = TargetPrompts(self.embedding.new_zeros(0, self.d_model), torch.zeros(2, dtype=torch.int64))
         written = [[14 + row] for row in range(len(rows))]
+        wanted = torch.stack([self._plain(*each) for each in zip(rows, written, strict=True)])
+        read = self._read(prompts, make_batch(rows, None, [0] * len(rows)), None)
+        first, cache = self._begin(read)
+        second = self._go_on(read, cache, torch.tensor(written, device=self.device), 0)
+        distance = float((torch.cat([first, second], 1).float() - wanted).norm() / wanted.norm())
+        return distance if math.isfinite(distance) else math.inf
+
+    @contextmanager
+    def _as_a_trunk(self) -> Iterator[None]:
+        """Within, whatever a model raises that is not made to be a trunk is an `InputError`."""
         try:
-            with quiet_transformers():
-                wanted = torch.stack([self._plain(*each) for each in zip(rows, written, strict=True)])
-                read = self._read(prompts, make_batch(rows, None, [0] * len(rows)), None)
-                first, cache = self._begin(read)
-                second = self._go_on(read, cache, torch.tensor(written, device=self.device), 0)
+            yield
         except InputError:
             raise
-        except Exception as error:  # whatever a model raises that is not made for this
-            return brief(error)
-        found = torch.cat([first, second], 1).float()
-        distance = float((found - wanted).norm() / wanted.norm())
-        return "" if distance <= TOLERANCE[self.dtype] else f"its logits are {distance:.2g} of their norm apart"
+        except Exception as error:
+            raise InputError(f"{self._called()} cannot be run as a trunk ({brief(error)})") from error
+
+    def _called(self) -> str:
+        return f"{self.name}: transformers' {type(self.model).__name__}"
 
 
 def _grid(cu_seqlens: Tensor) -> tuple[Tensor, int]:

@@ -20,6 +20,7 @@ from compt_fast.prompts.store import PromptStore
 from compt_fast.runs.folder import claimed
 from compt_fast.runs.initialisation import Initialisation
 from compt_fast.runs.job import InMemory, Job, alone, check_recorded, open_job, prepare_folder, record_stored
+from compt_fast.runs.scales import note_scales
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
 from compt_fast.runs.summary import print_results
 from compt_fast.training.checkpoint import Checkpoint, load_latest
@@ -150,6 +151,7 @@ def _train(stage: Stage, job_folder: Path, console: Console) -> int:
             if saved is not None:
                 trainer.restore(monitor, saved)
             else:
+                note_scales(trainer.trunk, trainer.runs)
                 monitor.rewind(0, 0)
             trainer.write_results()
             interrupted = _to_the_end(trainer, monitor)

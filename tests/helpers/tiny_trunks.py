@@ -18,11 +18,13 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    AutoTokenizer,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
 from compt_fast.models.checkpoint import quiet_transformers
+from compt_fast.runs.job import MINI_WEIGHTS
 from tests.helpers.tiny_t5 import WORDS, tiny_tokenizer
 
 _LLAMA: dict[str, Any] = {
@@ -64,9 +66,6 @@ CAUSAL: dict[str, dict[str, Any]] = {
     "gemma": _LLAMA,
     "gemma3_text": _LLAMA | {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
 }
-TOKENIZERS = ("words", "bytes")
-
-
 def byte_tokenizer() -> PreTrainedTokenizerBase:
     """Byte pairs as GPT-2's and Llama 3's, with a token before every text, no padding token, and none for the unknown."""
     made = Tokenizer(models.BPE())
@@ -81,25 +80,30 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<begin>", eos_token="<end>")
 
 
-def make_trunk(folder: Path | str, family: str, tokenizer: str = "words", seed: int = 0, **settings: Any) -> Path:
-    """Write a checkpoint of `family` and a tokenizer of `TOKENIZERS` to `folder`, and return that.
+def mini_tokenizer() -> PreTrainedTokenizerBase:
+    """That of the embedded trunk, which knows the words of its tasks."""
+    return AutoTokenizer.from_pretrained(MINI_WEIGHTS)
 
-    `settings` go into its configuration.
-    """
-    words = {"words": tiny_tokenizer, "bytes": byte_tokenizer}[tokenizer]()
+
+def make_trunk(
+    folder: Path | str, family: str, tokenizer: str = "words", seed: int = 0, embedding_scale: float = 0.3
+) -> Path:
+    """Write a checkpoint of `family` and a tokenizer of `TOKENIZERS` to `folder`, and return that."""
+    words = TOKENIZERS[tokenizer]()
     ids = {"vocab_size": len(words) + 5, "eos_token_id": 1, "bos_token_id": 2, "pad_token_id": 0}
     known = (CAUSAL | ENCODER_DECODERS)[family]
     if family == "t5gemma":
         known = {part: sizes | ids for part, sizes in known.items()}
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = AutoConfig.for_model(family, **(known | ids | settings))
+        config = AutoConfig.for_model(family, **(known | ids))
         of = AutoModelForCausalLM if family in CAUSAL else AutoModelForSeq2SeqLM
         model = of.from_config(config)
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 # Far from what models begin with, so that every part of one matters.
                 weight.normal_(1.0 if "norm" in name or "ln_" in name else 0.0, 0.3)
+            model.get_input_embeddings().weight.mul_(embedding_scale / 0.3)
         if family == "bart":
             model.generation_config.forced_bos_token_id = 2
         words.save_pretrained(folder)
@@ -107,11 +111,14 @@ def make_trunk(folder: Path | str, family: str, tokenizer: str = "words", seed: 
     return Path(folder)
 
 
+TOKENIZERS = {"words": tiny_tokenizer, "bytes": byte_tokenizer, "mini": mini_tokenizer}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a checkpoint of random weights.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--family", choices=tuple(CAUSAL | ENCODER_DECODERS), default="gpt2")
-    parser.add_argument("--tokenizer", choices=TOKENIZERS, default="words")
+    parser.add_argument("--tokenizer", choices=tuple(TOKENIZERS), default="words")
     flags = parser.parse_args()
     print(make_trunk(flags.folder, flags.family, flags.tokenizer))
 

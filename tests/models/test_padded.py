@@ -184,7 +184,7 @@ def test_an_embedding_that_the_model_does_not_read_is_refused(folders: dict[str,
     scaled = CausalTrunk._embeds
     with monkeypatch.context() as patched:
         patched.setattr(CausalTrunk, "_embeds", lambda self: Doubled(scaled(self)))
-        with pytest.raises(InputError, match=r"GPT2LMHeadModel reads embeddings \(inputs_embeds\) otherwise than"):
+        with pytest.raises(InputError, match=r"GPT2LMHeadModel does not read embeddings \(inputs_embeds\) as it reads"):
             CausalTrunk.load(name, **load)
     with monkeypatch.context() as patched:
         patched.setattr(CausalTrunk, "_takes", frozenset({"logits_to_keep"}))  # and so no positions
@@ -192,7 +192,7 @@ def test_an_embedding_that_the_model_does_not_read_is_refused(folders: dict[str,
             CausalTrunk.load(name, **load)
     with monkeypatch.context() as patched:
         patched.setattr(padded, "ARGUMENTS", ("inputs_embeds", "memory"))
-        with pytest.raises(InputError, match="GPT2LMHeadModel takes no memory, by which soft prompts are read"):
+        with pytest.raises(InputError, match="GPT2LMHeadModel takes no memory, and a trunk reads soft prompts by it"):
             CausalTrunk.load(name, **load)
 
 
