@@ -1,4 +1,4 @@
-"""Both suites of the papers over rows in the hub's layout, real ones where there are some."""
+"""The suites over rows in the hub's layout, real ones where there are some."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check(suite: str, root: Path, model: Path, out: Path) -> None:
     assert evaluate.main([str(out)]) == 0
 
 
-@pytest.mark.parametrize("suite", ["glue", "set2", "crosspt-set2"])
+@pytest.mark.parametrize("suite", ["glue", "set2", "crosspt-set2", "superglue", "others"])
 def test_rows_in_the_hubs_schemas(suite: str, tiny_t5: Path, tmp_path: Path) -> None:
     check(suite, write_hub(tmp_path / "hub"), tiny_t5, tmp_path / "run")
 

@@ -50,7 +50,7 @@ DATA_SETS: dict[str, tuple[str, tuple[str, ...], tuple[Any, ...], str]] = {
         "validation",
     ),
 }
-ANSWERS, CANDIDATES = 3, 4  # of a question of MultiRC, of a query of ReCoRD
+ANSWERS, CANDIDATES = 3, 3  # of a question of MultiRC, of a query of ReCoRD
 
 
 def make_rows(task: str, n: int, split: str) -> list[dict[str, Any]]:

@@ -82,11 +82,11 @@ def test_record_is_a_row_a_candidate() -> None:
     split = Split(TASKS["record"], columns_of(rows))
     assert split.groups is not None
     assert split.groups.tolist() == [0] * CANDIDATES + [1] * 2 + [2] * CANDIDATES
-    assert [(split[k].texts[1], split[k].label, split[k].where) for k in (4, 5)] == [
+    assert [(split[k].texts[1], split[k].label, split[k].where) for k in (3, 4)] == [
         ("a", 0, "rows:2"),
         ("b", 1, "rows:2"),
     ]
-    assert split.labels.tolist() == [1, 0, 0, 0, 0, 1, 0, 0, 1, 0]
+    assert split.labels.tolist() == [1, 0, 0, 0, 1, 0, 0, 1]
     assert first_text("record", rows).startswith("record: query: Query 0 on @placeholder. entity: Entity 0 passage: A ")
     said = without_highlights('Said "so"\n@highlight\nMore\n@highlight\nEnd.\n@highlight\nLast')
     assert said == 'Said "so" More. End. Last'
