@@ -38,7 +38,8 @@ class Inputs(NamedTuple):
     """A cohort's parameters, fp32 and contiguous; what a plan has not is None or ().
 
     source_tokens (R, N, m, d), private_tokens (R, T, m, d). An encoder is (weight (R, K, d, d),
-    bias (R, K, d)) for `linear`; for `mlp` the hidden weight (R, K, h, d) and bias (R, K, h) stand
+    bias (R, K, d)) for `linear`, where the plan's width may stand for the d of tokens and the last
+    of the weight; for `mlp` the hidden weight (R, K, h, d) and bias (R, K, h) stand
     before the last weight (R, K, d, h) and bias. One shared by both roles is given as the sources'.
     router (R, T, n_weights); gate logits (R, T, 2), (R, 1, 2) or, tied, (R, T, 1). `keep`
     (n_weights,): 1 where a prompt is on, 0 where it is masked.
@@ -149,7 +150,7 @@ def compose_forward(inputs: Inputs, plan: Plan, dtype: torch.dtype, save: bool) 
         launch(forward.gather, runs * plan.pieces, values | prompts)
         return found
     last = {role: _layer(inputs, found, plan, role, int(plan.hidden > 0)) for role in ROLES}
-    values |= {"INNER": plan.hidden or plan.d}
+    values |= {"INNER": plan.last_inner}
     launch(forward.encode, runs * plan.pieces * plan.row_tiles, values | last, plan.warps)
     return found
 
@@ -180,7 +181,7 @@ def compose_backward(grad: Tensor, inputs: Inputs, saved: Mapping[str, Tensor | 
     d_encoded: dict[str, Tensor | None] = {}
     for role in ROLES:
         tokens, d_tokens = getattr(inputs, f"{role}_tokens"), getattr(found, f"{role}_tokens")
-        d_encoded[role] = d_tokens if plan.encoder == "none" else _like(tokens)
+        d_encoded[role] = d_tokens if plan.encoder == "none" else _like(saved[role])
         values[role] = Prompts(tokens if plan.encoder == "none" else saved[role], d_encoded[role])
     launch(backward.backward_prompts, runs * plan.pieces, values)
     if plan.encoder != "none":
@@ -201,7 +202,8 @@ def _encoder_backward(
     """Back through the encoders' layers, the last first; the logits' gradients in the same launch."""
     runs, d_outputs = inputs.tokens.shape[0], dict(d_encoded)
     for index in (1, 0) if plan.hidden else (0,):
-        inner = plan.hidden if index else plan.d
+        last = index == bool(plan.hidden)
+        inner = plan.last_inner if last else plan.d
         outer = plan.hidden if plan.hidden and not index else plan.d
         layers = {}
         for role in ROLES:
@@ -212,7 +214,7 @@ def _encoder_backward(
             d_weight, d_bias = found.layer(role, plan, index)
             layers[role] = LayerGrads(given, weight, slope, d_outputs[role], d_given, d_weight, d_bias)
             d_outputs[role] = d_given
-        first = plan.has_logits and index == bool(plan.hidden)
+        first = plan.has_logits and last
         logit_programs = runs if first else 0
         input_programs = runs * ceil(inner, plan.columns) * plan.row_tiles * plan.token_tiles
         weight_tiles = ceil(inner, plan.tiles.grad_columns) * ceil(outer, plan.tiles.grad_rows)

@@ -111,7 +111,7 @@ class Plan:
     tasks T, sources N, privates (T, or 0 without private prompts), length m, d, hidden h (0 but for
     `mlp`). The words are those of `COMPUTED`. per_prompt: each prompt owns its encoder, else one a role;
     shared: one for both roles. tau divides the logits of a softmax; private_on: the private prompts are
-    not masked.
+    not masked. width is that of the raw tokens which `linear` takes, where it is not d (0).
 
     Raises `ValueError` for a word that `COMPUTED` has not.
     """
@@ -133,6 +133,7 @@ class Plan:
     mask: str
     private_on: bool
     products: str
+    width: int = 0
     tiles: Tiles = Tiles()
 
     def __post_init__(self) -> None:
@@ -157,6 +158,11 @@ class Plan:
     def warps(self) -> int:
         """Warps of a program that multiplies: more rows need more registers."""
         return 8 if self.rows > LONG else 4
+
+    @property
+    def last_inner(self) -> int:
+        """What the encoders' last layer sums over."""
+        return self.hidden or self.width or self.d
 
     @property
     def has_router(self) -> bool:

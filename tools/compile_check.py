@@ -60,6 +60,7 @@ PLANS = {
     "pt": replace(BASE, **PT),
     "mst": replace(BASE, **PT | {"composition": "mst", "sources": 1, "n_weights": 1}, privates=0),
     "p": replace(LINEAR, **PT),
+    "low-rank m=100": replace(LINEAR, **PT, length=100, width=10),
     "sln": replace(INSIDE, privates=0, n_weights=8),
     "slpn m=100": replace(INSIDE, length=100),
     "by role": replace(BASE, per_prompt=False, gates="learned-global", mask="after"),
@@ -106,15 +107,15 @@ def empty_inputs(plan: Plan, runs: int, device: str = "meta") -> Inputs:
     def encoder(prompts: int) -> list[Tensor]:
         count = prompts if plan.per_prompt else 1
         sizes = [(plan.hidden, plan.d)] if plan.encoder == "mlp" else []
-        sizes += [(plan.d, plan.hidden or plan.d)] if plan.encoder != "none" else []
+        sizes += [(plan.d, plan.last_inner)] if plan.encoder != "none" else []
         return [new(count, *size) for out in sizes for size in (out, out[:1])]
 
     n, t = plan.sources, plan.privates
     gates = {"learned": (plan.tasks, 2), "learned-global": (1, 2), "tied": (plan.tasks, 1), "fixed": None, "none": None}
     size = gates[plan.gates]
     return Inputs(
-        new(n, plan.length, plan.d) if n else None,
-        new(t, plan.length, plan.d) if t else None,
+        new(n, plan.length, plan.width or plan.d) if n else None,
+        new(t, plan.length, plan.width or plan.d) if t else None,
         encoder(n) if n else [],
         encoder(t) if t and not plan.shared else [],
         new(plan.tasks, plan.n_weights) if plan.has_router else None,

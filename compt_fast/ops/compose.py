@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -110,7 +111,7 @@ def run_kernel(
     from compt_fast.kernels.compose import compose as operator
 
     names, plan = planned(shape, mask, products)
-    tensors = [params[name] for name in names]
+    tensors = _tensors(params, names, shape)
     if mask and shape.n_weights:
         tensors.append(tensors[0].new_tensor([float(on) for on in mask.candidates(shape)]))
     save = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
@@ -122,6 +123,16 @@ def run_kernel(
         weights.detach() if shape.sources else None,
         gates.detach() if shape.has_gates else None,
     )
+
+
+def _tensors(params: Mapping[str, Tensor], names: Sequence[str], shape: PromptShape) -> list[Tensor]:
+    """The parameters of these names as the kernel takes them: an encoder's as layers, where they are none."""
+    layers = shape.entries.encoder.layers
+    found = []
+    for prefix, group in groupby(names, lambda name: name.partition(".")[0]):
+        own = {name.removeprefix(f"{prefix}."): params[name] for name in group}
+        found += list(own.values()) if layers is None or not prefix.endswith("_encoder") else layers(own)
+    return found
 
 
 @torch.compiler.assume_constant_result
@@ -141,6 +152,8 @@ def input_names(shape: PromptShape) -> tuple[str, ...]:
 def plan_text(shape: PromptShape, mask: Mask | None, products: str) -> str:
     """The kernel's plan of a shape."""
     words: dict[str, Any] = {setting: entry.kernel for setting, _, entry in shape.named_entries}
+    encoder = shape.entries.encoder
+    narrow = encoder.width(shape) if encoder.layers is not None else 0
     divided = shape.has_router and shape.entries.normalisation.temperature
     plan = Plan(
         composition=words["composition"],
@@ -150,7 +163,7 @@ def plan_text(shape: PromptShape, mask: Mask | None, products: str) -> str:
         n_weights=shape.n_weights,
         length=shape.length,
         d=shape.d_model,
-        hidden=shape.hidden,
+        hidden=0 if narrow else shape.hidden,
         encoder=words["encoder"],
         per_prompt=shape.sharing == "per-prompt",
         shared=len({encoder_prefix(shape, role) for role in ROLES}) == 1,
@@ -160,5 +173,6 @@ def plan_text(shape: PromptShape, mask: Mask | None, products: str) -> str:
         mask=mask.how if mask and shape.n_weights else "none",
         private_on=mask is None or mask.private,
         products=products,
+        width=narrow,
     )
     return plan.text

@@ -241,6 +241,8 @@ def described(
     sizes = _sizes(shape, kind)
     wrong = [name for name in expected if sizes.get(name, expected[name]) != expected[name]]
     whole = ("targets" in expected) != shape.per_row if kind == "run" else expected.keys() == sizes.keys()
+    if kind == "run" and shape.updates_inputs:  # what evaluation computes with
+        wrong += [name for name in sizes if name.startswith("param.") and name not in expected]
     if wrong or not whole:
         raise InputError(f"{path}: its shape does not go with its tensors ({', '.join(wrong)})")
     for name, tensor in tensors.items():
@@ -345,7 +347,7 @@ def _defined(entries: Any, text: TextFormat, where: str) -> Task:
 
 
 def _sizes(shape: PromptShape, kind: str) -> dict[str, list[int]]:
-    """What each tensor of an artifact measures, but for those of parameters."""
+    """What each tensor of an artifact measures."""
     if kind == "prompt":
         one = "pt" if shape.tasks == 1 else "mst"
         return {"prompt": [shape.length, shape.d_model]} if shape.composition == one else {}
@@ -355,6 +357,7 @@ def _sizes(shape: PromptShape, kind: str) -> dict[str, list[int]]:
         "privates": [shape.tasks, shape.length, shape.d_model],
         "weights": [shape.tasks, shape.n_weights],
         "gates": [shape.tasks, 2],
+        **{f"param.{name}": list(one.size) for name, one in mixing_parameters(shape).items()},
     }
 
 

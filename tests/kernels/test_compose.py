@@ -17,6 +17,7 @@ pytest.importorskip("triton")
 from compt_fast.kernels.compose import compose_forward
 from compt_fast.kernels.plan import COMPUTED, PRODUCTS, Plan, Tiles
 from compt_fast.ops.compose import plan_text, run_kernel
+from compt_fast.prompts.routing import Mask
 from tests.helpers.compositions import (
     AXES,
     DEVICE,
@@ -109,6 +110,22 @@ ODD = [
 @pytest.mark.parametrize("shape", ODD, ids=name)
 def test_odd_sizes(shape):
     check(bank_of(shape, runs=1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask"),
+    [
+        (replace(PT, encoder="low-rank", hidden=3, length=17), None),
+        (replace(SPP, encoder="low-rank", hidden=5, gates="learned"), Mask((True, False))),
+        (replace(INSIDE, encoder="low-rank", hidden=20), None),
+    ],
+    ids=["pt", "spp masked", "inside shared"],
+)
+def test_tokens_narrower_than_the_trunk(shape, mask):
+    """A product of low rank is a linear layer of narrow tokens."""
+    check(bank_of(shape), mask)
+    same = replace(shape, encoder="superpos")
+    assert plan_text(same, mask, "fp32") == plan_text(shape, mask, "fp32")
 
 
 def test_many_runs():

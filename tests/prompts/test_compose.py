@@ -33,7 +33,7 @@ def name(shape: PromptShape) -> str:
 
 def bank_of(shape: PromptShape, runs: int = R) -> PromptBank:
     """A float64 bank with a router and gates as if trained."""
-    bank = PromptBank.create(shape, list(range(runs)), embedding=ROWS).to(torch.float64)
+    bank = PromptBank.create(shape, list(range(runs)), embedding=ROWS[:, : shape.d_model]).to(torch.float64)
     generator = torch.Generator().manual_seed(7)
     groups = rate_groups(shape)
     with torch.no_grad():
@@ -287,7 +287,7 @@ def test_input_gates(shape, mask):
 
 def test_input_gates_start_at_one_half_whatever_the_input():
     shape = replace(SPP, gates="input")
-    bank = PromptBank.create(shape, [0, 1])
+    bank = PromptBank.create(shape, [0, 1], embedding=ROWS[:, : shape.d_model])
     composition = compose(bank.params, shape)
     rows = compose_rows(composition, bank.params, shape, RUNS, TASKS, texts_of(torch.randn(5, D)))
     fixed = compose(bank.params, replace(shape, gates="fixed")).targets
@@ -328,7 +328,7 @@ VARIETY = [
 
 @pytest.mark.parametrize("shape", VARIETY, ids=name)
 def test_gradients_reach_every_parameter_of_every_run(shape):
-    bank = PromptBank.create(shape, [0, 1])
+    bank = PromptBank.create(shape, [0, 1], embedding=ROWS[:, : shape.d_model])
     found = outputs(bank.params, shape)
     found.backward(torch.randn(found.shape, generator=torch.Generator().manual_seed(5)))
     for name, p in bank.params.items():
@@ -338,7 +338,7 @@ def test_gradients_reach_every_parameter_of_every_run(shape):
 
 def test_the_router_of_a_single_candidate_learns_nothing():
     shape = replace(SHARED_ONLY, sources=1)
-    bank = PromptBank.create(shape, [0])
+    bank = PromptBank.create(shape, [0], embedding=ROWS[:, : shape.d_model])
     composition = compose(bank.params, shape)
     assert composition.targets is not None and composition.weights is not None
     assert (composition.weights == 1).all()
@@ -376,7 +376,7 @@ def test_runs_together_equal_each_alone(shape):
 
 @pytest.mark.parametrize("shape", VARIETY, ids=name)
 def test_a_run_of_nan_leaves_the_others_as_they_are(shape):
-    bank = PromptBank.create(shape, [0, 1])
+    bank = PromptBank.create(shape, [0, 1], embedding=ROWS[:, : shape.d_model])
     sound = outputs(bank.select([1]).params, shape)
     with torch.no_grad():
         for p in bank.params.values():

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from compt_fast import evaluate, load, predict, report, store, train
 from compt_fast.models.batch import TargetPrompts, make_batch
+from compt_fast.prompts.artifact import load_prompts, sha256_of
 from compt_fast.prompts.parameters import PromptBank, rate_groups
 from compt_fast.runs.job import Job
 from compt_fast.tasks.sampling import EpochOrder
 from compt_fast.training.graphs import eager
 from compt_fast.training.plan import Run
+from compt_fast.utils.errors import InputError
 from tests.helpers import jobs
 
 UPDATING = ("dept", "adept")
@@ -165,3 +169,18 @@ def test_no_entry_of_a_store_holds_an_update(trained: Path, tmp_path: Path, caps
     path = trained / "prompts" / "adept-k4-s0-toy_a"
     said = jobs.error_of(capsys, store.main, ["add", str(path), f"--store={tmp_path / 'store'}"])
     assert "adept adds to the embeddings of the text" in said
+
+
+def test_prompts_without_their_update_are_refused(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "dept"
+    shutil.copytree(trained / "prompts" / "dept-k4-s0-toy_a", folder)
+    tensors = load_file(folder / "prompts.safetensors")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for change in (lambda t: t.pop("param.update.b"), lambda t: t.update({"param.update.b": torch.zeros(1, 2, 32)})):
+        own = dict(tensors)
+        change(own)
+        save_file(own, folder / "prompts.safetensors")
+        sizes = {"tensors": {name: list(t.shape) for name, t in own.items()}, "sha256": sha256_of(own)}
+        (folder / "manifest.json").write_text(json.dumps(manifest | sizes))
+        with pytest.raises(InputError, match="its shape does not go with its tensors \\(param.update.b\\)"):
+            load_prompts(folder)

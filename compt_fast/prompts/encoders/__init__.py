@@ -47,13 +47,16 @@ class Encoder(Entry):
     for the shape to say. formula(weights, x) -> (K, B, m, d): weights are those of K encoders, each (K, ...) by the
     names of the parameters; x (K, B, m, w) are the tokens of the B prompts that each of them encodes. None: prompts are
     their tokens. hidden: it has an inner width, the shape's `hidden`. check(shape) raises `InputError` for a shape that
-    it cannot have. width(shape) is w, the width of raw tokens, and initial(shape) where they start, as of `Parameter`.
+    it cannot have. layers(weights), of an encoder whose kernel takes other tensors than its own: those, of its weights
+    (R, K, ...), differentiable. width(shape) is w, the width of raw tokens, and initial(shape) where they start, as of
+    `Parameter`.
     """
 
     parameters: Callable[[PromptShape], dict[str, Parameter]]
     formula: Callable[[Mapping[str, Tensor], Tensor], Tensor] | None
     hidden: bool = False
     check: Callable[[PromptShape], None] = any_shape
+    layers: Callable[[Mapping[str, Tensor]], list[Tensor]] | None = None
     width: Callable[[PromptShape], int] = full_width
     initial: Callable[[PromptShape], tuple[float, float] | None] = as_init_says
 

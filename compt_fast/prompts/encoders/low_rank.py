@@ -25,4 +25,10 @@ def combined(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
     return batched(x.flatten(1, 2), weights["rows"]).unflatten(1, x.shape[1:3])
 
 
-ENTRY = Encoder(parameters, combined, hidden=True, width=inner_width, captured=True)
+def as_layer(weights: Mapping[str, Tensor]) -> list[Tensor]:
+    """The same as a linear layer h -> d: weight (R, K, d, h) and a bias of zeros (R, K, d)."""
+    rows = weights["rows"]
+    return [rows.mT.contiguous(), rows.new_zeros(*rows.shape[:2], rows.shape[-1])]
+
+
+ENTRY = Encoder(parameters, combined, hidden=True, layers=as_layer, width=inner_width, kernel="linear", captured=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from compt_fast.prompts.encoders import Encoder, inner_width
-from compt_fast.prompts.encoders.low_rank import combined
+from compt_fast.prompts.encoders.low_rank import as_layer, combined
 from compt_fast.prompts.entry import VOCABULARY, Parameter
 from compt_fast.prompts.shape import PromptShape
 
@@ -25,4 +25,13 @@ def weights_of_rows(shape: PromptShape) -> tuple[float, float]:
     return -bound, bound
 
 
-ENTRY = Encoder(parameters, combined, hidden=True, width=inner_width, initial=weights_of_rows, captured=True)
+ENTRY = Encoder(
+    parameters,
+    combined,
+    hidden=True,
+    layers=as_layer,
+    width=inner_width,
+    initial=weights_of_rows,
+    kernel="linear",
+    captured=True,
+)
