@@ -92,6 +92,7 @@ def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
         stage.initialisation.refresh()
         with nullcontext() if own.exists() else claimed(own):  # with the job's folder the old ones are
             prepare_folder(own, stage.job, command)
+            record_stored(own, stage.initialisation.used())
             code = _train(stage, folder, console)
         if code >= FIRST_SIGNAL:
             return code

@@ -79,6 +79,7 @@ def test_the_papers_train_the_tasks_of_their_baselines_each_alone() -> None:
 STORED_ELSEWHERE: dict[str, tuple[Any, ...]] = {
     "spot": (("random", "joint"), 10, (0.3, 0.0), 30, True),
     "spot-nearest": (("random", "spot"), 10, (0.3, 0.0), 30, True),
+    "progressive": (("chain", "random"), 10, (0.3, 0.0), 30, True),
     "attempt": (("stored", "random"), 10, (0.3, 0.3), 20, True),
     "attempt-m": (("stored", "random"), 10, (0.3, 0.3), 20, False),
 }

@@ -87,7 +87,8 @@ def drawn(run: Run) -> dict[str, Tensor]:
     sizes, config = parameter_shapes(run.shape), run.config
     inits = {"source_tokens": config.source_init, "private_tokens": config.private_init}
     generator = torch.Generator().manual_seed(7)
-    return {name: torch.randn(sizes[name], generator=generator) for name, init in inits.items() if init != "random"}
+    stored = [name for name, init in inits.items() if init != "random" and name in sizes]
+    return {name: torch.randn(sizes[name], generator=generator) for name in stored}
 
 
 def train(job: Job, runs: list[Run], folder: Path, start: Start = from_nothing, **changes: Any) -> Trainer:

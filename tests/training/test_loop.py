@@ -196,7 +196,10 @@ def test_every_preset_trains(job: Job, tiny_t5: Path, toys: list[Path], tmp_path
         losses = jobs.losses(tmp_path / "run", run.id)
         assert len(losses) == 3 and all(map(math.isfinite, losses))
         stored = jobs.prompts(tmp_path / "run")[run.id]
-        assert stored["targets"].shape == (1 if run.config.task else 3, run.shape.target_length, 32)
+        tasks = 1 if run.config.task else 3
+        assert stored["privates" if run.config.private else "targets"].shape[0] == tasks
+        if not run.shape.per_row:
+            assert stored["targets"].shape == (tasks, run.shape.target_length, 32)
 
 
 def test_runs_that_start_from_stored_prompts_train_the_same_alone(
