@@ -280,7 +280,7 @@ class Trainer:
         else:
             monitor.phase(f"scoring {run.id}")
             prompts = member.best or cohort.prompts(index)
-            tasks = self._score(cohort, prompts, run, self.evaluation_of(run), interrupts)
+            tasks = self._score(prompts, run, self.evaluation_of(run), interrupts)
             cohort.save(self.folder, prompts, self._about(run))
             self.results[run.id] = RunResult.finished(run, tasks, average(tasks), member.development)
             monitor.phase("training")
@@ -298,7 +298,7 @@ class Trainer:
             monitor.phase(f"selecting {member.run.id}")
             prompts = cohort.prompts(index)
             sample = self.development_of(member.run)
-            tasks = self._score(cohort, prompts, member.run, sample, interrupts)
+            tasks = self._score(prompts, member.run, sample, interrupts)
             member.selected = member.step
             if average(tasks) > member.best_score:
                 member.best = prompts
@@ -316,9 +316,8 @@ class Trainer:
             return self._evaluation
         return [rows for rows in self._evaluation if rows.task.name == run.config.task]
 
-    def _score(
-        self, cohort: Cohort, prompts: RunPrompts, run: Run, sets: list[ScoredRows], interrupts: Interrupts
-    ) -> dict[str, Any]:
+    def _score(self, prompts: RunPrompts, run: Run, sets: list[ScoredRows], interrupts: Interrupts) -> dict[str, Any]:
+        cohort = next(cohort for cohort in self.cohorts if any(member.run == run for member in cohort.members))
         predicted = predict(
             cohort.scored_by(self.trunk, prompts),
             self.data,

@@ -21,6 +21,7 @@ from compt_fast.models.engines.reference import ReferenceTrunk
 from compt_fast.runs.job import Job, alone
 from compt_fast.runs.results import read_results
 from compt_fast.tasks.sampling import EpochOrder
+from compt_fast.training.cohort import Member
 from compt_fast.training.interrupts import Interrupts
 from compt_fast.training.monitor import Monitor
 from compt_fast.training.plan import Run
@@ -83,7 +84,9 @@ def test_scores_are_those_of_the_weights_that_are_kept(mixed: Path, tiny_t5: Pat
         for name, weight in cohort.weights.items():  # type: ignore[attr-defined]
             weight.copy_(kept[name])
     trainer = jobs.train(job, [], mixed.parent / "again")
-    scored = trainer._score(cohort, cohort.prompts(0), run, job.data.evaluation(), Interrupts())
+    cohort.admit(Member(run, []))
+    trainer.cohorts = [cohort]
+    scored = trainer._score(cohort.prompts(0), run, job.data.evaluation(), Interrupts())
     (result,) = [r for r in read_results(mixed) if r.id == "adapter-m-k4-s0"]
     assert {name: task["scores"] for name, task in scored.items()} == {
         name: task["scores"] for name, task in result.tasks.items()
