@@ -1,7 +1,8 @@
 """The methods: what each preset's name decides. A method is a line of `PRESETS`.
 
 They follow ComPT (arXiv 2408.13227, sections 2 and 3: `spp`, `scp`, `pt`, `mst`) and CrossPT (arXiv 2509.14253,
-Table 1: `p`, `pi`, `sl`, `slp`, `sln`, `slpn`, `sil`, `sip`, `silp`); `pt-joint` is ours.
+Table 1: `p`, `pi`, `sl`, `slp`, `sln`, `slpn`, `sil`, `sip`, `silp`); `pt-joint` is ours. Of others, MPT (arXiv
+2303.02861: `mpt`, `mpt-m`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Preset:
 
     def mixes(self) -> bool:
         """Whether it has sources that a router weighs."""
-        return self.composition not in ("pt", "mst")
+        return self.composition not in ("pt", "mst", "factored")
 
     def has_gates(self) -> bool:
         """Whether gates stand in its composition."""
@@ -56,8 +57,8 @@ class Preset:
         return self.composition != "pt" and self.learn_sources
 
     def trains_private(self) -> bool:
-        """Whether it has private prompts."""
-        return self.private
+        """Whether it has private prompts, or factors that scale a shared one for each task."""
+        return self.private or self.composition == "factored"
 
     def chooses_private(self) -> bool:
         """Whether it has private prompts whose start is open."""
@@ -93,6 +94,11 @@ def _from_store(**more: Any) -> Preset:
     return _crosspt(sources=PER_TASK, source_init=STORED, epochs=20, **more)
 
 
+def _mpt(**more: Any) -> Preset:
+    """MPT: a prompt that all tasks share and factors of each, at two rates (section 4.1)."""
+    return _method("factored", private=False, sources=1, encoder="none", lr_source=0.3, prompt_length=100, **more)
+
+
 PRESETS: dict[str, Preset] = {
     "spp": _method("spp", sources=3, prompt_length=5, lr_source=0.07, lr_private=0.02, lr_router=0.1, gates="learned"),
     "scp": _method("scp", sources=3, prompt_length=5, lr_source=0.1, lr_private=0.1, lr_router=0.1, gates="learned"),
@@ -110,4 +116,6 @@ PRESETS: dict[str, Preset] = {
     "sil": _from_store(private=False, lr_source=0.05),
     "sip": _from_store(lr_private=0.02, learn_sources=False),
     "silp": _from_store(lr_source=0.05, lr_private=0.02),
+    "mpt": _mpt(lr_private=0.4, apart=True),
+    "mpt-m": _mpt(lr_private=0.4),
 }

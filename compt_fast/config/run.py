@@ -169,7 +169,7 @@ class RunConfig:
     )
     lr_private: float = field(
         metadata=_flag(
-            "peak learning rate of the private prompts; 0 freezes them and their encoders",
+            "peak learning rate of the private prompts, or of a task's factors; 0 freezes them and their encoders",
             ranges=(NOT_NEGATIVE,),
             usual=0.0,
             used=Preset.trains_private,

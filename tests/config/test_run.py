@@ -33,6 +33,8 @@ PUBLISHED = {
     "sil": ("inside", 8, False, 10, (0.05, 0.0, 0.1)),
     "sip": ("inside", 8, True, 10, (0.0, 0.02, 0.1)),
     "silp": ("inside", 8, True, 10, (0.05, 0.02, 0.1)),
+    "mpt": ("factored", 1, False, 100, (0.3, 0.4, 0.0)),
+    "mpt-m": ("factored", 1, False, 100, (0.3, 0.4, 0.0)),
 }
 STORED = {"pi": ("random", "stored")} | dict.fromkeys(("sil", "sip", "silp"), ("stored", "random"))
 
@@ -45,7 +47,7 @@ def test_presets_are_those_of_the_papers(name: str) -> None:
     assert config.prompt_length == length
     got = (config.lr_source, config.lr_private, config.lr_router)
     # A rate of prompts that a preset has not may be anything.
-    used = (sources > 0, private, composition in ("spp", "scp", "inside"))
+    used = (sources > 0, private or composition == "factored", composition in ("spp", "scp", "inside"))
     assert all(g == r for g, r, use in zip(got, rates, used, strict=True) if use)
     assert (config.source_init, config.private_init) == STORED.get(name, ("random", "random"))
     assert (config.epochs, config.steps, config.batch_size) == (20 if name in STORED else 30, None, 16)
@@ -54,7 +56,7 @@ def test_presets_are_those_of_the_papers(name: str) -> None:
 
 def test_the_papers_train_the_tasks_of_their_baselines_each_alone() -> None:
     """ComPT, section 4.1: "independently"; the joint form of `pt` is a method of its own."""
-    assert {name for name, preset in PRESETS.items() if preset.apart} == {"pt", "p", "pi"}
+    assert {name for name, preset in PRESETS.items() if preset.apart} == {"pt", "p", "pi", "mpt"}
     assert replace(PRESETS["pt-joint"], apart=True) == PRESETS["pt"]
     assert PRESETS.keys() == {*PUBLISHED, "pt-joint"}
 
