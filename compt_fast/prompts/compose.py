@@ -90,11 +90,13 @@ def compose_rows(
     runs: Tensor,
     tasks: Tensor,
     texts: Texts,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """The target prompt (B, L, d) of each of B input rows, for shapes that are `per_row`.
 
     `composition` is what `compose` gave for `params`, of which `mixing_parameters` are enough; runs and tasks (B,)
-    int64 say whose row each is, `texts` what stands in them.
+    int64 say whose row each is, `texts` what stands in them. noise (B, n_weights) is what a router of each row that
+    samples needs in training.
     """
     if not shape.per_row:
         raise ValueError("nothing of this shape depends on the input: the targets of compose() are whole")
@@ -109,7 +111,7 @@ def compose_rows(
     mixture: Tensor | None
     if router.per_row:
         assert sources is not None
-        row_weights = weights(router.logits(params, shape, rows), shape)
+        row_weights = weights(router.logits(params, shape, rows), shape, training=noise is not None, noise=noise)
         by_row = _mixture(row_weights[:, None], sources[runs], shape).squeeze(1)
         return rule.formula(Parts(params, by_row, own(composition.privates), row_weights, alpha_beta, rows))
     mixture = own(None if w is None else _mixture(w, sources, shape))

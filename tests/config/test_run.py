@@ -35,6 +35,7 @@ PUBLISHED = {
     "silp": ("inside", 8, True, 10, (0.05, 0.02, 0.1)),
     "mpt": ("factored", 1, False, 100, (0.3, 0.4, 0.0)),
     "mpt-m": ("factored", 1, False, 100, (0.3, 0.4, 0.0)),
+    "smop": ("inside", 4, False, 5, (0.5, 0.0, 0.5)),
 }
 STORED = {"pi": ("random", "stored")} | dict.fromkeys(("sil", "sip", "silp"), ("stored", "random"))
 
@@ -56,7 +57,7 @@ def test_presets_are_those_of_the_papers(name: str) -> None:
 
 def test_the_papers_train_the_tasks_of_their_baselines_each_alone() -> None:
     """ComPT, section 4.1: "independently"; the joint form of `pt` is a method of its own."""
-    assert {name for name, preset in PRESETS.items() if preset.apart} == {"pt", "p", "pi", "mpt"}
+    assert {name for name, preset in PRESETS.items() if preset.apart} == {"pt", "p", "pi", "mpt", "smop"}
     assert replace(PRESETS["pt-joint"], apart=True) == PRESETS["pt"]
     assert PRESETS.keys() == {*PUBLISHED, "pt-joint"}
 
