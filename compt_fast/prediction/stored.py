@@ -23,7 +23,7 @@ def stored_prompt(one: TaskPrompt) -> StoredPrompt:
     """
     if "targets" not in one.prompts.tensors:
         raise InputError(
-            f"{one.where}: with gates {one.prompts.shape.gates!r} every row has a prompt of its own, and "
+            f"{one.where}: with {one.prompts.shape.reads_rows} every row has a prompt of its own, and "
             f"{one.task.name} has none that could be written down; only compt_fast itself composes it"
         )
     if one.about is None:

@@ -180,8 +180,18 @@ class PromptShape:
     @property
     def per_row(self) -> bool:
         """Whether target prompts depend on the input, so that each row has one of its own."""
+        return bool(self.reads_rows)
+
+    @property
+    def reads_rows(self) -> str:
+        """What of it depends on the input: "gates 'input'"; empty where nothing does."""
         rule, _, router, _, gates = self.entries
-        return rule.per_row or router.per_row or gates.per_row
+        named = (
+            ("composition", self.composition, rule),
+            ("router", self.router_name, router),
+            ("gates", self.gates, gates),
+        )
+        return ", ".join(f"{setting} {name!r}" for setting, name, entry in named if entry.per_row)
 
     @property
     def target_length(self) -> int:

@@ -217,12 +217,13 @@ def select_sources(own: Tensor, stored: Tensor, targets: Sequence[str], sources:
 def entries_of(folder: Path) -> list[StoredPrompt]:
     """The target prompts of a run's folder `RUN/prompts/<run-id>`, one a task, as entries of a store.
 
-    Raises `InputError` for a damaged folder and for gates `input`, under which a task has no one
-    prompt.
+    Raises `InputError` for a damaged folder and for prompts that depend on the row, of which a task has no one.
     """
     prompts, about = load_prompts(folder)
     if "targets" not in prompts.tensors:
-        raise InputError(f"{folder}: with gates 'input' every row has a prompt of its own, and the task has none")
+        raise InputError(
+            f"{folder}: with {prompts.shape.reads_rows} every row has a prompt of its own, and the task has none"
+        )
     if not about.tasks or about.trunk.sha256 is None:
         raise InputError(f"{folder / MANIFEST}: it does not say of which tasks and of which trunk its prompts are")
     scores = scores_of(folder)
