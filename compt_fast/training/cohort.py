@@ -159,8 +159,8 @@ class Cohort:
         return _by_run([m.step + ahead for m in self.members])
 
     def _noise(self, member: Member, ahead: int) -> Tensor:
-        """Uniform noise of one of a run's steps: (T, n_weights), or (B, n_weights) of the rows that the step takes where
-        the router is of each row.
+        """Uniform noise of one of a run's steps: (T, n_weights), or (B, n_weights) of its rows where the router is of
+        each row.
         """
         generator = torch.Generator().manual_seed(member.run.config.seed * 1_000_003 + member.step + ahead)
         places = len(member.batch(ahead)) if self.shape.entries.router.per_row else self.shape.tasks

@@ -1,4 +1,4 @@
-"""Each input row takes one source prompt, the one of the largest probability, times that probability (SMoP, EMNLP 2023).
+"""Each input row takes the source prompt of the largest probability, times that probability (SMoP, EMNLP 2023).
 
 The logits are one linear layer of the mean of the row's token embeddings. In training they are perturbed, so that a
 prompt that is seldom taken is tried, too.
