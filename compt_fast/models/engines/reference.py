@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from compt_fast.models.base import BaseTrunk
 from compt_fast.models.batch import Batch, TargetPrompts
 from compt_fast.models.checkpoint import fingerprint
+from compt_fast.models.distillation import Teachers, divergences
 from compt_fast.ops.varlen import cu_seqlens_of, ranges
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class _Encoded:
 class ReferenceTrunk(BaseTrunk):
     """transformers' T5 as it is."""
 
+    compares_hidden = True
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -54,15 +57,35 @@ class ReferenceTrunk(BaseTrunk):
     def embedding(self) -> Tensor:
         return self.model.get_input_embeddings().weight.detach()
 
-    def row_losses(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None = None) -> Tensor:
+    def row_losses(
+        self,
+        prompts: TargetPrompts,
+        batch: Batch,
+        input_update: Tensor | None = None,
+        teachers: Teachers | None = None,
+    ) -> Tensor:
         self._check_labels(batch)
+        self._check_teachers(prompts, batch, teachers)
         encoded = self._encode(prompts, batch, input_update)
         ids = batch.label_ids.to(self.device)
-        labels = _pad(ids, batch.label_cu_seqlens)
+        read = self._read(encoded, batch, hidden=teachers is not None)
+        losses = _cross_entropy(read.logits, ids, batch.label_cu_seqlens)
+        if teachers is None:
+            return losses
+        own = teachers.batch(batch)
+        with torch.no_grad():
+            other = self._encode(teachers.prompts, own, None)
+            taught = self._read(other, own, hidden=True)
+        rows = teachers.rows.to(self.device)
+        more = _taught(encoded.select(rows), read, rows, other, taught, own.label_cu_seqlens, teachers)
+        return losses.index_add(0, rows, more)
+
+    def _read(self, encoded: _Encoded, batch: Batch, hidden: bool) -> Any:
+        """transformers' output where the labels of a batch stand."""
+        labels = _pad(batch.label_ids.to(self.device), batch.label_cu_seqlens)
         # The decoder reads the start token and then every label token but the last.
         inputs = F.pad(labels[:, :-1], (1, 0), value=self.start_id)
-        logits = self._decode(encoded, inputs).logits
-        return _cross_entropy(logits, ids, batch.label_cu_seqlens)
+        return self._decode(encoded, inputs, hidden=hidden)
 
     @torch.no_grad()
     def generate(
@@ -126,7 +149,9 @@ class ReferenceTrunk(BaseTrunk):
         inputs = inputs.index_copy(0, at.prompt_places.to(self.device), prompt)
         return inputs.view(batch.rows, width, self.d_model), mask.to(self.device, torch.int64)
 
-    def _decode(self, encoded: _Encoded, inputs: Tensor, cache: Any = None, use_cache: bool = False) -> Any:
+    def _decode(
+        self, encoded: _Encoded, inputs: Tensor, cache: Any = None, use_cache: bool = False, hidden: bool = False
+    ) -> Any:
         """transformers' output for decoder input ids (B, L) behind what `cache` already holds."""
         return self.model(
             encoder_outputs=(encoded.states,),
@@ -134,6 +159,7 @@ class ReferenceTrunk(BaseTrunk):
             decoder_input_ids=inputs,
             past_key_values=cache,
             use_cache=use_cache,
+            output_hidden_states=hidden,
         )
 
     def _pairs_at_once(self, width: int, max_label: int) -> int:
@@ -189,6 +215,38 @@ def _cross_entropy(logits: Tensor, ids: Tensor, cu_seqlens: Tensor) -> Tensor:
     losses = F.cross_entropy(scored.to(torch.promote_types(scored.dtype, torch.float32)), ids, reduction="none")
     # Placed and summed by row: adding by index would not be deterministic on a GPU.
     return losses.new_zeros((len(cu_seqlens) - 1) * width).index_copy(0, at, losses).view(-1, width).sum(1)
+
+
+def _taught(
+    encoded: _Encoded, read: Any, rows: Tensor, other: _Encoded, taught: Any, cu_seqlens: Tensor, teachers: Teachers
+) -> Tensor:
+    """What n rows are to learn from their teachers, (n,): see `Teachers`.
+
+    `encoded` and `other` are the encoder's states of these rows, `taught` what was read by them with their teachers,
+    and `read` what the whole batch read by its own prompts, of which these are the `rows`; cu_seqlens (n+1,) are those
+    of their labels.
+    """
+    device = rows.device
+    at, width = _grid(cu_seqlens)
+    lengths, at = cu_seqlens.diff().to(device), at.to(device)
+    each = torch.repeat_interleave(torch.arange(len(rows), device=device), lengths)
+    weight, temperature, hidden = (of.to(device) for of in (teachers.weight, teachers.temperature, teachers.hidden))
+
+    def by_row(values: Tensor) -> Tensor:
+        return values.new_zeros(len(rows) * width).index_copy(0, at, values).view(-1, width).sum(1)
+
+    own, theirs = (x[:, :width].flatten(0, 1)[at] for x in (read.logits[rows], taught.logits))
+    found = weight * by_row(divergences(own, theirs, temperature[each]))
+    if not bool(hidden.any()):
+        return found
+    own, theirs = (
+        x[:, :width].flatten(0, 1)[at] for x in (read.decoder_hidden_states[-1][rows], taught.decoder_hidden_states[-1])
+    )
+    decoder = by_row((own - theirs).float().square().mean(1))  # the sum of M tokens: M times their mean
+    longest = other.states.shape[1]
+    squares = (encoded.states[:, :longest] - other.states).float().square().mean(2) * other.mask
+    encoder = lengths * squares.sum(1) / other.mask.sum(1)
+    return found + hidden * (encoder + decoder)
 
 
 ENTRY = ReferenceTrunk
