@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from compt_fast import evaluate, export, load, report, train
+from compt_fast import evaluate, export, load, report, store, train
+from compt_fast.prompts.store import PromptStore
 from tests.helpers import jobs
 from tests.helpers.jobs import Line, equal, error_of
 from tests.test_train_stages import interrupt
@@ -74,3 +75,49 @@ def test_what_is_trained_is_scored_reported_and_answers(fleet: Path, tmp_path: P
     assert export.main([mpt, "--format=peft", f"--out={tmp_path / 'peft'}"]) == 0
     said = error_of(capsys, export.main, [smop, "--format=peft", f"--out={tmp_path / 'none'}"])
     assert "with router 'sparse' every row has a prompt of its own" in said
+
+
+def test_a_shared_prompt_learns_from_teachers_which_are_trained_first(line: Line, tmp_path: Path, capsys: Said) -> None:
+    """And the others of its fleet do not notice."""
+    chosen = {"method": "spp,mpt-source", "source_steps": 2}
+    assert train.main(line(tmp_path / "both", **chosen)) == 0
+    assert PromptStore(tmp_path / "both" / "store").names() == ["toy_a-m2", "toy_b-m2"]
+    assert train.main(line(tmp_path / "spp")) == 0
+    together = jobs.prompts(tmp_path / "both")
+    assert jobs.losses(tmp_path / "both", RUNS[0]) == jobs.losses(tmp_path / "spp", RUNS[0])
+    assert all(torch.equal(t, together[RUNS[0]][name]) for name, t in jobs.prompts(tmp_path / "spp")[RUNS[0]].items())
+    found = jobs.losses(tmp_path / "both", "mpt-source-n1-k4-s0")
+    kept = tmp_path / "both" / "store"
+    for changes in ({"engine": "reference"}, {"distil": 0}, {"distil_temperature": 4}):
+        out = tmp_path / "-".join(map(str, changes))
+        assert (
+            train.main(line(out, method="mpt-source", **({} if "distil" in changes else {"store": kept}), **changes))
+            == 0
+        )
+        (run,) = [run["id"] for run in jobs.results(out)["runs"]]
+        other = jobs.losses(out, run)
+        assert (found == pytest.approx(other, rel=1e-3)) == ("engine" in changes)
+    assert json.loads((tmp_path / "both" / "config.json").read_text())["stored"].keys() == {"toy_a-m2", "toy_b-m2"}
+
+
+def test_distillation_goes_on_with_the_same_bits(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {"method": "mpt-source", "source_steps": 2, "engine": "reference", "distil_hidden": 0.5}
+    assert train.main(line(tmp_path / "whole", **chosen)) == 0
+    interrupt(monkeypatch, 4)
+    assert train.main(line(tmp_path / "cut", **chosen)) == 130
+    assert train.main([f"--resume={tmp_path / 'cut'}"]) == 0
+    equal(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_what_cannot_be_distilled_is_named(line: Line, tmp_path: Path, capsys: Said) -> None:
+    out = tmp_path / "run"
+    said = error_of(capsys, train.main, line(out, method="mpt-source", engine="fast", distil_hidden=1))
+    assert "--distil-hidden: this engine compares no hidden states; take --engine reference" in said
+    said = error_of(capsys, train.main, line(out, method="spp", distil_temperature=2))
+    assert "--distil-temperature has no meaning without --distil" in said
+    assert train.main(line(tmp_path / "five", method="pt-joint", prompt_length=5)) == 0
+    kept = tmp_path / "store"
+    assert store.main(["add", f"--store={kept}", str(tmp_path / "five" / "prompts" / "pt-joint-k4-s0")]) == 0
+    said = error_of(capsys, train.main, line(out, method="spp", distil=1, store=kept))
+    assert "toy_a-m5 has 5 tokens and 2 are needed: say --fit-length first" in said
+    assert not out.exists()

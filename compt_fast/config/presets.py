@@ -2,7 +2,7 @@
 
 They follow ComPT (arXiv 2408.13227, sections 2 and 3: `spp`, `scp`, `pt`, `mst`) and CrossPT (arXiv 2509.14253,
 Table 1: `p`, `pi`, `sl`, `slp`, `sln`, `slpn`, `sil`, `sip`, `silp`); `pt-joint` is ours. Of others, MPT (arXiv
-2303.02861: `mpt`, `mpt-m`) and SMoP (EMNLP 2023, page 14306: `smop`).
+2303.02861: `mpt-source`, `mpt`, `mpt-m`) and SMoP (EMNLP 2023, page 14306: `smop`).
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ PRESETS: dict[str, Preset] = {
     "sil": _from_store(private=False, lr_source=0.05),
     "sip": _from_store(lr_private=0.02, learn_sources=False),
     "silp": _from_store(lr_source=0.05, lr_private=0.02),
+    "mpt-source": _mpt(lr_private=0.3, distil=0.9),
     "mpt": _mpt(lr_private=0.4, apart=True),
     "mpt-m": _mpt(lr_private=0.4),
     "smop": _method(

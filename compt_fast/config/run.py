@@ -192,6 +192,27 @@ class RunConfig:
             used=Preset.mixes,
         )
     )
+    distil: float = field(
+        default=0.0,
+        metadata=_flag(
+            "weight of what a run learns from the stored prompts of its tasks beside the labels, lambda: how far its "
+            "answers' probabilities are from theirs; what the store lacks is trained first",
+            ranges=(NOT_NEGATIVE,),
+            usual=0.0,
+        ),
+    )
+    distil_temperature: float = field(
+        default=1.0,
+        metadata=_flag("temperature of both probabilities in --distil", ranges=(POSITIVE,), default=[1.0]),
+    )
+    distil_hidden: float = field(
+        default=0.0,
+        metadata=_flag(
+            "weight of how far its hidden states are from theirs, encoder's and decoder's; for --engine reference",
+            ranges=(NOT_NEGATIVE,),
+            usual=0.0,
+        ),
+    )
     weight_decay: float = field(
         metadata=_flag("AdamW's decoupled weight decay", ranges=(NOT_NEGATIVE,), default=[0.01])
     )
@@ -237,6 +258,11 @@ class RunConfig:
     def encoded_roles(self) -> list[str]:
         """The roles ("source", "private") whose prompts start as prompt encoders take them."""
         return encoded_roles(self.composition, self.private, self.source_init, self.private_init)
+
+    @property
+    def distils(self) -> bool:
+        """Whether it learns from stored prompts of its tasks."""
+        return self.distil > 0 or self.distil_hidden > 0
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""
@@ -288,13 +314,13 @@ def resolve(choice: Mapping[str, Any], *, tasks: int, d_model: int, source_tasks
 
 def settled(config: RunConfig) -> RunConfig:
     """`config` with the defaults of what changes nothing in it: `max_train` beside a number of shots,
-    `init_range` where tokens start from the vocabulary.
+    `init_range` where tokens start from the vocabulary, a temperature of what is not distilled.
     """
     if config.shots is not None:
         config = replace(config, max_train=MAX_TRAIN)
     if config.init == "vocab":
         config = replace(config, init_range=INIT_RANGE)
-    return config
+    return config if config.distil else replace(config, distil_temperature=1.0)
 
 
 def _hidden(values: Mapping[str, Any], d_model: int) -> int:

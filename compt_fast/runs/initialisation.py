@@ -116,6 +116,11 @@ class Initialisation:
                 start["private_tokens"] = stack(nearest)
         return start
 
+    def teachers(self, run: Run) -> Tensor | None:
+        """The stored prompts of a run's tasks (T, L, d), fp32 on the CPU, where it learns from them."""
+        needs = self._taught_by(run)
+        return torch.stack([self._values(need) for need in needs]) if needs else None
+
     def seen(self, run: Run) -> dict[str, list[Draw]]:
         """By task of the run: the draws of its training rows that the stored prompts which the run starts from were,
         or will be, trained on. Of a prompt that was trained elsewhere nothing is known.
@@ -147,7 +152,15 @@ class Initialisation:
         for target in targets if config.private_init == SPOT else ():
             if not set(self._sources) - {target}:
                 raise InputError(f"{run.id}: spot needs a source task beside {target}; name more --source-tasks")
-        return [Need(task, config.prompt_length, config.label_mode) for task in dict.fromkeys(tasks)]
+        starts = [Need(task, config.prompt_length, config.label_mode) for task in dict.fromkeys(tasks)]
+        return [*starts, *self._taught_by(run)]
+
+    def _taught_by(self, run: Run) -> list[Need]:
+        """The stored prompts that a run learns from, as long as its own."""
+        if not run.config.distils:
+            return []
+        mode, targets = run.config.label_mode, self.job.data.names(run.config)
+        return [Need(task, run.shape.target_length, mode) for task in targets]
 
     def _trunk(self, dtype: str | None) -> TrunkId:
         """The job's trunk, with its hash in the precision `dtype`."""

@@ -23,8 +23,9 @@ from compt_fast.runs.stage_one import keep, open_stage_one, take_in
 from compt_fast.runs.summary import print_results
 from compt_fast.tasks.examples import seen_nothing
 from compt_fast.training.checkpoint import Checkpoint, load_latest
+from compt_fast.training.distillation import TeachersOf, no_teachers
 from compt_fast.training.interrupts import Interrupted, Interrupts
-from compt_fast.training.loop import Trainer, from_nothing
+from compt_fast.training.loop import SeenBy, Start, Trainer, from_nothing
 from compt_fast.training.monitor import Monitor
 from compt_fast.utils.errors import FIRST_SIGNAL, InputError, out_of_memory
 from compt_fast.utils.output import OutputError, complain
@@ -121,8 +122,10 @@ def _latest(folder: Path, job: Job) -> Checkpoint | None:
 
 def _trainer(folder: Path, job: Job, saved: Checkpoint | None, initialisation: Initialisation | None = None) -> Trainer:
     """The trainer of a job, that knows what was done by a checkpoint."""
-    start, seen = (from_nothing, seen_nothing) if initialisation is None else (initialisation.of, initialisation.seen)
-    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.settings, folder, start, seen)
+    stored: tuple[Start, SeenBy, TeachersOf] = (from_nothing, seen_nothing, no_teachers)
+    if initialisation is not None:
+        stored = initialisation.of, initialisation.seen, initialisation.teachers
+    made = Trainer(job.runs, job.trunk, job.trunk_hash, job.data, job.settings, folder, *stored)
     if saved is not None:
         made.note_results(saved)
     return made

@@ -26,6 +26,7 @@ class Member:
     run: Run
     rows: list[TrainingRow]
     start: dict[str, Tensor] = field(default_factory=dict)  # parameters that start from stored values
+    teachers: Tensor | None = None  # prompts (T, L, d) on the trunk's device, one a task, that it learns from
     step: int = 0
     stopped: str = ""  # why, once loss or gradient were not finite
     selected: int = 0  # the step of the last development score

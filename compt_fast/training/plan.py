@@ -96,12 +96,14 @@ def _check_used(settings: JobSettings) -> None:
 
 def _check_starts(settings: JobSettings, runs: Sequence[Run]) -> None:
     """Flags of stored prompts are a mistake where no run starts from one."""
+    if settings.sweep.values["distil_temperature"] != [1.0] and not any(run.config.distil for run in runs):
+        raise InputError("--distil-temperature has no meaning without --distil: none of the runs learns from others")
     inits = {(run.config.source_init, run.config.private_init) for run in runs}
     used = {
-        "prompts": any(pair != (RANDOM, RANDOM) for pair in inits),
+        "prompts": any(pair != (RANDOM, RANDOM) for pair in inits) or any(run.config.distils for run in runs),
         "sources": any(source == STORED or private == SPOT for source, private in inits),
     }
-    by = {"prompts": "--private-init stored", "sources": "--source-init stored or --private-init spot"}
+    by = {"prompts": "--private-init stored or --distil", "sources": "--source-init stored or --private-init spot"}
     for flag in JOB_FLAGS.values():
         kind = flag.of_stored
         if kind and getattr(settings, flag.field) is not None and not used[kind]:

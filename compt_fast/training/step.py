@@ -17,10 +17,12 @@ from torch import Tensor
 from compt_fast.kernels import moved
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
+from compt_fast.models.distillation import Teachers
 from compt_fast.ops.varlen import cu_seqlens_of
 from compt_fast.prompts.compose import compose_rows
 from compt_fast.prompts.entry import Texts
 from compt_fast.training.cohort import Cohort
+from compt_fast.training.distillation import teachers_of
 from compt_fast.training.optimizer import Hyperparameters
 
 Members = tuple[tuple[tuple[str, int], ...], ...]
@@ -88,9 +90,13 @@ class PackedRows:
     trunk: Trunk
     batch: Batch
     cu_seqlens: Tensor
+    teachers: Teachers | None = None
 
     def row_losses(self, flat: Tensor) -> Tensor:
-        return self.trunk.row_losses(TargetPrompts(flat, self.cu_seqlens), self.batch)
+        prompts = TargetPrompts(flat, self.cu_seqlens)
+        if self.teachers is None:
+            return self.trunk.row_losses(prompts, self.batch)
+        return self.trunk.row_losses(prompts, self.batch, teachers=self.teachers)
 
     def label_lengths(self) -> Tensor:
         return self.batch.label_lengths.to(self.trunk.device)
@@ -109,6 +115,7 @@ class Inputs:
         """`packed` on the trunk's device."""
         device = trunk.device
         batch = packed.batch.to(device)
+        teachers = teachers_of(cohorts, [(part.runs, part.tasks) for part in packed.parts])
         parts = [
             replace(part, draws={name: moved(drawn, device) for name, drawn in part.draws.items()})
             for part in packed.parts
@@ -120,7 +127,7 @@ class Inputs:
                 replace(part, runs=part.runs.to(device), tasks=part.tasks.to(device), texts=own) if rowwise else part
                 for part, own, rowwise in zip(parts, texts, by_row, strict=True)
             ]
-        return cls(PackedRows(trunk, batch, packed.cu_seqlens), packed.counts, parts)
+        return cls(PackedRows(trunk, batch, packed.cu_seqlens, teachers), packed.counts, parts)
 
 
 def pack(cohorts: Sequence[Cohort], ahead: int = 0) -> Packed:

@@ -33,6 +33,7 @@ PUBLISHED = {
     "sil": ("inside", 8, False, 10, (0.05, 0.0, 0.1)),
     "sip": ("inside", 8, True, 10, (0.0, 0.02, 0.1)),
     "silp": ("inside", 8, True, 10, (0.05, 0.02, 0.1)),
+    "mpt-source": ("factored", 1, False, 100, (0.3, 0.3, 0.0)),
     "mpt": ("factored", 1, False, 100, (0.3, 0.4, 0.0)),
     "mpt-m": ("factored", 1, False, 100, (0.3, 0.4, 0.0)),
     "smop": ("inside", 4, False, 5, (0.5, 0.0, 0.5)),
