@@ -16,6 +16,7 @@ from tests.helpers.jobs import Line, equal, error_of
 from tests.test_train_stages import interrupt
 
 METHODS = "spp,mpt,mpt-m,smop"
+SHORT = {"method": METHODS, "source_steps": 2}
 RUNS = [
     "spp-n3-k4-s0",
     *("mpt-n1-k4-s0-toy_a", "mpt-n1-k4-s0-toy_b", "mpt-m-n1-k4-s0"),
@@ -28,7 +29,7 @@ Said = pytest.CaptureFixture[str]
 def fleet(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run folder of all of them."""
     out = tmp_path_factory.mktemp("fleet") / "run"
-    assert train.main(line(out, method=METHODS)) == 0
+    assert train.main(line(out, **SHORT)) == 0
     yield out
 
 
@@ -36,7 +37,8 @@ def test_beside_others_they_train_as_alone_and_change_none(line: Line, fleet: Pa
     together = jobs.prompts(fleet)
     assert list(together) == sorted(RUNS)
     for method in METHODS.split(","):
-        assert train.main(line(tmp_path / method, method=method)) == 0
+        steps = 2 if method.startswith("mpt") else None
+        assert train.main(line(tmp_path / method, method=method, source_steps=steps)) == 0
         for run, tensors in jobs.prompts(tmp_path / method).items():
             assert jobs.losses(tmp_path / method, run) == jobs.losses(fleet, run)
             assert all(torch.equal(t, together[run][name]) for name, t in tensors.items()), run
@@ -46,7 +48,7 @@ def test_beside_others_they_train_as_alone_and_change_none(line: Line, fleet: Pa
 
 
 def test_both_engines_train_them_alike(line: Line, fleet: Path, tmp_path: Path) -> None:
-    assert train.main(line(tmp_path / "reference", method=METHODS, engine="reference")) == 0
+    assert train.main(line(tmp_path / "reference", **SHORT, engine="reference")) == 0
     for run in RUNS:
         ours, theirs = (jobs.losses(folder, run) for folder in (fleet, tmp_path / "reference"))
         assert len(ours) == 4 and ours == pytest.approx(theirs, rel=1e-3), run
@@ -55,8 +57,8 @@ def test_both_engines_train_them_alike(line: Line, fleet: Path, tmp_path: Path) 
 def test_they_go_on_with_the_same_bits(
     line: Line, fleet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupt(monkeypatch, 2)
-    assert train.main(line(tmp_path / "cut", method=METHODS)) == 130
+    interrupt(monkeypatch, 6)
+    assert train.main(line(tmp_path / "cut", **SHORT)) == 130
     assert train.main([f"--resume={tmp_path / 'cut'}"]) == 0
     equal(tmp_path / "cut", fleet)
 
@@ -120,4 +122,51 @@ def test_what_cannot_be_distilled_is_named(line: Line, tmp_path: Path, capsys: S
     assert store.main(["add", f"--store={kept}", str(tmp_path / "five" / "prompts" / "pt-joint-k4-s0")]) == 0
     said = error_of(capsys, train.main, line(out, method="spp", distil=1, store=kept))
     assert "toy_a-m5 has 5 tokens and 2 are needed: say --fit-length first" in said
+    assert not out.exists()
+
+
+def test_targets_start_from_what_source_tasks_share(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Teachers, shared prompt, targets: three stages of one command, which an interruption does not change."""
+    chosen = {"method": "spp,mpt,mpt-m", "source_tasks": "toy_a,mini_qnli", "source_steps": 2, "lr_source": 0}
+    assert train.main(line(tmp_path / "whole", **chosen | {"lr_private": 0})) == 0
+    out = tmp_path / "whole"
+    assert PromptStore(out / "store").names() == ["mini_qnli-m2", "toy_a-m2"]
+    (source,) = jobs.prompts(out / "shared-m2").values()
+    for run, tensors in jobs.prompts(out).items():
+        if run.startswith("mpt"):
+            assert torch.equal(tensors["sources"], source["sources"])
+            for name in ("param.factors.u", "param.factors.v"):
+                assert torch.equal(tensors[name], source[name].mean(0).expand_as(tensors[name]))
+    config = json.loads((out / "config.json").read_text())
+    assert config["stored"].keys() == {"mpt-source-n1-full-s0"}
+    named = out / "shared-m2" / "prompts" / "mpt-source-n1-full-s0"
+    assert train.main(line(tmp_path / "named", method="mpt-m", lr_source=0, lr_private=0, shared_from=named)) == 0
+    (again,) = jobs.prompts(tmp_path / "named").values()
+    assert torch.equal(again["targets"], jobs.prompts(out)["mpt-m-n1-k4-s0"]["targets"])
+    for step in (1, 3, 5):  # two steps of teachers, two of what is shared, four of targets
+        with monkeypatch.context() as patch:
+            interrupt(patch, step)
+            assert train.main(line(tmp_path / f"cut{step}", **chosen)) == 130
+        assert train.main([f"--resume={tmp_path / f'cut{step}'}"]) == 0
+        equal(tmp_path / f"cut{step}" / "shared-m2", out / "shared-m2")
+    equal(tmp_path / "cut1", tmp_path / "cut5")
+
+
+def test_a_shared_prompt_that_does_not_fit_is_named(line: Line, fleet: Path, tmp_path: Path, capsys: Said) -> None:
+    out, kept = tmp_path / "run", fleet / "prompts"
+    for changes, message in (
+        (
+            {"shared_from": kept / RUNS[0]},
+            "share none that is scaled for each task; --shared-from takes those of a run",
+        ),
+        ({"shared_from": kept / "none"}, "manifest.json: no such file"),
+        ({"shared_from": kept / RUNS[3], "prompt_length": 3}, "2 tokens and 3 are needed: say --prompt-length 2"),
+        ({"shared_from": kept / RUNS[3], "label_mode": "numeric"}, "it was trained on other texts"),
+        ({"source_init": "stored"}, "--source-init of method 'mpt-m' is random or shared, not stored"),
+        ({"method": "spp", "source_init": "shared"}, "--source-init of method 'spp' is random or stored, not shared"),
+        ({"method": "spp", "shared_from": kept / RUNS[3]}, "starts from a shared prompt, as mpt and mpt-m do"),
+    ):
+        assert message in error_of(capsys, train.main, line(out, **{"method": "mpt-m"} | changes)), message
     assert not out.exists()

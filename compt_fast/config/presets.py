@@ -13,6 +13,7 @@ from typing import Any
 
 PER_TASK = -1  # "as many sources as there are tasks", for the presets sln and slpn
 RANDOM, STORED, SPOT = "random", "stored", "spot"  # where the tokens of a role's prompts start from
+SHARED = "shared"  # from the shared prompt and the factors of source tasks
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Preset:
     def chooses_sources(self) -> bool:
         """Whether number and start of its sources are open; stored ones are one a source task."""
         return self.mixes() and self.init("source") != STORED
+
+    def chooses_start(self) -> bool:
+        """Whether the start of its sources, or of the prompt that its tasks share, is open."""
+        return self.chooses_sources() or self.composition == "factored"
 
     def trains_sources(self) -> bool:
         """Whether it has sources that learn."""
@@ -117,8 +122,8 @@ PRESETS: dict[str, Preset] = {
     "sip": _from_store(lr_private=0.02, learn_sources=False),
     "silp": _from_store(lr_source=0.05, lr_private=0.02),
     "mpt-source": _mpt(lr_private=0.3, distil=0.9),
-    "mpt": _mpt(lr_private=0.4, apart=True),
-    "mpt-m": _mpt(lr_private=0.4),
+    "mpt": _mpt(lr_private=0.4, source_init=SHARED, apart=True),
+    "mpt-m": _mpt(lr_private=0.4, source_init=SHARED),
     "smop": _method(
         "inside",
         private=False,

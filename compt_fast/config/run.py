@@ -18,7 +18,7 @@ from compt_fast.config.choices import (
     SHARINGS,
 )
 from compt_fast.config.fields import FULL, NOT_NEGATIVE, POSITIVE, SHOTS, Flag, Range, flags_of, stated, up_to
-from compt_fast.config.presets import PER_TASK, PRESETS, RANDOM, SPOT, STORED, Preset, encoded_roles
+from compt_fast.config.presets import PER_TASK, PRESETS, RANDOM, SHARED, SPOT, STORED, Preset, encoded_roles
 from compt_fast.utils.errors import InputError, unknown
 
 SEEDS = 2**32  # what NumPy takes as a seed
@@ -143,10 +143,11 @@ class RunConfig:
     source_init: str = field(
         default=RANDOM,
         metadata=_flag(
-            "where sources start: as --init says, or from stored prompts",
-            choices=(RANDOM, STORED),
+            "where sources start: as --init says, from stored prompts, or (shared, of mpt and mpt-m) from the prompt "
+            "that source tasks share and the mean of their factors",
+            choices=(RANDOM, STORED, SHARED),
             usual=RANDOM,
-            used=Preset.chooses_sources,
+            used=Preset.chooses_start,
         ),
     )
     private_init: str = field(
@@ -336,5 +337,9 @@ def _check(config: RunConfig) -> None:
         flag.check(getattr(config, flag.field))
     if config.encoder in HIDDEN and config.encoder_hidden < 1:
         raise InputError(f"--encoder-hidden must be above 0, not {config.encoder_hidden}")
+    factored = config.composition == "factored"
+    if config.source_init == (STORED if factored else SHARED):
+        choices = f"{RANDOM} or {SHARED if factored else STORED}"
+        raise InputError(f"--source-init of method {config.method!r} is {choices}, not {config.source_init}")
     if config.sources < 1 and config.composition != "pt":
         raise InputError(f"--sources must be at least 1 for method {config.method!r}, not {config.sources}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from compt_fast.runs.results import read_results
 from compt_fast.tasks.sampling import Draw
 from compt_fast.training.plan import Run, sources_of
 from compt_fast.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from compt_fast.runs.shared import SharedPrompts
 
 _DRAWN = {field.name for field in fields(Draw)}
 
@@ -55,16 +58,18 @@ def entry_name(need: Need, text: TextFormat) -> str:
 
 
 class Initialisation:
-    """The stored prompts that some runs of a job start from."""
+    """The stored prompts that some runs of a job start from, or learn from."""
 
-    def __init__(self, job: Job, store: PromptStore, runs: Sequence[Run]) -> None:
-        """Reads the store's prompts of the tasks that `runs` need.
+    def __init__(self, job: Job, store: PromptStore, runs: Sequence[Run], shared: SharedPrompts | None = None) -> None:
+        """Reads the store's prompts of the tasks that `runs` need; `shared` are prompts beside them that several tasks
+        share.
 
         Raises `InputError` for a damaged one, one of another trunk or width, one of another length
         where `--fit-length` says nothing of it, and for `spot` with nothing to select from.
         """
         self.job = job
         self.store = store
+        self._shared = shared
         self.setting = TextFormat(job.settings.prefix, job.settings.prompt_position)
         self.needs = list(dict.fromkeys(need for run in runs for need in self._needs(run)))
         self._hashes = {job.settings.dtype: job.trunk_hash}
@@ -95,13 +100,15 @@ class Initialisation:
     def used(self) -> dict[str, str]:
         """The hash of every entry that the runs start from, by name."""
         found = [self._find(need) for need in self.needs]
-        return {entry.name: entry.sha256 for entry in found if entry is not None}
+        own = {entry.name: entry.sha256 for entry in found if entry is not None}
+        return own if self._shared is None else own | self._shared.used()
 
     def of(self, run: Run) -> dict[str, Tensor]:
         """The parameters of a run that start from stored values: `source_tokens` (N, m, d),
-        `private_tokens` (T, m, d), fp32 on the CPU.
+        `private_tokens` (T, m, d) and what `SharedPrompts.of` gives, fp32 on the CPU.
         """
-        config, start = run.config, {}
+        config = run.config
+        start = {} if self._shared is None else self._shared.of(run)
 
         def stack(tasks: Sequence[str]) -> Tensor:
             return torch.stack([self._values(Need(t, config.prompt_length, config.label_mode)) for t in tasks])
@@ -126,6 +133,7 @@ class Initialisation:
         or will be, trained on. Of a prompt that was trained elsewhere nothing is known.
         """
         draws: dict[str, list[Draw]] = {task: [] for task in self.job.data.names(run.config)}
+        draws |= {} if self._shared is None else self._shared.seen(run)
         own: str | None
         for need in self._needs(run):
             entry = self._find(need)

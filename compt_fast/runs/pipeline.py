@@ -19,6 +19,7 @@ from compt_fast.prompts.store import PromptStore
 from compt_fast.runs.folder import claimed
 from compt_fast.runs.initialisation import Initialisation
 from compt_fast.runs.job import InMemory, Job, check_recorded, open_job, prepare_folder, record_stored
+from compt_fast.runs.shared import SharedPrompts
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
 from compt_fast.runs.summary import print_results
 from compt_fast.tasks.examples import seen_nothing
@@ -33,18 +34,22 @@ from compt_fast.utils.output import OutputError, complain
 
 @dataclass(frozen=True)
 class Stage:
-    """A job, the checkpoint that it goes on from (None: it begins), and its trainer, which knows what that holds."""
+    """A job, the checkpoint that it goes on from (None: it begins), and its trainer, which knows what that holds;
+    `initialisation` is what its runs start from or learn from, if anything.
+    """
 
     job: Job
     saved: Checkpoint | None
     trainer: Trainer
+    initialisation: Initialisation | None = None
 
 
 @dataclass(frozen=True)
 class Pipeline:
     """A job and what it begins with: all is opened and checked, and nothing is written.
 
-    `stage_one` trains what the `store` lacks, and `stage_two` what was asked for, from `initialisation`.
+    `stage_one` trains what the `store` lacks and then the prompts that source tasks share, and `stage_two` what was
+    asked for, from `initialisation`.
     """
 
     folder: Path
@@ -65,15 +70,29 @@ def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMem
     saved = _latest(folder, job)
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(settings.store or folder / "store"))
-    initialisation = Initialisation(job, store, [run for run in job.runs if run.id not in done])
+    left = [run for run in job.runs if run.id not in done]
+    shared = SharedPrompts(folder, job, store, left)
+    initialisation = Initialisation(job, store, left, shared)
+    sharing = [_sharing(own_folder, own_job, store) for own_folder, own_job in shared.jobs.values()]
+    wanting = [initialisation, *(stage.initialisation for stage in sharing if stage.initialisation is not None)]
     if writing:
-        take_in(initialisation, folder)
+        for each in wanting:
+            take_in(each, folder)
+    lacking = dict.fromkeys(need for each in wanting for need in each.lacking())
     stage_one = []
-    for own_folder, own_job in open_stage_one(folder, job, initialisation.lacking()):
+    for own_folder, own_job in open_stage_one(folder, job, list(lacking)):
         own_saved = _latest(own_folder, own_job)
         stage_one.append(Stage(own_job, own_saved, _trainer(own_folder, own_job, own_saved)))
+    stage_one += [stage for stage in sharing if len(stage.trainer.results) < len(stage.job.runs)]
     stage_two = Stage(job, saved, _trainer(folder, job, saved, initialisation))
     return Pipeline(folder, store, initialisation, stage_one, stage_two)
+
+
+def _sharing(folder: Path, job: Job, store: PromptStore) -> Stage:
+    """The stage that trains a prompt which source tasks share."""
+    saved = _latest(folder, job)
+    initialisation = Initialisation(job, store, job.runs)
+    return Stage(job, saved, _trainer(folder, job, saved, initialisation), initialisation)
 
 
 def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
@@ -90,10 +109,16 @@ def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
         own = stage.trainer.folder
         with nullcontext() if own.exists() else claimed(own):  # with the job's folder the old ones are
             prepare_folder(own, stage.job, command)
+            if stage.initialisation is not None:
+                stage.initialisation.refresh()
+                record_stored(own, stage.initialisation.used())
             code = _train(stage, folder, console)
         if code >= FIRST_SIGNAL:
             return code
-        keep(pipeline.store, own, stage.trainer.ended)
+        if stage.initialisation is None:
+            keep(pipeline.store, own, stage.trainer.ended)
+        elif code:
+            raise InputError(f"{own}: the shared prompt could not be trained: {stage.trainer.ended[0].reason}")
     initialisation.refresh()
     record_stored(folder, initialisation.used())
     return _train(last, folder, console)

@@ -31,34 +31,42 @@ def stage_one_settings(
     preset `p` with its own settings, seed 0 and `source_examples` examples. The papers name the
     method only; the rest is ours.
     """
-    own_tasks = [task.name for task in (*(load_task_file(Path(name)) for name in settings.task_file), *defined)]
     jobs = {}
     for length, mode in dict.fromkeys((need.length, need.label_mode) for need in lacking):
         tasks = [need.task for need in lacking if (need.length, need.label_mode) == (length, mode)]
-        sweep = Sweep.of(
-            method=["p"],
-            shots=[FULL],
-            max_train=[settings.source_examples],
-            steps=None if settings.source_steps is None else [settings.source_steps],
-            prompt_length=[length],
-            label_mode=[mode],
-        )
-        jobs[length, mode] = replace(
-            settings,
-            sweep=sweep,
-            suite=None,
-            tasks=tasks,
-            include=[],
-            exclude=[task for task in own_tasks if task not in tasks],
-            apart=True,
-            store=None,
-            select="last",
-            out=None,
-            source_tasks=None,  # it starts from no stored prompts
-            source_steps=None,
-            fit_length=None,
-        )
+        own = settings_of_sources(settings, "p", (length, mode), tasks, defined)
+        jobs[length, mode] = replace(own, apart=True, store=None, source_steps=None)
     return jobs
+
+
+def settings_of_sources(
+    settings: JobSettings, method: str, kind: SourceKind, tasks: Sequence[str], defined: Sequence[Task]
+) -> JobSettings:
+    """The settings of a job before another with `settings`, which trains a method on its source tasks."""
+    own_tasks = [task.name for task in (*(load_task_file(Path(name)) for name in settings.task_file), *defined)]
+    length, mode = kind
+    sweep = Sweep.of(
+        method=[method],
+        shots=[FULL],
+        max_train=[settings.source_examples],
+        steps=None if settings.source_steps is None else [settings.source_steps],
+        prompt_length=[length],
+        label_mode=[mode],
+    )
+    return replace(
+        settings,
+        sweep=sweep,
+        suite=None,
+        tasks=list(tasks),
+        include=[],
+        exclude=[task for task in own_tasks if task not in tasks],
+        apart=None,
+        select="last",
+        out=None,
+        source_tasks=None,  # it starts from no stored prompts
+        shared_from=None,
+        fit_length=None,
+    )
 
 
 def open_stage_one(folder: Path, job: Job, lacking: Sequence[Need]) -> list[tuple[Path, Job]]:
@@ -69,15 +77,15 @@ def open_stage_one(folder: Path, job: Job, lacking: Sequence[Need]) -> list[tupl
     opened = []
     defined = job.memory.defined if job.memory else ()
     for kind, settings in stage_one_settings(job.settings, lacking, defined).items():
-        own = _folder(folder, kind, settings)
+        own = folder_of(folder, "sources", kind, settings)
         opened.append((own, open_job(settings, folder=own, trunk=job.trunk, memory=job.memory)))
     return opened
 
 
-def _folder(folder: Path, kind: SourceKind, settings: JobSettings) -> Path:
+def folder_of(folder: Path, what: str, kind: SourceKind, settings: JobSettings) -> Path:
     """Where a job of stage one stands: one that is there where it was of these settings, else anew."""
     length, mode = kind
-    name = f"sources-m{length}" + (f"-{mode}" if mode != "natural" else "")
+    name = f"{what}-m{length}" + (f"-{mode}" if mode != "natural" else "")
     number, own = 1, folder / name
     while (own / "config.json").is_file() and not _same(own, settings):
         number += 1

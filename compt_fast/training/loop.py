@@ -54,8 +54,8 @@ class Trainer:
 
     `start` gives what a run's prompts start from where that is stored, `seen` the rows that it was
     trained on, `teachers` the prompts that it learns from. `results` and the checkpoints hold
-    everything done so far, so a job can stop after any step. Of a job that goes on, `begun` holds the steps of the runs that were midway, and
-    `earlier_seconds` the time that its earlier parts took.
+    everything done so far, so a job can stop after any step. Of a job that goes on, `begun` holds
+    the steps of the runs that were midway, and `earlier_seconds` the time that its earlier parts took.
     """
 
     runs: list[Run]

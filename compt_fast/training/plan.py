@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from compt_fast.config.job import JOB_FLAGS, JobSettings
-from compt_fast.config.presets import PRESETS, RANDOM, SPOT, STORED
+from compt_fast.config.presets import PRESETS, RANDOM, SHARED, SPOT, STORED
 from compt_fast.config.run import RUN_FLAGS, RunConfig, RunFlag, resolve
 from compt_fast.prompts.parameters import parameter_count
 from compt_fast.prompts.shape import PromptShape
@@ -101,15 +101,20 @@ def _check_starts(settings: JobSettings, runs: Sequence[Run]) -> None:
     inits = {(run.config.source_init, run.config.private_init) for run in runs}
     used = {
         "prompts": any(pair != (RANDOM, RANDOM) for pair in inits) or any(run.config.distils for run in runs),
-        "sources": any(source == STORED or private == SPOT for source, private in inits),
+        "sources": any(source in (STORED, SHARED) or private == SPOT for source, private in inits),
+        "shared": any(source == SHARED for source, _ in inits),
     }
-    by = {"prompts": "--private-init stored or --distil", "sources": "--source-init stored or --private-init spot"}
+    by = {
+        "prompts": "stored prompts, as sil, sip and silp do, or any with --private-init stored or --distil",
+        "sources": "stored sources, as sil, sip and silp do, or any with --source-init stored or --private-init spot",
+        "shared": "a shared prompt, as mpt and mpt-m do",
+    }
     for flag in JOB_FLAGS.values():
         kind = flag.of_stored
         if kind and getattr(settings, flag.field) is not None and not used[kind]:
             raise InputError(
                 f"--{flag.name} has no meaning: none of the methods trained ({', '.join(settings.sweep.methods)}) "
-                f"starts from stored {kind}, as sil, sip and silp do, or any with {by[kind]}"
+                f"starts from {by[kind]}"
             )
 
 
