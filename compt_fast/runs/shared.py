@@ -1,4 +1,4 @@
-"""What MPT's targets start from (arXiv 2303.02861, section 3.3): the prompt that source tasks share, their mean factors.
+"""What MPT's targets start from (arXiv 2303.02861, section 3.3): a prompt that source tasks share, their mean factors.
 
 A run of `mpt-source` has trained both; a job that is given none trains one first, in its own folder.
 """
