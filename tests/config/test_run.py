@@ -39,6 +39,7 @@ PUBLISHED = {
     "smop": ("inside", 4, False, 5, (0.5, 0.0, 0.5)),
 }
 STORED = {"pi": ("random", "stored")} | dict.fromkeys(("sil", "sip", "silp"), ("stored", "random"))
+STARTS = STORED | dict.fromkeys(("mpt", "mpt-m"), ("shared", "random"))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -51,7 +52,7 @@ def test_presets_are_those_of_the_papers(name: str) -> None:
     # A rate of prompts that a preset has not may be anything.
     used = (sources > 0, private or composition == "factored", composition in ("spp", "scp", "inside"))
     assert all(g == r for g, r, use in zip(got, rates, used, strict=True) if use)
-    assert (config.source_init, config.private_init) == STORED.get(name, ("random", "random"))
+    assert (config.source_init, config.private_init) == STARTS.get(name, ("random", "random"))
     assert (config.epochs, config.steps, config.batch_size) == (20 if name in STORED else 30, None, 16)
     assert (config.weight_decay, config.clip_norm, config.warmup) == (0.01, 1.0, 0.2)
 
