@@ -82,7 +82,8 @@ def check(settings: JobSettings, console: Console) -> int:
     _print_rows(console, [of for pair in seen for of in pair])
     _print_examples(console, data, job.runs)
     for own in made.stage_one:
-        console.print("Stage one, of source prompts that the store lacks:")
+        lacks = "source prompts that the store lacks"
+        console.print(f"Stage one, of {lacks if own.initialisation is None else 'the prompt that source tasks share'}:")
         print_plan(console, own.trainer, estimate(own.trainer))
     print_plan(console, trainer, estimate(trainer))
     for note in unused(settings):

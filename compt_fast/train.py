@@ -136,7 +136,9 @@ def _announce(console: Console, pipeline: Pipeline) -> None:
 
     trainer, store = pipeline.stage_two.trainer, pipeline.store
     for own in pipeline.stage_one:
-        console.print(f"Stage one trains source prompts that the store {store.folder} lacks:", soft_wrap=True)
+        lacks = f"source prompts that the store {store.folder} lacks"
+        what = lacks if own.initialisation is None else "the prompt that the source tasks share"
+        console.print(f"Stage one trains {what}:", soft_wrap=True)
         print_plan(console, own.trainer, estimate(own.trainer))
     if pipeline.stage_one:
         console.print("Stage two:")

@@ -30,7 +30,7 @@ class JobFlag(Flag):
     free: bool = False
     hashed: bool = True
     names_tasks: bool = False
-    of_stored: Literal["", "sources", "prompts"] = ""
+    of_stored: Literal["", "sources", "prompts", "shared"] = ""
     pace: bool = False
     also: tuple[str, ...] = ()
     report: Literal["", "panel", "compared"] = ""
@@ -147,6 +147,16 @@ class JobSettings:
             "the tasks trained)",
             names_tasks=True,
             of_stored="sources",
+            report="compared",
+        ),
+    )
+    shared_from: str | None = field(
+        default=None,
+        metadata=_flag(
+            "folder RUN/prompts/RUN-ID of a run of mpt-source, whose shared prompt and factors runs start from "
+            "(default: one that is trained first, on the source tasks)",
+            kind=PLACE,
+            of_stored="shared",
             report="compared",
         ),
     )

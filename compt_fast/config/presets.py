@@ -20,6 +20,7 @@ UPDATING = ("dept", "adept")
 INIT_RANGE = 0.5  # of uniform tokens
 RANDOM, STORED, SPOT, JOINT = "random", "stored", "spot", "joint"  # where the tokens of a role's prompts start from
 CHAIN = "chain"  # beside them of sources: each from the stored prompt that was trained behind those before it
+SHARED = "shared"  # and from the shared prompt and the factors of source tasks
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Preset:
 
     def mixes(self) -> bool:
         """Whether it has sources that a router weighs."""
-        return self.composition not in (*SOURCELESS, "mst", "progressive")
+        return self.composition not in (*SOURCELESS, "mst", "progressive", "factored")
 
     def has_gates(self) -> bool:
         """Whether gates stand in its composition."""
@@ -61,13 +62,17 @@ class Preset:
         """Whether number and start of its sources are open; stored ones are one a source task."""
         return self.mixes() and self.init("source") != STORED
 
+    def chooses_start(self) -> bool:
+        """Whether the start of its sources, or of the prompt that its tasks share, is open."""
+        return self.chooses_sources() or self.composition == "factored"
+
     def trains_sources(self) -> bool:
         """Whether it has sources that learn."""
         return self.composition not in SOURCELESS and self.learn_sources
 
     def trains_private(self) -> bool:
-        """Whether it has private prompts."""
-        return self.private
+        """Whether it has private prompts, or factors that scale a shared one for each task."""
+        return self.private or self.composition == "factored"
 
     def chooses_private(self) -> bool:
         """Whether it has private prompts whose start is open."""
@@ -81,8 +86,8 @@ class Preset:
         """Whether it does so by their places."""
         return self.composition == "dept"
 
-    def draws_tokens(self) -> bool:
-        """Whether it draws prompt tokens at random."""
+    def trains_prompts(self) -> bool:
+        """Whether it trains prompts, and no weights of the trunk."""
         return not self.weights
 
     def has_length(self) -> bool:
@@ -154,6 +159,11 @@ def _encoded(encoder: str, **more: Any) -> Preset:
     return _method("pt", encoder=encoder, apart=True, **more)
 
 
+def _mpt(**more: Any) -> Preset:
+    """MPT (arXiv 2303.02861): a prompt that all tasks share and factors of each, at two rates (section 4.1)."""
+    return _method("factored", private=False, sources=1, encoder="none", lr_source=0.3, prompt_length=100, **more)
+
+
 PRESETS: dict[str, Preset] = {
     "spp": _method("spp", sources=3, prompt_length=5, lr_source=0.07, lr_private=0.02, lr_router=0.1, gates="learned"),
     "scp": _method("scp", sources=3, prompt_length=5, lr_source=0.1, lr_private=0.1, lr_router=0.1, gates="learned"),
@@ -189,4 +199,18 @@ PRESETS: dict[str, Preset] = {
     "residual": _encoded("residual", prompt_length=10, encoder_hidden=800, lr_private=0.3),
     "low-rank": _encoded("low-rank", prompt_length=100, encoder_hidden=10, lr_private=0.3),
     "superpos": _encoded("superpos", prompt_length=10, encoder_hidden=128, lr_private=0.01, lr_encoder=0.0),
+    "mpt-source": _mpt(lr_private=0.3, distil=0.9),
+    "mpt": _mpt(lr_private=0.4, source_init=SHARED, apart=True),
+    "mpt-m": _mpt(lr_private=0.4, source_init=SHARED),
+    "smop": _method(  # EMNLP 2023, page 14306
+        "inside",
+        private=False,
+        sources=4,
+        prompt_length=5,
+        lr_source=0.5,
+        lr_router=0.5,
+        encoder="none",
+        router="sparse",
+        apart=True,
+    ),
 }

@@ -25,6 +25,7 @@ from compt_fast.config.presets import (
     JOINT,
     PER_TASK,
     RANDOM,
+    SHARED,
     SOURCELESS,
     SPOT,
     STORED,
@@ -153,21 +154,22 @@ class RunConfig:
             "random prompt tokens: uniform noise or rows of the vocabulary",
             choices=INITS,
             default=["uniform"],
-            used=Preset.draws_tokens,
+            used=Preset.trains_prompts,
         )
     )
     init_range: float = field(
         metadata=_flag(
-            "uniform tokens lie in [-r, r]", ranges=(POSITIVE,), default=[INIT_RANGE], used=Preset.draws_tokens
+            "uniform tokens lie in [-r, r]", ranges=(POSITIVE,), default=[INIT_RANGE], used=Preset.trains_prompts
         )
     )
     source_init: str = field(
         default=RANDOM,
         metadata=_flag(
-            "where sources start: as --init says, or from stored prompts",
-            choices=(RANDOM, STORED),
+            "where sources start: as --init says, from stored prompts, or (shared, of mpt and mpt-m) from the prompt "
+            "that source tasks share and the mean of their factors",
+            choices=(RANDOM, STORED, SHARED),
             usual=RANDOM,
-            used=Preset.chooses_sources,
+            used=Preset.chooses_start,
         ),
     )
     private_init: str = field(
@@ -190,7 +192,7 @@ class RunConfig:
     )
     lr_private: float = field(
         metadata=_flag(
-            "peak learning rate of the private prompts; 0 freezes them and their encoders",
+            "peak learning rate of the private prompts, or of a task's factors; 0 freezes them and their encoders",
             ranges=(NOT_NEGATIVE,),
             usual=0.0,
             used=Preset.trains_private,
@@ -259,6 +261,34 @@ class RunConfig:
             used=Preset.has_bottleneck,
         ),
     )
+    distil: float = field(
+        default=0.0,
+        metadata=_flag(
+            "weight of what a run learns from the stored prompts of its tasks beside the labels, lambda: how far its "
+            "answers' probabilities are from theirs; what the store lacks is trained first",
+            ranges=(NOT_NEGATIVE,),
+            usual=0.0,
+            used=Preset.trains_prompts,
+        ),
+    )
+    distil_temperature: float = field(
+        default=1.0,
+        metadata=_flag(
+            "temperature of both probabilities in --distil",
+            ranges=(POSITIVE,),
+            default=[1.0],
+            used=Preset.trains_prompts,
+        ),
+    )
+    distil_hidden: float = field(
+        default=0.0,
+        metadata=_flag(
+            "weight of how far its hidden states are from theirs, encoder's and decoder's; for --engine reference",
+            ranges=(NOT_NEGATIVE,),
+            usual=0.0,
+            used=Preset.trains_prompts,
+        ),
+    )
     weight_decay: float = field(
         metadata=_flag("AdamW's decoupled weight decay", ranges=(NOT_NEGATIVE,), default=[0.01])
     )
@@ -304,6 +334,11 @@ class RunConfig:
     def encoded_roles(self) -> list[str]:
         """The roles ("source", "private") whose prompts start as prompt encoders take them."""
         return encoded_roles(self.composition, self.private, self.source_init, self.private_init)
+
+    @property
+    def distils(self) -> bool:
+        """Whether it learns from stored prompts of its tasks."""
+        return self.distil > 0 or self.distil_hidden > 0
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""
@@ -358,13 +393,13 @@ def resolve(choice: Mapping[str, Any], *, tasks: int, d_model: int, source_tasks
 
 def settled(config: RunConfig) -> RunConfig:
     """`config` with the defaults of what changes nothing in it: `max_train` beside a number of shots,
-    `init_range` where tokens start from the vocabulary.
+    `init_range` where tokens start from the vocabulary, a temperature of what is not distilled.
     """
     if config.shots is not None:
         config = replace(config, max_train=MAX_TRAIN)
     if config.init == "vocab":
         config = replace(config, init_range=INIT_RANGE)
-    return config
+    return config if config.distil else replace(config, distil_temperature=1.0)
 
 
 def _hidden(values: Mapping[str, Any], d_model: int) -> int:
@@ -382,5 +417,9 @@ def _check(config: RunConfig) -> None:
             flag.check(getattr(config, flag.field))
     if config.encoder in HIDDEN and config.encoder_hidden < 1:
         raise InputError(f"--encoder-hidden must be above 0, not {config.encoder_hidden}")
+    factored = config.composition == "factored"
+    if config.source_init == (STORED if factored else SHARED):
+        choices = f"{RANDOM} or {SHARED if factored else STORED}"
+        raise InputError(f"--source-init of method {config.method!r} is {choices}, not {config.source_init}")
     if config.sources < 1 and config.composition not in SOURCELESS and config.source_init != CHAIN:
         raise InputError(f"--sources must be at least 1 for method {config.method!r}, not {config.sources}")

@@ -32,6 +32,7 @@ from torch import Tensor
 from compt_fast.config.choices import AUTO
 from compt_fast.models.batch import Batch, TargetPrompts
 from compt_fast.models.checkpoint import UnsupportedCheckpointError
+from compt_fast.models.distillation import Teachers
 from compt_fast.models.engines import ENGINES
 from compt_fast.prompts.entry import Texts
 from compt_fast.utils.errors import unknown
@@ -46,6 +47,8 @@ class Trunk(Protocol):
     name: str
     tokenizer: PreTrainedTokenizerBase
     prompt_position: str
+    compares_hidden: bool
+    """Whether `Teachers.hidden` may be other than 0."""
 
     @property
     def family(self) -> str:
@@ -77,11 +80,18 @@ class Trunk(Protocol):
     def device(self) -> torch.device:
         """Where it computes. Batches may lie elsewhere; prompts and updates lie here."""
 
-    def row_losses(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None = None) -> Tensor:
+    def row_losses(
+        self,
+        prompts: TargetPrompts,
+        batch: Batch,
+        input_update: Tensor | None = None,
+        teachers: Teachers | None = None,
+    ) -> Tensor:
         """Each row's cross-entropy in nats, summed over its label's tokens with </s>: (B,) fp32.
 
         Differentiable, once, in `prompts.flat` and in `input_update` (N, d), which is added to the embeddings of
-        `batch.input_ids`, token by token. Without an update no gradient is computed beyond the prompts.
+        `batch.input_ids`, token by token. Without an update no gradient is computed beyond the prompts. What rows learn
+        from their `teachers` is added to their losses, and no other row's changes a bit; the update is not theirs.
         """
 
     def generate(

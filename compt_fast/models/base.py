@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from compt_fast.config.choices import PROMPT_POSITIONS
 from compt_fast.models.batch import Batch, TargetPrompts
 from compt_fast.models.checkpoint import find_folder, load_checkpoint
+from compt_fast.models.distillation import Teachers
 from compt_fast.models.families import T5, Families
 from compt_fast.prompts.entry import Texts
 from compt_fast.utils.errors import InputError, unknown
@@ -31,6 +32,8 @@ class BaseTrunk(ABC):
 
     families: ClassVar[Families] = T5
     padding_side: ClassVar[str] = "right"
+
+    compares_hidden = False
 
     def __init__(
         self,
@@ -146,6 +149,19 @@ class BaseTrunk(ABC):
     def _check_labels(self, batch: Batch) -> None:
         if bool((batch.label_lengths == 0).any()):
             raise ValueError("every row needs a label for its loss")
+
+    def _check_teachers(self, prompts: TargetPrompts, batch: Batch, teachers: Teachers | None) -> None:
+        if teachers is None:
+            return
+        if int(teachers.slots.max()) >= teachers.prompts.slots or int(teachers.rows.max()) >= batch.rows:
+            raise ValueError("teachers of rows, or prompts of teachers, that are not there")
+        if not bool(teachers.hidden.any()):
+            return
+        if not self.compares_hidden:
+            raise InputError("--distil-hidden: this engine compares no hidden states; take --engine reference")
+        own, other = prompts.lengths[batch.slots[teachers.rows]], teachers.prompts.lengths[teachers.slots]
+        if not torch.equal(own, other):
+            raise ValueError(f"hidden states of prompts of {own.tolist()} tokens and teachers of {other.tolist()}")
 
     def _check_candidates(self, batch: Batch, candidates: Sequence[Sequence[Sequence[int]]]) -> None:
         counts = [len(row) for row in candidates]

@@ -24,8 +24,10 @@ from torch.nn import functional as F
 from compt_fast.models.base import BaseTrunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.models.checkpoint import brief, fingerprint, quiet_transformers
+from compt_fast.models.distillation import Teachers
 from compt_fast.models.families import T5
-from compt_fast.ops.varlen import cu_seqlens_of, ranges
+from compt_fast.models.padding import LabelPlaces, cross_entropy, pad
+from compt_fast.ops.varlen import cu_seqlens_of
 from compt_fast.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,6 +49,16 @@ class Read:
 
     def select(self, rows: Tensor) -> Read:
         return Read(self.states[rows], self.mask[rows])
+
+
+@dataclass(frozen=True)
+class Written:
+    """What stands where labels are written: `logits` (B, M, V) and, where asked for, the decoder's last hidden `states`
+    (B, M, d).
+    """
+
+    logits: Tensor
+    states: Tensor | None = None
 
 
 class PaddedTrunk(BaseTrunk):
@@ -82,8 +94,10 @@ class PaddedTrunk(BaseTrunk):
     def _read(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None) -> Read: ...
 
     @abstractmethod
-    def _logits(self, read: Read, labels: Tensor) -> Tensor:
-        """The logits (B, M, V) of each token of `labels` (B, M), given those before it; differentiable."""
+    def _write(self, read: Read, labels: Tensor, hidden: bool) -> Written:
+        """What gives each token of `labels` (B, M), after those before it; differentiable. `hidden`: its states too, of
+        a trunk that `compares_hidden`.
+        """
 
     @abstractmethod
     def _begin(self, read: Read) -> tuple[Tensor, Any]:
@@ -99,12 +113,42 @@ class PaddedTrunk(BaseTrunk):
         transformers alone, from the ids.
         """
 
-    def row_losses(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None = None) -> Tensor:
+    def row_losses(
+        self,
+        prompts: TargetPrompts,
+        batch: Batch,
+        input_update: Tensor | None = None,
+        teachers: Teachers | None = None,
+    ) -> Tensor:
         self._check_labels(batch)
+        self._check_teachers(prompts, batch, teachers)
+        hidden = teachers is not None and bool(teachers.hidden.any())
         read = self._read(prompts, batch, input_update)
         ids = batch.label_ids.to(self.device)
-        logits = self._logits(read, _pad(ids, batch.label_cu_seqlens))
-        return _cross_entropy(logits, ids, batch.label_cu_seqlens)
+        written = self._write(read, pad(ids, batch.label_cu_seqlens), hidden)
+        losses = cross_entropy(written.logits, ids, batch.label_cu_seqlens)
+        if teachers is None:
+            return losses
+        return losses.index_add(0, teachers.rows.to(self.device), self._taught(read, written, batch, teachers))
+
+    def _taught(self, read: Read, written: Written, batch: Batch, teachers: Teachers) -> Tensor:
+        """What the rows that have teachers are to learn from them, (n,): see `Teachers`."""
+        own, hidden = teachers.batch(batch), written.states is not None
+        with torch.no_grad():
+            other = self._read(teachers.prompts, own, None)
+            taught = self._write(other, pad(own.label_ids.to(self.device), own.label_cu_seqlens), hidden)
+        rows, labels = teachers.rows.to(self.device), LabelPlaces.of(own.label_cu_seqlens, self.device)
+        losses = teachers.answers_loss(labels, written.logits[rows], taught.logits)
+        if written.states is None or taught.states is None:
+            return losses
+        decoder = labels.sum_by_row(
+            (labels.flat(written.states[rows]) - labels.flat(taught.states)).float().square().mean(1)
+        )
+        longest = other.states.shape[1]
+        squares = (read.states[rows, :longest] - other.states).float().square().mean(2) * other.mask
+        encoder = labels.lengths * squares.sum(1) / other.mask.sum(1)
+        # the decoder's is the sum of M tokens: M times their mean, as the encoder's
+        return losses + teachers.hidden.to(self.device) * (encoder + decoder)
 
     @torch.no_grad()
     def generate(
@@ -152,7 +196,7 @@ class PaddedTrunk(BaseTrunk):
         """
         cu_seqlens = cu_seqlens_of([len(label) for label in labels])
         ids = torch.tensor(list(chain.from_iterable(labels)), device=self.device)
-        padded = _pad(ids, cu_seqlens)
+        padded = pad(ids, cu_seqlens)
         distinct, place = torch.unique_consecutive(rows, return_inverse=True)
         distinct, place, rows = distinct.to(self.device), place.to(self.device), rows.to(self.device)
         logits, cache = self._begin(read.select(distinct))
@@ -161,7 +205,7 @@ class PaddedTrunk(BaseTrunk):
             cache.batch_select_indices(place)
             rest = self._go_on(read.select(rows), cache, padded[:, :-1], 0)
             logits = torch.cat([logits, rest], 1)
-        return -_cross_entropy(logits, ids, cu_seqlens)
+        return -cross_entropy(logits, ids, cu_seqlens)
 
     def _pairs_at_once(self, width: int, max_label: int) -> int:
         """How many candidates keep logits and the caches of `width` places within `CHUNK_ELEMENTS`."""
@@ -240,29 +284,3 @@ class PaddedTrunk(BaseTrunk):
 
     def _called(self) -> str:
         return f"{self.name}: transformers' {type(self.model).__name__}"
-
-
-def _grid(cu_seqlens: Tensor) -> tuple[Tensor, int]:
-    """Where each id stands once ragged rows are padded to (n, width) and flattened; and width."""
-    lengths = cu_seqlens.diff()
-    width = int(lengths.max())
-    return ranges(torch.arange(len(lengths)) * width, lengths), width
-
-
-def _pad(ids: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Flat `ids` as rows (n, width), padded behind with 0 to the longest."""
-    at, width = _grid(cu_seqlens)
-    rows = ids.new_zeros((len(cu_seqlens) - 1) * width)
-    return rows.index_copy(0, at.to(ids.device), ids).view(-1, width)
-
-
-def _cross_entropy(logits: Tensor, ids: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """The cross-entropy of each row of flat `ids` under `logits` (n, width, V), summed over its
-    tokens: (n,) fp32, or fp64 where the logits are.
-    """
-    at, width = _grid(cu_seqlens)
-    at = at.to(ids.device)
-    scored = logits.flatten(0, 1)[at]
-    losses = F.cross_entropy(scored.to(torch.promote_types(scored.dtype, torch.float32)), ids, reduction="none")
-    # Placed and summed by row: adding by index would not be deterministic on a GPU.
-    return losses.new_zeros((len(cu_seqlens) - 1) * width).index_copy(0, at, losses).view(-1, width).sum(1)

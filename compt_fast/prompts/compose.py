@@ -92,11 +92,13 @@ def compose_rows(
     tasks: Tensor,
     texts: Texts,
     mask: Mask | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """The target prompt (B, L, d) of each of B input rows, for shapes that are `per_row`.
 
     `composition` is what `compose` gave for `params`, of which `mixing_parameters` are enough, and for the `mask`; runs
-    and tasks (B,) int64 say whose row each is, `texts` what stands in them.
+    and tasks (B,) int64 say whose row each is, `texts` what stands in them. noise (B, n_weights) is what a router of
+    each row that samples needs in training.
     """
     if not shape.per_row:
         raise ValueError("nothing of this shape depends on the input: the targets of compose() are whole")
@@ -114,7 +116,8 @@ def compose_rows(
         mixture = own(None if w is None else _mixture(w, sources, shape))
         return rule.formula(Parts(params, mixture, privates, own(w), alpha_beta, rows))
     assert sources is not None
-    row_weights = weights(router.logits(params, shape, rows), shape, mask=mask)
+    logits = router.logits(params, shape, rows)
+    row_weights = weights(logits, shape, training=noise is not None, noise=noise, mask=mask)
     mixture = _mixture(row_weights[:, None], chosen(sources, runs), shape).squeeze(1)
     if mask and not mask.private and privates is not None:
         privates = torch.zeros_like(privates)

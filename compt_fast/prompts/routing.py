@@ -94,8 +94,8 @@ def _unmasked(
     """
     router, normalisation = shape.entries.router, shape.entries.normalisation
     if training and router.sample is not None:
-        if temperature is None or noise is None:
-            raise ValueError(f"{shape.router} needs a temperature and noise in training")
+        if noise is None or (temperature is None) != (router.temperature is None):
+            raise ValueError(f"{shape.router} needs noise, and a temperature if it has one, in training")
         return router.sample(logits, temperature, noise)
     if router.weights is not None:
         return router.weights(logits)

@@ -136,11 +136,18 @@ def _zeros(run: Run) -> dict[str, Tensor]:
     return {name: torch.zeros(sizes[name]) for name in sizes if name.endswith("_tokens")}
 
 
+def _zero_teachers(run: Run) -> Tensor | None:
+    """The same of what it learns from."""
+    shape = run.shape
+    return torch.zeros(shape.tasks, shape.target_length, shape.d_model) if run.config.distils else None
+
+
 def _seconds(trainer: Trainer, runs: Sequence[Run], steps: int) -> tuple[float, float]:
     """Seconds of a step of `runs` side by side, as `steps` after a first one take on average, and of scoring a row."""
     # A few steps are no more than graphs need to be captured: without them the time does not come out too low.
     settings = replace(trainer.settings, cuda_graphs=False)
-    probe = Trainer(list(runs), trainer.trunk, trainer.trunk_hash, trainer.data, settings, trainer.folder, _zeros)
+    of = (trainer.trunk, trainer.trunk_hash, trainer.data, settings, trainer.folder)
+    probe = Trainer(list(runs), *of, start=_zeros, teachers=_zero_teachers)
     return _step_seconds(probe, steps), _row_seconds(probe)
 
 

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ from compt_fast.runs.results import read_results
 from compt_fast.tasks.sampling import Draw
 from compt_fast.training.plan import Run, run_sources, sources_of
 from compt_fast.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from compt_fast.runs.shared import SharedPrompts
 
 _DRAWN = {field.name for field in fields(Draw)}
 
@@ -84,16 +87,18 @@ def _short(tasks: Sequence[str]) -> str:
 
 
 class Initialisation:
-    """The stored prompts that some runs of a job start from."""
+    """The stored prompts that some runs of a job start from, or learn from."""
 
-    def __init__(self, job: Job, store: PromptStore, runs: Sequence[Run]) -> None:
-        """Reads the store's prompts of the tasks that `runs` need.
+    def __init__(self, job: Job, store: PromptStore, runs: Sequence[Run], shared: SharedPrompts | None = None) -> None:
+        """Reads the store's prompts of the tasks that `runs` need; `shared` are prompts beside them that several tasks
+        share.
 
         Raises `InputError` for a damaged one, one of another trunk or width, one of another length
         where `--fit-length` says nothing of it, and for `spot` with nothing to select from.
         """
         self.job = job
         self.store = store
+        self._shared = shared
         self.setting = TextFormat(job.settings.prefix, job.settings.prompt_position)
         self.needs = list(dict.fromkeys(need for run in runs for need in self._needs(run)))
         self._hashes = {job.settings.dtype: job.trunk_hash}
@@ -125,13 +130,15 @@ class Initialisation:
     def used(self) -> dict[str, str]:
         """The hash of every entry that the runs start from, by name."""
         found = [self._find(need) for need in self.needs]
-        return {entry.name: entry.sha256 for entry in found if entry is not None}
+        own = {entry.name: entry.sha256 for entry in found if entry is not None}
+        return own if self._shared is None else own | self._shared.used()
 
     def of(self, run: Run) -> dict[str, Tensor]:
         """The parameters of a run that start from stored values: `source_tokens` (N, m, d),
-        `private_tokens` (T, m, d), fp32 on the CPU.
+        `private_tokens` (T, m, d) and what `SharedPrompts.of` gives, fp32 on the CPU.
         """
-        config, start = run.config, {}
+        config = run.config
+        start = {} if self._shared is None else self._shared.of(run)
 
         def stack(tasks: Sequence[str]) -> Tensor:
             return torch.stack([self._values(Need(t, config.prompt_length, config.label_mode)) for t in tasks])
@@ -151,11 +158,17 @@ class Initialisation:
                 start["private_tokens"] = stack(nearest)
         return start
 
+    def teachers(self, run: Run) -> Tensor | None:
+        """The stored prompts of a run's tasks (T, L, d), fp32 on the CPU, where it learns from them."""
+        needs = self._taught_by(run)
+        return torch.stack([self._values(need) for need in needs]) if needs else None
+
     def seen(self, run: Run) -> dict[str, list[Draw]]:
         """By task of the run: the draws of its training rows that the stored prompts which the run starts from were,
         or will be, trained on. Of a prompt that was trained elsewhere nothing is known.
         """
         draws: dict[str, list[Draw]] = {task: [] for task in self.job.data.names(run.config)}
+        draws |= {} if self._shared is None else self._shared.seen(run)
         for need in self._needs(run):
             entry = self._find(need)
             config = entry.training.get("config") if entry is not None else None
@@ -185,7 +198,14 @@ class Initialisation:
         joint = [self._joint(config)] if config.private_init == JOINT else []
         chain = self._chain(config) if config.source_init == CHAIN else []
         alone = [Need(task, config.prompt_length, config.label_mode) for task in dict.fromkeys(tasks)]
-        return [*alone, *joint, *chain]
+        return [*alone, *joint, *chain, *self._taught_by(run)]
+
+    def _taught_by(self, run: Run) -> list[Need]:
+        """The stored prompts that a run learns from, as long as its own."""
+        if not run.config.distils:
+            return []
+        mode, targets = run.config.label_mode, self.job.data.names(run.config)
+        return [Need(task, run.shape.target_length, mode) for task in targets]
 
     def _chain(self, config: RunConfig) -> list[Need]:
         """The prompts of the tasks before a run's own, each trained after those before it."""

@@ -110,6 +110,11 @@ def open_job(
     _check_lengths(settings, trunk, runs)
     for run in runs:
         check_vocabulary(run.shape, run.config.init, len(trunk.embedding))
+    if not trunk.compares_hidden and any(run.config.distil_hidden for run in runs):
+        raise InputError(
+            "--distil-hidden: this engine compares no hidden states; take --engine reference, or --distil-hidden 0 and "
+            "the answers' probabilities alone (--distil)"
+        )
     rows = JobData(loaded, settings, trunk.tokenizer)
     for mode in dict.fromkeys(run.config.label_mode for run in runs):
         rows.check_labels(mode)

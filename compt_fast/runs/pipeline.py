@@ -21,6 +21,7 @@ from compt_fast.runs.folder import claimed
 from compt_fast.runs.initialisation import Initialisation
 from compt_fast.runs.job import InMemory, Job, alone, check_recorded, open_job, prepare_folder, record_stored
 from compt_fast.runs.scales import note_scales
+from compt_fast.runs.shared import SharedPrompts
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
 from compt_fast.runs.summary import print_results
 from compt_fast.training.checkpoint import Checkpoint, load_latest
@@ -34,7 +35,7 @@ from compt_fast.utils.output import OutputError, complain
 @dataclass(frozen=True)
 class Stage:
     """A job, the checkpoint that it goes on from (None: it begins), its trainer, which knows what that holds, and the
-    stored prompts that its runs start from.
+    stored prompts that its runs start from or learn from.
     """
 
     job: Job
@@ -47,12 +48,14 @@ class Stage:
 class Pipeline:
     """A job and what it begins with: all is opened and checked, and nothing is written.
 
-    `stage_one` trains what the `store` lacks, one job after another, and `stage_two` what was asked for.
+    `stage_one` trains what the `store` lacks, one job after another, `sharing` then the prompts that source tasks
+    share, and `stage_two` what was asked for.
     """
 
     folder: Path
     store: PromptStore
     stage_one: Sequence[Stage]
+    sharing: Sequence[Stage]
     stage_two: Stage
 
 
@@ -67,14 +70,24 @@ def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMem
     saved = _latest(folder, job)
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(settings.store or folder / "store"))
-    initialisation = Initialisation(job, store, [run for run in job.runs if run.id not in done])
+    left = [run for run in job.runs if run.id not in done]
+    shared = SharedPrompts(folder, job, store, left)
+    initialisation = Initialisation(job, store, left, shared)
+    sharing = [
+        _stage(own_folder, own_job, Initialisation(own_job, store, own_job.runs), _latest(own_folder, own_job))
+        for own_folder, own_job in shared.jobs.values()
+    ]
+    wanting = [initialisation, *(stage.initialisation for stage in sharing)]
     if writing:
-        take_in(initialisation, folder)
+        for each in wanting:
+            take_in(each, folder)
+    lacking = dict.fromkeys(need for each in wanting for need in each.lacking())
     stage_one = []
-    for own_folder, own_job in open_stage_one(folder, job, initialisation.lacking()):
+    for own_folder, own_job in open_stage_one(folder, job, list(lacking)):
         starts = Initialisation(own_job, store, own_job.runs)
-        stage_one.append(_stage(own_folder, own_job, _latest(own_folder, own_job), starts))
-    return Pipeline(folder, store, stage_one, _stage(folder, job, saved, initialisation))
+        stage_one.append(_stage(own_folder, own_job, starts, _latest(own_folder, own_job)))
+    sharing = [stage for stage in sharing if len(stage.trainer.results) < len(stage.job.runs)]
+    return Pipeline(folder, store, stage_one, sharing, _stage(folder, job, initialisation, saved))
 
 
 def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
@@ -87,7 +100,7 @@ def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
     prepare_folder(folder, last.job, command)
     if last.saved is None:
         last.trainer.write_results()
-    for stage in pipeline.stage_one:
+    for stage in (*pipeline.stage_one, *pipeline.sharing):
         own = stage.trainer.folder
         stage.initialisation.refresh()
         with nullcontext() if own.exists() else claimed(own):  # with the job's folder the old ones are
@@ -96,7 +109,10 @@ def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
             code = _train(stage, folder, console)
         if code >= FIRST_SIGNAL:
             return code
-        keep(pipeline.store, own, stage.trainer.ended)
+        if stage in pipeline.stage_one:
+            keep(pipeline.store, own, stage.trainer.ended)
+        elif code:
+            raise InputError(f"{own}: the shared prompt could not be trained: {stage.trainer.ended[0].reason}")
     last.initialisation.refresh()
     record_stored(folder, last.initialisation.used())
     return _train(last, folder, console)
@@ -126,11 +142,19 @@ def _latest(folder: Path, job: Job) -> Checkpoint | None:
     return saved
 
 
-def _stage(folder: Path, job: Job, saved: Checkpoint | None, starts: Initialisation) -> Stage:
+def _stage(folder: Path, job: Job, starts: Initialisation, saved: Checkpoint | None) -> Stage:
     """A job with its trainer, that knows what was done by a checkpoint."""
-    data, settings = job.data, job.settings
     made = Trainer(
-        job.runs, job.trunk, job.trunk_hash, data, settings, folder, starts.of, starts.seen, partial(alone, job)
+        job.runs,
+        job.trunk,
+        job.trunk_hash,
+        job.data,
+        job.settings,
+        folder,
+        start=starts.of,
+        seen=starts.seen,
+        teachers=starts.teachers,
+        alone=partial(alone, job),
     )
     if saved is not None:
         made.note_results(saved)

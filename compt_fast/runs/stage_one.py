@@ -28,47 +28,35 @@ from compt_fast.tasks.user import load_task_file
 from compt_fast.training.results import RunResult
 from compt_fast.utils.errors import InputError
 
-SourceKind = tuple[int, str, tuple[str, ...], tuple[str, ...]]
-"""What the jobs of stage one differ in: prompt length, label mode, the tasks that share one prompt, if they do, and
-those before whose prompts it is to stand.
+SourceKind = tuple[int, str]
+"""What jobs over source tasks differ in: prompt length and label mode."""
+StageOneKind = tuple[int, str, tuple[str, ...], tuple[str, ...]]
+"""And those of stage one: in the tasks that share one prompt, if they do, and those before whose prompts it is to
+stand.
 """
 
 
 def stage_one_settings(
     settings: JobSettings, lacking: Sequence[Need], defined: Sequence[Task] = ()
-) -> dict[SourceKind, JobSettings]:
-    """The settings of the jobs, one a `SourceKind`, that train what is lacking.
+) -> dict[StageOneKind, JobSettings]:
+    """The settings of the jobs, one a `StageOneKind`, that train what is lacking.
 
     Each task has a run of its own, so that its prompt does not depend on what else is trained: the
     preset `p` with its own settings, seed 0 and `source_examples` examples. One prompt of several tasks is trained
     likewise by the preset `mst`, and one before others by `progressive`, in jobs that follow each other. The papers
     name the method only; the rest is ours.
     """
-    own_tasks = [task.name for task in (*(load_task_file(Path(name)) for name in settings.task_file), *defined)]
     jobs = {}
     kinds = {need: _kind(need) for need in lacking}
     for kind in dict.fromkeys(kinds.values()):
-        length, mode, shared, after = kind
-        tasks = list(shared) or [need.task for need in lacking if kinds[need] == kind]
-        sweep = Sweep.of(
-            method=["mst" if shared else "progressive" if after else "p"],
-            shots=[FULL],
-            max_train=[settings.source_examples],
-            steps=None if settings.source_steps is None else [settings.source_steps],
-            prompt_length=[length],
-            label_mode=[mode],
-        )
+        length, mode, joint, after = kind
+        tasks = list(joint) or [need.task for need in lacking if kinds[need] == kind]
+        method = "mst" if joint else "progressive" if after else "p"
+        own = settings_of_sources(settings, method, (length, mode), tasks, defined)
         jobs[kind] = replace(
-            settings,
-            sweep=sweep,
-            suite=None,
-            tasks=tasks,
-            include=[],
-            exclude=[task for task in own_tasks if task not in tasks],
-            apart=not shared,
+            own,
+            apart=not joint,
             store=None,
-            select="last",
-            out=None,
             source_tasks=list(after) or None,  # else it starts from no stored prompts
             source_steps=None,
             fit_length=settings.fit_length if after else None,
@@ -76,8 +64,38 @@ def stage_one_settings(
     return jobs
 
 
-def _kind(need: Need) -> SourceKind:
+def _kind(need: Need) -> StageOneKind:
     return need.length, need.label_mode, need.tasks if need.others else (), need.after
+
+
+def settings_of_sources(
+    settings: JobSettings, method: str, kind: SourceKind, tasks: Sequence[str], defined: Sequence[Task]
+) -> JobSettings:
+    """The settings of a job before another with `settings`, which trains a method on its source tasks."""
+    own_tasks = [task.name for task in (*(load_task_file(Path(name)) for name in settings.task_file), *defined)]
+    length, mode = kind
+    sweep = Sweep.of(
+        method=[method],
+        shots=[FULL],
+        max_train=[settings.source_examples],
+        steps=None if settings.source_steps is None else [settings.source_steps],
+        prompt_length=[length],
+        label_mode=[mode],
+    )
+    return replace(
+        settings,
+        sweep=sweep,
+        suite=None,
+        tasks=list(tasks),
+        include=[],
+        exclude=[task for task in own_tasks if task not in tasks],
+        apart=None,
+        select="last",
+        out=None,
+        source_tasks=None,  # it starts from no stored prompts
+        shared_from=None,
+        fit_length=None,
+    )
 
 
 def open_stage_one(folder: Path, job: Job, lacking: Sequence[Need]) -> list[tuple[Path, Job]]:
@@ -88,16 +106,17 @@ def open_stage_one(folder: Path, job: Job, lacking: Sequence[Need]) -> list[tupl
     opened = []
     defined = job.memory.defined if job.memory else ()
     for kind, settings in stage_one_settings(job.settings, lacking, defined).items():
-        own = _folder(folder, kind, settings)
+        length, mode, joint, after = kind
+        beside = "-joint" if joint else f"-after{len(after)}" if after else ""
+        own = folder_of(folder, f"sources{beside}", (length, mode), settings)
         opened.append((own, open_job(settings, folder=own, trunk=job.trunk, memory=job.memory)))
     return opened
 
 
-def _folder(folder: Path, kind: SourceKind, settings: JobSettings) -> Path:
+def folder_of(folder: Path, what: str, kind: SourceKind, settings: JobSettings) -> Path:
     """Where a job of stage one stands: one that is there where it was of these settings, else anew."""
-    length, mode, shared, after = kind
-    beside = ["joint"] if shared else [f"after{len(after)}"] if after else []
-    name = "-".join(["sources", *beside, f"m{length}", *([mode] if mode != "natural" else [])])
+    length, mode = kind
+    name = f"{what}-m{length}" + (f"-{mode}" if mode != "natural" else "")
     number, own = 1, folder / name
     while (own / "config.json").is_file() and not _same(own, settings):
         number += 1

@@ -42,6 +42,7 @@ class Member:
     run: Run
     rows: list[TrainingRow]
     start: dict[str, Tensor] = field(default_factory=dict)  # parameters that start from stored values
+    teachers: Tensor | None = None  # prompts (T, L, d) on the trunk's device, one a task, that it learns from
     step: int = 0
     stopped: str = ""  # why, once loss or gradient were not finite
     selected: int = 0  # the step of the last development score
@@ -138,11 +139,14 @@ class Cohort:
         """What a router that samples draws its weights by at the present steps, or `ahead` steps later, on the
         CPU; else nothing.
         """
-        anneal = self.shape.entries.router.temperature
-        if anneal is None:
+        router = self.shape.entries.router
+        if router.sample is None:
             return {}
-        temperature = anneal(self._steps(ahead), _by_run([m.total for m in self.members]))
-        return {"temperature": temperature, "noise": torch.stack([self._noise(m, ahead) for m in self.members])}
+        drawn = [self._noise(m, ahead) for m in self.members]
+        noise = {"noise": torch.cat(drawn) if router.per_row else torch.stack(drawn)}
+        if router.temperature is None:
+            return noise
+        return noise | {"temperature": router.temperature(self._steps(ahead), _by_run([m.total for m in self.members]))}
 
     def compose(self, draws: dict[str, Tensor]) -> Composition:
         """The training composition of all members with their `draws`, which are on the device."""
@@ -185,9 +189,12 @@ class Cohort:
         return _by_run([m.step + ahead for m in self.members])
 
     def _noise(self, member: Member, ahead: int) -> Tensor:
-        """Uniform noise (T, n_weights) of one of a run's steps."""
+        """Uniform noise of one of a run's steps: (T, n_weights), or (B, n_weights) of its rows where the router is of
+        each row.
+        """
         generator = torch.Generator().manual_seed(member.run.config.seed * 1_000_003 + member.step + ahead)
-        return torch.rand(self.shape.tasks, self.shape.n_weights, generator=generator)
+        places = len(member.batch(ahead)) if self.shape.entries.router.per_row else self.shape.tasks
+        return torch.rand(places, self.shape.n_weights, generator=generator)
 
     def run_tensors(self, index: int) -> dict[str, Tensor]:
         """All tensors that continue the run at `index`: parameters, moments, best prompts."""

@@ -71,12 +71,12 @@ def refused(trunk: Trunk) -> str:
     return ""
 
 
-def eager(shape: PromptShape) -> str:
-    """What of a run's prompts is composed operator by operator only; empty where a capture takes all."""
+def eager(shape: PromptShape, distils: bool = False) -> str:
+    """What of a run is computed operator by operator only; empty where a capture takes all."""
     for setting, name, entry in shape.named_entries:
         if not entry.captured:
             return f"{setting} {name!r} is composed operator by operator"
-    return ""
+    return "what is learned from teachers is computed operator by operator" if distils else ""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,8 @@ class Graphs:
 
     def fit(self, cohorts: Sequence[Cohort], packed: Packed) -> Fitted | None:
         """What a step is to its graph, worked out on the host; None for a step that cannot be captured."""
-        if any(eager(cohort.shape) for cohort in cohorts):
+        members = [member.run for cohort in cohorts for member in cohort.members]
+        if any(eager(run.shape, run.config.distils) for run in members):
             return None
         bucket = Bucket.of(packed.prompt_lengths, packed.batch)
         if not bucket.absorbs(self.trunk.weights):

@@ -22,6 +22,7 @@ from compt_fast.prompts.artifact import About, RunPrompts, TextFormat, TrunkId
 from compt_fast.tasks.examples import JobData, ScoredRows, Seen, seen_nothing
 from compt_fast.training import checkpoint
 from compt_fast.training.cohort import Cohort, Member
+from compt_fast.training.distillation import TeachersOf, no_teachers
 from compt_fast.training.graphs import Graphs, refused
 from compt_fast.training.identity import Identity
 from compt_fast.training.interrupts import Interrupts
@@ -57,9 +58,9 @@ class Trainer:
     """Trains `runs`, `settings.runs_at_once` side by side, and scores each as it ends.
 
     `start` gives what a run's prompts start from where that is stored, `seen` the rows that it was
-    trained on. Runs that train alone come after the others, one at a time, each in a cohort that
-    `alone` makes. `results` and the checkpoints hold everything done so far, so a job can stop after any
-    step. Of a job that goes on, `begun` holds the steps of the runs that were midway, and
+    trained on, `teachers` the prompts that it learns from. Runs that train alone come after the others, one at a time,
+    each in a cohort that `alone` makes. `results` and the checkpoints hold everything done so far, so a job can stop
+    after any step. Of a job that goes on, `begun` holds the steps of the runs that were midway, and
     `earlier_seconds` the time that its earlier parts took.
     """
 
@@ -71,6 +72,7 @@ class Trainer:
     folder: Path
     start: Start = from_nothing
     seen: SeenBy = seen_nothing
+    teachers: TeachersOf = no_teachers
     alone: Callable[[Run], Cohort] = none_alone
     cohorts: list[Cohort] = field(default_factory=list)
     results: dict[str, RunResult] = field(default_factory=dict)
@@ -253,7 +255,10 @@ class Trainer:
                 self._admit(run)
 
     def _admit(self, run: Run) -> Cohort:
-        member = Member(run, self._rows[run.id], self.start(run))
+        taught = self.teachers(run)
+        member = Member(
+            run, self._rows[run.id], self.start(run), None if taught is None else taught.to(self.trunk.device)
+        )
         cohort = next((c for c in self.cohorts if c.shape == run.shape), None)
         if cohort is None:
             cohort = self.alone(run) if run.alone else Cohort(run.shape, self.trunk.embedding)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 from compt_fast.config.baselines import METHODS
 from compt_fast.config.job import JOB_FLAGS, JobSettings
-from compt_fast.config.presets import CHAIN, JOINT, RANDOM, SOURCELESS, SPOT, STORED
+from compt_fast.config.presets import CHAIN, JOINT, RANDOM, SHARED, SOURCELESS, SPOT, STORED
 from compt_fast.config.run import RUN_FLAGS, RunConfig, RunFlag, resolve
 from compt_fast.prompts.parameters import parameter_count
 from compt_fast.prompts.shape import PromptShape
@@ -137,18 +137,26 @@ def _check_used(settings: JobSettings) -> None:
 
 def _check_starts(settings: JobSettings, runs: Sequence[Run]) -> None:
     """Flags of stored prompts are a mistake where no run starts from one."""
+    if settings.sweep.values["distil_temperature"] != [1.0] and not any(run.config.distil for run in runs):
+        raise InputError("--distil-temperature has no meaning without --distil: none of the runs learns from others")
     inits = {(run.config.source_init, run.config.private_init) for run in runs}
     used = {
-        "prompts": any(pair != (RANDOM, RANDOM) for pair in inits),
-        "sources": any(source in (STORED, CHAIN) or private in (SPOT, JOINT) for source, private in inits),
+        "prompts": any(pair != (RANDOM, RANDOM) for pair in inits) or any(run.config.distils for run in runs),
+        "sources": any(source in (STORED, CHAIN, SHARED) or private in (SPOT, JOINT) for source, private in inits),
+        "shared": any(source == SHARED for source, _ in inits),
     }
-    by = {"prompts": "--private-init stored", "sources": "--source-init stored or --private-init spot or joint"}
+    by = {
+        "prompts": "stored prompts, as sil, sip and silp do, or any with --private-init stored or --distil",
+        "sources": "prompts of source tasks, as sil, attempt and mpt do, or any with --source-init stored or "
+        "--private-init spot or joint",
+        "shared": "a shared prompt, as mpt and mpt-m do",
+    }
     for flag in JOB_FLAGS.values():
         kind = flag.of_stored
         if kind and getattr(settings, flag.field) is not None and not used[kind]:
             raise InputError(
                 f"--{flag.name} has no meaning: none of the methods trained ({', '.join(settings.sweep.methods)}) "
-                f"starts from stored {kind}, as sil, sip and silp do, or any with {by[kind]}"
+                f"starts from {by[kind]}"
             )
 
 

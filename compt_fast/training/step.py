@@ -17,10 +17,12 @@ from torch import Tensor
 from compt_fast.kernels import moved
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
+from compt_fast.models.distillation import Teachers
 from compt_fast.ops.varlen import cu_seqlens_of
 from compt_fast.prompts.compose import compose_rows, update_inputs
 from compt_fast.prompts.entry import Texts
 from compt_fast.training.cohort import Cohort
+from compt_fast.training.distillation import teachers_of
 from compt_fast.training.optimizer import Hyperparameters
 
 Members = tuple[tuple[tuple[str, int], ...], ...]
@@ -91,18 +93,17 @@ class PackedRows:
     batch: Batch
     cu_seqlens: Tensor
     updated: Tensor
+    teachers: Teachers | None = None
 
     def row_losses(self, flat: Tensor, input_update: Tensor | None) -> Tensor:
         prompts = TargetPrompts(flat, self.cu_seqlens)
-        if input_update is None:
-            return self.trunk.row_losses(prompts, self.batch)
-        if bool(self.updated.all()):
-            return self.trunk.row_losses(prompts, self.batch, input_update)
+        if input_update is None or bool(self.updated.all()):
+            return self.trunk.row_losses(prompts, self.batch, input_update, self.teachers)
         # In passes of their own, so that the other rows' backward goes no further than without these beside them.
         with_update, without = self.updated.nonzero().flatten(), (~self.updated).nonzero().flatten()
         losses = [
-            self.trunk.row_losses(prompts, self.batch.take(without)),
-            self.trunk.row_losses(prompts, self.batch.take(with_update), input_update),
+            self.trunk.row_losses(prompts, self.batch.take(rows), update, self.teachers and self.teachers.within(rows))
+            for rows, update in ((without, None), (with_update, input_update))
         ]
         return torch.cat(losses)[torch.cat([without, with_update]).argsort().to(flat.device)]
 
@@ -123,6 +124,7 @@ class Inputs:
         """`packed` on the trunk's device."""
         device = trunk.device
         batch = packed.batch.to(device)
+        teachers = teachers_of(cohorts, [(part.runs, part.tasks) for part in packed.parts])
         parts = [
             replace(part, draws={name: moved(drawn, device) for name, drawn in part.draws.items()})
             for part in packed.parts
@@ -138,7 +140,7 @@ class Inputs:
             torch.full((len(part.runs),), cohort.shape.updates_inputs)
             for cohort, part in zip(cohorts, parts, strict=True)
         ]
-        return cls(PackedRows(trunk, batch, packed.cu_seqlens, torch.cat(updated)), packed.counts, parts)
+        return cls(PackedRows(trunk, batch, packed.cu_seqlens, torch.cat(updated), teachers), packed.counts, parts)
 
 
 def pack(cohorts: Sequence[Cohort], ahead: int = 0) -> Packed:
@@ -181,7 +183,8 @@ def _target_prompts(cohort: Cohort, part: Part) -> Tensor:
     targets = composition.targets
     if cohort.shape.per_row:
         assert part.texts is not None
-        targets = compose_rows(composition, cohort.params, cohort.shape, part.runs, part.tasks, part.texts)
+        drawn = part.draws.get("noise") if cohort.shape.entries.router.per_row else None
+        targets = compose_rows(composition, cohort.params, cohort.shape, part.runs, part.tasks, part.texts, drawn)
     assert targets is not None
     return targets.flatten(0, -2)
 

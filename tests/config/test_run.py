@@ -33,6 +33,10 @@ PUBLISHED = {
     "sil": ("inside", 8, False, 10, (0.05, 0.0, 0.1)),
     "sip": ("inside", 8, True, 10, (0.0, 0.02, 0.1)),
     "silp": ("inside", 8, True, 10, (0.05, 0.02, 0.1)),
+    "mpt-source": ("factored", 1, False, 100, (0.3, 0.3, 0.0)),
+    "mpt": ("factored", 1, False, 100, (0.3, 0.4, 0.0)),
+    "mpt-m": ("factored", 1, False, 100, (0.3, 0.4, 0.0)),
+    "smop": ("inside", 4, False, 5, (0.5, 0.0, 0.5)),
 }
 OTHERS = {
     "dept": {"prompt_length": 40, "lr_private": 0.3, "lr_update": 5e-3, "update_length": 256, "encoder": "none"},
@@ -43,6 +47,7 @@ OTHERS = {
 }
 """Settings of the methods of other papers."""
 STORED = {"pi": ("random", "stored")} | dict.fromkeys(("sil", "sip", "silp"), ("stored", "random"))
+STARTS = STORED | dict.fromkeys(("mpt", "mpt-m"), ("shared", "random"))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -53,9 +58,9 @@ def test_presets_are_those_of_the_papers(name: str) -> None:
     assert config.prompt_length == length
     got = (config.lr_source, config.lr_private, config.lr_router)
     # A rate of prompts that a preset has not may be anything.
-    used = (sources > 0, private, composition in ("spp", "scp", "inside"))
+    used = (sources > 0, private or composition == "factored", composition in ("spp", "scp", "inside"))
     assert all(g == r for g, r, use in zip(got, rates, used, strict=True) if use)
-    assert (config.source_init, config.private_init) == STORED.get(name, ("random", "random"))
+    assert (config.source_init, config.private_init) == STARTS.get(name, ("random", "random"))
     assert (config.epochs, config.steps, config.batch_size) == (20 if name in STORED else 30, None, 16)
     assert (config.weight_decay, config.clip_norm, config.warmup) == (0.01, 1.0, 0.2)
 
@@ -70,7 +75,7 @@ def test_presets_of_other_papers(name: str) -> None:
 
 def test_the_papers_train_the_tasks_of_their_baselines_each_alone() -> None:
     """ComPT, section 4.1: "independently"; the joint form of `pt` is a method of its own."""
-    assert {name for name in PUBLISHED if PRESETS[name].apart} == {"pt", "p", "pi"}
+    assert {name for name in PUBLISHED if PRESETS[name].apart} == {"pt", "p", "pi", "mpt", "smop"}
     assert replace(PRESETS["pt-joint"], apart=True) == PRESETS["pt"]
     assert PRESETS.keys() == {*PUBLISHED, *OTHERS, *STORED_ELSEWHERE, "pt-joint"}
 

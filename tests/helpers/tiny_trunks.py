@@ -66,6 +66,8 @@ CAUSAL: dict[str, dict[str, Any]] = {
     "gemma": _LLAMA,
     "gemma3_text": _LLAMA | {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
 }
+
+
 def byte_tokenizer() -> PreTrainedTokenizerBase:
     """Byte pairs as GPT-2's and Llama 3's, with a token before every text, no padding token, and none for the unknown."""
     made = Tokenizer(models.BPE())

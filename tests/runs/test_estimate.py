@@ -47,6 +47,12 @@ def test_a_long_job_is_measured_and_left_as_it_was(job: Job, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_runs_that_learn_from_teachers_are_measured_with_some(tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
+    changes = {"method": "mpt-source", "steps": 300, "eval_batch_size": 16}
+    taught = jobs.opened(jobs.settings(tiny_t5, toys, **changes))
+    assert estimate(trainer_of(taught, tmp_path)) is not None
+
+
 def measured(
     monkeypatch: pytest.MonkeyPatch, trainer: Trainer, seconds: Callable[[list[Run]], float] = lambda runs: 1.0
 ) -> tuple[Estimate | None, list[list[str]], list[int]]:

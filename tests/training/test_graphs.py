@@ -95,6 +95,14 @@ def test_a_routers_draws_are_those_of_the_step(
     assert len(captures) == 1
 
 
+def test_factors_are_captured(
+    job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path, captures: list[list[str]]
+) -> None:
+    runs = plan(job, tiny_t5, toys, method="mpt-m", source_init="random", encoder=None, seeds="0,1", steps=4)
+    compare(job, runs, tmp_path)
+    assert captures == [[run.id for run in runs]]
+
+
 @pytest.mark.slow
 def test_batches_of_several_buckets(
     job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path, captures: list[list[str]]

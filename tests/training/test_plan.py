@@ -188,6 +188,10 @@ def test_every_presets_parameters_are_counted() -> None:
         "sil": tasks * 10 * d + tasks * tasks,
         "sip": 2 * tasks * 10 * d + linear + tasks * (tasks + 1),
         "silp": 2 * tasks * 10 * d + linear + tasks * (tasks + 1),
+        "mpt-source": 100 * d + tasks * (100 + d),
+        "mpt": tasks * (100 * d + 100 + d),
+        "mpt-m": 100 * d + tasks * (100 + d),
+        "smop": tasks * (4 * 5 * d + 4 * d),
     }
     runs = plan(method=",".join(expected))
     assert {run.config.method: run.parameters * (len(TASKS) if run.config.task else 1) for run in runs} == expected

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from compt_fast.models.batch import Batch, TargetPrompts
 from compt_fast.models.families import CAUSAL
-from compt_fast.models.padded import PaddedTrunk, Read
+from compt_fast.models.padded import PaddedTrunk, Read, Written
 from compt_fast.utils.errors import InputError
 
 ANSWER = 32  # places of a trunk's input that are left to what it writes (ours)
@@ -44,12 +44,11 @@ class CausalTrunk(PaddedTrunk):
     def _read(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None) -> Read:
         return self._assemble(prompts, batch, input_update)
 
-    def _logits(self, read: Read, labels: Tensor) -> Tensor:
+    def _write(self, read: Read, labels: Tensor, hidden: bool) -> Written:
         before = F.embedding(labels[:, :-1], self.embedding)
         inputs = torch.cat([read.states, before], 1)
         output = self._forward(read.mask, labels.shape[1] - 1, labels.shape[1], inputs_embeds=inputs)
-        logits: Tensor = output.logits[:, -labels.shape[1] :]
-        return logits
+        return Written(output.logits[:, -labels.shape[1] :])
 
     def _begin(self, read: Read) -> tuple[Tensor, Any]:
         output = self._forward(read.mask, 0, 1, inputs_embeds=read.states, use_cache=True)

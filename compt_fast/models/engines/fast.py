@@ -15,13 +15,15 @@ from torch import Tensor
 from compt_fast.models.base import BaseTrunk
 from compt_fast.models.batch import Batch, TargetPrompts, longest_first
 from compt_fast.models.checkpoint import fingerprint
+from compt_fast.models.distillation import Teachers
 from compt_fast.models.t5.cross_attention import CrossAttention, cross_attention_for
 from compt_fast.models.t5.decode import Trie, greedy, rank
+from compt_fast.models.t5.distillation import Taught
 from compt_fast.models.t5.encoder import encode
 from compt_fast.models.t5.losses import Chunk, EncoderRows, LabelRows, RowLosses
 from compt_fast.models.t5.weights import Weights
 from compt_fast.ops.assembly import assemble
-from compt_fast.ops.varlen import VarlenLayout, cu_seqlens_of, equal_cu_seqlens
+from compt_fast.ops.varlen import VarlenLayout, cu_seqlens_of, equal_cu_seqlens, ranges
 from compt_fast.utils.environment import cpu
 from compt_fast.utils.errors import InputError
 
@@ -60,12 +62,25 @@ class PackedTrunk(BaseTrunk):
         self._digest = self.weights.digest()
         self.differentiable = False
 
-    def row_losses(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None = None) -> Tensor:
+    def row_losses(
+        self,
+        prompts: TargetPrompts,
+        batch: Batch,
+        input_update: Tensor | None = None,
+        teachers: Teachers | None = None,
+    ) -> Tensor:
         self._check_labels(batch)
+        self._check_teachers(prompts, batch, teachers)
         losses = self._row_losses if self.device.type == "cpu" else self._sorted_losses
-        return losses(prompts, batch, input_update)
+        return losses(prompts, batch, input_update, teachers)
 
-    def _sorted_losses(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None = None) -> Tensor:
+    def _sorted_losses(
+        self,
+        prompts: TargetPrompts,
+        batch: Batch,
+        input_update: Tensor | None = None,
+        teachers: Teachers | None = None,
+    ) -> Tensor:
         """`row_losses` by way of sorted rows: on a GPU the programs of the longest ones start first, so that none of
         them is left to end alone.
         """
@@ -73,14 +88,23 @@ class PackedTrunk(BaseTrunk):
         order = longest_first(batch.input_lengths + prompts.lengths[batch.slots])
         if input_update is not None:
             input_update = input_update[batch.input_places(order).to(self.device)]
-        losses = self._row_losses(prompts, batch.take(order), input_update)
+        teachers = teachers and teachers.of_ordered(order)
+        losses = self._row_losses(prompts, batch.take(order), input_update, teachers)
         return losses[order.argsort().to(self.device)]
 
-    def _row_losses(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None = None) -> Tensor:
+    def _row_losses(
+        self,
+        prompts: TargetPrompts,
+        batch: Batch,
+        input_update: Tensor | None = None,
+        teachers: Teachers | None = None,
+    ) -> Tensor:
         inputs, cu_seqlens = self._assemble(prompts, batch, input_update)
         everywhere = input_update is not None and input_update.requires_grad
+        taught = None if teachers is None else self._taught(teachers, batch)
         chunks = [
-            self._chunk(prompts, batch, rows, cu_seqlens, everywhere) for rows in _row_chunks(cu_seqlens, self.device)
+            self._chunk(prompts, batch, rows, cu_seqlens, everywhere, taught)
+            for rows in _row_chunks(cu_seqlens, self.device)
         ]
         if torch.is_grad_enabled() and inputs.requires_grad:
             if not self.differentiable:
@@ -89,16 +113,44 @@ class PackedTrunk(BaseTrunk):
             return losses
         return torch.cat([chunk.losses(inputs, self.weights) for chunk in chunks])
 
-    def _chunk(self, prompts: TargetPrompts, batch: Batch, rows: Tensor, cu_seqlens: Tensor, everywhere: bool) -> Chunk:
+    @torch.no_grad()
+    def _taught(self, teachers: Teachers, batch: Batch) -> Taught:
+        """What the label tokens of a batch are to learn from its rows' teachers."""
+        own = teachers.batch(batch)
+        inputs, cu_seqlens = self._assemble(teachers.prompts, own, None)
+        chunks = [
+            self._chunk(teachers.prompts, own, rows, cu_seqlens, everywhere=False)
+            for rows in _row_chunks(cu_seqlens, self.device)
+        ]
+        lengths = own.label_lengths
+        weight, temperature = (
+            torch.repeat_interleave(of, lengths).to(self.device) for of in (teachers.weight, teachers.temperature)
+        )
+        states = torch.cat([chunk.label_states(inputs, self.weights) for chunk in chunks])
+        return Taught(ranges(batch.label_cu_seqlens[teachers.rows], lengths), states, weight, temperature)
+
+    def _chunk(
+        self,
+        prompts: TargetPrompts,
+        batch: Batch,
+        rows: Tensor,
+        cu_seqlens: Tensor,
+        everywhere: bool,
+        taught: Taught | None = None,
+    ) -> Chunk:
         """The consecutive `rows` of a batch, whose packed rows have `cu_seqlens` (B+1,); a gradient is wanted
         `everywhere`, or at their prompts alone.
         """
         part = batch.take(rows) if len(rows) < batch.rows else batch
         at = part.placement(prompts.cu_seqlens, self.prepend)
+        if taught is not None:
+            first, end = batch.label_cu_seqlens[rows[0]], batch.label_cu_seqlens[rows[-1] + 1]
+            taught = taught.within(int(first), int(end))
         return Chunk(
             slice(int(cu_seqlens[rows[0]]), int(cu_seqlens[rows[-1] + 1])),
             EncoderRows(self._layout(at.cu_seqlens), None if everywhere else at.prompt_places.to(self.device)),
             LabelRows.of(part, self.start_id, self.weights),
+            taught,
         )
 
     @torch.no_grad()

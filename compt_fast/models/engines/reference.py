@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compt_fast.models.batch import Batch, TargetPrompts
 from compt_fast.models.families import ENCODER_DECODERS
-from compt_fast.models.padded import PaddedTrunk, Read
+from compt_fast.models.padded import PaddedTrunk, Read, Written
 
 
 class ReferenceTrunk(PaddedTrunk):
@@ -23,6 +23,7 @@ class ReferenceTrunk(PaddedTrunk):
 
     families = ENCODER_DECODERS
     padding_side = "right"
+    compares_hidden = True
 
     @cached_property
     def start_ids(self) -> list[int]:
@@ -38,11 +39,12 @@ class ReferenceTrunk(PaddedTrunk):
         states = self.model.get_encoder()(inputs_embeds=inputs.states, attention_mask=inputs.mask).last_hidden_state
         return Read(states, inputs.mask)
 
-    def _logits(self, read: Read, labels: Tensor) -> Tensor:
+    def _write(self, read: Read, labels: Tensor, hidden: bool) -> Written:
         # The decoder reads the start tokens and then every label token but the last.
         inputs = torch.cat([self._start(len(labels)), labels[:, :-1]], 1)
-        logits: Tensor = self._decode(read, inputs).logits
-        return logits[:, len(self.start_ids) - 1 :]
+        output, first = self._decode(read, inputs, hidden=hidden), len(self.start_ids) - 1
+        states = output.decoder_hidden_states[-1][:, first:] if hidden else None
+        return Written(output.logits[:, first:], states)
 
     def _begin(self, read: Read) -> tuple[Tensor, Any]:
         output = self._decode(read, self._start(len(read.states)), use_cache=True)
@@ -60,7 +62,9 @@ class ReferenceTrunk(PaddedTrunk):
     def _start(self, rows: int) -> Tensor:
         return torch.tensor([self.start_ids], device=self.device).expand(rows, -1)
 
-    def _decode(self, read: Read, inputs: Tensor, cache: Any = None, use_cache: bool = False) -> Any:
+    def _decode(
+        self, read: Read, inputs: Tensor, cache: Any = None, use_cache: bool = False, hidden: bool = False
+    ) -> Any:
         """transformers' output for decoder input ids (B, L) behind what `cache` already holds."""
         from transformers.modeling_outputs import BaseModelOutput
 
@@ -70,6 +74,7 @@ class ReferenceTrunk(PaddedTrunk):
             decoder_input_ids=inputs,
             past_key_values=cache,
             use_cache=use_cache,
+            output_hidden_states=hidden,
         )
 
     def _cached_elements(self) -> int:

@@ -20,7 +20,7 @@ def token_losses(states: Tensor, head: FrozenLinear, ids: Tensor, graded: bool) 
     """
     losses = torch.empty(len(ids), dtype=torch.float32, device=states.device)
     states_grad = torch.empty_like(states) if graded else None
-    for part in _chunks(len(ids), len(head.weight)):
+    for part in chunks(len(ids), len(head.weight)):
         scores = torch.log_softmax(head(states[part]), 1, dtype=torch.float32)
         labels = ids[part, None]
         losses[part] = -scores.gather(1, labels)[:, 0]
@@ -38,7 +38,7 @@ def log_likelihoods(states: Tensor, head: FrozenLinear, at: Tensor, ids: Tensor)
     `states` (M, d); `at` and `ids` (n,) int64 on the host, in any order.
     """
     scored = torch.empty(len(ids), dtype=torch.float32)
-    for part in _chunks(len(states), len(head.weight)):
+    for part in chunks(len(states), len(head.weight)):
         here = torch.nonzero((at >= part.start) & (at < part.stop))[:, 0]
         scores = torch.log_softmax(head(states[part]), 1, dtype=torch.float32)
         place, token = ((x[here]).to(states.device) for x in (at - part.start, ids))
@@ -46,7 +46,8 @@ def log_likelihoods(states: Tensor, head: FrozenLinear, at: Tensor, ids: Tensor)
     return scored
 
 
-def _chunks(tokens: int, vocabulary: int) -> Iterator[slice]:
+def chunks(tokens: int, vocabulary: int) -> Iterator[slice]:
+    """All tokens, as many at a time as have logits within `CHUNK_ELEMENTS`."""
     size = max(1, CHUNK_ELEMENTS // vocabulary)
     for first in range(0, tokens, size):
         yield slice(first, min(first + size, tokens))

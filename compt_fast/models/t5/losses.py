@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from compt_fast.models.batch import Batch
 from compt_fast.models.t5.cross_attention import CrossAttention, cross_attention_for
 from compt_fast.models.t5.decoder import DecoderSaved, decode, decode_backward
+from compt_fast.models.t5.distillation import Taught
 from compt_fast.models.t5.encoder import EncoderSaved, encode, encode_backward
 from compt_fast.models.t5.head import token_losses
 from compt_fast.models.t5.weights import Weights
@@ -72,18 +73,30 @@ class LossesSaved:
     states_grad: Tensor
 
 
-def _losses_of_states(
-    states: Tensor, rows: EncoderRows, labels: LabelRows, weights: Weights, encoder: EncoderSaved | None
-) -> tuple[Tensor, LossesSaved | None]:
-    """Each row's loss (B,) fp32 from the encoder's states; with what that saved also what a backward needs."""
-    cross_attention = rows.cross_attention(states, labels, weights)
-    decoder = DecoderSaved() if encoder is not None else None
+def _label_states(labels: LabelRows, cross_attention: CrossAttention, saved: DecoderSaved | None) -> Tensor:
+    """The decoder's states (M, d) where a label stands."""
 
     def attend(qkv: Tensor, depth: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self_attend(qkv, labels.layout)
 
-    out = decode(labels.inputs, attend, cross_attention, decoder)
+    return decode(labels.inputs, attend, cross_attention, saved)
+
+
+def _losses_of_states(
+    states: Tensor,
+    rows: EncoderRows,
+    labels: LabelRows,
+    weights: Weights,
+    encoder: EncoderSaved | None,
+    taught: Taught | None,
+) -> tuple[Tensor, LossesSaved | None]:
+    """Each row's loss (B,) fp32 from the encoder's states; with what that saved also what a backward needs."""
+    cross_attention = rows.cross_attention(states, labels, weights)
+    decoder = DecoderSaved() if encoder is not None else None
+    out = _label_states(labels, cross_attention, decoder)
     losses, states_grad = token_losses(out, weights.head, labels.ids, graded=encoder is not None)
+    if taught is not None:
+        taught.add_(losses, states_grad, out, weights.head)
     saved = None
     if encoder is not None and decoder is not None and states_grad is not None:
         saved = LossesSaved(encoder, decoder, cross_attention, states_grad)
@@ -91,12 +104,12 @@ def _losses_of_states(
 
 
 def losses_forward(
-    inputs: Tensor, rows: EncoderRows, labels: LabelRows, weights: Weights
+    inputs: Tensor, rows: EncoderRows, labels: LabelRows, weights: Weights, taught: Taught | None = None
 ) -> tuple[Tensor, LossesSaved | None]:
     """Packed embeddings (N, d) -> row losses (B,) fp32, and what `losses_backward` needs."""
     encoder = EncoderSaved()
     states = encode(inputs, weights, rows.layout, encoder)
-    return _losses_of_states(states, rows, labels, weights, encoder)
+    return _losses_of_states(states, rows, labels, weights, encoder, taught)
 
 
 def losses_backward(
@@ -121,11 +134,17 @@ class Chunk:
     tokens: slice
     rows: EncoderRows
     labels: LabelRows
+    taught: Taught | None = None
 
     def losses(self, inputs: Tensor, weights: Weights) -> Tensor:
         """The rows' losses without a backward, from the whole batch's embeddings (N, d)."""
         states = encode(inputs[self.tokens], weights, self.rows.layout)
-        return _losses_of_states(states, self.rows, self.labels, weights, None)[0]
+        return _losses_of_states(states, self.rows, self.labels, weights, None, self.taught)[0]
+
+    def label_states(self, inputs: Tensor, weights: Weights) -> Tensor:
+        """What the head reads where the rows' labels stand, without a backward: (m, d)."""
+        states = encode(inputs[self.tokens], weights, self.rows.layout)
+        return _label_states(self.labels, self.rows.cross_attention(states, self.labels, weights), None)
 
 
 class RowLosses(torch.autograd.Function):
@@ -133,7 +152,9 @@ class RowLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, chunks: list[Chunk], weights: Weights) -> Tensor:
-        results = [losses_forward(inputs[chunk.tokens], chunk.rows, chunk.labels, weights) for chunk in chunks]
+        results = [
+            losses_forward(inputs[chunk.tokens], chunk.rows, chunk.labels, weights, chunk.taught) for chunk in chunks
+        ]
         ctx.saved = [saved for _, saved in results]
         ctx.chunks, ctx.weights, ctx.shape = chunks, weights, inputs.shape
         return torch.cat([losses for losses, _ in results])

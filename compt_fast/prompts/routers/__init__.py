@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compt_fast.prompts.entry import Entry, Parameter
 from compt_fast.utils.registry import Registry
@@ -33,12 +33,14 @@ class Router(Entry):
     """Of logits: weights of the same shape, non-negative. None: the shape's normalisation makes them."""
     normalisation: str = ""
     """The only normalisation that goes with it, and what `auto` stands for; empty: the shape chooses."""
-    sample: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    """sample(logits, temperature, noise) -> weights, drawn in each training step, with temperature (R,) and noise
-    (R, T, n) uniform on [0, 1). None: the weights are those of evaluation.
+    sample: Callable[[Tensor, Any, Tensor], Tensor] | None = None
+    """sample(logits, temperature, noise) -> weights, drawn in each training step, with temperature (R,) and noise, of
+    the logits' shape, uniform on [0, 1). None: the weights are those of evaluation.
     """
     temperature: Callable[[Tensor, Tensor], Tensor] | None = None
-    """Of a router that samples, temperature(step, steps) -> (R,) from each run's step and number of steps (R,)."""
+    """Of a router that samples, temperature(step, steps) -> (R,) from each run's step and number of steps (R,); without
+    it, and of one that is `per_row`, the temperature is None.
+    """
     per_row: bool = False
     """The logits are a function of the input."""
 
