@@ -54,7 +54,9 @@ class TunedTrunk(ReferenceTrunk):
             found = super()._read(prompts, batch, input_update)
         return _Rows(found.states, found.mask, tasks)
 
-    def _decode(self, read: Read, inputs: Tensor, cache: Any = None, use_cache: bool = False) -> Any:
+    def _decode(
+        self, read: Read, inputs: Tensor, cache: Any = None, use_cache: bool = False, hidden: bool = False
+    ) -> Any:
         assert isinstance(read, _Rows)
         with self._precision():
             if read is not self._told:  # once for all tokens of a row
@@ -62,7 +64,7 @@ class TunedTrunk(ReferenceTrunk):
                 self._told = read
             if cache is None:
                 cache = self.tuned.cache(len(inputs))
-            return super()._decode(read, inputs, cache, use_cache)
+            return super()._decode(read, inputs, cache, use_cache, hidden)
 
     @contextmanager
     def _precision(self) -> Iterator[None]:

@@ -184,7 +184,7 @@ def _target_prompts(cohort: Cohort, part: Part) -> Tensor:
     if cohort.shape.per_row:
         assert part.texts is not None
         drawn = part.draws.get("noise") if cohort.shape.entries.router.per_row else None
-        targets = compose_rows(composition, cohort.params, cohort.shape, part.runs, part.tasks, part.texts, drawn)
+        targets = compose_rows(composition, cohort.params, cohort.shape, part.runs, part.tasks, part.texts, noise=drawn)
     assert targets is not None
     return targets.flatten(0, -2)
 
