@@ -158,6 +158,7 @@ def calls(seed: int) -> dict[str, dict[str, Any]]:
             "gated_gelu": {"uv": x},
             "gated_gelu_backward": {"grad": gated, "uv": x},
             "product": {"x": x, "weight": weight, "back": False, "relu": seed % 3 == 0},
+            "grouped_product": {"x": x[:, None], "weight": weight[None], "back": False},
             "product_where": {"x": x, "weight": weight.T.contiguous(), "inner": inner},
             "product_add": {"x": x, "weight": weight, "total": inner.clone()},
         }

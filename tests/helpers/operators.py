@@ -91,6 +91,10 @@ def product(x: Tensor, weight: Tensor, back: bool, relu: bool) -> Results:
     return (y.relu() if relu else y,)
 
 
+def grouped_product(x: Tensor, weight: Tensor, back: bool) -> Results:
+    return (torch.einsum("ngi,gic->ngc" if back else "ngi,gci->ngc", x.double(), weight.double()),)
+
+
 def product_where(x: Tensor, weight: Tensor, inner: Tensor) -> Results:
     return (torch.ops.aten.threshold_backward.default(x.double() @ weight.double(), inner.double(), 0),)
 
@@ -162,6 +166,7 @@ RESULTS: dict[str, Callable[..., Results]] = {
         gated_gelu,
         gated_gelu_backward,
         product,
+        grouped_product,
         product_where,
         product_add,
         pack_int8,
