@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "few_rows.h"
-#include "int8.h"
+#include "ints.h"
 #include "operands.h"
 
 namespace compt_fast {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compt_fast.ops.linear_int8 import quantise
+from compt_fast.ops.linear_int8 import int16_limit, quantise
 from tests.helpers.assembly import cu_seqlens_of, expected, expected_grad
 
 Results = tuple[Tensor, ...]
@@ -125,6 +125,23 @@ def product_int8_add(x: Tensor, panels: Tensor, steps: Tensor, total: Tensor) ->
     return (total + product_int8(x, panels, steps, False)[0],)
 
 
+def pack_int16(weight: Tensor) -> Results:
+    """As `pack_int8`, of units of two entries, none shifted."""
+    groups, columns, inner = weight.shape
+    width = torch.ops.compt_fast.pack_int16(weight).shape[3]
+    padded = weight.new_zeros(groups, -(-columns // width) * width, -(-inner // 2) * 2)
+    padded[:, :columns, :inner] = weight
+    units = padded.view(groups, -(-columns // width), width, padded.shape[2] // 2, 2).transpose(2, 3).contiguous()
+    return (units.view(torch.int32)[..., 0].double(),)
+
+
+def product_int16(x: Tensor, panels: Tensor, steps: Tensor) -> Results:
+    rounded, row_steps = quantise(x, int16_limit(x.shape[2]))
+    units = panels.contiguous().view(torch.int16).view(*panels.shape, 2)
+    weight = units.transpose(2, 3).flatten(3).flatten(1, 2)[:, : steps.shape[1], : x.shape[2]]
+    return (torch.einsum("ngi,gci->ngc", rounded.double(), weight.double()) * row_steps * steps,)
+
+
 def cross_attention(queries: Tensor, states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> Results:
     out = torch.zeros(queries.shape, dtype=torch.float64)
     lse = torch.zeros(len(queries), dtype=torch.float64)
@@ -172,6 +189,8 @@ RESULTS: dict[str, Callable[..., Results]] = {
         pack_int8,
         product_int8,
         product_int8_add,
+        pack_int16,
+        product_int16,
         cross_attention,
         cross_attention_backward,
     )

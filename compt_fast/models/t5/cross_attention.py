@@ -87,10 +87,13 @@ class AbsorbedCrossAttention(CrossAttention):
             self._shared = shared_states(states, cu_seqlens_q * weights.heads, cu_seqlens_k)
 
     def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossAttentionSaved]:
+        matrices = self.weights.decoder[depth].cross.absorbed
         k, v = self._matrices(depth)
-        absorbed = _by_head(q, k, transposed=True).flatten(0, 1).contiguous()
+        absorbed = matrices.to_states(q) if matrices else _by_head(q, k, transposed=True)
+        absorbed = absorbed.flatten(0, 1).contiguous()
         attended, saved = self._shared.attend(absorbed)
-        return _by_head(attended.view(len(q), len(k), -1), v), (absorbed, saved)
+        by_head = attended.view(len(q), len(k), -1)
+        return matrices.from_states(by_head) if matrices else _by_head(by_head, v), (absorbed, saved)
 
     def backward(self, grad: Tensor, saved: CrossAttentionSaved, depth: int) -> Tensor:
         k, v = self._matrices(depth)

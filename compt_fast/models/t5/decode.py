@@ -58,7 +58,7 @@ def greedy(cross_attention: CrossAttention, start_id: int, end_id: int, max_new_
     ids = torch.full((len(rows),), start_id, device=device)
     for written in range(1, max_new_tokens + 1):
         cache.step(len(rows), written)
-        ids = weights.head(decode(ids, cache, cross_attention)).float().argmax(1)
+        ids = weights.likeliest(decode(ids, cache, cross_attention))
         tokens = ids.tolist()
         going = [i for i, token in enumerate(tokens) if token != end_id]
         for i in going:
