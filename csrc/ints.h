@@ -131,9 +131,10 @@ inline void pack_ints(const typename Dot::Entry* weight, int64_t columns, int64_
 }
 
 // Sums (rows, kIntPanel) of int32 of some rows, `step` units apart, with a panel. They lie in floats of the same bits.
-template <typename Dot>
-inline void sums_of_panel(const Unit* q, int64_t step, int64_t rows, int64_t units, const Unit* panel, float* sums) {
-  product<Dot>(Units{q, step, 1}, rows, units, panel, kIntPanel, kIntPanel, sums, kIntPanel, false);
+template <typename Dot, typename Beside = Nothing>
+inline void sums_of_panel(const Unit* q, int64_t step, int64_t rows, int64_t units, const Unit* panel, float* sums,
+                          Beside&& beside = {}) {
+  product<Dot>(Units{q, step, 1}, rows, units, panel, kIntPanel, kIntPanel, sums, kIntPanel, false, beside);
 }
 
 }  // namespace compt_fast

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "ahead.h"
 #include "few_rows.h"
 #include "ints.h"
 #include "operands.h"
@@ -18,7 +19,6 @@ constexpr int64_t kDeep = 1536;                    // units of the inner dimensi
 constexpr int64_t kSum = 384;                      // units that are summed up before they join the others: it rounds less
 constexpr int64_t kBlock = 2 * kTileRows;          // rows that meet a panel at a time
 constexpr int64_t kWide = 768;                     // columns that a few rows meet at a time, backward
-constexpr int64_t kLine = 64;                      // bytes of a cache line
 constexpr int64_t kChunk = 86 * kBlock;            // rows of a task at most
 constexpr int64_t kTasks = 8;                      // that a thread has at least, where there are rows for them
 
@@ -63,36 +63,6 @@ const Unit* pack(const OfGroup<T>& job, int64_t first, int64_t count, int64_t fr
   const Units rows = rows_of(job.weight + first * job.inner + from, job.inner, panel, scratch.rows);
   return transposed(rows, panel, scratch.panel);
 }
-
-// Asks for the memory of a panel that will be packed, line by line, while another one is multiplied.
-class Ahead {
- public:
-  Ahead() = default;
-
-  // `rows` pieces of `bytes` bytes, `step` bytes apart.
-  Ahead(const void* data, int64_t rows, int64_t bytes, int64_t step)
-      : line_(static_cast<const char*>(data)), end_(line_ + bytes), rows_(rows), bytes_(bytes), step_(step) {}
-
-  void operator()() {
-    if (rows_ == 0) {
-      return;
-    }
-    __builtin_prefetch(line_);
-    line_ += kLine;
-    if (line_ >= end_) {
-      end_ += step_;
-      line_ = end_ - bytes_;
-      --rows_;
-    }
-  }
-
- private:
-  const char* line_ = nullptr;
-  const char* end_ = nullptr;
-  int64_t rows_ = 0;
-  int64_t bytes_ = 0;
-  int64_t step_ = 0;
-};
 
 template <typename T>
 Ahead ahead_of(const OfGroup<T>& job, int64_t first, int64_t from) {

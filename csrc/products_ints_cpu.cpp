@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "ahead.h"
 #include "operands.h"
 
 namespace compt_fast {
@@ -59,9 +60,13 @@ void multiply_panel(const IntProduct<Dot, T>& job, int64_t panel, int64_t first,
   const int64_t panels = parts(job.columns, kIntPanel);
   const int64_t group = panel / panels;
   const Unit* weight = job.weight + panel * units * kIntPanel;
+  // The next panel, which is multiplied next, on its way while this one meets its rows.
+  const bool is_last = panel + 1 == job.groups * panels;
+  Ahead ahead(weight + units * kIntPanel, is_last ? 0 : units, kIntPanel * sizeof(Unit), kIntPanel * sizeof(Unit));
   for (int64_t row = first; row < last; row += kBlock) {
     const int64_t count = std::min(kBlock, last - row);
-    sums_of_panel<Dot>(job.q + (row * job.groups + group) * units, job.groups * units, count, units, weight, sums);
+    sums_of_panel<Dot>(job.q + (row * job.groups + group) * units, job.groups * units, count, units, weight, sums,
+                       ahead);
     finish(job, sums, row, count, group, panel % panels * kIntPanel);
   }
 }

@@ -99,6 +99,14 @@ def attention_case(seed: int) -> dict[str, Any]:
     return {"qkv": qkv, "cu_seqlens": cu_seqlens, "bias": torch.randn(2, 2 * 11 - 1, generator=generator)}
 
 
+def newest_case(seed: int) -> dict[str, Any]:
+    """Arguments of the attention of each row's newest token, of which some are written."""
+    generator = torch.Generator().manual_seed(seed)
+    dtype = (torch.float32, torch.bfloat16)[seed % 2]
+    qkv, cache = (torch.randn(shape, generator=generator).to(dtype) for shape in ((4, 3, 2, 5), (4, 6, 2, 2, 5)))
+    return {"qkv": qkv, "cache": cache, "written": seed % 6, "bias": torch.randn(2, 2 * 6 - 1, generator=generator)}
+
+
 def cross_attention_calls(seed: int) -> dict[str, dict[str, Any]]:
     """Good arguments of the operators of cross-attention."""
     ops = torch.ops.compt_fast
@@ -157,6 +165,7 @@ def calls(seed: int) -> dict[str, dict[str, Any]]:
             "assemble_backward": backward,
             "packed_attention": attention,
             "packed_attention_backward": {"grad_out": out, "lse": lse} | attention,
+            "attend_newest": newest_case(seed),
             "rms_norm": {"x": x, "eps": 1e-6},
             "rms_norm_backward": {"grad_y": y, "y": y, "r": r, "grad": x.clone()},
             "gated_gelu": {"uv": x},
@@ -172,6 +181,7 @@ def calls(seed: int) -> dict[str, dict[str, Any]]:
 
 
 WRITTEN = {
+    "attend_newest": "cache",
     "rms_norm_backward": "grad",
     "cross_attention_backward": "grad_states",
     "product_add": "total",

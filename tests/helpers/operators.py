@@ -66,6 +66,16 @@ def _rows(cu_seqlens: Tensor) -> list[slice]:
     return [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
 
 
+def attend_newest(qkv: Tensor, cache: Tensor, written: int, bias: Tensor) -> Results:
+    """The result, and the cache afterwards."""
+    after = cache.double().clone()
+    after[:, written] = qkv[:, 1:].double()
+    k, v = after[:, : written + 1].unbind(2)
+    reach = bias.shape[1] // 2
+    scores = torch.einsum("nhc,njhc->nhj", qkv[:, 0].double(), k) + bias[:, reach - written : reach + 1].double()
+    return torch.einsum("nhj,njhc->nhc", scores.softmax(2), v), after
+
+
 def rms_norm(x: Tensor, eps: float) -> Results:
     r = torch.rsqrt(x.double().square().mean(1, keepdim=True) + eps)
     return x * r, r
@@ -178,6 +188,7 @@ RESULTS: dict[str, Callable[..., Results]] = {
         assemble_backward,
         packed_attention,
         packed_attention_backward,
+        attend_newest,
         rms_norm,
         rms_norm_backward,
         gated_gelu,

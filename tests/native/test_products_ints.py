@@ -1,4 +1,4 @@
-"""Products in int8 and int16, compiled: their integers to the last bit, whatever instructions sum them, and their floats."""
+"""Products of integers, compiled: their sums to the last bit, whatever instructions sum them, and their floats."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def function(sums: ctypes.CDLL, name: str, dtype: torch.dtype) -> Any:
 
 
 def whole(rows: int, inner: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    """Integers of which every row has the largest one or its negative, so that it is what its own floats are rounded to."""
+    """Integers, the largest one or its negative in every row, so that it is what its own floats are rounded to."""
     limit = limit_of(dtype, inner)
     drawn = torch.randint(-limit, limit + 1, (rows, inner), generator=torch.Generator().manual_seed(seed))
     drawn[:, seed % max(inner, 1)] = limit - 2 * limit * (torch.arange(rows) % 2)
@@ -110,9 +110,7 @@ def test_sums_are_exact_whatever_the_instructions(
 @pytest.mark.parametrize("dtype", INTS)
 @pytest.mark.parametrize("inner", [2, 768, 1 << 16])
 @pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, -1)])
-def test_the_largest_sums_are_exact(
-    signs: tuple[int, int], inner: int, dtype: torch.dtype, sums: ctypes.CDLL
-) -> None:
+def test_the_largest_sums_are_exact(signs: tuple[int, int], inner: int, dtype: torch.dtype, sums: ctypes.CDLL) -> None:
     """Where the sums, shifted or not, come nearest to int32's bounds."""
     limit = limit_of(dtype, inner)
     x, weight = (torch.full((2, inner), limit * sign, dtype=dtype) for sign in signs)
