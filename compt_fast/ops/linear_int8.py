@@ -1,4 +1,4 @@
-"""Products with a frozen matrix of integers, for inference: a step a row of the matrix, a step a token, sums in int32."""
+"""Products with a frozen matrix in int8 or int16, for inference: a step a row of the matrix and a step a token."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ LEAST = 1e-30  # of a row's largest entry, so that nothing is divided by 0
 
 
 def quantise(x: Tensor, limit: int = STEPS) -> tuple[Tensor, Tensor]:
-    """The rows of x (..., k) as `q s`: q of up to `limit`, int8 or int16, and a row's step `s = max|x| / limit` (..., 1)
-    fp32.
+    """The rows of x (..., k) as `q s`: q up to `limit`, int8 or int16, a row's step `s = max|x| / limit` (..., 1) fp32.
 
     A row that is not finite has a step that is not.
     """
@@ -73,7 +72,7 @@ class Int8Linear(FrozenLinear):
 
 
 class Int16Linear(FrozenLinear):
-    """A matrix W (out, in), or one for each part of a row (G, out, in), of which int16 alone is kept; it gives no gradient.
+    """A matrix W (out, in), or one for each part of a row (G, out, in), of which int16 alone is kept; no gradient.
 
     As `Int8Linear`, with as many steps as int32 has room for: about as near as bf16 is, and twice as quick as fp32.
     Where the extension does not compute it (`Int16Linear.here`), floats do better.
