@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 ACTIVATIONS = ("relu", "gated-gelu")
 KEPT = ("qkv", "kv")
 """Matrices that are not rounded to int8, but kept in two bytes where these are as quick. A softmax magnifies what is
-wrong with queries and keys: with them in int8 the embedded trunk's likelihoods lie twice as far from fp32's as bf16's do
-(docs/int8.md). Cross-attention's keys and values are taken to the queries, which are few.
+wrong with queries and keys: with them in int8 the embedded trunk's likelihoods lie twice as far from fp32's as those of
+bf16 do (docs/int8.md). Cross-attention's keys and values are taken to the queries, which are few.
 """
 
 
