@@ -19,6 +19,7 @@ from compt_fast.ops.paths import COMPILED, path
 
 WORTH = 1 << 22  # entries of a head from which on it pays (ours)
 MOST = 1 << 10  # tokens a row that are asked again; where more could be the likeliest, all are (ours)
+PART = 1 << 12  # rows of a head that are compared with their int8 at a time
 MARGIN = 1.001  # of the bound, whose lengths are rounded themselves
 
 
@@ -46,12 +47,16 @@ class _Screen:
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
         self.rounded = Int8Linear(weight)
-        q, steps = quantise(weight)
-        near = q * steps
-        self.lengths = torch.linalg.vector_norm(near, dim=1)
-        apart = torch.linalg.vector_norm(weight - near, dim=1)
+        lengths, apart = [], []
+        for part in weight.split(PART):
+            q, steps = quantise(part)
+            near = q * steps
+            lengths.append(torch.linalg.vector_norm(near, dim=1))
+            apart.append(torch.linalg.vector_norm(part - near, dim=1))
+        self.lengths = torch.cat(lengths)
         # What fp32 rounds of a sum of d products joins the distance: it is at most so much of |w|, twice over here.
-        self.apart = apart + 2.0**-23 * (weight.shape[1] + 8) * (self.lengths + apart)
+        rounding = 2.0**-23 * (weight.shape[1] + 8)
+        self.apart = (1 + rounding) * torch.cat(apart) + rounding * self.lengths
         self.most = float(self.lengths.max()), float(self.apart.max())
 
     def __call__(self, states: Tensor) -> Tensor | None:
