@@ -14,14 +14,16 @@ enum class After {
   kAdd,    // `y` is added to it
 };
 
-// y = x W^T, or x W, which is backward. Everything is contiguous; T is float or bfloat16.
+// y = x W^T, or x W, which is backward; of several matrices side by side, each with its own part of every row.
+// Everything is contiguous; T is float or bfloat16.
 template <typename T>
 struct Product {
-  const T* x;       // (rows, inner)
-  const T* weight;  // (columns, inner), or (inner, columns) backward
-  T* y;             // (rows, columns)
-  const T* other;   // (rows, columns), for kWhere
+  const T* x;       // (rows, groups, inner)
+  const T* weight;  // (groups, columns, inner), or (groups, inner, columns) backward
+  T* y;             // (rows, groups, columns)
+  const T* other;   // as y, for kWhere
   int64_t rows;
+  int64_t groups;
   int64_t inner;
   int64_t columns;
   bool back;

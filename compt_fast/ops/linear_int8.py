@@ -1,7 +1,8 @@
-"""Products with a frozen matrix in int8, for inference: a step a row of the matrix, a step a token, sums in int32."""
+"""Products with a frozen matrix in int8 or int16, for inference: a step a row of the matrix and a step a token."""
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import NoReturn
 
 import torch
@@ -15,14 +16,20 @@ STEPS = 127  # on either side of 0: -128 is not used, so that a row and its nega
 LEAST = 1e-30  # of a row's largest entry, so that nothing is divided by 0
 
 
-def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of x (n, k) as `q s`: q (n, k) int8 and a row's step `s = max|x| / 127` (n, 1) fp32.
+def quantise(x: Tensor, limit: int = STEPS) -> tuple[Tensor, Tensor]:
+    """The rows of x (..., k) as `q s`: q up to `limit`, int8 or int16, a row's step `s = max|x| / limit` (..., 1) fp32.
 
     A row that is not finite has a step that is not.
     """
     wide = x.float()
-    steps = wide.abs().amax(1, keepdim=True).clamp_(min=LEAST).div_(STEPS)
-    return (wide * steps.reciprocal()).round_().clamp_(-STEPS, STEPS).to(torch.int8), steps
+    steps = wide.abs().amax(-1, keepdim=True).clamp_(min=LEAST).div_(limit)
+    rounded = (wide * steps.reciprocal()).round_().clamp_(-limit, limit)
+    return rounded.to(torch.int8 if limit <= STEPS else torch.int16), steps
+
+
+def int16_limit(inner: int) -> int:
+    """As many steps as a sum of `inner` products of two has room for in int32; 1672 for 768."""
+    return min(32767, isqrt((2**31 - 1) // inner))
 
 
 class Int8Linear(FrozenLinear):
@@ -62,3 +69,39 @@ class Int8Linear(FrozenLinear):
 
     def backward(self, grad: Tensor, activated: Tensor | None = None) -> NoReturn:
         raise RuntimeError("a matrix in int8 gives no gradient: train in fp32 or bf16")
+
+
+class Int16Linear(FrozenLinear):
+    """A matrix W (out, in), or one for each part of a row (G, out, in), of which int16 alone is kept; no gradient.
+
+    As `Int8Linear`, with as many steps as int32 has room for: about as near as bf16 is, and twice as quick as fp32.
+    Where the extension does not compute it (`Int16Linear.here`), floats do better.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        grouped = (weight if weight.dim() == 3 else weight[None]).contiguous()
+        rounded, steps = quantise(grouped, int16_limit(weight.shape[-1]))
+        self.weight = torch.ops.compt_fast.pack_int16(rounded)
+        self.steps = steps[..., 0]
+
+    @staticmethod
+    def here(weight: Tensor) -> bool:
+        """Whether the extension multiplies int16 on the device of `weight`."""
+        return path(FAMILY, weight) == COMPILED
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self.weight, self.steps]
+
+    def __call__(self, x: Tensor, relu: bool = False) -> Tensor:
+        """`x W^T`, (n, in) -> (n, out), or of each part with its own matrix, (n, G, in) -> (n, G, out)."""
+        parts = x if x.dim() == 3 else x[:, None]
+        y = torch.ops.compt_fast.product_int16(parts.contiguous(), self.weight, self.steps)
+        y = y if x.dim() == 3 else y[:, 0]
+        return y.relu_() if relu else y
+
+    def add_(self, x: Tensor, total: Tensor) -> None:
+        total += self(x)
+
+    def backward(self, grad: Tensor, activated: Tensor | None = None) -> NoReturn:
+        raise RuntimeError("a matrix in int16 gives no gradient: train in fp32 or bf16")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compt_fast.ops.linear_int8 import quantise
+from compt_fast.ops.linear_int8 import int16_limit, quantise
 from tests.helpers.assembly import case
 from tests.helpers.operators import RESULTS
 
@@ -99,6 +99,14 @@ def attention_case(seed: int) -> dict[str, Any]:
     return {"qkv": qkv, "cu_seqlens": cu_seqlens, "bias": torch.randn(2, 2 * 11 - 1, generator=generator)}
 
 
+def newest_case(seed: int) -> dict[str, Any]:
+    """Arguments of the attention of each row's newest token, of which some are written."""
+    generator = torch.Generator().manual_seed(seed)
+    dtype = (torch.float32, torch.bfloat16)[seed % 2]
+    qkv, cache = (torch.randn(shape, generator=generator).to(dtype) for shape in ((4, 3, 2, 5), (4, 6, 2, 2, 5)))
+    return {"qkv": qkv, "cache": cache, "written": seed % 6, "bias": torch.randn(2, 2 * 6 - 1, generator=generator)}
+
+
 def cross_attention_calls(seed: int) -> dict[str, dict[str, Any]]:
     """Good arguments of the operators of cross-attention."""
     ops = torch.ops.compt_fast
@@ -116,14 +124,18 @@ def cross_attention_calls(seed: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def int8_calls(x: Tensor, weight: Tensor, total: Tensor) -> dict[str, dict[str, Any]]:
-    """Good arguments of the products in int8, of floats that can be multiplied."""
+def int_calls(x: Tensor, weight: Tensor, total: Tensor) -> dict[str, dict[str, Any]]:
+    """Good arguments of the products in int8 and int16, of floats that can be multiplied."""
     rounded, steps = quantise(weight)
+    words, word_steps = quantise(weight[None], int16_limit(x.shape[1]))
+    packed = torch.ops.compt_fast.pack_int16(words)
     asked = {"x": x, "panels": torch.ops.compt_fast.pack_int8(rounded), "steps": steps.flatten()}
     return {
         "pack_int8": {"weight": rounded},
         "product_int8": asked | {"relu": len(x) % 2 == 0},
         "product_int8_add": asked | {"total": total.clone()},
+        "pack_int16": {"weight": words},
+        "product_int16": {"x": x[:, None], "panels": packed, "steps": word_steps[..., 0]},
     }
 
 
@@ -153,20 +165,23 @@ def calls(seed: int) -> dict[str, dict[str, Any]]:
             "assemble_backward": backward,
             "packed_attention": attention,
             "packed_attention_backward": {"grad_out": out, "lse": lse} | attention,
+            "attend_newest": newest_case(seed),
             "rms_norm": {"x": x, "eps": 1e-6},
             "rms_norm_backward": {"grad_y": y, "y": y, "r": r, "grad": x.clone()},
             "gated_gelu": {"uv": x},
             "gated_gelu_backward": {"grad": gated, "uv": x},
             "product": {"x": x, "weight": weight, "back": False, "relu": seed % 3 == 0},
+            "grouped_product": {"x": x[:, None], "weight": weight[None], "back": False},
             "product_where": {"x": x, "weight": weight.T.contiguous(), "inner": inner},
             "product_add": {"x": x, "weight": weight, "total": inner.clone()},
         }
         | cross_attention_calls(seed)
-        | int8_calls(x, weight, inner)
+        | int_calls(x, weight, inner)
     )
 
 
 WRITTEN = {
+    "attend_newest": "cache",
     "rms_norm_backward": "grad",
     "cross_attention_backward": "grad_states",
     "product_add": "total",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compt_fast.ops.linear_int8 import quantise
+from compt_fast.ops.linear_int8 import int16_limit, quantise
 from tests.helpers.assembly import cu_seqlens_of, expected, expected_grad
 
 Results = tuple[Tensor, ...]
@@ -66,6 +66,16 @@ def _rows(cu_seqlens: Tensor) -> list[slice]:
     return [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
 
 
+def attend_newest(qkv: Tensor, cache: Tensor, written: int, bias: Tensor) -> Results:
+    """The result, and the cache afterwards."""
+    after = cache.double().clone()
+    after[:, written] = qkv[:, 1:].double()
+    k, v = after[:, : written + 1].unbind(2)
+    reach = bias.shape[1] // 2
+    scores = torch.einsum("nhc,njhc->nhj", qkv[:, 0].double(), k) + bias[:, reach - written : reach + 1].double()
+    return torch.einsum("nhj,njhc->nhc", scores.softmax(2), v), after
+
+
 def rms_norm(x: Tensor, eps: float) -> Results:
     r = torch.rsqrt(x.double().square().mean(1, keepdim=True) + eps)
     return x * r, r
@@ -89,6 +99,10 @@ def gated_gelu_backward(grad: Tensor, uv: Tensor) -> Results:
 def product(x: Tensor, weight: Tensor, back: bool, relu: bool) -> Results:
     y = x.double() @ (weight if back else weight.T).double()
     return (y.relu() if relu else y,)
+
+
+def grouped_product(x: Tensor, weight: Tensor, back: bool) -> Results:
+    return (torch.einsum("ngi,gic->ngc" if back else "ngi,gci->ngc", x.double(), weight.double()),)
 
 
 def product_where(x: Tensor, weight: Tensor, inner: Tensor) -> Results:
@@ -119,6 +133,23 @@ def product_int8(x: Tensor, panels: Tensor, steps: Tensor, relu: bool) -> Result
 
 def product_int8_add(x: Tensor, panels: Tensor, steps: Tensor, total: Tensor) -> Results:
     return (total + product_int8(x, panels, steps, False)[0],)
+
+
+def pack_int16(weight: Tensor) -> Results:
+    """As `pack_int8`, of units of two entries, none shifted."""
+    groups, columns, inner = weight.shape
+    width = torch.ops.compt_fast.pack_int16(weight).shape[3]
+    padded = weight.new_zeros(groups, -(-columns // width) * width, -(-inner // 2) * 2)
+    padded[:, :columns, :inner] = weight
+    units = padded.view(groups, -(-columns // width), width, padded.shape[2] // 2, 2).transpose(2, 3).contiguous()
+    return (units.view(torch.int32)[..., 0].double(),)
+
+
+def product_int16(x: Tensor, panels: Tensor, steps: Tensor) -> Results:
+    rounded, row_steps = quantise(x, int16_limit(x.shape[2]))
+    units = panels.contiguous().view(torch.int16).view(*panels.shape, 2)
+    weight = units.transpose(2, 3).flatten(3).flatten(1, 2)[:, : steps.shape[1], : x.shape[2]]
+    return (torch.einsum("ngi,gci->ngc", rounded.double(), weight.double()) * row_steps * steps,)
 
 
 def cross_attention(queries: Tensor, states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> Results:
@@ -157,16 +188,20 @@ RESULTS: dict[str, Callable[..., Results]] = {
         assemble_backward,
         packed_attention,
         packed_attention_backward,
+        attend_newest,
         rms_norm,
         rms_norm_backward,
         gated_gelu,
         gated_gelu_backward,
         product,
+        grouped_product,
         product_where,
         product_add,
         pack_int8,
         product_int8,
         product_int8_add,
+        pack_int16,
+        product_int16,
         cross_attention,
         cross_attention_backward,
     )

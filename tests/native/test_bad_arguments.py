@@ -20,7 +20,7 @@ from tests.helpers.assembly import case, needed
 from tests.helpers.operators import RESULTS
 
 GOOD = case()
-MANY = 1600
+MANY = 2000
 INT = torch.int64
 
 

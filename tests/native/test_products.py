@@ -81,14 +81,48 @@ def test_product_add(size: tuple[int, int, int], dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("back", [False, True])
-@pytest.mark.parametrize("inner", [40, 5000])
-def test_a_row_has_the_same_bits_whatever_is_beside_it(inner: int, back: bool, dtype: torch.dtype) -> None:
-    x, weight, _ = sides((1500, inner, 70), dtype, back)
+@pytest.mark.parametrize(("inner", "columns"), [(40, 70), (5000, 70), (777, 1600), (390, 16)])
+def test_a_row_has_the_same_bits_whatever_is_beside_it(
+    inner: int, columns: int, back: bool, dtype: torch.dtype
+) -> None:
+    """A few rows read the matrix where it lies, more of them pack it."""
+    x, weight, _ = sides((1500, inner, columns), dtype, back)
     y = torch.ops.compt_fast.product(x, weight, back)
-    for first, last in ((0, 1), (5, 18), (777, 1500)):
+    for first, last in ((0, 1), (5, 7), (9, 17), (30, 39), (5, 18), (777, 1500)):
         assert torch.equal(torch.ops.compt_fast.product(x[first:last], weight, back), y[first:last])
     order = torch.randperm(1500, generator=torch.Generator().manual_seed(0))
     assert torch.equal(torch.ops.compt_fast.product(x[order], weight, back), y[order])
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("rows", [0, 1, 3, 8, 9, 200])
+@pytest.mark.parametrize("size", [(12, 64, 96), (3, 5, 7), (2, 96, 64), (1, 400, 1030)])
+def test_grouped_products_are_those_of_each_matrix(
+    size: tuple[int, int, int], rows: int, back: bool, dtype: torch.dtype
+) -> None:
+    groups, inner, columns = size
+    x = drawn(rows, groups, inner, dtype=dtype)
+    weight = drawn(groups, *((inner, columns) if back else (columns, inner)), dtype=dtype, seed=1)
+    y = torch.ops.compt_fast.grouped_product(x, weight, back)
+    assert y.shape == (rows, groups, columns)
+    for group in range(groups):
+        alone = torch.ops.compt_fast.product(x[:, group].contiguous(), weight[group], back)
+        assert torch.equal(y[:, group], alone)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(3, 4)}, "x must be a dense tensor of 3 dimensions"),
+        ({"x": torch.zeros(3, 5, 4)}, "x must have 2 parts a row, as many as weight has matrices, got 5"),
+        ({"x": torch.zeros(3, 2, 6)}, "x must have 4 columns, as many as weight has columns, got 6"),
+        ({"weight": torch.zeros(2, 6, 4).bfloat16()}, "weight must be Float, as x is, got BFloat16"),
+    ],
+)
+def test_the_argument_of_grouped_products_at_fault_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        torch.ops.compt_fast.grouped_product(**{"x": torch.zeros(3, 2, 4), "weight": torch.zeros(2, 6, 4)} | change)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -171,5 +205,6 @@ def test_opcheck() -> None:
     ops = torch.ops.compt_fast
     opcheck(ops.product.default, (x, weight, False, True))
     opcheck(ops.product.default, (x, weight.T.contiguous(), True))
+    opcheck(ops.grouped_product.default, (x[:, None], weight[None], False))
     opcheck(ops.product_where.default, (x, weight.T.contiguous(), right.float()))
     opcheck(ops.product_add.default, (x, weight, right.float()))

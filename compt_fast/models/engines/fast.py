@@ -59,6 +59,7 @@ class PackedTrunk(BaseTrunk):
             raise InputError(f"--dtype int8 is for the CPU, not for {self.device.type}; take bf16 there")
         between = torch.float32 if cpu()["bf16"] is None else torch.bfloat16  # whatever is quicker here
         self.weights = self.weights.to_int8(between)
+        _ = self.weights.likeliest  # now, and not when the first row waits for its answer
         self._digest = self.weights.digest()
         self.differentiable = False
 

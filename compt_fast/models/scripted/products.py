@@ -49,9 +49,7 @@ def by_head(x: Tensor, matrices: Tensor, transposed: bool, how: How, few: int = 
     `W^T x`; `compt_fast.models.t5.cross_attention` says why a few are filled up.
     """
     if how.quick:
-        heads = x.transpose(0, 1).contiguous()
-        parts = [torch.ops.compt_fast.product(heads[h], matrices[h], transposed, False) for h in range(len(heads))]
-        return torch.stack(parts, 1)
+        return torch.ops.compt_fast.grouped_product(x.contiguous(), matrices, transposed)
     wide = F.pad(x, [0, 0, 0, 0, 0, max(0, few - len(x))]) if how.host and len(x) < few else x
     other = matrices if transposed else matrices.transpose(1, 2)
     return (wide.transpose(0, 1) @ other).transpose(0, 1)[: len(x)]

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from compt_fast.models.t5.weights import Weights
 from compt_fast.ops.attention import attend, attend_backward
 from compt_fast.ops.cross_attention import PaddedStates, SharedStates, shared_states
-from compt_fast.ops.linear import FrozenLinear, has_compiled_products
+from compt_fast.ops.linear import has_compiled_products
 from compt_fast.ops.varlen import PaddedGroup, VarlenLayout, cu_seqlens_of, ranges
 
 FEW = 8  # tokens
@@ -87,10 +87,13 @@ class AbsorbedCrossAttention(CrossAttention):
             self._shared = shared_states(states, cu_seqlens_q * weights.heads, cu_seqlens_k)
 
     def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossAttentionSaved]:
+        matrices = self.weights.decoder[depth].cross.absorbed
         k, v = self._matrices(depth)
-        absorbed = _by_head(q, k, transposed=True).flatten(0, 1).contiguous()
+        absorbed = matrices.to_states(q) if matrices else _by_head(q, k, transposed=True)
+        absorbed = absorbed.flatten(0, 1).contiguous()
         attended, saved = self._shared.attend(absorbed)
-        return _by_head(attended.view(len(q), len(k), -1), v), (absorbed, saved)
+        by_head = attended.view(len(q), len(k), -1)
+        return matrices.from_states(by_head) if matrices else _by_head(by_head, v), (absorbed, saved)
 
     def backward(self, grad: Tensor, saved: CrossAttentionSaved, depth: int) -> Tensor:
         k, v = self._matrices(depth)
@@ -169,8 +172,7 @@ def _by_head(x: Tensor, matrices: Tensor, *, transposed: bool = False) -> Tensor
     than four rows it multiplies in another order, so that a few are filled up, and on some processors any number.
     """
     if has_compiled_products(x):
-        heads = zip(x.transpose(0, 1).contiguous(), map(FrozenLinear, matrices), strict=True)
-        return torch.stack([w.backward(part) if transposed else w(part) for part, w in heads], dim=1)
+        return torch.ops.compt_fast.grouped_product(x.contiguous(), matrices, transposed)
     few = max(0, FEW - len(x))
     wide = F.pad(x, (0, 0, 0, 0, 0, few)) if few and x.device.type == "cpu" else x
     return (wide.transpose(0, 1) @ (matrices if transposed else matrices.transpose(1, 2))).transpose(0, 1)[: len(x)]

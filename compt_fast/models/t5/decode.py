@@ -14,7 +14,10 @@ from compt_fast.models.t5.decoder import decode
 from compt_fast.models.t5.head import log_likelihoods
 from compt_fast.models.t5.weights import Weights
 from compt_fast.ops.attention import attend
+from compt_fast.ops.paths import COMPILED, path
 from compt_fast.ops.varlen import VarlenLayout, cu_seqlens_of, equal_cu_seqlens
+
+ROOM = 16  # tokens that a row's cache has room for at first
 
 
 class _KeyValueCache:
@@ -46,6 +49,22 @@ class _KeyValueCache:
         return attend(qkv[:, 0], k, v, self.layout), ()
 
 
+class _CompiledCache(_KeyValueCache):
+    """The same by the extension, which writes into memory with room for more: (n, room, 2, H, c) by layer."""
+
+    def step(self, rows: int, written: int) -> None:
+        self.before = written - 1
+
+    def __call__(self, qkv: Tensor, depth: int) -> tuple[Tensor, tuple[()]]:
+        kv = self.layers.get(depth)
+        if kv is None:
+            kv = qkv.new_empty(len(qkv), ROOM, *qkv[0, 1:].shape)
+        elif kv.shape[1] == self.before:
+            kv = torch.cat([kv, torch.empty_like(kv)], 1)
+        self.layers[depth] = kv
+        return torch.ops.compt_fast.attend_newest(qkv, kv, self.before, self.bias), ()
+
+
 def greedy(cross_attention: CrossAttention, start_id: int, end_id: int, max_new_tokens: int) -> list[list[int]]:
     """Each row's likeliest next token, again and again up to `end_id`, which is left out.
 
@@ -54,11 +73,12 @@ def greedy(cross_attention: CrossAttention, start_id: int, end_id: int, max_new_
     weights, device = cross_attention.weights, cross_attention.states.device
     rows = list(range(len(cross_attention.cu_seqlens_k) - 1))
     answers: list[list[int]] = [[] for _ in rows]
-    cache = _KeyValueCache(weights, max(1, max_new_tokens))
+    compiled = path("attention", weights.embedding) == COMPILED
+    cache = (_CompiledCache if compiled else _KeyValueCache)(weights, max(1, max_new_tokens))
     ids = torch.full((len(rows),), start_id, device=device)
     for written in range(1, max_new_tokens + 1):
         cache.step(len(rows), written)
-        ids = weights.head(decode(ids, cache, cross_attention)).float().argmax(1)
+        ids = weights.likeliest(decode(ids, cache, cross_attention))
         tokens = ids.tolist()
         going = [i for i, token in enumerate(tokens) if token != end_id]
         for i in going:

@@ -13,24 +13,26 @@ import ctypes
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from compt_fast.models.checkpoint import UnsupportedCheckpointError
+from compt_fast.models.t5.likeliest import Likeliest
 from compt_fast.models.t5.position_bias import PositionBias
 from compt_fast.ops.linear import FrozenLinear
-from compt_fast.ops.linear_int8 import Int8Linear
+from compt_fast.ops.linear_int8 import Int8Linear, Int16Linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ACTIVATIONS = ("relu", "gated-gelu")
 KEPT = ("qkv", "kv")
-"""Matrices that are not rounded to int8. The softmax magnifies what is wrong with queries and keys: with them in int8
-the embedded trunk's likelihoods lie twice as far from fp32's as bf16's do (docs/int8.md). Cross-attention's keys and
-values are taken to the queries, which are few.
+"""Matrices that are not rounded to int8, but kept in two bytes where these are as quick. A softmax magnifies what is
+wrong with queries and keys: with them in int8 the embedded trunk's likelihoods lie twice as far from fp32's as those of
+bf16 do (docs/int8.md). Cross-attention's keys and values are taken to the queries, which are few.
 """
 
 
@@ -52,12 +54,25 @@ class SelfAttentionWeights:
 
 
 @dataclass(frozen=True)
+class AbsorbedWeights:
+    """Cross-attention's keys and values as absorbed queries meet them, for inference: `to_states` (H, d, c) takes the
+    heads' queries to the encoder's states, `from_states` (H, c, d) takes what they attended to back.
+    """
+
+    to_states: Int16Linear
+    from_states: Int16Linear
+
+
+@dataclass(frozen=True)
 class CrossAttentionWeights:
-    """q (H c, d), of the decoder's states; kv (2 H c, d), of the encoder's; o (d, H c)."""
+    """q (H c, d), of the decoder's states; kv (2 H c, d), of the encoder's; o (d, H c). `absorbed`, where it is there,
+    says the same as kv.
+    """
 
     q: FrozenLinear
     kv: Tensor
     o: FrozenLinear
+    absorbed: AbsorbedWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,11 @@ class Weights:
     def inner(self) -> int:
         """H c, the width of all heads together."""
         return self.heads * self.head_dim
+
+    @cached_property
+    def likeliest(self) -> Likeliest:
+        """The head's likeliest tokens; made when first asked for."""
+        return Likeliest(self.head)
 
     @classmethod
     def from_model(cls, model: PreTrainedModel) -> Weights:
@@ -144,7 +164,8 @@ class Weights:
         return weights
 
     def to_int8(self, dtype: torch.dtype) -> Weights:
-        """The same for inference: the layers' matrices but those of `KEPT` in int8, all else in `dtype`, fp32 or bf16.
+        """The same for inference: the layers' matrices but those of `KEPT` in int8, all else in `dtype`, fp32 or bf16;
+        those of `KEPT` in int16 beside fp32.
 
         Empties the layers as it goes, so that one at a time is in memory twice.
         """
@@ -155,8 +176,16 @@ class Weights:
             embedding=embedding,
             head=FrozenLinear(embedding if tied else self.head.weight.to(dtype)),
             encoder=[_int8(self.encoder.pop(0), dtype) for _ in range(len(self.encoder))],
-            decoder=[_int8(self.decoder.pop(0), dtype) for _ in range(len(self.decoder))],
+            decoder=[self._int8_decoder(self.decoder.pop(0), dtype) for _ in range(len(self.decoder))],
         )
+
+    def _int8_decoder(self, layer: DecoderLayer, dtype: torch.dtype) -> DecoderLayer:
+        made: DecoderLayer = _int8(layer, dtype)
+        if not _in_int16(layer.cross.kv, dtype):
+            return made
+        k, v = layer.cross.kv.view(2, self.heads, self.head_dim, -1)
+        absorbed = AbsorbedWeights(Int16Linear(k.transpose(1, 2)), Int16Linear(v))
+        return replace(made, cross=replace(made.cross, absorbed=absorbed))
 
     def digest(self) -> str:
         """SHA-256 of every tensor, in hexadecimal: it tells whether one has changed."""
@@ -182,13 +211,20 @@ def _tensors(part: Any) -> Iterator[Tensor]:
 def _int8(part: Any, dtype: torch.dtype, name: str = "") -> Any:
     """A layer, or the field `name` of one, with its matrices in int8, and those of `KEPT` in `dtype`."""
     if isinstance(part, FrozenLinear):
-        return FrozenLinear(part.weight.to(dtype)) if name in KEPT else Int8Linear(part.weight)
+        if name not in KEPT:
+            return Int8Linear(part.weight)
+        return Int16Linear(part.weight) if _in_int16(part.weight, dtype) else FrozenLinear(part.weight.to(dtype))
     if isinstance(part, Tensor):
         return part.to(dtype)
     if is_dataclass(part) and not isinstance(part, type):
         made = {field.name: _int8(getattr(part, field.name), dtype, field.name) for field in fields(part)}
         return replace(part, **made)
     return part
+
+
+def _in_int16(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether what is kept of a matrix is int16: bf16, where it is quick, is as near."""
+    return dtype == torch.float32 and Int16Linear.here(weight)
 
 
 def _self_attention(state: dict[str, Tensor], layer: str) -> SelfAttentionWeights:

@@ -9,7 +9,8 @@ import torch
 
 from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.models.t5.weights import Weights
-from compt_fast.ops.linear_int8 import Int8Linear
+from compt_fast.ops.linear import FrozenLinear
+from compt_fast.ops.linear_int8 import Int8Linear, Int16Linear
 from tests.helpers.tiny_t5 import make_t5
 
 
@@ -23,13 +24,16 @@ def test_layers_are_int8_but_for_what_makes_queries_and_keys(family: str, dtype:
     floats = opened(make_t5(tmp_path / "trunk", family))
     layers = (len(floats.encoder), len(floats.decoder))
     tied = floats.head.weight.data_ptr() == floats.embedding.data_ptr()
+    in_int16 = dtype == torch.float32 and Int16Linear.here(floats.embedding)
     made = floats.to_int8(dtype)
     assert (len(made.encoder), len(made.decoder)) == layers and floats.encoder == floats.decoder == []
     for layer in [*made.encoder, *made.decoder]:
         assert type(layer.attention.o) is type(layer.feed_forward.wi) is type(layer.feed_forward.wo) is Int8Linear
-        assert layer.attention.qkv.weight.dtype == dtype
+        assert type(layer.attention.qkv) is (Int16Linear if in_int16 else FrozenLinear)
+        assert in_int16 or layer.attention.qkv.weight.dtype == dtype
     for layer in made.decoder:
         assert type(layer.cross.q) is type(layer.cross.o) is Int8Linear and layer.cross.kv.dtype == dtype
+        assert (layer.cross.absorbed is not None) == in_int16
     assert made.embedding.dtype == made.head.weight.dtype == dtype
     assert (made.head.weight.data_ptr() == made.embedding.data_ptr()) == tied
 

@@ -1,4 +1,4 @@
-"""Products in int8, compiled: their integers to the last bit, whatever instructions sum them, and their floats."""
+"""Products of integers, compiled: their sums to the last bit, whatever instructions sum them, and their floats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils.cpp_extension import include_paths
 
 from compt_fast import native
 from compt_fast.native import library
-from compt_fast.ops.linear_int8 import quantise
+from compt_fast.ops.linear_int8 import STEPS, int16_limit, quantise
 
 TYPES = [torch.float32, torch.bfloat16]
 # (rows, inner, columns): whole units and panels, parts of them, odd ones, several chunks of rows.
@@ -32,6 +32,9 @@ SIZES = [
     (401, 515, 129),
 ]
 EMPTY = [(0, 8, 8), (5, 8, 0)]
+# Groups of parts of a row, beside those sizes.
+GROUPED = [(1, 12, 64, 96), (9, 3, 5, 7), (40, 2, 96, 64), (3, 1, 1030, 200), (0, 2, 8, 8), (2, 0, 8, 8)]
+INTS = (torch.int8, torch.int16)
 INSTRUCTIONS = ("-march=x86-64", "-mavx2", "-march=native")
 
 
@@ -42,10 +45,10 @@ def compiled() -> None:
 
 @pytest.fixture(scope="module", params=INSTRUCTIONS)
 def sums(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
-    """The arithmetic of csrc/int8.h, for the instructions that a flag allows."""
-    made = tmp_path_factory.mktemp("int8") / "driver.so"
+    """The arithmetic of csrc/ints.h, for the instructions that a flag allows."""
+    made = tmp_path_factory.mktemp("ints") / "driver.so"
     folders = [f"-I{library.sources()}", *(f"-I{path}" for path in include_paths())]
-    source = Path(__file__).parent / "int8_driver.cpp"
+    source = Path(__file__).parent / "int_driver.cpp"
     command = [os.environ.get("CXX", "c++"), "-O2", "-std=c++20", request.param, "-shared", "-fPIC", *folders]
     subprocess.run([*command, str(source), "-o", str(made)], check=True)
     yield ctypes.CDLL(str(made))
@@ -56,11 +59,20 @@ def call(function: Any, *arguments: Tensor | int) -> None:
     function(*[ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a) for a in arguments])
 
 
-def whole(rows: int, inner: int, seed: int = 0) -> Tensor:
-    """int8 of which every row has a 127 or a -127, so that it is what its own floats are rounded to."""
-    drawn = torch.randint(-127, 128, (rows, inner), generator=torch.Generator().manual_seed(seed))
-    drawn[:, seed % max(inner, 1)] = 127 - 254 * (torch.arange(rows) % 2)
-    return drawn.to(torch.int8)
+def limit_of(dtype: torch.dtype, inner: int) -> int:
+    return STEPS if dtype == torch.int8 else int16_limit(inner)
+
+
+def function(sums: ctypes.CDLL, name: str, dtype: torch.dtype) -> Any:
+    return getattr(sums, f"{name}_{str(dtype).removeprefix('torch.')}")
+
+
+def whole(rows: int, inner: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    """Integers, the largest one or its negative in every row, so that it is what its own floats are rounded to."""
+    limit = limit_of(dtype, inner)
+    drawn = torch.randint(-limit, limit + 1, (rows, inner), generator=torch.Generator().manual_seed(seed))
+    drawn[:, seed % max(inner, 1)] = limit - 2 * limit * (torch.arange(rows) % 2)
+    return drawn.to(dtype)
 
 
 def right(x: Tensor, weight: Tensor) -> Tensor:
@@ -83,33 +95,41 @@ def expected(x: Tensor, weight: Tensor, steps: Tensor) -> Tensor:
     return right(rounded, weight).float() * row_steps * steps
 
 
+@pytest.mark.parametrize("dtype", INTS)
 @pytest.mark.parametrize("size", SIZES)
-def test_sums_are_exact_whatever_the_instructions(size: tuple[int, int, int], sums: ctypes.CDLL) -> None:
+def test_sums_are_exact_whatever_the_instructions(
+    size: tuple[int, int, int], dtype: torch.dtype, sums: ctypes.CDLL
+) -> None:
     rows, inner, columns = size
-    x, weight = whole(rows, inner), whole(columns, inner, seed=1)
+    x, weight = whole(rows, inner, dtype), whole(columns, inner, dtype, seed=1)
     found = torch.empty(rows, columns, dtype=torch.int32)
-    call(sums.sums, x.float(), weight, *size, found)
+    call(function(sums, "sums", dtype), x.float(), weight, *size, found)
     assert torch.equal(found.double(), right(x, weight))
 
 
+@pytest.mark.parametrize("dtype", INTS)
+@pytest.mark.parametrize("inner", [2, 768, 1 << 16])
 @pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, -1)])
-def test_the_largest_sums_are_exact(signs: tuple[int, int], sums: ctypes.CDLL) -> None:
-    """Where the shifted sums come nearest to int32's bounds."""
-    x, weight = (torch.full((2, 1 << 16), 127 * sign, dtype=torch.int8) for sign in signs)
+def test_the_largest_sums_are_exact(signs: tuple[int, int], inner: int, dtype: torch.dtype, sums: ctypes.CDLL) -> None:
+    """Where the sums, shifted or not, come nearest to int32's bounds."""
+    limit = limit_of(dtype, inner)
+    x, weight = (torch.full((2, inner), limit * sign, dtype=dtype) for sign in signs)
     found = torch.empty(2, 2, dtype=torch.int32)
-    call(sums.sums, x.float(), weight, 2, 1 << 16, 2, found)
+    call(function(sums, "sums", dtype), x.float(), weight, 2, inner, 2, found)
     assert torch.equal(found.double(), right(x, weight))
 
 
-def test_rows_are_rounded_as_the_formula_rounds_them(sums: ctypes.CDLL) -> None:
+@pytest.mark.parametrize("dtype", INTS)
+def test_rows_are_rounded_as_the_formula_rounds_them(dtype: torch.dtype, sums: ctypes.CDLL) -> None:
     x = torch.randn(50, 133, generator=torch.Generator().manual_seed(3)) * torch.logspace(-36, 30, 50)[:, None]
-    x[7], x[8, :5] = 0, torch.tensor([127.0, 0.5, 1.5, -2.5, -126.5])  # halves go to even
+    limit = limit_of(dtype, 133)
+    x[7], x[8, :5] = 0, torch.tensor([limit, 0.5, 1.5, -2.5, -126.5])  # halves go to even
     x[8, 5:] = 0
-    found, steps = torch.empty(50, 133, dtype=torch.int8), torch.empty(50, 1)
-    call(sums.round_rows, x, 50, 133, found, steps)
-    wanted, wanted_steps = quantise(x)
+    found, steps = torch.empty(50, 133, dtype=dtype), torch.empty(50, 1)
+    call(function(sums, "round_rows", dtype), x, 50, 133, found, steps)
+    wanted, wanted_steps = quantise(x, limit)
     assert torch.equal(found, wanted) and torch.equal(steps, wanted_steps)
-    assert found[8, :5].tolist() == [127, 0, 2, -2, -126]
+    assert found[8, :5].tolist() == [limit, 0, 2, -2, -126]
 
 
 def test_this_machine_s_instructions_are_used() -> None:
@@ -207,3 +227,49 @@ def test_opcheck() -> None:
     opcheck(ops.pack_int8.default, (weight,))
     opcheck(ops.product_int8.default, (x, packed, steps, True))
     opcheck(ops.product_int8_add.default, (x, packed, steps, torch.zeros(5, 6)))
+
+
+def grouped(size: tuple[int, int, int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Random x (rows, groups, inner), matrices rounded to int16, their steps, and they as the extension packs them."""
+    rows, groups, inner, columns = size
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(rows, groups, inner, generator=generator).to(dtype)
+    weight, steps = quantise(torch.randn(groups, columns, inner, generator=generator), int16_limit(inner))
+    return x, weight, steps[..., 0], torch.ops.compt_fast.pack_int16(weight)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("size", GROUPED)
+def test_product_int16(size: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    x, weight, steps, packed = grouped(size, dtype)
+    y = torch.ops.compt_fast.product_int16(x, packed, steps)
+    rounded, row_steps = quantise(x, int16_limit(size[2]))
+    sums = torch.einsum("ngi,gci->ngc", rounded.double(), weight.double())
+    assert y.dtype == dtype and torch.equal(y, (sums.float() * row_steps * steps).to(dtype))
+    if size[0] > 1:
+        assert torch.equal(torch.ops.compt_fast.product_int16(x[:1], packed, steps), y[:1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(3, 4)}, "x must be a dense tensor of 3 dimensions"),
+        ({"x": torch.zeros(3, 5, 4)}, "steps must have 5 rows, as many as x has groups, got 2"),
+        ({"x": torch.zeros(3, 2, 9)}, "panels must have 5 units, for as many columns as x has, got 2"),
+        ({"panels": torch.zeros(1, 1, 2, 64, dtype=torch.int32)}, "panels must have 2 groups, as many as x has, got 1"),
+        ({"panels": torch.zeros(2, 1, 2, 3, dtype=torch.int32)}, "panels must have panels of"),
+        ({"steps": torch.zeros(2, 999)}, "panels must have .* panels a group, for as many columns as steps has, got 1"),
+    ],
+)
+def test_the_argument_of_int16_at_fault_is_named(change: dict[str, Any], message: str) -> None:
+    _, _, steps, packed = grouped((3, 2, 4, 6), torch.float32)
+    with pytest.raises(ValueError, match=message):
+        torch.ops.compt_fast.product_int16(**{"x": torch.zeros(3, 2, 4), "panels": packed, "steps": steps} | change)
+
+
+def test_opcheck_of_int16() -> None:
+    x, weight, steps, packed = grouped((3, 2, 7, 6), torch.float32)
+    with pytest.raises(ValueError, match="weight must be a dense Short tensor of 3 dimensions, got Float"):
+        torch.ops.compt_fast.pack_int16(x)
+    opcheck(torch.ops.compt_fast.pack_int16.default, (weight,))
+    opcheck(torch.ops.compt_fast.product_int16.default, (x, packed, steps))
