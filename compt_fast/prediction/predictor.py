@@ -230,7 +230,7 @@ def load(
     *paths: str | Path,
     run: str | None = None,
     task: str | None = None,
-    task_files: Iterable[str | Path] = (),
+    task_files: Iterable[str | Path | Task] = (),
     model: str | None = None,
     engine: str = JobSettings.engine,
     device: str = JobSettings.device,
@@ -241,13 +241,13 @@ def load(
     A path is a run folder (with `run`, the id of one of its runs, where several have prompts of one task), a folder
     RUN/prompts/<run-id>, a store, an export that prompts come back from, or a PEFT adapter (with `task`); `task` takes
     that task's prompt alone. Nothing but the prompts' folder and the trunk is needed: prompts of a task of one's own
-    carry what it is, and `task_files` say it of those that do not. `model` is the trunk, where it is not to be found
-    under the name that the prompts were trained with; `dtype` "fp32", "bf16" or, on a CPU, "int8", by default that of
-    the training; `engine` and `device` as the flags of `train`.
+    carry what it is, and `task_files`, or tasks that were read from such, say it of those that do not. `model` is the
+    trunk, where it is not to be found under the name that the prompts were trained with; `dtype` "fp32", "bf16" or, on
+    a CPU, "int8", by default that of the training; `engine` and `device` as the flags of `train`.
 
     Raises `InputError` for prompts that are damaged, of another trunk, of several trunks, or two of one task.
     """
-    known = [load_task_file(Path(file)) for file in task_files]
+    known = [file if isinstance(file, Task) else load_task_file(Path(file)) for file in task_files]
     prompts = read_all([Path(path) for path in paths], run, task, known)
     first = next(iter(prompts.values()))
     assert first.text.prompt_position is not None
@@ -263,7 +263,7 @@ def load(
     trunk = named_trunk(settings, made_of)
     # one in int8 keeps the hash of what it is made of
     hashes: dict[str | None, str] = {made_of if settings.dtype == INT8 else settings.dtype: trunk.fingerprint()}
-    belonging = Belonging(trunk, settings, model is not None, hashes)
+    belonging = Belonging(trunk, settings, model is not None, hashes, made_of)
     for one in prompts.values():
         belonging.check(one)
     return Predictor(trunk, prompts, belonging)

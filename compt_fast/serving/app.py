@@ -18,12 +18,12 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 import compt_fast
 from compt_fast.prediction.prompts import TaskPrompt
-from compt_fast.serving.batcher import QueueFull, Stopping
+from compt_fast.serving.batcher import Batcher, QueueFull, Stopping
 from compt_fast.serving.gate import Access, Gate
 from compt_fast.serving.limits import Limits
 from compt_fast.serving.schemas import Artifact, OneAnswer, Predict, Predicted, Problem, ServedTask, State, Tasks
 from compt_fast.serving.served import Served, UnknownTask
-from compt_fast.serving.service import ClientGone, Service
+from compt_fast.serving.service import Answers, ClientGone, Service
 from compt_fast.tasks.text import label_texts
 from compt_fast.utils.errors import InputError
 
@@ -135,9 +135,9 @@ def described(one: TaskPrompt) -> ServedTask:
     )
 
 
-def make_app(served: Served, limits: Limits, access: Access) -> FastAPI:
+def make_app(served: Served, limits: Limits, access: Access, answers: Answers = Batcher) -> FastAPI:
     """The application. Its `state.service` is its `Service`, whose threads end with the application's lifespan."""
-    service = Service(served, limits)
+    service = Service(served, limits, answers)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
