@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(line: Namespace) -> int:
     """Bind, read, and serve until a signal."""
-    needed = {"serve": ("fastapi", "uvicorn", "prometheus_client")} | ({"ray": ("ray",)} if line.ray else {})
+    needed = {"serve": ("fastapi", "uvicorn", "prometheus_client")} | ({} if line.ray is None else {"ray": ("ray",)})
     for extra, packages in needed.items():
         if missing := [name for name in packages if find_spec(name) is None]:
             raise InputError(f"serving needs {', '.join(missing)}: pip install 'compt-fast[{extra}]'")
@@ -107,10 +107,11 @@ def run(line: Namespace) -> int:
     if replication is not None:
         predictor = Weightless.of(predictor)
     served = Served(predictor, line.artifacts_root, known)
+    out = sys.stdout
 
     def listen(answers: Answers) -> int:
         app = make_app(served, limits, access, answers)
-        print(f"serving {', '.join(predictor.tasks)} on {url_of(listening)}", flush=True)
+        print(f"serving {', '.join(predictor.tasks)} on {url_of(listening)}", file=out, flush=True)
         return serve(app, listening)
 
     if replication is None:

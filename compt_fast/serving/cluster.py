@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -136,7 +136,7 @@ def replicated(predictor: Predictor, asked: Replication, limits: Limits, name: s
     assert predictor.belonging is not None
     settings, made_of = predictor.belonging.settings, predictor.belonging.made_of
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # which its import has set
-    with _connected(asked):
+    with redirect_stdout(sys.stderr), _connected(asked):  # Ray prints what happens to its processes
         gpus = int(settings.device == "cuda" or (settings.device == AUTO and "GPU" in ray.cluster_resources()))
         deployment = serve.deployment(name="trunk", **asked.options(gpus, limits.timeout))(Replica)
         try:

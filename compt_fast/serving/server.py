@@ -15,9 +15,6 @@ from fastapi import FastAPI
 from compt_fast.serving.batcher import Answering
 from compt_fast.utils.errors import FIRST_SIGNAL, InputError
 
-MOST_CONNECTIONS = 512
-"""Connections at a time; more are answered by 503. Each holds a body of at most `Limits.max_body`."""
-
 
 def bound(host: str, port: int) -> socket.socket:
     """A socket that holds an address, and hands nobody over before it is served. Raises `InputError` where it cannot
@@ -68,7 +65,6 @@ class Server(uvicorn.Server):
             log_level="warning",
             access_log=False,
             server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
             timeout_graceful_shutdown=math.ceil(service.limits.timeout),  # for answers on their way, and bodies
             lifespan="on",
             # Those that the extra `serve` brings; others behave otherwise, and packages of Ray bring others.
