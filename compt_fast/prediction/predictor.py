@@ -16,8 +16,7 @@ from compt_fast.config.flags import parse
 from compt_fast.config.job import JobSettings
 from compt_fast.evaluation.evaluator import prompts_for
 from compt_fast.evaluation.scorings import Labels
-from compt_fast.evaluation.scorings.generate import written
-from compt_fast.evaluation.scorings.rank import log_likelihoods
+from compt_fast.evaluation.scorings.generate import texts_of
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.ops.varlen import cu_seqlens_of
@@ -188,10 +187,14 @@ class Predictor:
             own = [rows[place] for place in places]
             targets, batch = self._batch(own)
             tasks = [known[row.prompt.task.name] for row in own]
-            labels = [task.labels for task in tasks]
-            texts = written(self.trunk, targets, batch, [task.longest for task in tasks])
-            likely = log_likelihoods(self.trunk, targets, batch, labels) if scores else [None] * len(own)
-            answers = map(ReadyTask.answer, tasks, texts, likely)
+            most = [task.longest for task in tasks]
+            likely: Sequence[Tensor | None] = [None] * len(own)
+            if scores:
+                labels = [task.labels.ids for task in tasks]
+                ids, likely = self.trunk.generate_and_score(targets, batch, max(most), labels)
+            else:
+                ids = self.trunk.generate(targets, batch, max(most))
+            answers = map(ReadyTask.answer, tasks, texts_of(self.trunk, ids, most), likely)
             found.update(zip(places, answers, strict=True))
         return [found[place] for place in range(len(rows))]
 

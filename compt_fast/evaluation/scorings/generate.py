@@ -11,12 +11,11 @@ from compt_fast.models.batch import Batch, TargetPrompts
 
 def generated(trunk: Trunk, targets: TargetPrompts, batch: Batch, labels: Sequence[Labels], longest: int) -> list[str]:
     """The texts that the trunk writes, of up to `longest` tokens."""
-    return written(trunk, targets, batch, [longest] * len(labels))
+    return texts_of(trunk, trunk.generate(targets, batch, longest), [longest] * len(labels))
 
 
-def written(trunk: Trunk, targets: TargetPrompts, batch: Batch, most: Sequence[int]) -> list[str]:
-    """The texts that the trunk writes, of up to `most` tokens by row."""
-    ids = trunk.generate(targets, batch, max_new_tokens=max(most, default=0))
+def texts_of(trunk: Trunk, ids: Sequence[list[int]], most: Sequence[int]) -> list[str]:
+    """The texts of what the trunk wrote, of up to `most` tokens by row."""
     own = [row[:length] for row, length in zip(ids, most, strict=True)]
     return [text.strip() for text in trunk.tokenizer.batch_decode(own, skip_special_tokens=True)]
 
