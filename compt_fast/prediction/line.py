@@ -28,8 +28,8 @@ def add_prompts(made: ArgumentParser, *, flag: str = "") -> None:
         flag or "prompts",
         metavar="PATH",
         type=file_path,
-        help="a run folder, one run's RUN/prompts/ID, a store, an export or a PEFT adapter"
-        + ("; again for another" if flag else ""),
+        help="a run folder, one run's RUN/prompts/ID, a store, an export or a PEFT adapter; PATH@NAME takes the run of "
+        "that name there, or of all but run folders the task" + ("; again for another" if flag else ""),
         **places,
     )
     made.add_argument("--run", metavar="ID", help="of a run folder, the run (or all runs of a method with tasks apart)")

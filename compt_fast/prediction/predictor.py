@@ -243,10 +243,11 @@ def load(
 
     A path is a run folder (with `run`, the id of one of its runs, where several have prompts of one task), a folder
     RUN/prompts/<run-id>, a store, an export that prompts come back from, or a PEFT adapter (with `task`); `task` takes
-    that task's prompt alone. Nothing but the prompts' folder and the trunk is needed: prompts of a task of one's own
-    carry what it is, and `task_files`, or tasks that were read from such, say it of those that do not. `model` is the
-    trunk, where it is not to be found under the name that the prompts were trained with; `dtype` "fp32", "bf16" or, on
-    a CPU, "int8", by default that of the training; `engine` and `device` as the flags of `train`.
+    that task's prompt alone. Where several paths need other names, each says its own, as PATH@NAME (`read_all`).
+    Nothing but the prompts' folder and the trunk is needed: prompts of a task of one's own carry what it is, and
+    `task_files`, or tasks that were read from such, say it of those that do not. `model` is the trunk, where it is not
+    to be found under the name that the prompts were trained with; `dtype` "fp32", "bf16" or, on a CPU, "int8", by
+    default that of the training; `engine` and `device` as the flags of `train`.
 
     Raises `InputError` for prompts that are damaged, of another trunk, of several trunks, or two of one task.
     """
