@@ -167,7 +167,9 @@ def _connected(asked: Replication) -> Iterator[None]:
                 # A terminal that closes tells all processes in it; those of the cluster are to go on until the server
                 # has answered what it holds. Ray itself keeps SIGINT from them.
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-                ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **said)
+                # Replicas are as urgent as this process, which waits for them; Ray's own way is a niceness of 15.
+                said |= {"_system_config": {"worker_niceness": 0}, "_temp_dir": folder}
+                ray.init("local", num_cpus=cpus, include_dashboard=False, **said)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
             else:
                 _check_head(asked.address)
