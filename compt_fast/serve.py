@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compt_fast.cli.parser import CommandLine, file_path
 from compt_fast.config.fields import WHOLE, Flag, Range
 from compt_fast.config.flags import add_flag, meaning, value_of
-from compt_fast.prediction.line import add_prompts, chosen, load_prompts_of
+from compt_fast.prediction.line import add_prompts, load_prompts_of, tasks_of
+from compt_fast.serving.cluster import HERE, REPLICATION, Replication
 from compt_fast.serving.limits import LIMITS, Limits
 from compt_fast.utils.errors import InputError, exit_code
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from compt_fast.serving.gate import Access
+    from compt_fast.serving.service import Answers
 
 TOKEN, ADMIN_TOKEN = "COMPT_FAST_TOKEN", "COMPT_FAST_ADMIN_TOKEN"
 PORT = Flag(
@@ -34,6 +34,8 @@ EXAMPLES = """examples:
   compt-fast serve --prompts store --port 0               # a free port; the first line says which
   compt-fast serve --prompts a --prompts b --artifacts-root runs --admin-token "$SECRET"
   COMPT_FAST_TOKEN="$SECRET" compt-fast serve --prompts store --host 0.0.0.0
+  compt-fast serve --prompts store --ray --replicas 2     # two processes with a trunk each, started anew where one ends
+  compt-fast serve --prompts store --ray auto --replicas 1-8 --replica-cpus 4    # over the cluster that runs here
 
   curl localhost:8000/v1/predict -H 'Content-Type: application/json' \\
        -d '{"task": "mini_sst2", "rows": [{"sentence1": "the film was a joy"}], "scores": true}'
@@ -63,6 +65,16 @@ def parser() -> CommandLine:
     group = made.add_argument_group("limits")
     for flag in LIMITS.values():
         add_flag(group, flag, f"{meaning(flag)} (default: {flag.default})")
+    group = made.add_argument_group("Ray Serve: this process listens, and replicas of the trunk answer")
+    group.add_argument(
+        "--ray",
+        nargs="?",
+        const=HERE,
+        metavar="ADDRESS",
+        help="the cluster's address, auto for the one that runs here; alone, one on this machine for this server",
+    )
+    for flag in REPLICATION.values():
+        add_flag(group, flag, f"{meaning(flag)} (default: {flag.default})")
     return made
 
 
@@ -74,16 +86,46 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(line: Namespace) -> int:
     """Bind, read, and serve until a signal."""
-    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
-    if missing:
-        raise InputError(f"serving needs {', '.join(missing)}: pip install 'compt-fast[serve]'")
+    needed = {"serve": ("fastapi", "uvicorn", "prometheus_client")} | ({} if line.ray is None else {"ray": ("ray",)})
+    for extra, packages in needed.items():
+        if missing := [name for name in packages if find_spec(name) is None]:
+            raise InputError(f"serving needs {', '.join(missing)}: pip install 'compt-fast[{extra}]'")
     limits = Limits(**{flag.field: _value(line, flag) for flag in LIMITS.values()})
+    replication = _replication(line)
     port = _value(line, PORT)
     PORT.check(port)
-    from compt_fast.serving.gate import Access
-    from compt_fast.serving.server import bound, is_local, serve, url_of
+    from compt_fast.serving.app import make_app
+    from compt_fast.serving.batcher import Batcher
+    from compt_fast.serving.cluster import Weightless, replicated
+    from compt_fast.serving.served import Served
+    from compt_fast.serving.server import bound, serve, url_of
 
     listening = bound(line.host, port)
+    access = _access(line, listening)
+    known = tasks_of(line)
+    predictor = load_prompts_of(line, known)
+    if replication is not None:
+        predictor = Weightless.of(predictor)
+    served = Served(predictor, line.artifacts_root, known)
+    out = sys.stdout
+
+    def listen(answers: Answers) -> int:
+        app = make_app(served, limits, access, answers)
+        print(f"serving {', '.join(predictor.tasks)} on {url_of(listening)}", file=out, flush=True)
+        return serve(app, listening)
+
+    if replication is None:
+        return listen(Batcher)
+    name = f"compt_fast-{socket.gethostname()}-{listening.getsockname()[1]}"
+    with replicated(predictor, replication, limits, name) as answers:
+        return listen(answers)
+
+
+def _access(line: Namespace, listening: socket.socket) -> Access:
+    """Who may do what, by the line and the environment."""
+    from compt_fast.serving.gate import Access
+    from compt_fast.serving.server import is_local
+
     access = Access(
         os.environ.get(TOKEN) if line.token is None else line.token,
         os.environ.get(ADMIN_TOKEN) if line.admin_token is None else line.admin_token,
@@ -91,21 +133,17 @@ def run(line: Namespace) -> int:
     )
     if not access.local and access.token is None:
         raise InputError(f"--host {line.host}: where others can ask, a token is needed: --token, or {TOKEN}")
-    app = application(line, limits, access)
-    names = ", ".join(app.state.service.served.predictor.tasks)
-    print(f"serving {names} on {url_of(listening)}", flush=True)
-    return serve(app, listening)
+    return access
 
 
-def application(line: Namespace, limits: Limits, access: Access) -> FastAPI:
-    """The application that the line asks for, its trunk and prompts read."""
-    from compt_fast.serving.app import make_app
-    from compt_fast.serving.served import Served
-    from compt_fast.tasks.user import load_task_file
-
-    predictor = load_prompts_of(line)
-    known = [load_task_file(Path(file)) for file in chosen(line).get("task_file", ())]
-    return make_app(Served(predictor, line.artifacts_root, known), limits, access)
+def _replication(line: Namespace) -> Replication | None:
+    """How the line wants the trunk replicated, None where it does not."""
+    if line.ray is not None:
+        return Replication(**{flag.field: _value(line, flag) for flag in REPLICATION.values()}, address=line.ray)
+    for flag in REPLICATION.values():
+        if getattr(line, flag.key) is not None:
+            raise InputError(f"--{flag.name} needs --ray: without it one trunk answers, in this process")
+    return None
 
 
 def _value(line: Namespace, flag: Flag) -> Any:

@@ -4,7 +4,7 @@
 
 A line of the input is a task and its texts, in the order of the task's `columns` in FOLDER/tasks.json, with tabs
 between. A line is printed for each: the label, the text that the trunk wrote, and the label's share of the likelihoods
-of all labels. The label is the text where it is one of the task's labels, else the likeliest of these.
+of all labels. The label is the one that this text stands for, else the likeliest, in the task's own words.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def answered(folder: Path, lines: Iterable[str], device: str) -> Iterator[str]:
             text = tokenizer.decode(answer.tolist()).strip()
             shares, labels = likely.softmax(0), task["labels"]
             chosen = labels.index(text) if text in labels else int(shares.argmax())
-            yield f"{labels[chosen]}\t{text}\t{shares[chosen]:.4f}"
+            yield f"{task['words'][chosen]}\t{text}\t{shares[chosen]:.4f}"
 
 
 def main() -> None:

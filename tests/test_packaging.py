@@ -208,7 +208,7 @@ def test_the_build_asks_for_no_torch_and_the_package_for_no_exact_one(repository
 
 def normalised(requirement: str) -> str:
     """A requirement's name as registries compare names."""
-    return re.split("[=<>]", requirement)[0].lower().replace("_", "-")
+    return re.split(r"[\[=<>]", requirement)[0].lower().replace("_", "-")
 
 
 def test_constraints_are_exact_and_cover_what_the_project_names(repository: Path) -> None:

@@ -52,6 +52,13 @@ def test_wrong_lines_are_refused_in_one_line(
         ([own, free, own], "a prompt of the task mini_cola, of which"),
         ([own, free, f"--artifacts-root={tmp_path / 'nothing'}"], "no such folder"),
         ([own, free, "--engine=fats"], "Did you mean 'fast'?"),
+        ([own, free, "--replicas=2"], "--replicas needs --ray: without it one trunk answers"),
+        (
+            [own, free, "--ray", "--replicas=4-1"],
+            "takes a number of at least 1, or two as in 1-4, not '4-1'",
+        ),
+        ([own, free, "--ray", "--replica-cpus=0"], "--replica-cpus must be above 0"),
+        ([own, free, "--ray=ray://head:10001"], "a client of a cluster cannot listen for it"),
         ([own, free, "--model=t5-nothing"], "t5-nothing"),
         ([f"--prompts={tmp_path / 'nothing'}", free], "no prompts; name a run folder"),
         ([f"--prompts={tmp_path / 'damaged'}", free], "not well-formed json"),
@@ -62,14 +69,15 @@ def test_wrong_lines_are_refused_in_one_line(
 def test_what_is_not_installed_is_named(
     prompts: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "uvicorn" else object())
-    said = error_of(capsys, serve.main, [f"--prompts={prompts}"])
-    assert said == "error: serving needs uvicorn: pip install 'compt-fast[serve]'\n"
+    for package, extra, line in (("uvicorn", "serve", []), ("ray", "ray", ["--ray"])):
+        monkeypatch.setattr(serve, "find_spec", lambda name, missing=package: None if name == missing else object())
+        said = error_of(capsys, serve.main, [f"--prompts={prompts}", *line])
+        assert said == f"error: serving needs {package}: pip install 'compt-fast[{extra}]'\n"
 
 
 def test_help_is_there_at_once_and_says_how_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
     code = "import sys; from compt_fast.serve import parser; parser().format_help(); "
-    code += "print({'torch', 'fastapi'} & {*sys.modules})"
+    code += "print({'torch', 'fastapi', 'ray'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout == "set()\n"
     with pytest.raises(SystemExit):

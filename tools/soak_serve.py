@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,13 +236,22 @@ def resident(process: int) -> float:
     return int(found[1]) / 1024
 
 
-def run(minutes: float) -> int:
-    """Serve, load, stop; print what was seen."""
+def run(minutes: float, flags: Sequence[str] = ()) -> int:
+    """Serve with these flags too, load, stop; print what was seen."""
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         soak = Soak(Path(folder))
         limits = ["--queue-rows=48", "--max-rows=16", "--batch-tokens=1024", "--timeout=30"]
         access = [f"--artifacts-root={folder}", f"--admin-token={ADMIN}", "--port=0"]
-        command = [sys.executable, "-m", "compt_fast.serve", f"--prompts={folder}/a", "--device=cpu", *access, *limits]
+        command = [
+            sys.executable,
+            "-m",
+            "compt_fast.serve",
+            f"--prompts={folder}/a",
+            "--device=cpu",
+            *access,
+            *limits,
+            *flags,
+        ]
         log = open(Path(folder, "log"), "w+")  # noqa: SIM115  (till the process ends)
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert server.stdout is not None
@@ -294,8 +303,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run it; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.soak_serve", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0, help="of load, before the signal (10)")
+    parser.add_argument("flags", nargs="*", help="more flags of the server, as in: -- --ray --replicas 2")
     os.environ |= {"TOKENIZERS_PARALLELISM": "false"}
-    return run(parser.parse_args(argv).minutes)
+    line = parser.parse_args(argv)
+    return run(line.minutes, line.flags)
 
 
 if __name__ == "__main__":

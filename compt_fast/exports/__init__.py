@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compt_fast.models.families import T5
 from compt_fast.utils.errors import InputError, unknown
-from compt_fast.utils.files import new_tree, write_json
+from compt_fast.utils.files import clean, new_tree, write_json
 from compt_fast.utils.inputs import check_type, read_object
+from compt_fast.utils.locks import at_work
 from compt_fast.utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -46,13 +48,16 @@ EXPORTS: Registry[Export] = Registry(__name__)
 def write_export(predictor: Predictor, name: str, folder: Path) -> list[Path]:
     """Write the prompts of a predictor in the format `name`, atomically, in the place of an export that is there.
 
+    What exports to this folder that were killed have left beside it goes, unless another one is at work there.
     Returns the files, relative to the folder. Raises `InputError` for an unknown format, packages that are missing, a
     folder that holds something else or cannot be written, and prompts that the format cannot hold.
     """
     check_format(name)
     check_place(folder)
     try:
-        with new_tree(folder) as temporary:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        leftovers = partial(clean, folder.parent, folder.name.__eq__, trees=True)
+        with at_work(folder.parent, leftovers), new_tree(folder) as temporary:
             EXPORTS[name].write(predictor, temporary)
             files = sorted(_below(temporary))
             record = {"format": name, "tasks": list(predictor.prompts), "files": [str(file) for file in files]}

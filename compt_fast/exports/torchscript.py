@@ -12,20 +12,40 @@ import torch
 
 from compt_fast import native
 from compt_fast.exports import Export, check_family
+from compt_fast.exports.peft import is_hub_name
 from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.models.scripted.trunk import ScriptedTask, ScriptedTrunk
 from compt_fast.models.spiece import sentencepiece_model
 from compt_fast.native.build import FACTS
 from compt_fast.prediction.predictor import Predictor, ReadyTask
+from compt_fast.prediction.stored import stored_prompt
+from compt_fast.prompts import card
 from compt_fast.tasks.text import names_before
 from compt_fast.utils.errors import InputError
-from compt_fast.utils.files import write_json
+from compt_fast.utils.files import write_json, write_text
 
 MODEL, DESCRIPTION, PIECES = "model.pt", "tasks.json", "spiece.model"
 
+LOAD = """import json
+
+import torch
+from tokenizers import Tokenizer
+
+torch.ops.load_library("./{library}")
+model = torch.jit.load("model.pt")
+about = json.load(open("tasks.json", encoding="utf-8"))
+tokenizer = Tokenizer.from_file("tokenizer.json")
+task = next(task for task in about["tasks"] if task["name"] == "{task}")
+parts = [part for before, text in zip(task["before"], {texts}) for part in (before, text)]
+row = [token for part in parts for token in tokenizer.encode(part, add_special_tokens=False).ids] + [about["end_id"]]
+answers, _ = model.answer(torch.tensor(row), torch.tensor([0, len(row)]), torch.tensor([task["index"]]))
+print([tokenizer.decode(answers.tolist())])
+"""
+
 
 def write(predictor: Predictor, folder: Path) -> None:
-    """Fill `folder` with `model.pt`, `tasks.json`, the tokenizer's files, and the extension's library with its facts.
+    """Fill `folder` with `model.pt`, `tasks.json`, the tokenizer's files, the extension's library with its facts, and a
+    card.
 
     Raises `InputError` for another engine than `fast`, for a trunk in int8, for prompts that are composed for each row
     or stand beside an update of the text, and where the extension is not loaded.
@@ -49,6 +69,7 @@ def write(predictor: Predictor, folder: Path) -> None:
     trunk.tokenizer.save_pretrained(folder)
     if (pieces := sentencepiece_model(trunk.tokenizer)) is not None:
         (folder / PIECES).write_bytes(pieces)
+    write_text(folder / "README.md", _card(predictor, library))
 
 
 def _library() -> Path:
@@ -81,6 +102,7 @@ def _task(ready: ReadyTask) -> ScriptedTask:
         ready.labels.texts,
         ready.labels.ids,
         ready.longest,
+        ready.words,
     )
 
 
@@ -101,12 +123,27 @@ def _description(predictor: Predictor, trunk: PackedTrunk, tasks: list[ScriptedT
                 "max_source_length": task.max_source_length,
                 "labels": task.labels,
                 "label_ids": task.label_ids,
-                "words": predictor.ready[task.name].words,
+                "words": task.words,
                 "max_new_tokens": task.max_new_tokens,
             }
             for index, task in enumerate(tasks)
         ],
     }
+
+
+def _card(predictor: Predictor, library: Path) -> str:
+    entries = [stored_prompt(one) for one in predictor.prompts.values()]
+    name, first = predictor.trunk.name, predictor.prompts[entries[0].task].task
+    title = f"{name} with soft prompts, in TorchScript"
+    texts = json.dumps([f"{{{column}}}" for column, _ in first.fields])
+    lines = LOAD.format(library=library.name, task=first.name, texts=texts)
+    return (
+        f"{card.metadata(entries, 'pytorch', name if is_hub_name(name) else None, title)}\n# {title}\n\n"
+        "One file answers rows of all these tasks, told apart by row, with torch and the library beside it alone. "
+        f"`{DESCRIPTION}` says what is known of each task, and what the library was built for.\n\n"
+        f"{card.table(entries, [card.text_of(entry) for entry in entries])}\n"
+        f"Load it, here with this folder as the current one:\n\n```python\n{lines}```\n"
+    )
 
 
 ENTRY = Export(write)

@@ -115,6 +115,16 @@ class Trunk(Protocol):
         `row_losses`.
         """
 
+    def generate_and_score(
+        self,
+        prompts: TargetPrompts,
+        batch: Batch,
+        max_new_tokens: int,
+        candidates: Sequence[Sequence[Sequence[int]]],
+        input_update: Tensor | None = None,
+    ) -> tuple[list[list[int]], list[Tensor]]:
+        """What `generate` and `label_scores` return, to the bit, where an engine can with one pass of the encoder."""
+
     def quantise(self) -> None:
         """From now on only infer, with the products of all layers in int8; `fingerprint` stays that of the checkpoint.
 

@@ -76,6 +76,31 @@ class BaseTrunk(ABC):
     def quantise(self) -> None:
         raise InputError("--dtype int8: this engine computes in fp32 or bf16; --engine fast has int8")
 
+    def generate_and_score(
+        self,
+        prompts: TargetPrompts,
+        batch: Batch,
+        max_new_tokens: int,
+        candidates: Sequence[Sequence[Sequence[int]]],
+        input_update: Tensor | None = None,
+    ) -> tuple[list[list[int]], list[Tensor]]:
+        found = self.generate(prompts, batch, max_new_tokens, input_update)
+        return found, self.label_scores(prompts, batch, candidates, input_update)
+
+    @abstractmethod
+    def generate(
+        self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int, input_update: Tensor | None = None
+    ) -> list[list[int]]: ...
+
+    @abstractmethod
+    def label_scores(
+        self,
+        prompts: TargetPrompts,
+        batch: Batch,
+        candidates: Sequence[Sequence[Sequence[int]]],
+        input_update: Tensor | None = None,
+    ) -> list[Tensor]: ...
+
     @property
     @abstractmethod
     def embedding(self) -> Tensor: ...

@@ -16,13 +16,14 @@ class Belonging:
     """A trunk that is open, as `settings` name it, and its hashes by precision, as far as they are known.
 
     `named`: the user said which trunk it is. Then prompts that know no hash are taken to be of it, whatever they call
-    theirs; else the name has to be the same.
+    theirs; else the name has to be the same. `made_of` is as for `named_trunk`.
     """
 
     trunk: Trunk
     settings: JobSettings
     named: bool
     hashes: dict[str | None, str] = field(default_factory=dict)
+    made_of: str | None = None
 
     def check(self, one: TaskPrompt) -> None:
         """Raise `InputError` unless a prompt is of this trunk.

@@ -16,8 +16,7 @@ from compt_fast.config.flags import parse
 from compt_fast.config.job import JobSettings
 from compt_fast.evaluation.evaluator import prompts_for, update_for
 from compt_fast.evaluation.scorings import Labels
-from compt_fast.evaluation.scorings.generate import written
-from compt_fast.evaluation.scorings.rank import log_likelihoods
+from compt_fast.evaluation.scorings.generate import texts_of
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.ops.varlen import cu_seqlens_of
@@ -188,10 +187,14 @@ class Predictor:
             own = [rows[place] for place in places]
             targets, batch, update = self._batch(own)
             tasks = [known[row.prompt.task.name] for row in own]
-            labels = [task.labels for task in tasks]
-            texts = written(self.trunk, targets, batch, [task.longest for task in tasks], update)
-            likely = log_likelihoods(self.trunk, targets, batch, labels, update) if scores else [None] * len(own)
-            answers = map(ReadyTask.answer, tasks, texts, likely)
+            most = [task.longest for task in tasks]
+            likely: Sequence[Tensor | None] = [None] * len(own)
+            if scores:
+                labels = [task.labels.ids for task in tasks]
+                ids, likely = self.trunk.generate_and_score(targets, batch, max(most), labels, update)
+            else:
+                ids = self.trunk.generate(targets, batch, max(most), update)
+            answers = map(ReadyTask.answer, tasks, texts_of(self.trunk, ids, most), likely)
             found.update(zip(places, answers, strict=True))
         return [found[place] for place in range(len(rows))]
 
@@ -238,7 +241,7 @@ def load(
     *paths: str | Path,
     run: str | None = None,
     task: str | None = None,
-    task_files: Iterable[str | Path] = (),
+    task_files: Iterable[str | Path | Task] = (),
     model: str | None = None,
     engine: str = JobSettings.engine,
     device: str = JobSettings.device,
@@ -248,14 +251,15 @@ def load(
 
     A path is a run folder (with `run`, the id of one of its runs, where several have prompts of one task), a folder
     RUN/prompts/<run-id>, a store, an export that prompts come back from, or a PEFT adapter (with `task`); `task` takes
-    that task's prompt alone. Nothing but the prompts' folder and the trunk is needed: prompts of a task of one's own
-    carry what it is, and `task_files` say it of those that do not. `model` is the trunk, where it is not to be found
-    under the name that the prompts were trained with; `dtype` "fp32", "bf16" or, on a CPU, "int8", by default that of
-    the training; `engine` and `device` as the flags of `train`.
+    that task's prompt alone. Where several paths need other names, each says its own, as PATH@NAME (`read_all`).
+    Nothing but the prompts' folder and the trunk is needed: prompts of a task of one's own carry what it is, and
+    `task_files`, or tasks that were read from such, say it of those that do not. `model` is the trunk, where it is not
+    to be found under the name that the prompts were trained with; `dtype` "fp32", "bf16" or, on a CPU, "int8", by
+    default that of the training; `engine` and `device` as the flags of `train`.
 
     Raises `InputError` for prompts that are damaged, of another trunk, of several trunks, or two of one task.
     """
-    known = [load_task_file(Path(file)) for file in task_files]
+    known = [file if isinstance(file, Task) else load_task_file(Path(file)) for file in task_files]
     prompts = read_all([Path(path) for path in paths], run, task, known)
     first = next(iter(prompts.values()))
     assert first.text.prompt_position is not None
@@ -271,7 +275,7 @@ def load(
     trunk = named_trunk(settings, made_of)
     # one in int8 keeps the hash of what it is made of
     hashes: dict[str | None, str] = {made_of if settings.dtype == INT8 else settings.dtype: trunk.fingerprint()}
-    belonging = Belonging(trunk, settings, model is not None, hashes)
+    belonging = Belonging(trunk, settings, model is not None, hashes, made_of)
     for one in prompts.values():
         belonging.check(one)
     return Predictor(trunk, prompts, belonging)

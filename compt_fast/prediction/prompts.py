@@ -17,7 +17,7 @@ from compt_fast.prompts.artifact import (
     load_prompts,
     read_manifest,
 )
-from compt_fast.prompts.foreign import ADAPTER, read_exported, read_foreign
+from compt_fast.prompts.foreign import ADAPTER, VOCABULARY, read_exported, read_foreign
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.prompts.store import PromptStore, StoredPrompt
 from compt_fast.runs.loaded import stored_runs
@@ -57,11 +57,14 @@ def read_all(
 ) -> dict[str, TaskPrompt]:
     """The prompts that lie at `paths` by their tasks' names; arguments as of `read`.
 
+    A path may end in @NAME, which says of a run folder the run and of all else the task; `run` and `task` are then for
+    the paths without it.
+
     Raises `InputError` for whatever `read` refuses, for two prompts of one task, and for prompts that no single trunk
     can read: of several trunks, or of several places in the text.
     """
     found: dict[str, TaskPrompt] = {}
-    for one in (one for path in paths for one in read(path, run, task, known)):
+    for one in (one for path in paths for one in read(*_named_at(path, run, task), known)):
         name = one.task.name
         if name in found:
             raise InputError(f"{one.where}: a prompt of the task {name}, of which {found[name].where} is one: name one")
@@ -85,7 +88,10 @@ def read(path: Path, run: str | None = None, task: str | None = None, known: Seq
     """
     exported = read_exported(path)
     if run is not None and (exported or not (path / "config.json").is_file()):
-        raise InputError(f"{path}: a run ({run}) is named, and this is no run folder (it has no config.json of a job)")
+        raise InputError(
+            f"{path}: a run ({run}) is named, and this is no run folder (it has no config.json of a job); beside "
+            f"a run folder, name the run there: FOLDER@{run}"
+        )
     if exported:
         found = [_of_entry(entry, path, known) for entry in exported]
     elif (path / MANIFEST).is_file():
@@ -107,6 +113,19 @@ def read(path: Path, run: str | None = None, task: str | None = None, known: Seq
     if task not in (names := [one.name for one in every]):
         raise unknown(f"task of {path}", task, names)
     return [one for one in found if one.task.name == task]
+
+
+def _named_at(path: Path, run: str | None, task: str | None) -> tuple[Path, str | None, str | None]:
+    """A path without its @NAME, and the run and the task that are taken there."""
+    place, at, name = str(path).rpartition("@")
+    if not at or path.exists():
+        return path, run, task
+    return (Path(place), name, None) if _is_run_folder(Path(place)) else (Path(place), None, name)
+
+
+def _is_run_folder(path: Path) -> bool:
+    others = (MANIFEST, ADAPTER, VOCABULARY)
+    return (path / "config.json").is_file() and not any((path / name).is_file() for name in others)
 
 
 def _runs(folder: Path, run: str | None) -> list[str]:

@@ -18,12 +18,12 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 import compt_fast
 from compt_fast.prediction.prompts import TaskPrompt
-from compt_fast.serving.batcher import QueueFull, Stopping
+from compt_fast.serving.batcher import Batcher, QueueFull, Stopping
 from compt_fast.serving.gate import Access, Gate
 from compt_fast.serving.limits import Limits
 from compt_fast.serving.schemas import Artifact, OneAnswer, Predict, Predicted, Problem, ServedTask, State, Tasks
 from compt_fast.serving.served import Served, UnknownTask
-from compt_fast.serving.service import ClientGone, Service
+from compt_fast.serving.service import Answers, ClientGone, Service
 from compt_fast.tasks.text import label_texts
 from compt_fast.utils.errors import InputError
 
@@ -39,7 +39,7 @@ _FAILURES = {
     421: "Asked under another name than the machine's own",
     422: "Wrong rows, prompts or fields; the message says which",
     429: "Too many rows wait; `Retry-After` says when to try again",
-    503: "The server is being stopped",
+    503: "The server is being stopped, or answers as many requests as it can; `Retry-After` says when to try again",
     504: "No answer within the time",
 }
 _PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
@@ -57,10 +57,10 @@ Serving = Annotated[Service, Depends(_service)]
 
 def _fails(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The descriptions of a path's failures, those of the gate among them."""
-    return {each: {"model": Problem, "description": _FAILURES[each]} for each in (401, 408, 413, 421, *statuses)}
+    return {each: {"model": Problem, "description": _FAILURES[each]} for each in (401, 408, 413, 421, 503, *statuses)}
 
 
-@router.post("/v1/predict", responses=_fails(400, 422, 429, 503, 504))
+@router.post("/v1/predict", responses=_fails(400, 422, 429, 504))
 async def predict(asked: Predict, request: Request, service: Serving) -> Predicted:
     """Answer rows of any tasks, in their order: all of them, or none where one is wrong."""
     began = perf_counter()
@@ -93,7 +93,7 @@ def delete_task(name: str, service: Serving) -> None:
     service.served.remove(name)
 
 
-@router.get("/healthz", responses=_fails(503))
+@router.get("/healthz", responses=_fails())
 async def healthz(service: Serving) -> State:
     """Whether the server works: 503 where it has to be started anew."""
     if not service.batcher.alive:
@@ -101,7 +101,7 @@ async def healthz(service: Serving) -> State:
     return State(status="ok")
 
 
-@router.get("/readyz", responses=_fails(503))
+@router.get("/readyz", responses=_fails())
 async def readyz(service: Serving) -> State:
     """Whether requests are accepted."""
     if service.batcher.stopping:
@@ -135,9 +135,9 @@ def described(one: TaskPrompt) -> ServedTask:
     )
 
 
-def make_app(served: Served, limits: Limits, access: Access) -> FastAPI:
+def make_app(served: Served, limits: Limits, access: Access, answers: Answers = Batcher) -> FastAPI:
     """The application. Its `state.service` is its `Service`, whose threads end with the application's lifespan."""
-    service = Service(served, limits)
+    service = Service(served, limits, answers)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from compt_fast.prediction.predictor import Answer, Predictor
 from compt_fast.prediction.rows import EncodedRow
@@ -59,6 +60,49 @@ class Job:
         return self.predictor is other.predictor and self.scores == other.scores
 
 
+class Answering(Protocol):
+    """What answers the jobs of a server: a `Batcher`, or the replicas of a cluster."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether every job that was accepted is answered or dropped."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it works; where it does not, the process has to be started anew."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether jobs are refused."""
+
+    def submit(self, job: Job) -> None:
+        """Accept a job: its future will be done. Raises `QueueFull` or `Stopping` where it is not accepted."""
+
+    def drop(self, job: Job) -> None:
+        """Cancel a job's future and forget its rows that wait: nobody asks for them any more."""
+
+    def refuse(self) -> None:
+        """Accept nothing from now on; what is held is answered without waiting for more."""
+
+    def close(self) -> None:
+        """Refuse, answer all that is held, and end."""
+
+
+class Pace:
+    """How fast rows are answered, by which Retry-After is guessed."""
+
+    def __init__(self) -> None:
+        self._seconds_a_row = 0.0
+
+    def of_batch(self, rows: int, seconds: float) -> None:
+        """Note what a batch took."""
+        self._seconds_a_row += NEWEST * (seconds / rows - self._seconds_a_row)
+
+    def full(self, rows: int) -> QueueFull:
+        """The error for a queue of that many rows."""
+        return QueueFull(max(1, math.ceil(rows * self._seconds_a_row)))
+
+
 Part = tuple[Job, Sequence[EncodedRow]]  # what a batch takes of a job
 
 
@@ -83,7 +127,7 @@ class Batcher:
         self._rows = 0  # that wait
         self._open: set[Job] = set()  # neither answered nor dropped
         self._stopping = False
-        self._seconds_a_row = 0.0
+        self._pace = Pace()
         self._thread = threading.Thread(target=self._run, name="trunk", daemon=True)
         self._thread.start()
 
@@ -108,7 +152,7 @@ class Batcher:
             if self._stopping:
                 raise Stopping
             if self._rows + len(job.rows) > self._limits.queue_rows:
-                raise QueueFull(max(1, math.ceil(self._rows * self._seconds_a_row)))
+                raise self._pace.full(self._rows)
             self._open.add(job)
             self._queue.append(job)
             self._count(len(job.rows))
@@ -155,7 +199,7 @@ class Batcher:
                         job.future.set_exception(error)
                 continue
             seconds = time.monotonic() - began
-            self._seconds_a_row += NEWEST * (seconds / len(rows) - self._seconds_a_row)
+            self._pace.of_batch(len(rows), seconds)
             self._metrics.of_batch(len(rows), sum(map(tokens_of, rows)), self._limits.batch_tokens, seconds)
             for job, own in parts:
                 job.answers += [next(answers) for _ in own]

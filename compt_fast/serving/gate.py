@@ -1,4 +1,6 @@
-"""What a request passes before the application sees it: its host, its token, its size, and the clock."""
+"""What a request passes before the application sees it: its host, its token, how many others there are, its size, and
+the clock.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ import hmac
 import ipaddress
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.responses import JSONResponse
@@ -19,6 +23,10 @@ from compt_fast.utils.errors import InputError
 OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")
 """What anybody may read: pages without data. Everything else needs the token, where there is one."""
 READING = ("GET", "HEAD", "OPTIONS", "POST")
+ALWAYS = ("/healthz", "/readyz", "/metrics")
+"""What is answered however many requests there are."""
+MOST_REQUESTS = 512
+"""Requests at a time; more are answered by 503. Each holds a body of at most `Limits.max_body`."""
 METHODS = (*READING, "DELETE", "PATCH", "PUT")  # others share a line of the metrics
 READ_AWAY = 8  # times the largest body
 _TOKEN = re.compile(r"[!-~]{16,}")
@@ -75,6 +83,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, access: Access, limits: Limits, metrics: Metrics) -> None:
         self._app, self._access, self._limits, self._metrics = app, access, limits, metrics
+        self._requests = 0  # that are being handled, but for those that always are
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -103,13 +112,25 @@ class Gate:
         try:
             if refused := self._access.refusal(scope["method"], scope["path"], dict(scope["headers"])):
                 raise _Refused(*refused)
-            body = await self._body(receive)
+            with self._counted(scope["path"]):
+                body = await self._body(receive)
+                if body is not None:
+                    await self._app(scope, _with_body(body, receive), send)
         except _Refused as refusal:
-            challenge = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
-            await JSONResponse({"error": refusal.said}, refusal.status, challenge)(scope, receive, send)
-            return
-        if body is not None:
-            await self._app(scope, _with_body(body, receive), send)
+            headers = _HEADERS.get(refusal.status)
+            await JSONResponse({"error": refusal.said}, refusal.status, headers)(scope, receive, send)
+
+    @contextmanager
+    def _counted(self, path: str) -> Iterator[None]:
+        """Count a request while it is handled; raises `_Refused` for one too many."""
+        weight = 0 if path in ALWAYS else 1
+        if self._requests + weight > MOST_REQUESTS:
+            raise _Refused(503, f"{MOST_REQUESTS} requests are being answered; try again in a second")
+        self._requests += weight
+        try:
+            yield
+        finally:
+            self._requests -= weight
 
     async def _body(self, receive: Receive) -> bytes | None:
         """The whole body, None where the client has gone; raises `_Refused` for one that is too large, or too slow."""
@@ -132,6 +153,10 @@ class Gate:
         if size > most:
             raise _Refused(413, f"a body has up to {most:,} bytes")
         return b"".join(parts)
+
+
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}
+"""What a refusal says beside its message."""
 
 
 class _Refused(Exception):

@@ -12,11 +12,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from compt_fast.serving.batcher import Batcher
+from compt_fast.serving.batcher import Answering
 from compt_fast.utils.errors import FIRST_SIGNAL, InputError
-
-MOST_CONNECTIONS = 512
-"""Connections at a time; more are answered by 503. Each holds a body of at most `Limits.max_body`."""
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -68,13 +65,16 @@ class Server(uvicorn.Server):
             log_level="warning",
             access_log=False,
             server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
             timeout_graceful_shutdown=math.ceil(service.limits.timeout),  # for answers on their way, and bodies
             lifespan="on",
+            # Those that the extra `serve` brings; others behave otherwise, and packages of Ray bring others.
+            loop="asyncio",
+            http="h11",
+            ws="none",
         )
         super().__init__(config)
         self.asked: int | None = None  # the number of the signal
-        self._batcher: Batcher = service.batcher
+        self._batcher: Answering = service.batcher
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note a signal; what it asks for is done by the loop."""

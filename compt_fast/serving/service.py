@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from compt_fast.prediction.predictor import Answer, Predictor
 from compt_fast.prediction.prompts import TaskPrompt
 from compt_fast.prediction.rows import CheckedRow, EncodedRow, Placed, checked, encoded
-from compt_fast.serving.batcher import Batcher, Job
+from compt_fast.serving.batcher import Answering, Batcher, Job
 from compt_fast.serving.limits import Limits
 from compt_fast.serving.metrics import Metrics
 from compt_fast.serving.schemas import Predict
@@ -25,12 +25,16 @@ class ClientGone(Exception):
     """Nobody waits for the answer any more."""
 
 
+Answers = Callable[[Limits, Metrics], Answering]
+"""What makes that which answers a server's jobs; it is made once."""
+
+
 class Service:
     """A server's state, and what its paths do with it."""
 
-    def __init__(self, served: Served, limits: Limits) -> None:
+    def __init__(self, served: Served, limits: Limits, answers: Answers = Batcher) -> None:
         self.served, self.limits, self.metrics = served, limits, Metrics()
-        self.batcher = Batcher(limits, self.metrics)
+        self.batcher = answers(limits, self.metrics)
         # Texts become tokens in a thread of their own: a long one must not keep the loop from answering others.
         self._reader = ThreadPoolExecutor(1, "reader")
 

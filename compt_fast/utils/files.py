@@ -88,9 +88,14 @@ def new_tree(path: Path) -> Iterator[Path]:
                 sync(part)
     finally:
         for left in began:
-            for part in _folders(left):
-                remove_folder(part)
-            remove_folder(left)
+            _remove_tree(left)
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove what `new_tree` makes."""
+    for part in _folders(path):
+        remove_folder(part)
+    remove_folder(path)
 
 
 def _folders(path: Path) -> list[Path]:
@@ -106,8 +111,8 @@ def unfinished(path: Path) -> str | None:
     return found["name"] if found else None
 
 
-def clean(folder: Path, ours: Callable[[str], bool]) -> None:
-    """Remove what processes that died left unfinished in `folder`, of the names that are `ours`.
+def clean(folder: Path, ours: Callable[[str], bool], *, trees: bool = False) -> None:
+    """Remove what processes that died left unfinished in `folder`, of the names that are `ours`, `trees` among it.
 
     Nobody else may be writing there. What had been put aside and not yet replaced comes back.
     """
@@ -120,7 +125,7 @@ def clean(folder: Path, ours: Callable[[str], bool]) -> None:
         if found["old"] and not os.path.lexists(folder / found["name"]):
             os.rename(path, folder / found["name"])
         else:
-            remove_folder(path)
+            (_remove_tree if trees else remove_folder)(path)
 
 
 def remove_folder(path: Path) -> None:

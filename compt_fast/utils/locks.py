@@ -6,8 +6,8 @@ import fcntl
 import os
 import socket
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from compt_fast.utils.errors import InputError
@@ -29,6 +29,25 @@ def locked(path: Path, *, wait: bool, busy: str = "") -> Iterator[None]:
     finally:
         if _is_at(path, handle):
             os.unlink(path)
+        os.close(handle)
+
+
+@contextmanager
+def at_work(folder: Path, alone: Callable[[], None]) -> Iterator[None]:
+    """Be one of the processes that work in a folder, which must be there; a process that dies is none any more.
+
+    `alone` is called first where no other is: what is unfinished there then, nobody will finish. Where the file system
+    knows no locks nobody is known to be alone.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone()
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
         os.close(handle)
 
 

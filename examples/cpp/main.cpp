@@ -4,8 +4,8 @@
 //
 // A line of the input is a task and its texts, in the order of the task's `columns` in FOLDER/tasks.json, with tabs
 // between; DEVICE is cpu or cuda. A line is printed for each: the label, the text that the trunk wrote, and the label's
-// share of the likelihoods of all labels. The label is the text where it is one of the task's labels, else the likeliest
-// of these.
+// share of the likelihoods of all labels. The label is the one that this text stands for, else the likeliest, in the
+// task's own words.
 // Exits with 2 for input that is wrong, with a line that says what.
 #include <dlfcn.h>
 #include <torch/script.h>
@@ -25,7 +25,7 @@ constexpr std::size_t AT_A_TIME = 128;  // rows
 
 struct Task {
   std::string name;
-  std::vector<std::string> before, labels;
+  std::vector<std::string> before, labels, words;
   int64_t longest;
 };
 
@@ -34,6 +34,7 @@ std::vector<Task> tasks_of(const torch::jit::Module& model) {
   const auto names = model.attr("task_names").toListRef();
   const auto before = model.attr("before").toListRef();
   const auto labels = model.attr("labels").toListRef();
+  const auto words = model.attr("words").toListRef();
   const auto longest = model.attr("max_source_lengths").toIntVector();
   const auto strings = [](const c10::IValue& list) {
     std::vector<std::string> found;
@@ -44,7 +45,8 @@ std::vector<Task> tasks_of(const torch::jit::Module& model) {
   };
   std::vector<Task> tasks;
   for (std::size_t i = 0; i < names.size(); ++i) {
-    tasks.push_back({names[i].toStringRef(), strings(before[i]), strings(labels[i]), longest[i]});
+    tasks.push_back(
+        {names[i].toStringRef(), strings(before[i]), strings(labels[i]), strings(words[i]), longest[i]});
   }
   return tasks;
 }
@@ -95,10 +97,11 @@ void answer(Rows& rows, torch::jit::Module& model, const std::vector<Task>& know
     const auto* score_end = score_ends.data_ptr<int64_t>() + row;
     const auto text = tokenizer.text(answers.data_ptr<int64_t>() + end[0], static_cast<std::size_t>(end[1] - end[0]));
     const auto shares = scores.slice(0, score_end[0], score_end[1]).softmax(0);
-    const auto& labels = known[rows.tasks[row]].labels;
+    const Task& task = known[rows.tasks[row]];
+    const auto& labels = task.labels;
     const auto written = std::find(labels.begin(), labels.end(), text);
     const int64_t label = written == labels.end() ? shares.argmax().item<int64_t>() : written - labels.begin();
-    std::cout << labels[label] << '\t' << text << '\t' << shares[label].item<float>() << '\n';
+    std::cout << task.words[label] << '\t' << text << '\t' << shares[label].item<float>() << '\n';
   }
 }
 

@@ -10,6 +10,7 @@ from compt_fast.config import choices
 from compt_fast.exports import EXPORTS, Export, write_export
 from compt_fast.prediction.predictor import Predictor
 from compt_fast.utils.errors import InputError
+from compt_fast.utils.locks import at_work
 from tests.helpers.exported import made_predictor
 
 
@@ -80,3 +81,16 @@ def test_a_missing_package_and_an_unknown_format_are_named(predictor: Predictor,
         write_export(predictor, "lacking", tmp_path / "out")
     with pytest.raises(InputError, match="unknown format 'lenghts'. Did you mean 'lengths'"):
         write_export(predictor, "lenghts", tmp_path / "out")
+
+
+def test_what_a_killed_export_left_goes_with_the_next(predictor: Predictor, tmp_path: Path) -> None:
+    left = [tmp_path / name for name in (".out.0123abcd", ".other.0123abcd", ".out.no-digits")]
+    for each in left:
+        (each / "lengths").mkdir(parents=True)
+        (each / "lengths" / "rte.txt").write_text("3")
+    with at_work(tmp_path, lambda: None):  # as another export that is still writing
+        write_export(predictor, "lengths", tmp_path / "out")
+    assert all(each.exists() for each in left)
+    write_export(predictor, "lengths", tmp_path / "out")
+    assert [each.exists() for each in left] == [False, True, True]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["export.json", "lengths"]

@@ -76,6 +76,22 @@ def test_the_folder_says_what_is_in_it(tmp_path: Path) -> None:
     assert all(ids[-1] == about["end_id"] for ids in stsb["label_ids"])
 
 
+def test_labels_are_the_tasks_words_and_the_card_answers(tmp_path: Path, repository: Path) -> None:
+    """Also where the trunk writes numbers for them."""
+    predictor = made_predictor(names=("mini_rte", "mini_sst2"), label_mode="numeric")
+    EXPORTS["torchscript"].write(predictor, tmp_path)
+    rows = mini_rows(3, ("mini_rte", "mini_sst2"))
+    want = [as_line(answer) for answer in predictor.predict(rows, scores=True)]
+    assert {line.partition("\t")[0] for line in want} <= {"entailment", "not_entailment", "negative", "positive"}
+    assert answered(tmp_path, as_lines(predictor, rows), repository) == want
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "library_name: pytorch" in card and "| mini_sst2 | `sst2: sentence1: {sentence1}` | `0`, `1` | 10 |" in card
+    lines = card.partition("```python\n")[2].partition("```")[0]
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, cwd=tmp_path, check=True)
+    row = {"sentence1": "{sentence1}", "sentence2": "{sentence2}"}
+    assert done.stdout == f"{[predictor.predict(row, 'mini_rte').text]}\n"
+
+
 def test_a_long_row_is_cut_where_the_predictor_cuts_it(tmp_path: Path, repository: Path) -> None:
     predictor = made_predictor(names=("mini_rte",))
     short = {n: replace(one, text=replace(one.text, max_source_length=24)) for n, one in predictor.prompts.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,12 @@ Row = dict[str, Any]
 
 
 def made_predictor(
-    dtype: torch.dtype = torch.float32, *, engine: str = "fast", trunk: Path = MINI, names: Sequence[str] = EMBEDDED
+    dtype: torch.dtype = torch.float32,
+    *,
+    engine: str = "fast",
+    trunk: Path = MINI,
+    names: Sequence[str] = EMBEDDED,
+    label_mode: str = "natural",
 ) -> Predictor:
     """Prompts of drawn tokens, 10 a task: their answers are labels, other words and nothing at all."""
     opened = open_trunk(engine, str(trunk), dtype=dtype)
@@ -30,8 +36,9 @@ def made_predictor(
     tokens = torch.randint(3, len(opened.tokenizer) - 100, (len(names), 10), generator=generator)
     shape = PromptShape("pt", len(names), 0, True, 10, opened.d_model, encoder="none")
     prompts = RunPrompts(shape, {"targets": opened.embedding.float()[tokens]})
+    text = replace(USUAL_TEXT, label_mode=label_mode)
     own = {
-        name: TaskPrompt(TASKS[name], prompts, index, USUAL_TEXT, TrunkId(trunk.name), "made")
+        name: TaskPrompt(TASKS[name], prompts, index, text, TrunkId(trunk.name), "made")
         for index, name in enumerate(names)
     }
     return Predictor(opened, own)
@@ -52,5 +59,7 @@ def as_lines(predictor: Predictor, rows: Sequence[Row]) -> str:
 def as_line(answer: Answer) -> str:
     """What those examples print of an answer with scores; of a task of scores the label is a number."""
     assert answer.scores is not None
-    label = answer.text if answer.text in answer.scores else max(answer.scores, key=answer.scores.__getitem__)
+    label = answer.label
+    if not isinstance(label, str):
+        label = answer.text if answer.text in answer.scores else max(answer.scores, key=answer.scores.__getitem__)
     return f"{label}\t{answer.text}\t{answer.scores[label]:.4f}"

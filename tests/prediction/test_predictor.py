@@ -17,6 +17,7 @@ from datasets import Dataset
 
 import compt_fast
 from compt_fast import Answer, Predictor, load
+from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.prediction import predictor as module
 from compt_fast.prediction.prompts import read_all
 from compt_fast.utils.errors import InputError
@@ -71,8 +72,9 @@ def test_what_is_off_label_is_no_label_without_scores(spp: Predictor, written: R
 
 def answer_so(monkeypatch: pytest.MonkeyPatch, texts: list[str], likely: list[float]) -> None:
     """Let trunks write these texts, and find labels so likely, whatever they read."""
-    monkeypatch.setattr(module, "written", lambda *given: texts)
-    monkeypatch.setattr(module, "log_likelihoods", lambda *given: [torch.tensor(likely)] * len(texts))
+    both = lambda *given: ([], [torch.tensor(likely)] * len(texts))  # noqa: E731
+    monkeypatch.setattr(module, "texts_of", lambda *given: texts)
+    monkeypatch.setattr(PackedTrunk, "generate_and_score", both)
 
 
 def test_scores_are_numbers(spp: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:

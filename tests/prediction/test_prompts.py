@@ -71,6 +71,7 @@ def test_an_adapter(tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
         assert store.main(["add", str(name), f"--task={task}", f"--store={tmp_path / 'both'}"]) == 0
     with pytest.raises(InputError, match="belong to trunk google/flan-t5-base"):
         load(tmp_path / "both", task_files=toys)
+    assert list(load(f"{folder}@toy_a", task_files=toys).tasks) == ["toy_a"]
     built_in = load(folder, task="sst2", model=str(tiny_t5))
     assert built_in.predict({"sentence": "a"}, scores=True).label in ("negative", "positive")
     with pytest.raises(InputError, match="which task was the adapter trained for"):
@@ -106,6 +107,22 @@ def test_two_prompts_of_one_task(runs: Path, stored: Path, tmp_path: Path) -> No
             load(place)
     with pytest.raises(InputError, match="no prompts are named"):
         load()
+
+
+def test_a_path_names_its_own_run_or_task(runs: Path, stored: Path, other: Path, tmp_path: Path) -> None:
+    """Beside others that need another name, or none."""
+    one = f"{APART}-toy_b"
+    assert names(Path(f"{runs}@{one}"), stored) == ["toy_b", "toy_a", "toy_c"]
+    assert names(Path(f"{runs}@{one}"), Path(f"{stored}@toy_c"), other) == ["toy_b", "toy_c", "toy_d"]
+    assert names(Path(f"{runs}@{one}"), runs, run=f"{APART}-toy_a") == ["toy_b", "toy_a"]
+    copied = shutil.copytree(other, tmp_path / "name@home")
+    assert names(copied) == ["toy_d"]
+    with pytest.raises(InputError, match=r"unknown run 'nothing'"):
+        names(Path(f"{runs}@nothing"))
+    with pytest.raises(InputError, match=r"unknown task of .*store 'nothing'"):
+        names(Path(f"{stored}@nothing"))
+    with pytest.raises(InputError, match=rf"no run folder .* name the run there: FOLDER@{SPP}"):
+        names(stored, runs, run=SPP)
 
 
 def test_prompts_that_no_single_trunk_reads(runs: Path, other: Path, tmp_path: Path) -> None:

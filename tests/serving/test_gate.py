@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import JSONResponse
 
 from compt_fast.prediction.predictor import Predictor
 from compt_fast.serving.gate import Access, Gate
@@ -111,6 +112,45 @@ def test_an_error_of_the_server_is_counted_as_such() -> None:
     with pytest.raises(RuntimeError, match="a bug"):
         asyncio.run(gate(scope, receive, fails))
     assert b'status="500"' in metrics.text()
+
+
+def test_one_request_too_many_is_told_so_and_health_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compt_fast.serving.gate.MOST_REQUESTS", 2)
+
+    async def test() -> None:
+        go = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await go.wait()
+            await JSONResponse("done")(scope, receive, send)
+
+        gate = Gate(app, Access(), Limits(), Metrics())
+        held = [asyncio.ensure_future(asked(gate, "/v1/tasks")) for _ in range(2)]
+        await asyncio.sleep(0)
+        refused = await asked(gate, "/v1/tasks")
+        assert refused[0]["status"] == 503 and (b"retry-after", b"1") in refused[0]["headers"]
+        assert refused[1]["body"] == b'{"error":"2 requests are being answered; try again in a second"}'
+        healthy = [asyncio.ensure_future(asked(gate, path)) for path in ("/healthz", "/readyz", "/metrics")]
+        go.set()
+        for each in (*held, *healthy):
+            assert (await each)[0]["status"] == 200
+        assert (await asked(gate, "/v1/tasks"))[0]["status"] == 200
+
+    asyncio.run(test())
+
+
+async def asked(gate: Gate, path: str) -> list[Any]:
+    """What a request is answered."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    await gate({"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"localhost")]}, receive, send)
+    return sent
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(guarded: Running) -> None:

@@ -20,14 +20,11 @@ def generated(
     input_update: Tensor | None = None,
 ) -> list[str]:
     """The texts that the trunk writes, of up to `longest` tokens."""
-    return written(trunk, targets, batch, [longest] * len(labels), input_update)
+    return texts_of(trunk, trunk.generate(targets, batch, longest, input_update), [longest] * len(labels))
 
 
-def written(
-    trunk: Trunk, targets: TargetPrompts, batch: Batch, most: Sequence[int], input_update: Tensor | None = None
-) -> list[str]:
-    """The texts that the trunk writes, of up to `most` tokens by row."""
-    ids = trunk.generate(targets, batch, max(most, default=0), input_update)
+def texts_of(trunk: Trunk, ids: Sequence[list[int]], most: Sequence[int]) -> list[str]:
+    """The texts of what the trunk wrote, of up to `most` tokens by row."""
     own = [row[:length] for row, length in zip(ids, most, strict=True)]
     return [text.strip() for text in trunk.tokenizer.batch_decode(own, skip_special_tokens=True)]
 

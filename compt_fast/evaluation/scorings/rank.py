@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from compt_fast.evaluation.scorings import Labels
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts
-
-
-def log_likelihoods(
-    trunk: Trunk,
-    targets: TargetPrompts,
-    batch: Batch,
-    labels: Sequence[Labels],
-    input_update: Tensor | None = None,
-) -> list[Tensor]:
-    """In nats, of each of a row's labels: (n_b,) fp32 by row."""
-    return trunk.label_scores(targets, batch, [of.ids for of in labels], input_update)
 
 
 def most_likely(
@@ -31,7 +18,7 @@ def most_likely(
     input_update: Tensor | None = None,
 ) -> list[str]:
     """The most likely label's text, the first of those that are equally likely."""
-    found = log_likelihoods(trunk, targets, batch, labels, input_update)
+    found = trunk.label_scores(targets, batch, [of.ids for of in labels], input_update)
     return [of.texts[int(scores.argmax())] for of, scores in zip(labels, found, strict=True)]
 
 

@@ -158,10 +158,7 @@ class PackedTrunk(BaseTrunk):
     def generate(
         self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int, input_update: Tensor | None = None
     ) -> list[list[int]]:
-        states, cu_seqlens = self._encode(prompts, batch, input_update)
-        one_each = equal_cu_seqlens(batch.rows, 1)
-        cross_attention = cross_attention_for(states, one_each, cu_seqlens, self.weights, times=max_new_tokens)
-        return greedy(cross_attention, self.start_id, self.end_id, max_new_tokens)
+        return self._generated(*self._encode(prompts, batch, input_update), max_new_tokens)
 
     @torch.no_grad()
     def label_scores(
@@ -172,7 +169,31 @@ class PackedTrunk(BaseTrunk):
         input_update: Tensor | None = None,
     ) -> list[Tensor]:
         self._check_candidates(batch, candidates)
-        states, cu_seqlens = self._encode(prompts, batch, input_update)
+        return self._scored(*self._encode(prompts, batch, input_update), candidates)
+
+    @torch.no_grad()
+    def generate_and_score(
+        self,
+        prompts: TargetPrompts,
+        batch: Batch,
+        max_new_tokens: int,
+        candidates: Sequence[Sequence[Sequence[int]]],
+        input_update: Tensor | None = None,
+    ) -> tuple[list[list[int]], list[Tensor]]:
+        self._check_candidates(batch, candidates)
+        encoded = self._encode(prompts, batch, input_update)
+        return self._generated(*encoded, max_new_tokens), self._scored(*encoded, candidates)
+
+    def _generated(self, states: Tensor, cu_seqlens: Tensor, max_new_tokens: int) -> list[list[int]]:
+        """The greedy answers to rows with these encoder states (N, d) and cumulative lengths (B+1,)."""
+        one_each = equal_cu_seqlens(len(cu_seqlens) - 1, 1)
+        cross_attention = cross_attention_for(states, one_each, cu_seqlens, self.weights, times=max_new_tokens)
+        return greedy(cross_attention, self.start_id, self.end_id, max_new_tokens)
+
+    def _scored(
+        self, states: Tensor, cu_seqlens: Tensor, candidates: Sequence[Sequence[Sequence[int]]]
+    ) -> list[Tensor]:
+        """The log-likelihoods of rows' candidates; arguments as of `_generated`."""
         tries_of: dict[tuple[tuple[int, ...], ...], Trie] = {}
         tries = []
         for row in candidates:

@@ -31,8 +31,8 @@ from compt_fast.ops import varlen
 @dataclass(frozen=True)
 class ScriptedTask:
     """What a file holds of one task: what stands before each of a row's texts, how many tokens of them are kept, its
-    target prompt (L, d) of any float dtype, its labels as texts and as token ids, each with its </s>, and the most
-    tokens that are read of what the trunk writes.
+    target prompt (L, d) of any float dtype, its labels as texts and as token ids, each with its </s>, the most tokens
+    that are read of what the trunk writes, and the task's own words for its labels.
     """
 
     name: str
@@ -42,6 +42,7 @@ class ScriptedTask:
     labels: Sequence[str]
     label_ids: Sequence[Sequence[int]]
     max_new_tokens: int
+    words: Sequence[str]
 
 
 class ScriptedTrunk(nn.Module):
@@ -79,6 +80,7 @@ class ScriptedTrunk(nn.Module):
         self.before = [list(task.before) for task in tasks]
         self.max_source_lengths = [task.max_source_length for task in tasks]
         self.labels = [list(task.labels) for task in tasks]
+        self.words = [list(task.words) for task in tasks]
         self.encoder = nn.ModuleList(Encoder(layer, weights) for layer in weights.encoder)
         self.decoder = nn.ModuleList(Decoder(layer, weights, depth) for depth, layer in enumerate(weights.decoder))
         self.register_buffer("embedding", weights.embedding)

@@ -16,6 +16,7 @@ from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.models.engines import fast
 from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.models.engines.reference import ReferenceTrunk
+from compt_fast.models.t5.encoder import encode
 from compt_fast.runs.job import MINI_WEIGHTS
 from compt_fast.utils.errors import InputError
 from tests.helpers.tiny_t5 import FAMILIES, make_t5
@@ -261,6 +262,22 @@ def test_label_scores_are_those_of_transformers(pair: Pair, monkeypatch: pytest.
     for found, expected in zip(scores, wanted, strict=True):
         assert found.dtype == torch.float32 and found.device.type == "cpu"
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_answers_and_scores_together_are_those_of_each_alone(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit; the fast engine takes one pass of the encoder."""
+    words = [ids(pair[0], label) for label in LABELS]
+    prompts, batch = TargetPrompts.from_stacks(some_prompts(pair[0])), some_batch(pair[0], labels=False)
+    candidates = [words] * batch.rows
+    for trunk in pair:
+        answers, scores = trunk.generate_and_score(prompts, batch, 5, candidates)
+        assert answers == trunk.generate(prompts, batch, 5)
+        for found, alone in zip(scores, trunk.label_scores(prompts, batch, candidates), strict=True):
+            assert torch.equal(found, alone)
+    passes: list[int] = []
+    monkeypatch.setattr(fast, "encode", lambda *given: passes.append(1) or encode(*given))
+    pair[0].generate_and_score(prompts, batch, 5, candidates)
+    assert len(passes) == 1
 
 
 def test_long_labels_attend_to_projected_keys_and_values(t5: Pair) -> None:

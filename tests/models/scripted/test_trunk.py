@@ -38,7 +38,7 @@ def tasks_for(trunk: PackedTrunk, longest: int = 4) -> list[ScriptedTask]:
     most = 1 + max(len(ids) for own in labels for ids in own)
     return [
         ScriptedTask(
-            "", [""], 99, torch.randn(n, trunk.d_model, generator=g) * 3, [""], [[*ids, 1] for ids in own], most
+            "", [""], 99, torch.randn(n, trunk.d_model, generator=g) * 3, [""], [[*ids, 1] for ids in own], most, [""]
         )
         for n, own in zip(LENGTHS, labels, strict=True)
     ]
@@ -115,7 +115,9 @@ def test_keys_and_values_are_projected_where_that_takes_less(
         monkeypatch.setattr(scripted, "how_for", lambda x: How(False, False))
     trunk = opened(make_t5(tmp_path))
     tasks = [
-        ScriptedTask("", [""], 99, torch.zeros(n, trunk.d_model), [""], [[*range(3, 40), 1], [*range(4, 60), 1]], 57)
+        ScriptedTask(
+            "", [""], 99, torch.zeros(n, trunk.d_model), [""], [[*range(3, 40), 1], [*range(4, 60), 1]], 57, [""]
+        )
         for n in LENGTHS
     ]
     prompts, batch = rows_for(tasks, longest=6)
