@@ -90,8 +90,9 @@ def test_the_kernels_that_entries_name_are_there() -> None:
     known = {kernel for kernels in COMPUTED.values() for kernel in kernels}
     named = {entry.kernel for of in fused.ENTRIES.values() for entry in of.values()}
     assert named - {None} <= known
-    others = ["relaxed-bernoulli routers", "input gates", "dept compositions", "adept compositions"]
-    assert fused.without_kernel() == ["lstm encoders", "residual encoders", *others]
+    routers = ["relaxed-bernoulli routers", "attention routers", "sparse routers", "input gates"]
+    rules = ["attempt compositions", "progressive compositions", "factored compositions", "dept compositions", "adept compositions"]
+    assert fused.without_kernel() == ["lstm encoders", "residual encoders", *routers, *rules]
 
 
 def test_no_plan_says_what_no_kernel_computes() -> None:

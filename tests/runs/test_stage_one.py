@@ -30,7 +30,7 @@ def job(tiny_t5: Path, toys: list[Path]) -> Job:
 
 def test_its_flags(job: Job) -> None:
     jobs_of = stage_one_settings(replace(job.settings, source_examples=70, source_steps=9), LACKING)
-    assert list(jobs_of) == [(2, "natural", ()), (3, "numeric", ())]
+    assert list(jobs_of) == [(2, "natural", (), ()), (3, "numeric", (), ())]
     first, second = jobs_of.values()
     assert (first.tasks, first.exclude, first.suite) == (["toy_b", "mini_rte"], ["toy_a", "toy_c"], None)
     own = first.sweep.values
@@ -44,14 +44,14 @@ def test_its_flags(job: Job) -> None:
     assert "lr_source" not in own and own["batch_size"] == [16]
     same = ("model", "task_file", "prefix", "max_source_length", "eval_size", "dtype", "scoring", "runs_at_once")
     assert all(getattr(first, key) == getattr(job.settings, key) for key in same)
-    assert "steps" not in stage_one_settings(job.settings, LACKING)[2, "natural", ()].sweep.values
+    assert "steps" not in stage_one_settings(job.settings, LACKING)[2, "natural", (), ()].sweep.values
     assert stage_one_settings(job.settings, []) == {}
 
 
 def test_what_tasks_share_is_trained_by_mst_and_goes_to_the_store_as_one(job: Job, tmp_path: Path) -> None:
     shared = Need("toy_b", 2, "natural", ("toy_a",))
     (kind, settings), (_, other) = stage_one_settings(job.settings, [shared, LACKING[0]]).items()
-    assert kind == (2, "natural", ("toy_b", "toy_a"))
+    assert kind == (2, "natural", ("toy_b", "toy_a"), ())
     assert (settings.sweep.methods, settings.tasks, settings.apart) == (["mst"], ["toy_b", "toy_a"], False)
     assert (other.sweep.methods, other.tasks, other.apart) == (["p"], ["toy_b"], True)
     short = Job(replace(job.settings, source_steps=1), job.trunk, job.trunk_hash, job.data, job.runs)
