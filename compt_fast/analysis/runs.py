@@ -88,6 +88,8 @@ class Entry:
             encoder="none",
             router=config.router,
             normalisation=config.normalisation,
+            update_rank=1,
+            update_length=1,
         )
         return shape.normaliser if shape.has_router else None
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from compt_fast import evaluate, load, predict, report, store, train
+from compt_fast.analysis.runs import read_runs
 from compt_fast.models.batch import TargetPrompts, make_batch
 from compt_fast.prompts.artifact import load_prompts, sha256_of
 from compt_fast.prompts.parameters import PromptBank, rate_groups
@@ -163,6 +164,7 @@ def test_they_answer_and_are_reported(trained: Path, tmp_path: Path, capsys: pyt
     assert predict.main([f"--prompts={path}", f"--input={rows}", "--scores"]) == 0
     assert json.loads(capsys.readouterr().out)["label"] in ("bad", "good", None)
     assert report.main([str(trained), f"--out={tmp_path / 'report'}"]) == 0
+    assert {entry.normaliser for entry in read_runs([trained]).entries} == {None}
 
 
 def test_no_entry_of_a_store_holds_an_update(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
