@@ -86,7 +86,13 @@ def test_predictions(run: Path, predictor: Predictor, tmp_path: Path) -> None:
     for row in rows:
         row.pop("label", None)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    flags = [f"--prompts={run}", f"--run={spp_of(run)}", f"--input={tmp_path / 'rows.jsonl'}", "--scores", "--batch-size=4"]
+    flags = [
+        f"--prompts={run}",
+        f"--run={spp_of(run)}",
+        f"--input={tmp_path / 'rows.jsonl'}",
+        "--scores",
+        "--batch-size=4",
+    ]
     assert predict.main([*flags, f"--output={tmp_path / 'out.jsonl'}"]) == 0
     written = [json.loads(row) for row in (tmp_path / "out.jsonl").read_text().splitlines()]
     ours = predictor.predict(rows, scores=True)
@@ -118,7 +124,9 @@ def test_peft_answers_as_the_card_says(predictor: Predictor, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["vocabulary", "torchscript"])
 def test_exports_that_are_made_of_a_t5_are_refused(name: str, run: Path, tmp_path: Path, capsys: Said) -> None:
-    said = error_of(capsys, export.main, [str(run), f"--run={spp_of(run)}", f"--format={name}", f"-o={tmp_path / 'out'}"])
+    said = error_of(
+        capsys, export.main, [str(run), f"--run={spp_of(run)}", f"--format={name}", f"-o={tmp_path / 'out'}"]
+    )
     assert f"--format {name} holds the weights of a T5" in said and "take --format peft" in said
     assert not (tmp_path / "out").exists()
 

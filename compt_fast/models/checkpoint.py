@@ -298,8 +298,8 @@ def _weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
 def _refuse_own_code(file: Path, settings: dict[str, Any]) -> None:
     if "auto_map" in settings:
         raise InputError(
-            f"{file}: asks to run code of its own (auto_map), which is never done; where transformers' own class of that "
-            "name does the same, take auto_map out of the file"
+            f"{file}: asks to run code of its own (auto_map), which is never done; where transformers' own class "
+            "of that name does the same, take auto_map out of the file"
         )
 
 

@@ -166,8 +166,7 @@ def read_inputs(rows: Sequence[tuple[Task, bool, Sequence[str]]], tokenizer: Any
     pieces = iter(_tokens([*names, *said], tokenizer))
     named = {(task, prefix): list(islice(pieces, len(task.fields))) for task, prefix in kinds}
     return [
-        InputTokens(task, named[task, prefix], list(islice(pieces, len(texts))), frame)
-        for task, prefix, texts in rows
+        InputTokens(task, named[task, prefix], list(islice(pieces, len(texts))), frame) for task, prefix, texts in rows
     ]
 
 

@@ -66,8 +66,10 @@ CAUSAL: dict[str, dict[str, Any]] = {
     "gemma": _LLAMA,
     "gemma3_text": _LLAMA | {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
 }
+
+
 def byte_tokenizer() -> PreTrainedTokenizerBase:
-    """Byte pairs as GPT-2's and Llama 3's, with a token before every text, no padding token, and none for the unknown."""
+    """Byte pairs as GPT-2's and Llama 3's, with a token before every text, and none for padding or the unknown."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()

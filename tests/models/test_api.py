@@ -98,7 +98,9 @@ def test_a_new_engine_is_asked_after_those_that_are_there(folder: Path, monkeypa
     other = folder.parent / "vit"
     other.mkdir(exist_ok=True)
     (other / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(InputError, match="model_type 'vit' is not supported; a trunk is a T5, T5 v1.1.*or a causal language model"):
+    with pytest.raises(
+        InputError, match="model_type 'vit' is not supported; a trunk is a T5, T5 v1.1.*or a causal language model"
+    ):
         open_trunk("auto", str(other))
     monkeypatch.setitem(ENGINES, "elsewhere", Elsewhere)
     assert isinstance(open_trunk("auto", str(folder)), PackedTrunk)
