@@ -116,7 +116,9 @@ def test_peft_answers_as_the_card_says(predictor: Predictor, tmp_path: Path) -> 
     blocks = [part.partition("```")[0] for part in card.split("```python\n")[1:]]
     rows = {task: {column: f"{{{column}}}" for column, _ in of.fields} for task, of in predictor.tasks.items()}
     first, second, *_ = rows
-    ours = [str([predictor.predict(rows[task], task).text for task in tasks]) for tasks in ([first], [first, second])]
+    asked = [[first]] if predictor.trunk.continues else [[first], [first, second]]  # no adapter of all tasks
+    assert (tmp_path / "out" / "all").exists() == (len(asked) == 2)
+    ours = [str([predictor.predict(rows[task], task).text for task in tasks]) for tasks in asked]
     code = "\n".join([f"import os\nos.chdir({str(tmp_path / 'out')!r})", *blocks])
     found = [each for each in fresh(code).splitlines() if each.startswith("[")]
     assert [str([text.strip() for text in json.loads(each.replace("'", '"'))]) for each in found] == ours

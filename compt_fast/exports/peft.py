@@ -3,7 +3,8 @@
 An adapter is a folder of the task's name with `adapter_config.json`, `adapter_model.safetensors` and a model card. Our
 manifest lies beside, which PEFT does not look at: with it `store add` and `compt_fast.load` bring everything back. PEFT
 puts a prompt before the text and nowhere else. A trunk that is no name on the hub is copied to `trunk/`. Where prompts
-of several tasks are equally long, `all/` is one adapter of all of them, which answers rows of any tasks in one batch.
+of several tasks are equally long, `all/` is one adapter of all of them, which answers rows of any tasks in one batch;
+not over a causal language model, which PEFT tells no positions, so that it would count the padding of such a batch.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ LOAD = """from peft import PeftModel
 from transformers import {auto}, AutoTokenizer
 
 trunk = "{trunk}"
-tokenizer = AutoTokenizer.from_pretrained(trunk{tokenizer})
+tokenizer = AutoTokenizer.from_pretrained(trunk)
 model = PeftModel.from_pretrained({auto}.from_pretrained(trunk{dtype}), "{place}")
-{more}batch = tokenizer([{text}], return_tensors="pt", padding=True{special})
+{more}batch = tokenizer([{text}], return_tensors="pt"{padding}{special})
 answers = model.generate(**batch, max_new_tokens={longest}{greedy}){written}
 print(tokenizer.batch_decode(answers, skip_special_tokens=True))
 """
 
+
+_ONE_LENGTH = "\nRows of one batch have to be equally long: PEFT would count padding among their positions.\n"
 
 LOAD_ALL = """import torch
 from peft import PeftModel
@@ -55,7 +58,7 @@ from transformers import {auto}, AutoTokenizer
 
 trunk = "{trunk}"
 tasks = {tasks}
-tokenizer = AutoTokenizer.from_pretrained(trunk{tokenizer})
+tokenizer = AutoTokenizer.from_pretrained(trunk)
 model = PeftModel.from_pretrained({auto}.from_pretrained(trunk{dtype}), "all")
 batch = tokenizer({texts}, return_tensors="pt", padding=True{special})
 task_ids = torch.tensor([tasks.index(task) for task in {named}])
@@ -65,17 +68,17 @@ print(tokenizer.batch_decode(answers, skip_special_tokens=True))
 
 
 def how_to_read(predictor: Predictor) -> dict[str, Any]:
-    """What the lines of `LOAD` and `LOAD_ALL` say of a trunk of this family: a causal language model is padded on the
-    left and gives back what it read; and what a checkpoint would rather generate than greedy answers is switched off.
+    """What the lines of `LOAD` and `LOAD_ALL` say of a trunk of this family: a causal language model gives back what it
+    read; and what a checkpoint would rather generate than greedy answers is switched off.
     """
     trunk, frame = predictor.trunk, frame_of(predictor.trunk.tokenizer)
-    tokenizer, end = trunk.tokenizer, json.dumps(str(trunk.tokenizer.eos_token))
-    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
-    framed = tokenizer("a")["input_ids"] == [*frame.before, *alone, *frame.after]
-    forced = len(getattr(trunk, "start_ids", [0])) - 1  # tokens that are written before the label, such as BART's <s>
+    alone = trunk.tokenizer("a", add_special_tokens=False)["input_ids"]
+    framed = trunk.tokenizer("a")["input_ids"] == [*frame.before, *alone, *frame.after]
+    # What transformers writes beside an answer, whatever the model says, as BART's <s> and </s>, and counts.
+    forced = getattr(trunk, "forced_tokens", 0)
     return {
         "auto": "AutoModelForCausalLM" if trunk.continues else "AutoModelForSeq2SeqLM",
-        "tokenizer": f', padding_side="left", pad_token={end}' if trunk.continues else "",
+        "padding": "" if trunk.continues else ", padding=True",
         "special": "" if framed else ", add_special_tokens=False",
         "longest": longest_label(predictor) + forced,
         "greedy": "" if trunk.family in T5.classes() else ", do_sample=False, num_beams=1, no_repeat_ngram_size=0",
@@ -96,7 +99,7 @@ def write(predictor: Predictor, folder: Path) -> None:
         copy_checkpoint(find_folder(checkpoint_of(name)), folder / TRUNK)
     for entry in entries:
         _adapter(predictor, entry, folder / entry.task, name if hub else f"../{TRUNK}")
-    if _of_one_length(entries):
+    if _in_one(predictor, entries):
         _adapter_of_all(predictor, entries, folder / ALL, name if hub else f"../{TRUNK}")
     write_text(folder / "README.md", _card_of_all(predictor, entries, name if hub else TRUNK))
 
@@ -128,9 +131,9 @@ def _adapter(predictor: Predictor, entry: StoredPrompt, folder: Path, trunk: str
     write_text(folder / "README.md", "\n".join(lines))
 
 
-def _of_one_length(entries: Sequence[StoredPrompt]) -> bool:
-    """Whether there are several prompts, and one adapter can hold them."""
-    return len(entries) > 1 and len({entry.length for entry in entries}) == 1
+def _in_one(predictor: Predictor, entries: Sequence[StoredPrompt]) -> bool:
+    """Whether there are several prompts, one adapter can hold them, and batches of them are answered rightly."""
+    return len(entries) > 1 and len({entry.length for entry in entries}) == 1 and not predictor.trunk.continues
 
 
 def _task_type(predictor: Predictor) -> dict[str, Any]:
@@ -175,7 +178,8 @@ def _card_of_all(predictor: Predictor, entries: list[StoredPrompt], trunk: str) 
         f"{head}\n# {title}\n\nAn adapter of PEFT a task, each in a folder of its own.\n\n{table}\n"
         "Load all of them, here with this folder as the current one; of a repository on the hub each folder's name is "
         f"the argument `subfolder`:\n\n```python\n{lines}```\n"
-        + (_part_on_all(predictor, entries, trunk) if _of_one_length(entries) else "")
+        + (_ONE_LENGTH if predictor.trunk.continues else "")
+        + (_part_on_all(predictor, entries, trunk) if _in_one(predictor, entries) else "")
     )
 
 

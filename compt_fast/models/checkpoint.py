@@ -284,7 +284,7 @@ def fingerprint(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name, weight in _weights(model):
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -298,8 +298,8 @@ def _weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
 def _refuse_own_code(file: Path, settings: dict[str, Any]) -> None:
     if "auto_map" in settings:
         raise InputError(
-            f"{file}: asks to run code of its own (auto_map), which is never done; where transformers' own class of that "
-            "name does the same, take auto_map out of the file"
+            f"{file}: asks to run code of its own (auto_map), which is never done; where transformers' own class "
+            "of that name does the same, take auto_map out of the file"
         )
 
 

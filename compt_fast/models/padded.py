@@ -105,7 +105,7 @@ class PaddedTrunk(BaseTrunk):
 
     @abstractmethod
     def _go_on(self, read: Read, cache: Any, ids: Tensor, written: int) -> Tensor:
-        """The logits (B, n, V) behind each of `ids` (B, n), which follow the `written` tokens in `cache`; they join it."""
+        """The logits (B, n, V) behind each of `ids` (B, n), which follow `written` tokens in `cache`, and join them."""
 
     @abstractmethod
     def _plain(self, row: list[int], written: list[int]) -> Tensor:
@@ -254,7 +254,7 @@ class PaddedTrunk(BaseTrunk):
         limit = TOLERANCE[self.dtype]
         if max(alone) <= limit and together <= limit:
             return
-        why = f"does not read embeddings (inputs_embeds) as it reads their tokens, or not from left to right: {alone[0]:.2g}"
+        why = f"does not read embeddings (inputs_embeds) as their tokens, or not from left to right: {max(alone):.2g}"
         if max(alone) <= limit:
             why = f"answers a row otherwise beside a longer one, so that it reads its padding: {together:.2g}"
         raise InputError(f"{self._called()} {why} of the logits' norm apart; soft prompts cannot stand before its text")

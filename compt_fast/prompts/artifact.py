@@ -92,7 +92,7 @@ class TrunkId:
     @property
     def called(self) -> str:
         """Its name, with its family where that is known."""
-        return self.name if self.family is None else f"{self.name} (of the family {self.family})"
+        return self.name if self.family is None else f"{self.name} of the family {self.family}"
 
 
 @dataclass(frozen=True)
@@ -396,6 +396,6 @@ def check_trunk(what: str, own: TrunkId, width: int, trunk: TrunkId, d_model: in
         )
     if own.sha256 not in (None, trunk.sha256):
         raise InputError(
-            f"{what} belongs to trunk {own.called}, sha256 {own.sha256}, not to {trunk.called}, sha256 {trunk.sha256}, "
-            "whose weights differ"
+            f"{what} belongs to trunk {own.called} (sha256 {own.sha256}), not to {trunk.called} (sha256 {trunk.sha256}),"
+            " whose weights differ"
         )

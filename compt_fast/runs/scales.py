@@ -26,8 +26,8 @@ def note_scales(trunk: Trunk, runs: list[Run]) -> None:
             fitting = run.config.init_range * known / scale
             complain(
                 f"note: the prompts of {run.id} begin at a scale of {scale:.2g}, and the token embeddings of "
-                f"{trunk.name} have {known:.2g}: so large a prompt drowns the text beside it. --init vocab begins at the "
-                f"embeddings' own scale, --init-range {fitting:.2g} near it"
+                f"{trunk.name} have {known:.2g}: so large a prompt drowns the text beside it. --init vocab begins at "
+                f"the embeddings' own scale, --init-range {fitting:.2g} near it"
             )
             return
 

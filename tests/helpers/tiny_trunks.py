@@ -69,7 +69,7 @@ CAUSAL: dict[str, dict[str, Any]] = {
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:
-    """Byte pairs as GPT-2's and Llama 3's, with a token before every text, no padding token, and none for the unknown."""
+    """Byte pairs as GPT-2's and Llama 3's, with a token before every text, and none for padding or the unknown."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()

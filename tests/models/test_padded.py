@@ -184,7 +184,9 @@ def test_an_embedding_that_the_model_does_not_read_is_refused(folders: dict[str,
     scaled = CausalTrunk._embeds
     with monkeypatch.context() as patched:
         patched.setattr(CausalTrunk, "_embeds", lambda self: Doubled(scaled(self)))
-        with pytest.raises(InputError, match=r"GPT2LMHeadModel does not read embeddings \(inputs_embeds\) as it reads"):
+        with pytest.raises(
+            InputError, match=r"GPT2LMHeadModel does not read embeddings \(inputs_embeds\) as their tokens"
+        ):
             CausalTrunk.load(name, **load)
     with monkeypatch.context() as patched:
         patched.setattr(CausalTrunk, "_takes", frozenset({"logits_to_keep"}))  # and so no positions

@@ -47,7 +47,7 @@ def test_the_same_bits_and_words_come_back(store: PromptStore) -> None:
     assert (found.text, found.definition) == (text, TASKS["rte"])
     assert (found.length, found.d_model) == (3, 4)
     manifest = json.loads((store.folder / "rte-m3" / "manifest.json").read_text())
-    assert manifest["trunk"] == {"name": "t5-base", "sha256": "ab" * 32, "dtype": "fp32", "d_model": 4}
+    assert manifest["trunk"] == {"name": "t5-base", "sha256": "ab" * 32, "dtype": "fp32", "family": None, "d_model": 4}
     assert (manifest["tensors"], manifest["sha256"]) == ({"prompt": [3, 4]}, given.sha256)
     assert manifest["definitions"]["rte"]["label_texts"] == ["0", "1"]
 

@@ -31,6 +31,12 @@ class ReferenceTrunk(PaddedTrunk):
         forced = getattr(self.model.generation_config, "forced_bos_token_id", None)
         return [self.start_id] if forced is None else [self.start_id, int(forced)]
 
+    @property
+    def forced_tokens(self) -> int:
+        """The tokens that transformers' own `generate` writes beside an answer, as this checkpoint tells it to."""
+        config = self.model.generation_config
+        return sum(getattr(config, f"forced_{name}_token_id", None) is not None for name in ("bos", "eos"))
+
     def _embeds(self) -> Any:
         return self.model.get_encoder().get_input_embeddings()
 
