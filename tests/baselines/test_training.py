@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 import compt_fast
 from compt_fast import check, evaluate, predict, report, train
 from compt_fast.models.engines.reference import ReferenceTrunk
-from compt_fast.runs.job import Job, alone
+from compt_fast.runs.alone import alone
+from compt_fast.runs.job import Job
 from compt_fast.runs.results import read_results
 from compt_fast.tasks.sampling import EpochOrder
 from compt_fast.training.cohort import Member
