@@ -57,6 +57,7 @@ def counted(runs: Sequence[Run], trunk: Trunk, engine: str) -> list[Run]:
     """`runs`, of which the baselines know how many weights they train in a trunk's model, and the shape of their
     prompts. Raises `InputError` as `tuned` does, and for an `engine` that computes none of them.
     """
+
     @cache
     def skeleton(config: RunConfig, tasks: int) -> tuple[int, int]:
         from transformers import AutoModelForSeq2SeqLM

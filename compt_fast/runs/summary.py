@@ -104,7 +104,9 @@ def replaying(trainer: Trainer) -> list[str]:
     """Which methods' steps are replayed as CUDA graphs where that is asked for, and why others are not."""
     if not trainer.settings.cuda_graphs:
         return []
-    why = refused(trainer.trunk) or next((why for run in trainer.runs if (why := eager(run.shape))), "")
+    why = refused(trainer.trunk) or next(
+        (why for run in trainer.runs if not run.alone and (why := eager(run.shape))), ""
+    )
     return [f"steps are not replayed as CUDA graphs: {why}" if why else "steps are replayed as CUDA graphs"]
 
 
