@@ -28,6 +28,8 @@ EXAMPLES = """examples:
       a learning-rate grid
   python -m compt_fast.train --method p,pi,sl,slp,sln,slpn,sil,sip,silp --shots 8,32 --seeds 0,1,2
       CrossPT's nine configurations; the source prompts that four of them start from are trained first
+  python -m compt_fast.train --method spp,pt,finetune,adapter-m,lora
+      prompts side by side, then what they are held against, one after another
   python -m compt_fast.train --config recipes/compt-table-1.toml --mini
       a table of a paper on the embedded suites; without --mini on GLUE with t5-base
   python -m compt_fast.train --resume runs/mini-20260101-120000

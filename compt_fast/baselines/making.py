@@ -13,11 +13,16 @@ import torch
 from compt_fast.baselines.methods import TUNINGS, Sizes, Tuned
 from compt_fast.baselines.trunk import TunedTrunk
 from compt_fast.config.baselines import METHODS
+from compt_fast.config.choices import AUTO
 from compt_fast.config.run import RunConfig
 from compt_fast.models.api import Trunk
 from compt_fast.models.base import BaseTrunk
 from compt_fast.models.engines.reference import ReferenceTrunk
 from compt_fast.training.plan import Run
+from compt_fast.utils.errors import InputError
+
+ENGINE = "reference"
+"""What runs baselines."""
 
 
 def tuned(model: Any, config: RunConfig, tasks: int) -> Tuned:
@@ -38,16 +43,26 @@ def tuned_trunk(fresh: Trunk, run: Run) -> TunedTrunk:
     return TunedTrunk(fresh, tuned(fresh.model.cpu(), run.config, run.shape.tasks).to(device))
 
 
-def counted(runs: Sequence[Run], trunk: Trunk) -> list[Run]:
+def check_engine(engine: str, run: Run) -> None:
+    """Raise `InputError` where an engine is asked for that computes a frozen trunk alone."""
+    if engine not in (AUTO, ENGINE):
+        raise InputError(
+            f"{run.id}: {run.config.method} trains weights in the trunk, and --engine {engine} has a frozen one: take "
+            f"--engine {AUTO}, by which baselines run on {ENGINE} and prompts on whatever is the quickest, or --engine "
+            f"{ENGINE}"
+        )
+
+
+def counted(runs: Sequence[Run], trunk: Trunk, engine: str) -> list[Run]:
     """`runs`, of which the baselines know how many weights they train in a trunk's model, and the shape of their
-    prompts. Raises `InputError` as `tuned` does.
+    prompts. Raises `InputError` as `tuned` does, and for an `engine` that computes none of them.
     """
-    assert isinstance(trunk, BaseTrunk)  # as those of every engine are
 
     @cache
     def skeleton(config: RunConfig, tasks: int) -> tuple[int, int]:
         from transformers import AutoModelForSeq2SeqLM
 
+        assert isinstance(trunk, BaseTrunk)  # as those of every engine are
         with torch.device("meta"):
             made = tuned(AutoModelForSeq2SeqLM.from_config(trunk.config).requires_grad_(False), config, tasks)
         return sum(p.numel() for p in made.trained().values()), config.prompt_length if made.prompted else 0
@@ -55,6 +70,7 @@ def counted(runs: Sequence[Run], trunk: Trunk) -> list[Run]:
     found = []
     for run in runs:
         if run.alone:
+            check_engine(engine, run)
             alike = replace(run.config, seed=0, task=None, shots=None, lr_weights=1.0, label_mode="natural")
             count, length = skeleton(alike, run.shape.tasks)
             run = replace(run, trains=count, shape=replace(run.shape, length=length))

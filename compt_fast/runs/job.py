@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from compt_fast.baselines.cohort import TunedCohort
-from compt_fast.baselines.making import counted, tuned_trunk
-from compt_fast.config.choices import AUTO, INT8
+from compt_fast.baselines.making import counted
+from compt_fast.config.choices import INT8
 from compt_fast.config.flags import check_settings, merge_flags, typed
 from compt_fast.config.job import JOB_FLAGS, JobSettings
 from compt_fast.config.run import RunConfig, settled
@@ -27,7 +26,6 @@ from compt_fast.tasks.examples import JobData
 from compt_fast.tasks.formats import Columns
 from compt_fast.tasks.loaders import TaskData, check_read, load_task, task_of
 from compt_fast.tasks.table import SUITES, Task
-from compt_fast.training.cohort import Cohort
 from compt_fast.training.identity import Identity
 from compt_fast.training.plan import Run, bytes_at_once, keep_ids, plan_runs
 from compt_fast.utils.environment import cpu, environment
@@ -39,7 +37,6 @@ from compt_fast.utils.words import plural
 
 MINI_WEIGHTS = Path(__file__).parents[1] / "mini" / "weights"
 FORMAT = 1
-BASELINE_ENGINE = "reference"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -102,9 +99,7 @@ def open_job(
     runs = plan_runs(settings, tasks=[task.name for task in tasks], d_model=trunk.d_model)
     if folder is not None and (folder / "config.json").is_file():
         runs = keep_ids(runs, recorded_identity(folder).runs)
-    if baselines := [run for run in runs if run.alone]:
-        _check_engine(settings, baselines[0])
-        runs = counted(runs, trunk)
+    runs = counted(runs, trunk, settings.engine)
     for run in runs:
         check_name(run.id, "a run")
     _check_lengths(settings, trunk, runs)
@@ -222,24 +217,6 @@ def named_trunk(settings: JobSettings, made_of: str | None = None) -> Trunk:
         trunk.quantise()
     trunk.name = settings.model  # "mini", not where this installation keeps it
     return trunk
-
-
-def _check_engine(settings: JobSettings, run: Run) -> None:
-    """Raise `InputError` where a baseline asks for an engine that computes a frozen trunk alone."""
-    if settings.engine not in (AUTO, BASELINE_ENGINE):
-        raise InputError(
-            f"{run.id}: {run.config.method} trains weights in the trunk, and --engine {settings.engine} has a frozen "
-            f"one: take --engine {AUTO}, by which baselines run on {BASELINE_ENGINE} and prompts on whatever is the "
-            f"quickest, or --engine {BASELINE_ENGINE}"
-        )
-
-
-def alone(job: Job, run: Run) -> Cohort:
-    """The cohort of a baseline's run, over a copy of the job's trunk that no other run sees."""
-    fresh = named_trunk(replace(job.settings, engine=BASELINE_ENGINE))
-    if fresh.fingerprint() != job.trunk_hash:
-        raise InputError(f"{job.settings.model}: its weights have changed since the job was opened; put them back")
-    return TunedCohort(run, tuned_trunk(fresh, run))
 
 
 def _check_lengths(settings: JobSettings, trunk: Trunk, runs: list[Run]) -> None:

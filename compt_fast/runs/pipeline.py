@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from compt_fast import native
 from compt_fast.config.job import JobSettings
 from compt_fast.prompts.store import PromptStore
+from compt_fast.runs.alone import alone
 from compt_fast.runs.folder import claimed
 from compt_fast.runs.initialisation import Initialisation
-from compt_fast.runs.job import InMemory, Job, alone, check_recorded, open_job, prepare_folder, record_stored
+from compt_fast.runs.job import InMemory, Job, check_recorded, open_job, prepare_folder, record_stored
 from compt_fast.runs.scales import note_scales
 from compt_fast.runs.shared import SharedPrompts
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in

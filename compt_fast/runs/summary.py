@@ -105,7 +105,7 @@ def replaying(trainer: Trainer) -> list[str]:
     if not trainer.settings.cuda_graphs:
         return []
     why = refused(trainer.trunk) or next(
-        (why for run in trainer.runs if (why := eager(run.shape, run.config.distils))), ""
+        (why for run in trainer.runs if not run.alone and (why := eager(run.shape, run.config.distils))), ""
     )
     return [f"steps are not replayed as CUDA graphs: {why}" if why else "steps are replayed as CUDA graphs"]
 

@@ -41,7 +41,7 @@ COUNTS = {
 @pytest.mark.parametrize("method", COUNTS)
 def test_as_many_weights_train_as_the_formula_says(method: str, fresh: Callable[[], ReferenceTrunk]) -> None:
     trunk = fresh()
-    (run,) = counted([run_of(method, D)], trunk)
+    (run,) = counted([run_of(method, D)], trunk, "auto")
     assert run.parameters == COUNTS[method]
     made = tuned(trunk.model, run.config, TASKS)
     assert sum(p.numel() for p in made.trained().values()) == COUNTS[method]
@@ -50,7 +50,7 @@ def test_as_many_weights_train_as_the_formula_says(method: str, fresh: Callable[
 
 def test_fine_tuning_trains_all_of_it(fresh: Callable[[], ReferenceTrunk]) -> None:
     trunk = fresh()
-    (run,) = counted([run_of("finetune", D)], trunk)
+    (run,) = counted([run_of("finetune", D)], trunk, "auto")
     assert run.parameters == sum(p.numel() for p in trunk.model.parameters())
 
 

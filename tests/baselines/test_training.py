@@ -16,9 +16,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import compt_fast
-from compt_fast import check, evaluate, predict, train
+from compt_fast import check, evaluate, predict, report, train
 from compt_fast.models.engines.reference import ReferenceTrunk
-from compt_fast.runs.job import Job, alone
+from compt_fast.runs.alone import alone
+from compt_fast.runs.job import Job
 from compt_fast.runs.results import read_results
 from compt_fast.tasks.sampling import EpochOrder
 from compt_fast.training.cohort import Member
@@ -214,6 +215,19 @@ def test_nothing_predicts_with_a_baseline(mixed: Path, tmp_path: Path, capsys: p
     rows.write_text('{"sentence": "good film"}\n')
     line = [f"--prompts={mixed}", "--run=finetune-k4-s0", f"--input={rows}"]
     assert "is a baseline" in error_of(capsys, predict.main, line)
+
+
+def test_prompts_beside_baselines_are_scored_again_and_all_are_reported(mixed: Path, tmp_path: Path) -> None:
+    assert evaluate.main([str(mixed)]) == 0
+    assert report.main([str(mixed), "-o", str(tmp_path / "report"), "--no-masking"]) == 0
+    table = next((tmp_path / "report").glob("results-*.md")).read_text()
+    assert all(f"{name}-" in table for name in ("adapter-m", "finetune", "spp", "pt-joint"))
+
+
+def test_a_job_in_bf16(line: Line, tmp_path: Path) -> None:
+    """The copy of the trunk has the fingerprint of the job's, also where that is rounded."""
+    assert train.main(line(tmp_path / "run", method="pt-joint,ia3,finetune", dtype="bf16", steps=2)) == 0
+    assert {result.status for result in read_results(tmp_path / "run")} == {"finished"}
 
 
 def test_a_program_sees_the_scores_of_baselines(tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from compt_fast.config.flags import read_flags
 from compt_fast.config.run import RunConfig
 from compt_fast.prompts.parameters import PromptBank
-from compt_fast.training.plan import Run, keep_ids, plan_runs
+from compt_fast.training.plan import Run, bytes_at_once, keep_ids, plan_runs
 from compt_fast.utils.errors import InputError
 
 TASKS = ("rte", "cola", "sst2", "mrpc")
@@ -235,3 +235,27 @@ def test_flags_of_stored_prompts_are_used_where_one_run_starts_from_one() -> Non
 def test_an_odd_trunk_has_no_lstm() -> None:
     with pytest.raises(InputError, match="method spp: .*lstm"):
         plan_runs(read_flags({"method": "spp", "encoder": "lstm"}, None), tasks=TASKS, d_model=9)
+
+
+def test_baselines_are_runs_without_prompts_that_train_alone() -> None:
+    runs = plan(method="lora,spp,adapter-m", sources="2,5", bottleneck="4,8")
+    assert [run.id for run in runs if run.alone] == [
+        *(f"lora-k16-s0-bottleneck{width}-{task}" for width in (4, 8) for task in TASKS),
+        *(f"adapter-m-k16-s0-bottleneck{width}" for width in (4, 8)),
+    ]
+    for run in runs:
+        config = run.config
+        assert run.alone == (config.composition == "none") == (run.shape.target_length == 0)
+        assert not run.alone or (config.sources, config.encoder, config.prompt_length) == (0, "none", 0)
+    assert [run.shape.tasks for run in runs if run.alone] == [1] * 8 + [4] * 2
+    (adapter,) = plan_runs(read_flags({"method": "adapter"}, None), tasks=TASKS[:1], d_model=768)
+    assert (adapter.config.bottleneck, adapter.config.rate("weights")) == (768 // 32, 3e-4)
+
+
+def test_memory_is_that_of_the_runs_side_by_side_or_of_one_alone() -> None:
+    runs = [replace(run, trains=10_000 if run.alone else 0) for run in plan(method="spp,ia3", sources="1,2")]
+    sizes = sorted(12 * run.parameters for run in runs if not run.alone)
+    assert bytes_at_once(runs, 2) == max(sum(sizes), 120_000)
+    assert bytes_at_once(runs, 1) == max(sizes[-1], 120_000)
+    assert bytes_at_once([run for run in runs if not run.alone], 2) == sum(sizes)
+    assert bytes_at_once([], 2) == 0
