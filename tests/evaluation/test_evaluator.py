@@ -117,3 +117,16 @@ def test_a_signal_is_looked_for_after_every_batch(job: Job, prompts: RunPrompts)
     calls: list[int] = []
     scored(job, prompts, batch_size=8, after_batch=lambda: calls.append(1))
     assert len(calls) == 4  # 30 rows
+
+
+def test_rows_of_a_question_are_scored_as_one(tiny_t5: Path) -> None:
+    """The rows that a job scores are whole questions, and what is right of a question in part is wrong."""
+    given = {"model": str(tiny_t5), "tasks": "mini_multirc", "eval_size": "5", "shots": "4"}
+    job = jobs.opened(given)
+    (rows,) = job.data.evaluation()
+    assert rows.groups is not None and len(rows.groups) == len(rows.inputs) == 4, "a third question would make six"
+    assert [rows.groups.count(group) for group in set(rows.groups)] == [2, 2]
+    words = [rows.task.labels[int(gold)] for gold in rows.golds]
+    assert evaluator.scored([rows], [words], "natural")["mini_multirc"]["scores"] == {"f1": 100, "em": 100}
+    words[0] = "neither"
+    assert evaluator.scored([rows], [words], "natural")["mini_multirc"]["scores"]["em"] == 50
