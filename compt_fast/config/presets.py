@@ -146,15 +146,15 @@ def _from_store(**more: Any) -> Preset:
 
 
 def _updating(composition: str, **more: Any) -> Preset:
-    """DePT (arXiv 2309.05173) and ADePT (2501.03291): a short prompt and an update of the texts, each with a rate of its
-    own (the published scripts' first ones).
+    """DePT (arXiv 2309.05173) and ADePT (2501.03291): a short prompt and an update of the texts, each with a rate of
+    its own (the published scripts' first ones).
     """
     return _method(composition, lr_private=0.3, encoder="none", apart=True, **more)
 
 
 def _encoded(encoder: str, **more: Any) -> Preset:
-    """Plain prompt tuning, the prompt parametrised otherwise: Residual Prompt Tuning (arXiv 2305.03937), DPT (Xiao et al.
-    2023: `low-rank`) and SuperPos-Prompt (2406.05279).
+    """Plain prompt tuning, the prompt parametrised otherwise: Residual Prompt Tuning (arXiv 2305.03937), DPT (Xiao et
+    al. 2023: `low-rank`) and SuperPos-Prompt (2406.05279).
     """
     return _method("pt", encoder=encoder, apart=True, **more)
 

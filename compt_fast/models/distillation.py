@@ -48,8 +48,8 @@ class Teachers:
         return replace(self, rows=torch.searchsorted(rows, self.rows[there]), **numbers)
 
     def answers_loss(self, labels: LabelPlaces, logits: Tensor, taught: Tensor) -> Tensor:
-        """How far the answers of these n rows, `logits` (n, at least M, V), are from their teachers' (n, M, V), weighed:
-        (n,) in fp32 or more.
+        """How far the answers of these n rows, `logits` (n, at least M, V), are from their teachers' (n, M, V),
+        weighed: (n,) in fp32 or more.
         """
         weight, temperature = self.weight.to(logits.device), self.temperature.to(logits.device)
         each = torch.repeat_interleave(temperature, labels.lengths)

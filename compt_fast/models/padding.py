@@ -27,7 +27,9 @@ def pad(ids: Tensor, cu_seqlens: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LabelPlaces:
-    """Where the tokens of n rows of labels stand once they are padded to `width`: `places` (N,) and `lengths` (n,) int64."""
+    """Where the N tokens of n rows of labels stand once they are padded to `width`: `places` (N,) and `lengths` (n,)
+    int64.
+    """
 
     places: Tensor
     lengths: Tensor

@@ -25,7 +25,7 @@ from compt_fast.evaluation.predictions import FORMATS
 from compt_fast.prediction.predictor import AHEAD, Answer, Predictor
 from compt_fast.prediction.row_files import RowFile
 from compt_fast.prediction.rows import Placed
-from compt_fast.prompts.artifact import sha256_of
+from compt_fast.prompts.tensors import sha256_of
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.files import clean, put, write_json
 from compt_fast.utils.inputs import dataclass_from, read_object

@@ -27,7 +27,6 @@ so that a reload scores the same to the last bit. The manifest says:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -35,8 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from compt_fast.config.choices import LABEL_MODES, PROMPT_POSITIONS
@@ -45,12 +43,13 @@ from compt_fast.prompts.former import present_manifest
 from compt_fast.prompts.parameters import mixing_parameters
 from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import PromptShape
+from compt_fast.prompts.tensors import read_safetensors, sha256_of
 from compt_fast.tasks.table import Task
 from compt_fast.tasks.text import input_text, label_texts
 from compt_fast.tasks.user import defined_task, definition
 from compt_fast.utils.errors import InputError, shown, unknown
 from compt_fast.utils.files import new_folder, write_json
-from compt_fast.utils.inputs import check_file, check_type, dataclass_from, read_object
+from compt_fast.utils.inputs import check_type, dataclass_from, read_object
 from compt_fast.utils.names import check_name
 
 _PARTS = ("targets", "sources", "privates", "weights", "gates")
@@ -361,23 +360,6 @@ def _sizes(shape: PromptShape, kind: str) -> dict[str, list[int]]:
     }
 
 
-def read_safetensors(path: Path, limit: int) -> dict[str, Tensor]:
-    """The tensors of a file of at most `limit` bytes, by name; `InputError` for one that is missing or damaged."""
-    check_file(path, limit)
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-
-
-def sha256_of(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of the bytes of tensors on the CPU, one after another in the order of their names, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def check_trunk(what: str, own: TrunkId, width: int, trunk: TrunkId, d_model: int) -> None:
     """Raise `InputError` that begins with `what` unless prompts of the trunk `own` and of `width` belong to `trunk`.
 
@@ -396,6 +378,6 @@ def check_trunk(what: str, own: TrunkId, width: int, trunk: TrunkId, d_model: in
         )
     if own.sha256 not in (None, trunk.sha256):
         raise InputError(
-            f"{what} belongs to trunk {own.called} (sha256 {own.sha256}), not to {trunk.called} (sha256 {trunk.sha256}),"
-            " whose weights differ"
+            f"{what} belongs to trunk {own.called} (sha256 {own.sha256}), not to {trunk.called} (sha256 "
+            f"{trunk.sha256}), whose weights differ"
         )

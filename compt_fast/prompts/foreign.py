@@ -19,9 +19,9 @@ from compt_fast.prompts.artifact import (
     check_manifest,
     described,
     read_manifest,
-    read_safetensors,
 )
 from compt_fast.prompts.store import StoredPrompt, as_prompt
+from compt_fast.prompts.tensors import read_safetensors
 from compt_fast.utils.errors import InputError, shown
 from compt_fast.utils.inputs import check_file, check_type, read_object
 

@@ -29,9 +29,9 @@ from compt_fast.prompts.artifact import (
     load_prompts,
     read_manifest,
     save_prompts,
-    sha256_of,
 )
 from compt_fast.prompts.shape import PromptShape
+from compt_fast.prompts.tensors import sha256_of
 from compt_fast.tasks.table import Task
 from compt_fast.utils.errors import InputError, unknown
 from compt_fast.utils.files import clean, remove_folder

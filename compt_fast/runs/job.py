@@ -18,7 +18,8 @@ from compt_fast.baselines.making import counted
 from compt_fast.config.choices import INT8
 from compt_fast.config.flags import check_settings, merge_flags, typed
 from compt_fast.config.job import JOB_FLAGS, JobSettings
-from compt_fast.config.run import RunConfig, settled
+from compt_fast.config.resolve import settled
+from compt_fast.config.run import RunConfig
 from compt_fast.models.api import Trunk, open_trunk
 from compt_fast.prompts.parameters import check_vocabulary, mixing_parameters
 from compt_fast.tasks.chosen import resolve_tasks

@@ -12,9 +12,10 @@ from pathlib import Path
 from torch import Tensor
 
 from compt_fast.config.presets import SHARED
-from compt_fast.prompts.artifact import About, RunPrompts, TextFormat, TrunkId, check_trunk, load_prompts, sha256_of
+from compt_fast.prompts.artifact import About, RunPrompts, TextFormat, TrunkId, check_trunk, load_prompts
 from compt_fast.prompts.compositions.factored import FACTORS
 from compt_fast.prompts.store import PromptStore
+from compt_fast.prompts.tensors import sha256_of
 from compt_fast.runs.initialisation import stage_one_draw
 from compt_fast.runs.job import Job, fingerprint_of, open_job
 from compt_fast.runs.stage_one import SourceKind, folder_of, settings_of_sources

@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields, replace
 from compt_fast.config.baselines import METHODS
 from compt_fast.config.job import JOB_FLAGS, JobSettings
 from compt_fast.config.presets import CHAIN, JOINT, RANDOM, SHARED, SOURCELESS, SPOT, STORED
-from compt_fast.config.run import RUN_FLAGS, RunConfig, RunFlag, resolve
+from compt_fast.config.resolve import resolve
+from compt_fast.config.run import RUN_FLAGS, RunConfig, RunFlag
 from compt_fast.prompts.parameters import parameter_count
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError

@@ -13,7 +13,7 @@ from compt_fast.baselines.making import tuned_trunk
 from compt_fast.baselines.trunk import TunedTrunk
 from compt_fast.config.baselines import METHODS
 from compt_fast.config.job import Sweep
-from compt_fast.config.run import resolve
+from compt_fast.config.resolve import resolve
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.models.engines.reference import ReferenceTrunk
 from compt_fast.training.plan import NoPrompts, Run

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from compt_fast.config.presets import PRESETS, UPDATING, Preset
-from compt_fast.config.run import RUN_FLAGS, resolve
+from compt_fast.config.resolve import resolve
+from compt_fast.config.run import RUN_FLAGS
 from compt_fast.utils.errors import InputError
 
 DEFAULTS = {flag.field: flag.default[0] if flag.default else None for flag in RUN_FLAGS.values()}

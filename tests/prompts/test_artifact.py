@@ -22,12 +22,12 @@ from compt_fast.prompts.artifact import (
     check_trunk,
     load_prompts,
     save_prompts,
-    sha256_of,
 )
 from compt_fast.prompts.compose import compose, compose_rows
 from compt_fast.prompts.parameters import PromptBank
 from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import PromptShape
+from compt_fast.prompts.tensors import sha256_of
 from compt_fast.runs.job import Job
 from compt_fast.tasks.table import TASKS
 from compt_fast.tasks.user import definition

@@ -17,8 +17,9 @@ from torch.nn.utils import clip_grad_norm_
 from compt_fast import evaluate, load, predict, report, store, train
 from compt_fast.analysis.runs import read_runs
 from compt_fast.models.batch import TargetPrompts, make_batch
-from compt_fast.prompts.artifact import load_prompts, sha256_of
+from compt_fast.prompts.artifact import load_prompts
 from compt_fast.prompts.parameters import PromptBank, rate_groups
+from compt_fast.prompts.tensors import sha256_of
 from compt_fast.runs.job import Job
 from compt_fast.tasks.sampling import EpochOrder
 from compt_fast.training.graphs import eager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from compt_fast.evaluation.scorings import Labels
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts
