@@ -303,10 +303,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run it; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.soak_serve", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0, help="of load, before the signal (10)")
-    parser.add_argument("flags", nargs="*", help="more flags of the server, as in: -- --ray --replicas 2")
+    parser.add_argument("--replicas", type=int, help="of a server on Ray Serve; without it no Ray is there")
     os.environ |= {"TOKENIZERS_PARALLELISM": "false"}
     line = parser.parse_args(argv)
-    return run(line.minutes, line.flags)
+    return run(line.minutes, [] if line.replicas is None else ["--ray", f"--replicas={line.replicas}"])
 
 
 if __name__ == "__main__":
