@@ -157,6 +157,19 @@ def test_what_was_stored_scores_as_after_training_and_in_the_other_engine_too(
             assert likely == [r["prediction"] for r in own]
 
 
+def test_rows_of_methods_with_and_without_an_update_stand_in_one_batch(trained: Path, toys: list[Path]) -> None:
+    own = {"toy_a": "dept-k4-s0-toy_a", "toy_b": "pt-k4-s0-toy_b", "toy_c": "adept-k4-s0-toy_c"}
+    places = {task: trained / "prompts" / run for task, run in own.items()}
+    rows = [{"task": task, "sentence": text} for text in ("man sees dog", "red film", "city") for task in own]
+    together = load(*places.values(), task_files=toys).predict(rows, scores=True)
+    for task, place in places.items():
+        alone = load(place, task_files=toys).predict([row for row in rows if row["task"] == task], scores=True)
+        mine = [answer for answer in together if answer.task == task]
+        assert [answer.text for answer in mine] == [answer.text for answer in alone]
+        for one, other in zip(mine, alone, strict=True):
+            assert one.scores == pytest.approx(other.scores, rel=1e-5)
+
+
 def test_they_answer_and_are_reported(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"sentence": "man sees dog"}\n')
