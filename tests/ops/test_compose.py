@@ -90,7 +90,8 @@ def test_the_kernels_that_entries_name_are_there() -> None:
     known = {kernel for kernels in COMPUTED.values() for kernel in kernels}
     named = {entry.kernel for of in fused.ENTRIES.values() for entry in of.values()}
     assert named - {None} <= known
-    assert fused.without_kernel() == ["lstm encoders", "relaxed-bernoulli routers", "input gates"]
+    wanted = ["lstm encoders", "relaxed-bernoulli routers", "sparse routers", "input gates", "factored compositions"]
+    assert fused.without_kernel() == wanted
 
 
 def test_no_plan_says_what_no_kernel_computes() -> None:
