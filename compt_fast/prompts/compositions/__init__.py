@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from compt_fast.prompts.shape import PromptShape
 
-ORDER = ("spp", "scp", "pt", "mst", "inside", "attempt", "progressive", "dept", "adept")
+ORDER = ("spp", "scp", "pt", "mst", "inside", "attempt", "progressive", "factored", "dept", "adept")
 
 
 @dataclass(frozen=True)
