@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from compt_fast import evaluate, train
 from compt_fast.runs.folder import claimed
-from compt_fast.training import loop as trainer
+from compt_fast.training import cohort
 from compt_fast.training.checkpoint import load_latest
 from compt_fast.training.monitor import Monitor
 from tests.helpers import jobs
@@ -124,7 +124,7 @@ def test_a_signal_while_runs_are_scored(line: Line, tmp_path: Path, monkeypatch:
     """The second of three runs is interrupted in its evaluation."""
     flags = {"method": "spp,pt-joint,mst", "steps": 3, "eval_batch_size": 4}
     assert train.main(line(tmp_path / "whole", **flags)) == 0
-    save, calls = trainer.save_prompts, [0]
+    save, calls = cohort.save_prompts, [0]
 
     def saved(*rest: Any) -> None:
         save(*rest)
@@ -132,7 +132,7 @@ def test_a_signal_while_runs_are_scored(line: Line, tmp_path: Path, monkeypatch:
         if calls[0] == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(trainer, "save_prompts", saved)
+    monkeypatch.setattr(cohort, "save_prompts", saved)
     assert train.main(line(tmp_path / "cut", **flags)) == 130
     statuses = [run["status"] for run in jobs.results(tmp_path / "cut")["runs"]]
     assert statuses == ["finished", "unfinished", "unfinished"]
