@@ -128,11 +128,19 @@ def run_kernel(
 def _tensors(params: Mapping[str, Tensor], names: Sequence[str], shape: PromptShape) -> list[Tensor]:
     """The parameters of these names as the kernel takes them: an encoder's as layers, where they are none."""
     layers = shape.entries.encoder.layers
+    if layers is None:
+        return [params[name] for name in names]
     found = []
-    for prefix, group in groupby(names, lambda name: name.partition(".")[0]):
+    for prefix, group in grouped(names):
         own = {name.removeprefix(f"{prefix}."): params[name] for name in group}
-        found += list(own.values()) if layers is None or not prefix.endswith("_encoder") else layers(own)
+        found += layers(own) if prefix.endswith("_encoder") else list(own.values())
     return found
+
+
+@torch.compiler.assume_constant_result
+def grouped(names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Neighbours whose names begin alike, up to the first full stop, with that beginning."""
+    return [(prefix, list(group)) for prefix, group in groupby(names, lambda name: name.partition(".")[0])]
 
 
 @torch.compiler.assume_constant_result
