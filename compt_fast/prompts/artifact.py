@@ -385,6 +385,6 @@ def check_trunk(what: str, own: TrunkId, width: int, trunk: TrunkId, d_model: in
         )
     if own.sha256 not in (None, trunk.sha256):
         raise InputError(
-            f"{what} belongs to trunk {own.called} (sha256 {own.sha256}), not to {trunk.called} (sha256 {trunk.sha256}),"
-            " whose weights differ"
+            f"{what} belongs to trunk {own.called} (sha256 {own.sha256}), not to {trunk.called} (sha256 "
+            f"{trunk.sha256}), whose weights differ"
         )
