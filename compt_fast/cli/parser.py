@@ -96,8 +96,6 @@ class CommandLine(argparse.ArgumentParser):
     def _near(self, name: str) -> list[str]:
         """The flags that may have been meant: of that other name, beginning so, or spelled nearly so."""
         asked = OTHER_NAMES.get(name.replace("_", "-"), name)
-        if asked in self._option_string_actions:
-            return [asked]
         known = self._option_string_actions
-        beginning = [flag for flag in known if flag.startswith(f"{asked}-") or flag == f"{asked}s"]
+        beginning = [flag for flag in known if flag.startswith(f"{asked}-") or flag in (asked, f"{asked}s")]
         return beginning or get_close_matches(asked, known, n=1)

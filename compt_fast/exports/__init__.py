@@ -17,7 +17,6 @@ from compt_fast.models.families import T5
 from compt_fast.utils.errors import InputError, unknown
 from compt_fast.utils.files import clean, new_tree, write_json
 from compt_fast.utils.inputs import check_type, read_object
-from compt_fast.utils.locks import at_work
 from compt_fast.utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ def write_export(predictor: Predictor, name: str, folder: Path) -> list[Path]:
     Returns the files, relative to the folder. Raises `InputError` for an unknown format, packages that are missing, a
     folder that holds something else or cannot be written, and prompts that the format cannot hold.
     """
+    from compt_fast.utils.locks import at_work  # Windows, where `--help` only refuses, has none
+
     check_format(name)
     check_place(folder)
     try:

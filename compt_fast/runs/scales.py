@@ -38,7 +38,7 @@ def _initial_scales(trunk: Trunk, runs: list[Run]) -> Iterator[tuple[Run, float]
     for run in runs:
         config = run.config
         kind = (run.shape, config.init, config.init_range)
-        if kind in seen or run.shape.per_row or {config.source_init, config.private_init} != {RANDOM}:
+        if run.alone or kind in seen or run.shape.per_row or {config.source_init, config.private_init} != {RANDOM}:
             continue
         seen.add(kind)
         bank = PromptBank.create(

@@ -20,7 +20,7 @@ def said(capsys: pytest.CaptureFixture[str], command: str, line: list[str]) -> s
     return err
 
 
-RATES = "'--lr-source' or '--lr-private' or '--lr-encoder' or '--lr-router' or '--lr-update'"
+RATES = "'--lr-source' or '--lr-private' or '--lr-encoder' or '--lr-router' or '--lr-update' or '--lr'"
 MASKS = "'--masks' or '--mask-how' or '--mask-tokens'"
 
 
@@ -33,12 +33,7 @@ MASKS = "'--masks' or '--mask-how' or '--mask-tokens'"
         ("train", ["--lr_source=1"], "Did you mean '--lr-source'?"),
         ("train", ["--noprefix"], "Did you mean '--no-prefix'?"),
         ("train", ["--zzzz"], "unknown flag '--zzzz'. (compt-fast train --help explains every flag)"),
-        ("train", ["--lr", "1"], f"Did you mean {RATES}?"),
-        (
-            "train",
-            ["--learning-rate=1"],
-            f"Did you mean {RATES}?",
-        ),
+        ("train", ["--learning-rate=1"], f"Did you mean {RATES}?"),
         ("train", ["--num_train_epochs=1"], "Did you mean '--epochs'?"),
         ("evaluate", ["runs/a", "--output-dir=b"], "Did you mean '--out'?"),
         ("train", ["rte"], "unexpected argument 'rte' (compt"),

@@ -54,7 +54,7 @@ def test_a_card_has_what_the_hub_reads(adapters: Path, run: Path) -> None:
     for text in ("`rte: sentence1: {sentence1} sentence2: {sentence2}`", "`entailment`, `not_entailment`", "pt-joint"):
         assert text in card.text
     whole = ModelCard.load(adapters / "README.md")
-    assert len(whole.data.eval_results) == 13 and whole.text.count("| mini_") == 13
+    assert len(whole.data.eval_results) == whole.text.count("| mini_") == len(read_exported(adapters))
 
 
 def test_a_trunk_of_the_hub_is_named_and_not_copied(tiny_t5: Path, tmp_path: Path) -> None:

@@ -91,11 +91,20 @@ def drawn(run: Run) -> dict[str, Tensor]:
     return {name: torch.randn(sizes[name], generator=generator) for name in stored}
 
 
+def taught(run: Run) -> Tensor | None:
+    """Prompts in the place of the stored ones that a run learns from, the same for every run."""
+    shape = run.shape
+    if not run.config.distils:
+        return None
+    generator = torch.Generator().manual_seed(8)
+    return torch.randn(shape.tasks, shape.target_length, shape.d_model, generator=generator)
+
+
 def train(job: Job, runs: list[Run], folder: Path, start: Start = from_nothing, **changes: Any) -> Trainer:
     """Train and score `runs` in a new folder, under the job's settings but for the `changes`."""
     folder.mkdir(parents=True)
     settings = replace(job.settings, **changes)
-    trainer = Trainer(runs, job.trunk, job.trunk_hash, job.data, settings, folder, start)
+    trainer = Trainer(runs, job.trunk, job.trunk_hash, job.data, settings, folder, start, teachers=taught)
     total, console = trainer.total_steps, Console(quiet=True)
     with Monitor(folder, total, console, tensorboard=False) as monitor, Interrupts() as interrupts:
         trainer.train(monitor, interrupts)

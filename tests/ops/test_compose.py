@@ -91,13 +91,7 @@ def test_the_kernels_that_entries_name_are_there() -> None:
     named = {entry.kernel for of in fused.ENTRIES.values() for entry in of.values()}
     assert named - {None} <= known
     routers = ["relaxed-bernoulli routers", "attention routers", "sparse routers", "input gates"]
-    rules = [
-        "attempt compositions",
-        "progressive compositions",
-        "factored compositions",
-        "dept compositions",
-        "adept compositions",
-    ]
+    rules = [f"{name} compositions" for name in ("attempt", "progressive", "factored", "dept", "adept")]
     assert fused.without_kernel() == ["lstm encoders", "residual encoders", *routers, *rules]
 
 

@@ -12,7 +12,7 @@ import pytest
 from compt_fast import train
 from compt_fast.config.flags import parse, read_file
 from compt_fast.config.job import JobSettings
-from compt_fast.config.presets import PRESETS
+from compt_fast.config.baselines import METHODS
 from compt_fast.runs.recipes import embedded, read_jobs, settings_of
 from compt_fast.tasks.chosen import resolve_tasks
 from compt_fast.tasks.table import SUITES, TASKS
@@ -67,7 +67,7 @@ def test_every_experiment_of_both_papers_has_a_recipe_and_the_readme_names_the_r
 
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
 def test_every_method_of_a_recipe_is_there(path: Path) -> None:
-    assert methods_of(path) <= set(PRESETS)
+    assert methods_of(path) <= set(METHODS)
 
 
 @pytest.mark.parametrize("mini", [False, True], ids=["full", "mini"])

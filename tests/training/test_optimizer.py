@@ -106,7 +106,7 @@ def test_a_bank_takes_torchs_clipped_steps(encoder: str, sharing: str, compositi
     own = "per-prompt" if encoder == "none" else sharing
     gates = "fixed" if composition == "inside" else "learned"
     shape = PromptShape(composition, 3, 2, True, 4, 6, encoder=encoder, sharing=own, gates=gates)
-    bank = PromptBank.create(shape, [5]).to(torch.float64)
+    bank = PromptBank.create(shape, [5], embedding=torch.randn(10, 6)).to(torch.float64)
     optim = FleetAdamW(bank.params)
     alone = {name: p.detach()[0].clone().requires_grad_() for name, p in bank.params.items()}
     theirs = torch.optim.AdamW(alone.values(), lr=0.05, weight_decay=0.01)

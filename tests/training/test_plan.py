@@ -216,7 +216,10 @@ def test_every_presets_parameters_are_counted() -> None:
         ({"method": "sip", "lr_source": "0.1"}, "--lr-source has no meaning"),
         ({"method": "sl", "private_init": "stored"}, "--private-init has no meaning"),
         ({"method": "p", "source_tasks": "a"}, r"--source-tasks has no meaning: none of the methods trained \(p\)"),
-        ({"method": "pi", "source_tasks": "a"}, "--source-tasks has no meaning: .* starts from stored sources"),
+        (
+            {"method": "pi", "source_tasks": "a"},
+            "--source-tasks has no meaning: .* starts from prompts of source tasks",
+        ),
         ({"method": "spp,pt", "source_steps": "3"}, "--source-steps has no meaning: .* starts from stored prompts"),
         ({"method": "slp", "fit_length": "first"}, "--fit-length has no meaning"),
     ],

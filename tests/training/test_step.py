@@ -26,7 +26,9 @@ class Summing:
 
     device = torch.device("cpu")
 
-    def row_losses(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None = None) -> Tensor:
+    def row_losses(
+        self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None = None, teachers: None = None
+    ) -> Tensor:
         sums = torch.stack([own.sum() for own in prompts.flat.split(prompts.lengths.tolist())])
         if input_update is not None:
             added = torch.stack([own.sum() for own in input_update.split(batch.input_lengths.tolist())])

@@ -57,7 +57,7 @@ def test_the_choices_of_flags_are_listed_without_torch() -> None:
 
 def test_the_choices_stand_in_the_order_of_their_first_release() -> None:
     assert names_in("compt_fast.prompts.compositions")[:5] == ("spp", "scp", "pt", "mst", "inside")
-    assert choices.ENCODER_NAMES[:4] == ("mlp", "linear", "lstm", "none")
+    assert choices.ENCODER_NAMES[:3] == ("mlp", "linear", "lstm")
     assert choices.ROUTER_NAMES[:3] == ("direct", "constant", "relaxed-bernoulli")
     assert choices.NORMALISATION_NAMES[:5] == ("auto", "softmax", "sparsemax", "sigmoid", "softmax-temperature")
     assert choices.GATE_NAMES[:5] == ("fixed", "learned", "learned-global", "tied", "input")

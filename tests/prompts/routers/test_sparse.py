@@ -33,7 +33,7 @@ def test_a_row_gets_its_most_probable_prompt_times_the_probability(seed: int, no
     noise = torch.rand(5, N, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) if noisy else None
     begun = compose(bank.params, SHAPE, training=noisy)
     few = {name: bank.params[name] for name in mixing_parameters(SHAPE)}
-    found = compose_rows(begun, few, SHAPE, RUNS, TASKS, texts(), noise)
+    found = compose_rows(begun, few, SHAPE, RUNS, TASKS, texts(), noise=noise)
     ahead = torch.randn(found.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     (found * ahead).sum().backward()
     tokens, weight = bank.params["source_tokens"].detach(), bank.params["router.weight"].detach()
