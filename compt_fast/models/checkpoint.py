@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import textwrap
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,7 +189,8 @@ def _of_floats(file: Path, name: str, right: bool, dtype: object) -> None:
 def _pickled_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     try:
         # Files from before torch 1.6 are no zip archives, and cannot be mapped.
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
+        with warnings.catch_warnings(action="ignore"):  # of old protocols; what cannot be read is refused below
+            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
     except pickle.UnpicklingError as error:  # its text would have the user load the file regardless
         raise InputError(
             f"{file}: a pickle of something else than plain tensors, or broken; loading it could run any code,"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from compt_fast import train
+from compt_fast.config.baselines import METHODS
 from compt_fast.config.flags import parse, read_file
 from compt_fast.config.job import JobSettings
-from compt_fast.config.baselines import METHODS
 from compt_fast.runs.recipes import embedded, read_jobs, settings_of
 from compt_fast.tasks.chosen import resolve_tasks
 from compt_fast.tasks.table import SUITES, TASKS

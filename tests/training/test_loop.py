@@ -197,8 +197,11 @@ def test_every_preset_trains(job: Job, tiny_t5: Path, toys: list[Path], tmp_path
         assert len(losses) == 3 and all(map(math.isfinite, losses))
         stored = jobs.prompts(tmp_path / "run")[run.id]
         tasks = 1 if run.config.task else 3
-        assert stored["privates" if run.config.private else "targets"].shape[0] == tasks
-        if not run.shape.per_row:
+        if run.config.private:
+            assert stored["privates"].shape[0] == tasks
+        if run.shape.per_row:
+            assert "targets" not in stored and stored["sources"].shape[0] == run.shape.sources
+        else:
             assert stored["targets"].shape == (tasks, run.shape.target_length, 32)
 
 

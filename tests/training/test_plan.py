@@ -218,7 +218,7 @@ def test_every_presets_parameters_are_counted() -> None:
         ({"method": "p", "source_tasks": "a"}, r"--source-tasks has no meaning: none of the methods trained \(p\)"),
         (
             {"method": "pi", "source_tasks": "a"},
-            "--source-tasks has no meaning: .* starts from prompts of source tasks",
+            "--source-tasks has no meaning: .* prompts of source tasks",
         ),
         ({"method": "spp,pt", "source_steps": "3"}, "--source-steps has no meaning: .* starts from stored prompts"),
         ({"method": "slp", "fit_length": "first"}, "--fit-length has no meaning"),
