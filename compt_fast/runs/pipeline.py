@@ -78,6 +78,7 @@ def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMem
         _stage(own_folder, own_job, Initialisation(own_job, store, own_job.runs), _latest(own_folder, own_job))
         for own_folder, own_job in shared.jobs.values()
     ]
+    sharing = [stage for stage in sharing if len(stage.trainer.results) < len(stage.job.runs)]  # others need no teachers
     wanting = [initialisation, *(stage.initialisation for stage in sharing)]
     if writing:
         for each in wanting:
@@ -87,7 +88,6 @@ def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMem
     for own_folder, own_job in open_stage_one(folder, job, list(lacking)):
         starts = Initialisation(own_job, store, own_job.runs)
         stage_one.append(_stage(own_folder, own_job, starts, _latest(own_folder, own_job)))
-    sharing = [stage for stage in sharing if len(stage.trainer.results) < len(stage.job.runs)]
     return Pipeline(folder, store, stage_one, sharing, _stage(folder, job, initialisation, saved))
 
 

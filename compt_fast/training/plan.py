@@ -178,9 +178,8 @@ def _shape(config: RunConfig, tasks: int, d_model: int) -> PromptShape:
     if METHODS[config.method].trains_weights():
         return NoPrompts("pt", tasks, 0, False, 0, d_model, encoder="none")
     roles = config.encoded_roles
-    one_of_two = (
-        config.encoder != "none" and config.composition not in SOURCELESS and config.private and len(roles) == 1
-    )
+    both = bool(config.sources) and config.composition not in SOURCELESS and config.private
+    one_of_two = config.encoder != "none" and both and len(roles) == 1
     called = {flag.field: flag.shape for flag in RUN_FLAGS.values() if flag.shape}
     values = {called.get(name, name): value for name, value in config.to_json().items()}
     own = {field.name: values[field.name] for field in fields(PromptShape) if field.name in values}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from compt_fast.models.batch import Batch, TargetPrompts
 from compt_fast.models.engines.reference import ReferenceTrunk
 from compt_fast.utils.errors import InputError
 from tests.baselines.conftest import TASKS, Make, perturb, run_of, targets
+from tests.helpers import jobs
+from tests.helpers.tiny_trunks import make_trunk
 
 D, INNER, FF, ENCODER, DECODER, VOCABULARY = 32, 24, 48, 2, 3, 384  # of tests.helpers.tiny_t5
 NORMS = (2 * ENCODER + 3 * DECODER + 2) * D
@@ -154,11 +157,13 @@ def test_over_a_trunk_in_bf16_weights_stay_in_fp32(tiny_t5: object, make: Make, 
     assert not torch.equal(loss, whole)
 
 
-def test_methods_of_a_t5_refuse_another_trunk(fresh: Callable[[], ReferenceTrunk]) -> None:
-    model = fresh().model
-    model.config.model_type = "bart"
-    with pytest.raises(InputError, match="layers of a T5, and the trunk is a bart"):
-        tuned(model, run_of("adapter", D).config, TASKS)
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_every_baseline_refuses_another_trunk_when_its_job_opens(family: str, tmp_path: Path, toys: list[Path]) -> None:
+    trunk = make_trunk(tmp_path / family, family)
+    for method in BASELINES:
+        chosen = jobs.settings(trunk, toys[:1], method=f"spp,{method}", prompt_length=None)
+        with pytest.raises(InputError, match=rf"{method} changes the layers of a T5, and the trunk .* is a {family}"):
+            jobs.opened(chosen)
 
 
 def test_an_empty_prompt_is_no_prompt(fresh: Callable[[], ReferenceTrunk], batch: Batch) -> None:
