@@ -82,7 +82,8 @@ def check(settings: JobSettings, console: Console) -> int:
     _print_rows(console, [of for pair in seen for of in pair])
     _print_examples(console, data, job.runs)
     before = [(own, "source prompts that the store lacks") for own in made.stage_one]
-    for own, what in before + [(own, "a prompt that the source tasks share") for own in made.sharing]:
+    before += [(own, "a prompt that the source tasks share") for own in made.sharing]
+    for own, what in before:
         console.print(f"Stage one, of {what}:")
         print_plan(console, own.trainer, estimate(own.trainer))
     print_plan(console, trainer, estimate(trainer))

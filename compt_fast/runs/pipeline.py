@@ -74,11 +74,12 @@ def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMem
     left = [run for run in job.runs if run.id not in done]
     shared = SharedPrompts(folder, job, store, left)
     initialisation = Initialisation(job, store, left, shared)
+    begun = [(own_folder, own_job, _latest(own_folder, own_job)) for own_folder, own_job in shared.jobs.values()]
     sharing = [
-        _stage(own_folder, own_job, Initialisation(own_job, store, own_job.runs), _latest(own_folder, own_job))
-        for own_folder, own_job in shared.jobs.values()
+        _stage(own_folder, own_job, Initialisation(own_job, store, own_job.runs), before)
+        for own_folder, own_job, before in begun
+        if before is None or len(before.state["results"]) < len(own_job.runs)  # what is done needs no teachers
     ]
-    sharing = [stage for stage in sharing if len(stage.trainer.results) < len(stage.job.runs)]  # others need no teachers
     wanting = [initialisation, *(stage.initialisation for stage in sharing)]
     if writing:
         for each in wanting:

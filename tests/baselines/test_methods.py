@@ -12,8 +12,10 @@ from torch.nn import functional as F
 from compt_fast.baselines.making import counted, tuned
 from compt_fast.baselines.methods import TUNINGS
 from compt_fast.config.baselines import BASELINES
+from compt_fast.config.flags import read_flags
 from compt_fast.models.batch import Batch, TargetPrompts
 from compt_fast.models.engines.reference import ReferenceTrunk
+from compt_fast.runs.job import open_job
 from compt_fast.utils.errors import InputError
 from tests.baselines.conftest import TASKS, Make, perturb, run_of, targets
 from tests.helpers import jobs
@@ -159,11 +161,12 @@ def test_over_a_trunk_in_bf16_weights_stay_in_fp32(tiny_t5: object, make: Make, 
 
 @pytest.mark.parametrize("family", ["bart", "gpt2"])
 def test_every_baseline_refuses_another_trunk_when_its_job_opens(family: str, tmp_path: Path, toys: list[Path]) -> None:
-    trunk = make_trunk(tmp_path / family, family)
+    chosen = jobs.settings(make_trunk(tmp_path / family, family), toys[:1], prompt_length=None)
+    trunk = jobs.opened(chosen).trunk
     for method in BASELINES:
-        chosen = jobs.settings(trunk, toys[:1], method=f"spp,{method}", prompt_length=None)
+        flags = read_flags(chosen | {"method": f"spp,{method}"}, None)
         with pytest.raises(InputError, match=rf"{method} changes the layers of a T5, and the trunk .* is a {family}"):
-            jobs.opened(chosen)
+            open_job(flags, trunk=trunk)
 
 
 def test_an_empty_prompt_is_no_prompt(fresh: Callable[[], ReferenceTrunk], batch: Batch) -> None:

@@ -173,6 +173,7 @@ def edit(folder: Path, **changes: Any) -> None:
         ({"tasks": ["rte"]}, "tasks are 1, but its shape has 2"),
         ({"tasks": ["rte", "../b"]}, "no name of a task, in .*manifest.json: tasks"),
         ({"source_tasks": [3]}, "source_tasks: a name must be a text"),
+        ({"source_tasks": ["rte", "cola"]}, "source_tasks are 2, but its shape has 3 sources"),
         ({"trunk": {"d_model": 64}}, "trunk: d_model must be that of its shape, 32"),
         ({"trunk": {"width": 64}}, "unknown key in .*manifest.json: trunk: 'width'"),
         ({"text": {"label_mode": "own"}}, "manifest.json: text: unknown label_mode 'own'"),
