@@ -194,6 +194,15 @@ def test_an_edited_manifest_is_refused(changes: dict[str, Any], message: str, tm
         load_prompts(tmp_path / "r")
 
 
+def test_a_parameter_that_rows_are_composed_with_cannot_be_missing(tmp_path: Path) -> None:
+    prompts, _ = made("input")
+    lost = next(name for name in prompts.tensors if name.startswith("param."))
+    left = {name: t for name, t in prompts.tensors.items() if name != lost}
+    save_prompts(tmp_path / "r", replace(prompts, tensors=left), ABOUT)
+    with pytest.raises(InputError, match=rf"its shape does not go with its tensors \({lost}\)"):
+        load_prompts(tmp_path / "r")
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "r"
     save_prompts(folder, made()[0], ABOUT)
