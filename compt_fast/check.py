@@ -81,9 +81,10 @@ def check(settings: JobSettings, console: Console) -> int:
     seen = [(survey(data, t, train=True), survey(data, t, train=False)) for t in range(len(data.tasks))]
     _print_rows(console, [of for pair in seen for of in pair])
     _print_examples(console, data, job.runs)
-    for own in made.stage_one:
-        lacks = "source prompts that the store lacks"
-        console.print(f"Stage one, of {lacks if own.initialisation is None else 'the prompt that source tasks share'}:")
+    before = [(own, "source prompts that the store lacks") for own in made.stage_one]
+    before += [(own, "a prompt that the source tasks share") for own in made.sharing]
+    for own, what in before:
+        console.print(f"Stage one, of {what}:")
         print_plan(console, own.trainer, estimate(own.trainer))
     print_plan(console, trainer, estimate(trainer))
     for note in unused(settings):

@@ -137,12 +137,12 @@ def _announce(console: Console, pipeline: Pipeline) -> None:
     from compt_fast.runs.survey import row_notes
 
     trainer, store = pipeline.stage_two.trainer, pipeline.store
-    for own in pipeline.stage_one:
-        lacks = f"source prompts that the store {store.folder} lacks"
-        what = lacks if own.initialisation is None else "the prompt that the source tasks share"
+    before = [(own, f"source prompts that the store {store.folder} lacks") for own in pipeline.stage_one]
+    before += [(own, "a prompt that the source tasks share") for own in pipeline.sharing]
+    for own, what in before:
         console.print(f"Stage one trains {what}:", soft_wrap=True)
         print_plan(console, own.trainer, estimate(own.trainer))
-    if pipeline.stage_one:
+    if before:
         console.print("Stage two:")
     print_plan(console, trainer, estimate(trainer))
     for note in row_notes(trainer.data):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from compt_fast import evaluate, export, load, report, store, train
+from compt_fast import check, evaluate, export, load, report, store, train
 from compt_fast.prompts.store import PromptStore
 from tests.helpers import jobs
 from tests.helpers.jobs import Line, equal, error_of
@@ -140,7 +141,7 @@ def test_targets_start_from_what_source_tasks_share(
             for name in ("param.factors.u", "param.factors.v"):
                 assert torch.equal(tensors[name], source[name].mean(0).expand_as(tensors[name]))
     config = json.loads((out / "config.json").read_text())
-    assert config["stored"].keys() == {"mpt-source-n1-full-s0"}
+    assert config["stored"].keys() == {"shared-m2/mpt-source-n1-full-s0"}
     named = out / "shared-m2" / "prompts" / "mpt-source-n1-full-s0"
     assert train.main(line(tmp_path / "named", method="mpt-m", lr_source=0, lr_private=0, shared_from=named)) == 0
     (again,) = jobs.prompts(tmp_path / "named").values()
@@ -152,6 +153,30 @@ def test_targets_start_from_what_source_tasks_share(
         assert train.main([f"--resume={tmp_path / f'cut{step}'}"]) == 0
         equal(tmp_path / f"cut{step}" / "shared-m2", out / "shared-m2")
     equal(tmp_path / "cut1", tmp_path / "cut5")
+
+
+def test_shared_prompts_of_two_lengths_and_their_teachers(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    """Teachers of another length are fitted; both stages are told of; what is done needs no teachers any more."""
+    assert train.main(line(tmp_path / "five", method="pt-joint", prompt_length=5, steps=1)) == 0
+    kept, out = tmp_path / "store", tmp_path / "run"
+    assert store.main(["add", f"--store={kept}", str(tmp_path / "five" / "prompts" / "pt-joint-k4-s0")]) == 0
+    chosen = {"method": "mpt-m", "prompt_length": "2,3", "source_steps": 1, "steps": 2, "store": kept}
+    assert "has 5 tokens and 2 are needed: say --fit-length" in error_of(capsys, train.main, line(out, **chosen))
+    chosen["fit_length"] = "first"
+    assert check.main(line(tmp_path / "none", **chosen)) in (0, 1)
+    assert capsys.readouterr().out.count("Stage one, of a prompt that the source tasks share:") == 2
+    interrupt(monkeypatch, 3)  # a step each of what is shared, then one of the targets
+    assert train.main(line(out, **chosen)) == 130
+    assert capsys.readouterr().out.count("Stage one trains a prompt that the source tasks share:") == 2
+    shared = {f"shared-m{length}/mpt-source-n1-full-s0" for length in (2, 3)}
+    assert json.loads((out / "config.json").read_text())["stored"].keys() == shared
+    shutil.rmtree(kept)
+    assert train.main([f"--resume={out}"]) == 0
+    assert "Stage one" not in capsys.readouterr().out and not list(out.glob("sources-*"))
+    manifests = [json.loads(path.read_text()) for path in out.glob("prompts/*/manifest.json")]
+    assert [one["source_tasks"] for one in manifests] == [None, None], "one source, which is no task's"
 
 
 def test_a_shared_prompt_that_does_not_fit_is_named(line: Line, fleet: Path, tmp_path: Path, capsys: Said) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +176,10 @@ def test_a_sum_of_stored_prompts_starts_runs_and_answers(line: Line, tmp_path: P
         assert torch.equal(found["targets"][0], entry.values), "nothing was lacking"
     said = error_of(capsys, store.main, ["combine", "toy_a-m2 - toy_b-m3", f"--store={kept.folder}", "--name=x"])
     assert "'toy_b-m3'. Did you mean 'toy_b-m2'?" in said
+    assert store.main(made) == 0
+    beside = compt_fast.load(kept.folder).prompts
+    for own in (a, b):
+        assert torch.equal(beside[own.task].prompts.tensors["targets"][0], own.values), "before what it shares"
     assert store.main(["combine", "- toy_a-m2", f"--store={kept.folder}", "--name=away", "--task=toy_b"]) == 0
 
 
@@ -206,6 +211,12 @@ def test_tasks_come_one_after_another(line: Line, tmp_path: Path, capsys: Said) 
     assert train.main(line(tmp_path / "again", method="progressive", store=kept.folder, **sequence)) == 0
     assert "Stage one" not in capsys.readouterr().out
     assert store.main(["list", f"--store={kept.folder}"]) == 0 and "toy_a (before" in capsys.readouterr().out
+    for place in (str(kept.folder), f"{kept.folder}@toy_b"):
+        assert list(compt_fast.load(place).tasks) == ["toy_b"], "without what stands before others"
+    chain = Path(shutil.copytree(kept.folder, tmp_path / "chain"))
+    shutil.rmtree(chain / b.name)
+    with pytest.raises(InputError, match="all of its prompts are parts, which stand before others"):
+        compt_fast.load(chain)
     assert "and nothing alone: name the run" in error_of(
         capsys, export.main, [str(kept.folder / a.name), "--format=peft", f"-o={tmp_path / 'out'}"]
     )

@@ -209,7 +209,9 @@ def _weighted(suite: str, found: dict[str, dict[int | None, list[float]]]) -> Ex
     if len(others) > 1:
         said.append(f"{others[-1]} least ({defined[others[-1]]:.1f})")
     if undefined:
-        said.append(f"not defined for {listed(undefined)}, which {'has' if len(undefined) == 1 else 'have'} no sources")
+        said.append(
+            f"not defined for {listed(undefined)}, which {'has' if len(undefined) == 1 else 'have'} no weighed sources"
+        )
     shots = sorted({k for of in found.values() for k in of}, key=lambda k: (k is None, k or 0))
     levels: dict[str, list[Point | None]] = {}
     for k in shots:

@@ -12,8 +12,8 @@ from compt_fast.analysis.contrasts import Point, Series, grouped, labels, points
 from compt_fast.analysis.exhibits import Cell, Exhibit, Section, Table
 from compt_fast.analysis.runs import Entry, Material, metric_of, suite_name
 from compt_fast.analysis.words import examples, slug, unused
+from compt_fast.config.compositions import composed
 from compt_fast.config.job import JOB_FLAGS
-from compt_fast.config.presets import SOURCELESS
 from compt_fast.training.results import score_table
 from compt_fast.utils.words import listed, plural, short
 
@@ -208,7 +208,7 @@ def sources(material: Material) -> Section | None:
         base = {
             key
             for key in found
-            if dict(key)["composition"] in (*SOURCELESS, "mst")
+            if composed(dict(key)["composition"]).sources in ("none", "one")
             and (dict(key)["shots"], dict(key)["label_mode"]) in rates
         }
         keys = [key for key in found if key in chosen | base]

@@ -13,8 +13,9 @@ from typing import Any
 from compt_fast.analysis.formulas import Anatomy
 from compt_fast.analysis.words import told_apart
 from compt_fast.config.baselines import METHODS
+from compt_fast.config.compositions import composed
 from compt_fast.config.job import JOB_FLAGS, JobSettings
-from compt_fast.config.presets import CHAIN, RANDOM, SOURCELESS
+from compt_fast.config.presets import CHAIN, STORED
 from compt_fast.config.run import RunConfig
 from compt_fast.evaluation.evaluator import average
 from compt_fast.prompts.shape import PromptShape
@@ -68,7 +69,7 @@ class Entry:
     @property
     def sources_grow(self) -> bool:
         """Whether it has as many sources as tasks because its preset or its stored prompts say so."""
-        if self.config.source_init != RANDOM:
+        if self.config.source_init == STORED:
             return not self.job.source_tasks
         return METHODS[self.config.method].one_source_a_task() and "sources" not in self.job.sweep.values
 
@@ -88,8 +89,6 @@ class Entry:
             encoder="none",
             router=config.router,
             normalisation=config.normalisation,
-            update_rank=1,
-            update_length=1,
         )
         return shape.normaliser if shape.has_router else None
 
@@ -102,7 +101,8 @@ class Entry:
     def stored(self) -> tuple[Path, ...]:
         """The folders of its stored prompts, one a part; none where they are not there, or share no shape."""
         folders = tuple(self.folder / "prompts" / part.id for part in self.parts)
-        alike = len(folders) == 1 or self.config.composition in SOURCELESS  # sources of parts are not the same ones
+        # sources of parts are not the same ones
+        alike = len(folders) == 1 or not composed(self.config.composition).has_sources
         return folders if alike and all((folder / "manifest.json").is_file() for folder in folders) else ()
 
     @cached_property

@@ -18,6 +18,7 @@ from compt_fast.config.run import RunConfig
 from compt_fast.models.api import Trunk
 from compt_fast.models.base import BaseTrunk
 from compt_fast.models.engines.reference import ReferenceTrunk
+from compt_fast.models.families import T5
 from compt_fast.training.plan import Run
 from compt_fast.utils.errors import InputError
 
@@ -43,6 +44,15 @@ def tuned_trunk(fresh: Trunk, run: Run) -> TunedTrunk:
     return TunedTrunk(fresh, tuned(fresh.model.cpu(), run.config, run.shape.tasks).to(device))
 
 
+def check_family(trunk: Trunk, run: Run) -> None:
+    """Raise `InputError` for a trunk that no baseline changes: all of them know the layers of a T5 alone."""
+    if trunk.family not in T5.classes():
+        raise InputError(
+            f"{run.id}: {run.config.method} changes the layers of a T5, and the trunk {trunk.name} is a "
+            f"{trunk.family}: leave out the baselines, or take a {T5.text}"
+        )
+
+
 def check_engine(engine: str, run: Run) -> None:
     """Raise `InputError` where an engine is asked for that computes a frozen trunk alone."""
     if engine not in (AUTO, ENGINE):
@@ -55,7 +65,8 @@ def check_engine(engine: str, run: Run) -> None:
 
 def counted(runs: Sequence[Run], trunk: Trunk, engine: str) -> list[Run]:
     """`runs`, of which the baselines know how many weights they train in a trunk's model, and the shape of their
-    prompts. Raises `InputError` as `tuned` does, and for an `engine` that computes none of them.
+    prompts. Raises `InputError` as `tuned` does, for another trunk than a T5, and for an `engine` that computes none of
+    them.
     """
 
     @cache
@@ -70,6 +81,7 @@ def counted(runs: Sequence[Run], trunk: Trunk, engine: str) -> list[Run]:
     found = []
     for run in runs:
         if run.alone:
+            check_family(trunk, run)
             check_engine(engine, run)
             alike = replace(run.config, seed=0, task=None, shots=None, lr_weights=1.0, label_mode="natural")
             count, length = skeleton(alike, run.shape.tasks)

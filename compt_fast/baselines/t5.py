@@ -7,20 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from compt_fast.utils.errors import InputError
-
-FAMILIES = ("t5", "mt5")
 Change = Callable[[Tensor, Tensor], Tensor]
 """Of a sublayer's input and output, both (B, L, d), its output instead."""
-
-
-def check_t5(model: Any, method: str) -> None:
-    """Raise `InputError` for a trunk whose layers a method does not know."""
-    if model.config.model_type not in FAMILIES:
-        raise InputError(
-            f"{method} is written for the layers of a T5, and the trunk is a {model.config.model_type}; finetune, lora "
-            "and ia3 take it"
-        )
 
 
 def stacks(model: Any) -> list[Any]:
@@ -30,7 +18,6 @@ def stacks(model: Any) -> list[Any]:
 
 def layer_norms(model: Any) -> Iterator[Any]:
     """All layer norms of the trunk."""
-    check_t5(model, "a method of layer norms")
     return (m for s in stacks(model) for name, m in s.named_modules() if name.endswith("layer_norm"))
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from compt_fast.config.presets import INIT_RANGE, NO_PROMPT, PRESETS, Preset
+from compt_fast.config.compositions import NO_PROMPT
+from compt_fast.config.presets import INIT_RANGE, PRESETS, Preset
 
 REDUCED, REDUCTION = -1, 32  # "d_model / 32", the bottleneck of adapters in the tables of ATTEMPT and ComPT
 _NO_PROMPT: dict[str, Any] = {"prompt_length": 0, "init": "uniform", "init_range": INIT_RANGE}

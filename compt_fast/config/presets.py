@@ -11,12 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from compt_fast.config.compositions import Composed, composed
+
 PER_TASK = -1  # "as many sources as there are tasks", for the presets sln and slpn
-NO_PROMPT = "none"  # the composition of what trains the trunk's weights, or further ones, and no prompts
-SOURCELESS = ("pt", "dept", "adept", NO_PROMPT)
-"""The compositions that have no source prompts."""
-UPDATING = ("dept", "adept")
-"""The compositions that update the token embeddings of the texts."""
 INIT_RANGE = 0.5  # of uniform tokens
 RANDOM, STORED, SPOT, JOINT = "random", "stored", "spot", "joint"  # where the tokens of a role's prompts start from
 CHAIN = "chain"  # beside them of sources: each from the stored prompt that was trained behind those before it
@@ -40,6 +37,11 @@ class Preset:
     apart: bool = False
     weights: str = ""
 
+    @property
+    def composed(self) -> Composed:
+        """The facts of its composition."""
+        return composed(self.composition)
+
     def init(self, role: str) -> str:
         """Where the prompts of a role ("source", "private") start."""
         return str(self.settings.get(f"{role}_init", RANDOM))
@@ -52,11 +54,11 @@ class Preset:
 
     def mixes(self) -> bool:
         """Whether it has sources that a router weighs."""
-        return self.composition not in (*SOURCELESS, "mst", "progressive", "factored")
+        return self.composed.sources == "many"
 
     def has_gates(self) -> bool:
         """Whether gates stand in its composition."""
-        return self.composition in ("spp", "scp")
+        return self.composed.gated
 
     def chooses_sources(self) -> bool:
         """Whether number and start of its sources are open; stored ones are one a source task."""
@@ -64,15 +66,15 @@ class Preset:
 
     def chooses_start(self) -> bool:
         """Whether the start of its sources, or of the prompt that its tasks share, is open."""
-        return self.chooses_sources() or self.composition == "factored"
+        return self.chooses_sources() or self.composed.factors
 
     def trains_sources(self) -> bool:
         """Whether it has sources that learn."""
-        return self.composition not in SOURCELESS and self.learn_sources
+        return self.composed.has_sources and self.learn_sources
 
     def trains_private(self) -> bool:
         """Whether it has private prompts, or factors that scale a shared one for each task."""
-        return self.private or self.composition == "factored"
+        return self.private or self.composed.factors
 
     def chooses_private(self) -> bool:
         """Whether it has private prompts whose start is open."""
@@ -80,11 +82,11 @@ class Preset:
 
     def updates(self) -> bool:
         """Whether it updates the token embeddings of the texts."""
-        return self.composition in UPDATING
+        return self.composed.updates
 
     def updates_by_place(self) -> bool:
         """Whether it does so by their places."""
-        return self.composition == "dept"
+        return self.composed.by_place
 
     def trains_prompts(self) -> bool:
         """Whether it trains prompts, and no weights of the trunk."""
@@ -111,7 +113,7 @@ def encoded_roles(composition: str, private: bool, source_init: str, private_ini
     """The roles ("source", "private") whose prompts go through prompt encoders: what starts from stored values, which
     an encoder has already made, has none.
     """
-    there = {"source": (composition not in SOURCELESS, source_init), "private": (private, private_init)}
+    there = {"source": (composed(composition).has_sources, source_init), "private": (private, private_init)}
     return [role for role, (has, init) in there.items() if has and init == RANDOM]
 
 

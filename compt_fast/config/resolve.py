@@ -8,6 +8,7 @@ from typing import Any
 
 from compt_fast.config.baselines import METHODS, REDUCED, REDUCTION
 from compt_fast.config.choices import HIDDEN
+from compt_fast.config.compositions import composed
 from compt_fast.config.fields import FULL
 from compt_fast.config.presets import (
     CHAIN,
@@ -15,7 +16,6 @@ from compt_fast.config.presets import (
     PER_TASK,
     RANDOM,
     SHARED,
-    SOURCELESS,
     STORED,
     encoded_roles,
 )
@@ -93,9 +93,9 @@ def _check(config: RunConfig) -> None:
             flag.check(getattr(config, flag.field))
     if config.encoder in HIDDEN and config.encoder_hidden < 1:
         raise InputError(f"--encoder-hidden must be above 0, not {config.encoder_hidden}")
-    factored = config.composition == "factored"
-    if config.source_init == (STORED if factored else SHARED):
-        choices = f"{RANDOM} or {SHARED if factored else STORED}"
+    facts = composed(config.composition)
+    if config.source_init == (STORED if facts.factors else SHARED):
+        choices = f"{RANDOM} or {SHARED if facts.factors else STORED}"
         raise InputError(f"--source-init of method {config.method!r} is {choices}, not {config.source_init}")
-    if config.sources < 1 and config.composition not in SOURCELESS and config.source_init != CHAIN:
+    if config.sources < 1 and facts.has_sources and config.source_init != CHAIN:
         raise InputError(f"--sources must be at least 1 for method {config.method!r}, not {config.sources}")

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from compt_fast.exports import Export
-from compt_fast.models.checkpoint import find_folder, weight_files
+from compt_fast.models.checkpoint import OTHER_TOKENIZERS, find_folder, weight_files
 from compt_fast.models.families import T5
 from compt_fast.prediction.stored import longest_label, stored_prompt
 from compt_fast.prompts import card
@@ -112,8 +112,8 @@ def is_hub_name(trunk: str) -> bool:
 def copy_checkpoint(source: Path, folder: Path) -> None:
     """Copy configuration, weights and tokenizer of a checkpoint into a new folder."""
     folder.mkdir()
-    others = [path for path in source.iterdir() if path.suffix in (".json", ".model") and path.is_file()]
-    for path in {*others, *weight_files(source)}:
+    others = [path for path in source.iterdir() if path.suffix in (".json", ".model") or path.name in OTHER_TOKENIZERS]
+    for path in {*filter(Path.is_file, others), *weight_files(source)}:
         shutil.copyfile(path, folder / path.name)
 
 

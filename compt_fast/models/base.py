@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = (torch.float32, torch.bfloat16)
+NO_HIDDEN = (
+    "--distil-hidden: this engine compares no hidden states; take --engine reference, where the trunk is an "
+    "encoder-decoder, or --distil-hidden 0 and the answers' probabilities alone (--distil)"
+)
+"""What a trunk says that does not `compares_hidden`."""
 
 
 class BaseTrunk(ABC):
@@ -74,7 +79,7 @@ class BaseTrunk(ABC):
         return cls(model.to(device), tokenizer, name_or_dir, prompt_position)
 
     def quantise(self) -> None:
-        raise InputError("--dtype int8: this engine computes in fp32 or bf16; --engine fast has int8")
+        raise InputError("--dtype int8: this engine computes in fp32 or bf16; of a T5 --engine fast has int8")
 
     def generate_and_score(
         self,
@@ -183,7 +188,7 @@ class BaseTrunk(ABC):
         if not bool(teachers.hidden.any()):
             return
         if not self.compares_hidden:
-            raise InputError("--distil-hidden: this engine compares no hidden states; take --engine reference")
+            raise InputError(NO_HIDDEN)
         own, other = prompts.lengths[batch.slots[teachers.rows]], teachers.prompts.lengths[teachers.slots]
         if not torch.equal(own, other):
             raise ValueError(f"hidden states of prompts of {own.tolist()} tokens and teachers of {other.tolist()}")

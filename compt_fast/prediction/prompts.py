@@ -100,8 +100,8 @@ def read(path: Path, run: str | None = None, task: str | None = None, known: Seq
         return [_of_adapter(path, task, known)]
     elif (path / "config.json").is_file():
         found = [one for name in _runs(path, run) for one in _of_artifact(path / "prompts" / name, known)]
-    elif names := PromptStore(path).names() if path.is_dir() else []:
-        found = [one for name in names for one in _of_artifact(path / name, known)]
+    elif path.is_dir() and PromptStore(path).names():
+        found = _of_store(PromptStore(path), known)
     else:
         raise InputError(
             f"{path}: no prompts; name a run folder, RUN/prompts/<run-id>, a store, an export or a PEFT adapter"
@@ -164,6 +164,21 @@ def _of_artifact(folder: Path, known: Sequence[Task]) -> list[TaskPrompt]:
         TaskPrompt(_task(about, name, known, str(folder)), prompts, index, text, about.trunk, str(folder), about)
         for index, name in enumerate(about.tasks)
     ]
+
+
+def _of_store(store: PromptStore, known: Sequence[Task]) -> list[TaskPrompt]:
+    """The prompts of a store, one a task: without those that stand before others alone, and, of a task that has a
+    prompt of its own there, without the one that it shares.
+    """
+    tasks = {name: each["tasks"] for name in store.names() if not (each := store.manifest(name))["source_tasks"]}
+    if not tasks:
+        raise InputError(
+            f"{store.folder}: all of its prompts are parts, which stand before others, and nothing alone: name the run "
+            "that has them, whose prompts are whole"
+        )
+    own = {names[0] for names in tasks.values() if len(names) == 1}
+    every = [(one, len(of)) for name, of in tasks.items() for one in _of_artifact(store.folder / name, known)]
+    return [one for one, sharing in every if sharing == 1 or one.task.name not in own]
 
 
 def _of_entry(entry: StoredPrompt, path: Path, known: Sequence[Task]) -> TaskPrompt:

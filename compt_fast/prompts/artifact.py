@@ -240,7 +240,7 @@ def described(
     sizes = _sizes(shape, kind)
     wrong = [name for name in expected if sizes.get(name, expected[name]) != expected[name]]
     whole = ("targets" in expected) != shape.per_row if kind == "run" else expected.keys() == sizes.keys()
-    if kind == "run" and shape.updates_inputs:  # what evaluation computes with
+    if kind == "run" and (shape.updates_inputs or shape.per_row):  # what evaluation computes with
         wrong += [name for name in sizes if name.startswith("param.") and name not in expected]
     if wrong or not whole:
         raise InputError(f"{path}: its shape does not go with its tensors ({', '.join(wrong)})")
@@ -309,6 +309,8 @@ def _about(manifest: dict[str, Any], shape: PromptShape, path: Path) -> About:
         if definitions[name].name != name or name not in tasks:
             raise InputError(f"{where}: of the task {definitions[name].name}, and the tasks are {', '.join(tasks)}")
     sources = manifest["source_tasks"]
+    if manifest["kind"] == "run" and sources is not None and len(sources) != shape.sources:
+        raise InputError(f"{path}: source_tasks are {len(sources)}, but its shape has {shape.sources} sources")
     return About(
         kind=manifest["kind"],
         name=manifest["name"],

@@ -6,7 +6,7 @@ import itertools
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -18,6 +18,10 @@ from compt_fast.utils.names import is_name
 
 LOCK = "lock"
 WRITTEN = ("config.json", "results.json", "results.md")
+STAGES = SOURCES, SHARING = "sources", "shared"
+"""What the folders of the jobs before a job begin with, in its own: those that train what its store lacks, and those
+that train prompts which source tasks share.
+"""
 OPENED = ("metrics.jsonl", "prompts", "weights", "checkpoints", "tensorboard", "store")
 """What is opened in a run folder; `WRITTEN` is replaced, so that a link there does no harm."""
 
@@ -111,16 +115,22 @@ def claimed(folder: Path) -> Iterator[None]:
             clean(folder, WRITTEN.__contains__)
             for part in ("prompts", "weights", "checkpoints"):
                 clean(folder / part, is_name)
-            for stage in sorted(path for path in folder.glob("sources-*") if path.is_dir()):
+            for stage in stage_folders(folder):
                 held.enter_context(claimed(stage))
         except OSError as error:
             raise InputError(f"--out {folder}: cannot be written ({error.strerror})") from None
         yield
 
 
+def stage_folders(folder: Path, stages: Sequence[str] = STAGES) -> list[Path]:
+    """The folders of the jobs before that of a run folder, or of some `stages`, links among them."""
+    return sorted(path for stage in stages for path in folder.glob(f"{stage}-*") if path.is_dir() or path.is_symlink())
+
+
 def refuse_links(folder: Path) -> None:
     """Raise `InputError` where something in a run folder that is opened for writing is a link."""
-    for path in (*(folder / name for name in OPENED), *folder.glob("sources-*"), *(folder / "tensorboard").glob("*")):
+    opened = (folder / name for name in OPENED)
+    for path in (*opened, *stage_folders(folder), *(folder / "tensorboard").glob("*")):
         if path.is_symlink():
             raise InputError(
                 f"{path} is a link: a job writes into its run folder alone; put what it leads to in its place"

@@ -21,6 +21,7 @@ from compt_fast.config.job import JOB_FLAGS, JobSettings
 from compt_fast.config.resolve import settled
 from compt_fast.config.run import RunConfig
 from compt_fast.models.api import Trunk, open_trunk
+from compt_fast.models.base import NO_HIDDEN
 from compt_fast.prompts.parameters import check_vocabulary, mixing_parameters
 from compt_fast.tasks.chosen import resolve_tasks
 from compt_fast.tasks.examples import JobData
@@ -100,17 +101,15 @@ def open_job(
     runs = plan_runs(settings, tasks=[task.name for task in tasks], d_model=trunk.d_model)
     if folder is not None and (folder / "config.json").is_file():
         runs = keep_ids(runs, recorded_identity(folder).runs)
-    runs = counted(runs, trunk, settings.engine)
+    if made_of is None:  # else prompts are scored, of which no baseline has any
+        runs = counted(runs, trunk, settings.engine)
     for run in runs:
         check_name(run.id, "a run")
     _check_lengths(settings, trunk, runs)
     for run in runs:
         check_vocabulary(run.shape, run.config.init, len(trunk.embedding))
     if not trunk.compares_hidden and any(run.config.distil_hidden for run in runs):
-        raise InputError(
-            "--distil-hidden: this engine compares no hidden states; take --engine reference, or --distil-hidden 0 and "
-            "the answers' probabilities alone (--distil)"
-        )
+        raise InputError(NO_HIDDEN)
     rows = JobData(loaded, settings, trunk.tokenizer)
     for mode in dict.fromkeys(run.config.label_mode for run in runs):
         rows.check_labels(mode)

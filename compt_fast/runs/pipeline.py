@@ -74,9 +74,11 @@ def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMem
     left = [run for run in job.runs if run.id not in done]
     shared = SharedPrompts(folder, job, store, left)
     initialisation = Initialisation(job, store, left, shared)
+    begun = [(own_folder, own_job, _latest(own_folder, own_job)) for own_folder, own_job in shared.jobs.values()]
     sharing = [
-        _stage(own_folder, own_job, Initialisation(own_job, store, own_job.runs), _latest(own_folder, own_job))
-        for own_folder, own_job in shared.jobs.values()
+        _stage(own_folder, own_job, Initialisation(own_job, store, own_job.runs), before)
+        for own_folder, own_job, before in begun
+        if before is None or len(before.state["results"]) < len(own_job.runs)  # what is done needs no teachers
     ]
     wanting = [initialisation, *(stage.initialisation for stage in sharing)]
     if writing:
@@ -87,7 +89,6 @@ def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMem
     for own_folder, own_job in open_stage_one(folder, job, list(lacking)):
         starts = Initialisation(own_job, store, own_job.runs)
         stage_one.append(_stage(own_folder, own_job, starts, _latest(own_folder, own_job)))
-    sharing = [stage for stage in sharing if len(stage.trainer.results) < len(stage.job.runs)]
     return Pipeline(folder, store, stage_one, sharing, _stage(folder, job, initialisation, saved))
 
 

@@ -16,6 +16,7 @@ from compt_fast.prompts.artifact import About, RunPrompts, TextFormat, TrunkId, 
 from compt_fast.prompts.compositions.factored import FACTORS
 from compt_fast.prompts.store import PromptStore
 from compt_fast.prompts.tensors import sha256_of
+from compt_fast.runs.folder import SHARING
 from compt_fast.runs.initialisation import stage_one_draw
 from compt_fast.runs.job import Job, fingerprint_of, open_job
 from compt_fast.runs.stage_one import SourceKind, folder_of, settings_of_sources
@@ -47,8 +48,9 @@ class SharedPrompts:
         defined = job.memory.defined if job.memory else ()
         for kind in self._kinds:
             settings = settings_of_sources(job.settings, METHOD, kind, tasks, defined)
-            settings = replace(settings, store=str(store.folder.absolute()))
-            own = folder_of(folder, "shared", kind, settings)
+            fit = job.settings.fit_length  # of its teachers
+            settings = replace(settings, store=str(store.folder.absolute()), fit_length=fit)
+            own = folder_of(folder, SHARING, kind, settings)
             self.jobs[kind] = own, open_job(settings, folder=own, trunk=job.trunk, memory=job.memory)
 
     def of(self, run: Run) -> dict[str, Tensor]:
@@ -63,9 +65,14 @@ class SharedPrompts:
         return {"source_tokens": prompts.tensors["sources"]} | {name: t.expand(tasks, -1) for name, t in means.items()}
 
     def used(self) -> dict[str, str]:
-        """The hash of each, by the run that trained it; all are there."""
-        loaded = [self._load(kind) for kind in self._kinds]
-        return {about.name: sha256_of(prompts.tensors) for prompts, about in loaded}
+        """The hash of each, by the run that trained it, behind the folder of its job where that is of this one; all are
+        there.
+        """
+        loaded = {kind: self._load(kind) for kind in self._kinds}
+        places = {kind: f"{own.name}/" for kind, (own, _) in self.jobs.items()}
+        return {
+            places.get(kind, "") + about.name: sha256_of(prompts.tensors) for kind, (prompts, about) in loaded.items()
+        }
 
     def seen(self, run: Run) -> dict[str, list[Draw]]:
         """By task of the run: the draws of its training rows that its shared prompt was, or will be, trained on; of one

@@ -13,6 +13,7 @@ from compt_fast.config.fields import FULL
 from compt_fast.config.flags import read_flags
 from compt_fast.config.job import JOB_FLAGS, JobSettings, Sweep
 from compt_fast.prompts.store import PromptStore, StoredPrompt
+from compt_fast.runs.folder import SOURCES, stage_folders
 from compt_fast.runs.initialisation import (
     Initialisation,
     Need,
@@ -108,7 +109,7 @@ def open_stage_one(folder: Path, job: Job, lacking: Sequence[Need]) -> list[tupl
     for kind, settings in stage_one_settings(job.settings, lacking, defined).items():
         length, mode, joint, after = kind
         beside = "-joint" if joint else f"-after{len(after)}" if after else ""
-        own = folder_of(folder, f"sources{beside}", (length, mode), settings)
+        own = folder_of(folder, f"{SOURCES}{beside}", (length, mode), settings)
         opened.append((own, open_job(settings, folder=own, trunk=job.trunk, memory=job.memory)))
     return opened
 
@@ -155,7 +156,7 @@ def take_in(initialisation: Initialisation, folder: Path) -> None:
     """
     initialisation.store.tidy()
     lacking = {entry_name(need, initialisation.setting) for need in initialisation.lacking()}
-    for own in sorted(folder.glob("sources-*")) if lacking else ():
+    for own in stage_folders(folder, [SOURCES]) if lacking else ():
         results = read_results(own) if (own / "results.json").is_file() else []
         if any(result.status != "finished" for result in results):
             continue

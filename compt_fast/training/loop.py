@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from compt_fast.config.job import JobSettings
-from compt_fast.config.presets import RANDOM
+from compt_fast.config.presets import CHAIN, RANDOM, STORED
 from compt_fast.evaluation.evaluator import average, predict, scored
 from compt_fast.models.api import Trunk
 from compt_fast.models.engines.fast import PackedTrunk
@@ -341,8 +341,8 @@ class Trainer:
         write_results(self.folder, results, self.wall_seconds, self.identity.hash(run.id for run in self.runs))
 
     def _source_tasks(self, run: Run) -> tuple[str, ...] | None:
-        """The task of each source prompt, where they started from stored ones."""
-        if run.config.source_init == RANDOM:
+        """The task of each source prompt, where each started from a stored one."""
+        if run.config.source_init not in (STORED, CHAIN):
             return None
         return tuple(run_sources(self.settings, [data.task.name for data in self.data.tasks], run.config))
 

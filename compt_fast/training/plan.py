@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 from compt_fast.config.baselines import METHODS
 from compt_fast.config.job import JOB_FLAGS, JobSettings
-from compt_fast.config.presets import CHAIN, JOINT, RANDOM, SHARED, SOURCELESS, SPOT, STORED
+from compt_fast.config.presets import CHAIN, JOINT, RANDOM, SHARED, SPOT, STORED
 from compt_fast.config.resolve import resolve
 from compt_fast.config.run import RUN_FLAGS, RunConfig, RunFlag
 from compt_fast.prompts.parameters import parameter_count
@@ -178,9 +178,7 @@ def _shape(config: RunConfig, tasks: int, d_model: int) -> PromptShape:
     if METHODS[config.method].trains_weights():
         return NoPrompts("pt", tasks, 0, False, 0, d_model, encoder="none")
     roles = config.encoded_roles
-    one_of_two = (
-        config.encoder != "none" and config.composition not in SOURCELESS and config.private and len(roles) == 1
-    )
+    one_of_two = config.encoder != "none" and config.sources > 0 and config.private and len(roles) == 1
     called = {flag.field: flag.shape for flag in RUN_FLAGS.values() if flag.shape}
     values = {called.get(name, name): value for name, value in config.to_json().items()}
     own = {field.name: values[field.name] for field in fields(PromptShape) if field.name in values}

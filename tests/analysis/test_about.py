@@ -317,7 +317,7 @@ def test_weighted_similarity_is_100_for_sl_and_nothing_for_pt(material: Material
     exhibit = one(about_prompts.weighted(material), "weighted-similarity-mini-rte-mini-mnli-mini-stsb")
     rows = {(row[0], row[1]): row[2] for row in exhibit.table.rows}
     assert rows["sl, N=1", 8] == pytest.approx(100) and rows["sl, N=1", 16] == pytest.approx(100)
-    assert rows["pt-joint", None] is None and "not defined for pt-joint, which has no sources" in exhibit.says
+    assert rows["pt-joint", None] is None and "not defined for pt-joint, which has no weighed sources" in exhibit.says
     assert "sl, N=1 is at 100" in exhibit.says
 
 

@@ -52,6 +52,13 @@ def test_a_folder_of_run_folders_is_all_of_them(made: Path) -> None:
     assert read_runs([made, made.parent]).folders == [made.resolve()]
 
 
+def test_sources_grow_where_there_is_one_a_task(tmp_path: Path) -> None:
+    given = {"method": "mpt-m,sil,sln,spp", "tasks": "mini_rte,mini_stsb"}
+    entries = read_runs([made_run(tmp_path / "run", masked=False, **given)[0]]).entries
+    grow = {entry.config.method: entry.sources_grow for entry in entries}
+    assert grow == {"mpt-m": False, "sil": True, "sln": True, "spp": False}
+
+
 def test_what_has_not_finished_is_named(folder: Path) -> None:
     def spoil(runs: list[dict[str, Any]]) -> None:
         runs[0] |= {"status": "unfinished", "tasks": {}, "average": None}

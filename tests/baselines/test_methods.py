@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,14 @@ from torch.nn import functional as F
 from compt_fast.baselines.making import counted, tuned
 from compt_fast.baselines.methods import TUNINGS
 from compt_fast.config.baselines import BASELINES
+from compt_fast.config.flags import read_flags
 from compt_fast.models.batch import Batch, TargetPrompts
 from compt_fast.models.engines.reference import ReferenceTrunk
+from compt_fast.runs.job import open_job
 from compt_fast.utils.errors import InputError
 from tests.baselines.conftest import TASKS, Make, perturb, run_of, targets
+from tests.helpers import jobs
+from tests.helpers.tiny_trunks import make_trunk
 
 D, INNER, FF, ENCODER, DECODER, VOCABULARY = 32, 24, 48, 2, 3, 384  # of tests.helpers.tiny_t5
 NORMS = (2 * ENCODER + 3 * DECODER + 2) * D
@@ -154,11 +159,14 @@ def test_over_a_trunk_in_bf16_weights_stay_in_fp32(tiny_t5: object, make: Make, 
     assert not torch.equal(loss, whole)
 
 
-def test_methods_of_a_t5_refuse_another_trunk(fresh: Callable[[], ReferenceTrunk]) -> None:
-    model = fresh().model
-    model.config.model_type = "bart"
-    with pytest.raises(InputError, match="layers of a T5, and the trunk is a bart"):
-        tuned(model, run_of("adapter", D).config, TASKS)
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_every_baseline_refuses_another_trunk_when_its_job_opens(family: str, tmp_path: Path, toys: list[Path]) -> None:
+    chosen = jobs.settings(make_trunk(tmp_path / family, family), toys[:1], prompt_length=None)
+    trunk = jobs.opened(chosen).trunk
+    for method in BASELINES:
+        flags = read_flags(chosen | {"method": f"spp,{method}"}, None)
+        with pytest.raises(InputError, match=rf"{method} changes the layers of a T5, and the trunk .* is a {family}"):
+            open_job(flags, trunk=trunk)
 
 
 def test_an_empty_prompt_is_no_prompt(fresh: Callable[[], ReferenceTrunk], batch: Batch) -> None:

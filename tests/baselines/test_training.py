@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import compt_fast
 from compt_fast import check, evaluate, predict, report, train
+from compt_fast.baselines import making
 from compt_fast.models.engines.reference import ReferenceTrunk
 from compt_fast.runs.alone import alone
 from compt_fast.runs.job import Job
@@ -75,6 +76,16 @@ def test_additions_are_kept_and_a_whole_trunk_is_not(mixed: Path, tiny_t5: Path)
     norms = {name: t for name, t in load_file(tiny_t5 / "model.safetensors").items() if "layer_norm" in name}
     assert {f"model.{name}" for name in norms} | {n for n in kept if n.startswith("adapters.")} == set(kept)
     assert not any(torch.equal(kept[f"model.{name}"], t) for name, t in norms.items())
+
+
+def test_prompts_are_scored_where_a_baseline_beside_them_cannot_be_made(
+    mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*made_of: object) -> None:
+        raise InputError("lora, ia3, prefix and p-tuning are PEFT's, which is missing here")
+
+    monkeypatch.setattr(making, "tuned", missing)
+    assert evaluate.main([str(mixed), "--runs=spp-n3-k4-s0"]) == 0
 
 
 def test_scores_are_those_of_the_weights_that_are_kept(mixed: Path, tiny_t5: Path, toys: list[Path]) -> None:

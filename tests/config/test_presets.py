@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from compt_fast.config.choices import HIDDEN
-from compt_fast.config.presets import PRESETS, SOURCELESS
+from compt_fast.config.presets import PRESETS
 from compt_fast.prompts.compositions import COMPOSITIONS
 from compt_fast.prompts.encoders import ENCODERS
 
@@ -16,7 +16,6 @@ def test_a_preset_is_of_its_composition(name: str) -> None:
     rule = COMPOSITIONS[preset.composition]
     assert preset.has_gates() == rule.gated
     assert preset.mixes() == (rule.sources == "many")
-    assert (preset.composition in SOURCELESS) == (rule.sources == "none")
     assert preset.updates() == (rule.input_update is not None) and preset.updates_by_place() == rule.by_place
     assert preset.trains_sources() == (rule.sources != "none" and preset.learn_sources)
     assert rule.private in (None, preset.private)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import compt_fast
 from compt_fast.exports import write_export
+from compt_fast.exports.peft import copy_checkpoint
 from compt_fast.prediction.predictor import Predictor
 from compt_fast.prediction.stored import stored_prompt
 from compt_fast.prompts.artifact import TrunkId
@@ -66,6 +68,15 @@ def test_a_trunk_of_the_hub_is_named_and_not_copied(tiny_t5: Path, tmp_path: Pat
     assert config["base_model_name_or_path"] == "google-t5/t5-small"
     card = ModelCard.load(tmp_path / "out" / "rte" / "README.md")
     assert card.data.base_model == "google-t5/t5-small" and card.data.datasets == ["nyu-mll/glue"]
+
+
+def test_a_copied_trunk_has_all_files_of_its_tokenizer(tiny_t5: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_t5, tmp_path / "source"))
+    for name in ("vocab.json", "merges.txt", "notes.txt"):
+        (source / name).write_text(name)
+    copy_checkpoint(source, tmp_path / "trunk")
+    copied = {path.name for path in (tmp_path / "trunk").iterdir()}
+    assert copied == {path.name for path in source.iterdir()} - {"notes.txt"}
 
 
 def test_all_of_it_comes_back(adapters: Path, predictor: Predictor, rows: Rows, answers: Answers) -> None:

@@ -173,6 +173,7 @@ def edit(folder: Path, **changes: Any) -> None:
         ({"tasks": ["rte"]}, "tasks are 1, but its shape has 2"),
         ({"tasks": ["rte", "../b"]}, "no name of a task, in .*manifest.json: tasks"),
         ({"source_tasks": [3]}, "source_tasks: a name must be a text"),
+        ({"source_tasks": ["rte", "cola"]}, "source_tasks are 2, but its shape has 3 sources"),
         ({"trunk": {"d_model": 64}}, "trunk: d_model must be that of its shape, 32"),
         ({"trunk": {"width": 64}}, "unknown key in .*manifest.json: trunk: 'width'"),
         ({"text": {"label_mode": "own"}}, "manifest.json: text: unknown label_mode 'own'"),
@@ -190,6 +191,15 @@ def test_an_edited_manifest_is_refused(changes: dict[str, Any], message: str, tm
     save_prompts(tmp_path / "r", made()[0], ABOUT)
     edit(tmp_path / "r", **changes)
     with pytest.raises(InputError, match=message):
+        load_prompts(tmp_path / "r")
+
+
+def test_a_parameter_that_rows_are_composed_with_cannot_be_missing(tmp_path: Path) -> None:
+    prompts, _ = made("input")
+    lost = next(name for name in prompts.tensors if name.startswith("param."))
+    left = {name: t for name, t in prompts.tensors.items() if name != lost}
+    save_prompts(tmp_path / "r", replace(prompts, tensors=left), ABOUT)
+    with pytest.raises(InputError, match=rf"its shape does not go with its tensors \({lost}\)"):
         load_prompts(tmp_path / "r")
 
 

@@ -47,6 +47,16 @@ def test_jobs_of_one_second_have_a_folder_each(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in (tmp_path / "runs").iterdir()] == names[1:2]
 
 
+@pytest.mark.parametrize("stage", ["sources-m2", "shared-m2"])
+def test_the_stages_before_a_job_are_held_and_cleaned_with_it(stage: str, tmp_path: Path) -> None:
+    left = tmp_path / stage / "prompts" / ".mpt-source-n1-full-s0.0a1b2c3d"
+    left.mkdir(parents=True)
+    with claimed(tmp_path):
+        assert not left.exists()
+        with pytest.raises(InputError, match="is at work on it"), claimed(tmp_path / stage):
+            raise AssertionError
+
+
 def test_a_folder_is_held_by_one_job(tmp_path: Path) -> None:
     at_work = r"process \d+ on .* is at work on it; wait until it ends"
     with claimed(tmp_path), pytest.raises(InputError, match=at_work), claimed(tmp_path):
@@ -87,7 +97,9 @@ def test_what_died_half_written_is_cleaned_up_and_what_is_others_stays(tmp_path:
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "prompts", "checkpoints", "store", "sources-m2", "tensorboard/run"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "prompts", "checkpoints", "store", "sources-m2", "shared-m2", "tensorboard/run"]
+)
 def test_links_that_lead_out_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "step-00000001.safetensors").touch()

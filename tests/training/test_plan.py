@@ -109,6 +109,13 @@ def apart(names: list[str], **given: str) -> list[Run]:
     return plan_runs(settings, tasks=names, d_model=8)
 
 
+def test_the_first_task_of_a_chain_has_encoders_as_the_others() -> None:
+    runs = plan(method="progressive", encoder="mlp")
+    assert [(run.shape.sources, run.shape.encoded) for run in runs] == [
+        *((0, "both"), (1, "private"), (2, "private"), (3, "private"))
+    ]
+
+
 def test_what_the_papers_train_apart_is_a_run_for_each_task() -> None:
     runs = plan(method="pt,spp,pt-joint", seeds="0")
     assert [run.id for run in runs] == [*(f"pt-k16-s0-{task}" for task in TASKS), "spp-n3-k16-s0", "pt-joint-k16-s0"]

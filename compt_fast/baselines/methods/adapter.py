@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compt_fast.baselines.methods import Sizes, Tuned
-from compt_fast.baselines.t5 import change_attention, change_feed_forward, check_t5, layer_norms, stacks
+from compt_fast.baselines.t5 import change_attention, change_feed_forward, layer_norms, stacks
 
 INIT_STD = 0.01
 
@@ -42,7 +42,6 @@ class WithAdapters(Tuned):
 
     def __init__(self, model: Any, sizes: Sizes) -> None:
         super().__init__(model, sizes)
-        check_t5(model, "adapter")
         d_model = model.config.d_model
         self.adapters = nn.ModuleList()
         for block in [block for stack in stacks(model) for block in stack.block]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from compt_fast.baselines.methods import Sizes, Tuned
-from compt_fast.baselines.t5 import change_feed_forward, check_t5
+from compt_fast.baselines.t5 import change_feed_forward
 
 HIDDEN, LAYER = 128, 10
 SMALL = 1e-4  # gain of the encoder's adapters
@@ -79,7 +79,6 @@ class HyperDecoder(Tuned):
 
     def __init__(self, model: Any, sizes: Sizes) -> None:
         super().__init__(model, sizes)
-        check_t5(model, "hyperdecoder-m")
         d_model, width = model.config.d_model, sizes.bottleneck
         self.adapters = nn.ModuleList(EncoderAdapter(d_model, width) for _ in model.encoder.block)
         for block, adapter in zip(model.encoder.block, self.adapters, strict=True):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from compt_fast.baselines.methods import Sizes, Tuned
 from compt_fast.baselines.methods.adapter import INIT_STD
-from compt_fast.baselines.t5 import change_attention, change_feed_forward, check_t5, layer_norms, stacks
+from compt_fast.baselines.t5 import change_attention, change_feed_forward, layer_norms, stacks
 
 EMBEDDED, HIDDEN, PROJECTED = 64, 128, 64
 PLACES = (change_feed_forward, change_attention)
@@ -61,7 +61,6 @@ class HyperFormer(Tuned):
 
     def __init__(self, model: Any, sizes: Sizes) -> None:
         super().__init__(model, sizes)
-        check_t5(model, "hyperformer-m")
         d_model = model.config.d_model
         self.tasks = nn.Embedding(sizes.tasks, EMBEDDED)
         self.networks = nn.ModuleList()

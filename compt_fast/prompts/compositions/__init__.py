@@ -1,6 +1,7 @@
 """Compositions: how sources and private prompts make a target prompt (ComPT Eq. 4, CrossPT Eq. 1), one kind a file.
 
-To add a kind, add a file `new_kind.py` with `ENTRY = Rule(...)`, and a preset that takes it.
+To add a kind, add a file `new_kind.py` with `ENTRY = Rule(...)`, its line in
+`compt_fast.config.compositions`, and a preset that takes it.
 """
 
 from __future__ import annotations

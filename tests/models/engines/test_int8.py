@@ -97,7 +97,7 @@ def test_losses_without_a_gradient_alone(whole: Trunk) -> None:
 
 
 def test_other_engines_and_devices_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="--engine fast has int8"):
+    with pytest.raises(InputError, match="of a T5 --engine fast has int8"):
         mini("reference").quantise()
     trunk = mini()
     monkeypatch.setattr(PackedTrunk, "device", torch.device("cuda"))
