@@ -16,9 +16,9 @@ def test_facts_are_those_of_the_rule(name: str) -> None:
     assert (facts.sources, facts.gated, facts.by_place) == (rule.sources, rule.gated, rule.by_place)
     assert facts.updates == (rule.input_update is not None)
     sources = {"none": 0, "one": 1}.get(rule.sources, 3)
-    shape = PromptShape(
-        name, 2, sources, rule.private is not False, 4, 8, encoder="none", router=rule.router or "direct"
-    )
+    private = rule.private is not False
+    # the update's sizes have no effect where there is none
+    shape = PromptShape(name, 2, sources, private, 4, 8, encoder="none", update_rank=1, update_length=4)
     own = [one for one in rule.parameters(shape).values() if one.group == "private"]
     assert facts.factors == bool(own)
 

@@ -41,7 +41,7 @@ ABOUT = About(
     TrunkId("tiny", "abc", "fp32"),
     TextFormat(True, "prepend", 64, "synthetic"),
     {name: TASKS[name] for name in ("rte", "stsb")},
-    ("rte", "mine"),
+    ("rte", "mine", "cola"),
     {"config": {"method": "spp"}},
 )
 
