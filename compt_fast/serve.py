@@ -126,11 +126,13 @@ def _access(line: Namespace, listening: socket.socket) -> Access:
     from compt_fast.serving.gate import Access
     from compt_fast.serving.server import is_local
 
-    access = Access(
-        os.environ.get(TOKEN) if line.token is None else line.token,
-        os.environ.get(ADMIN_TOKEN) if line.admin_token is None else line.admin_token,
-        is_local(listening),
-    )
+    tokens = []
+    for flag, given, variable in (("--token", line.token, TOKEN), ("--admin-token", line.admin_token, ADMIN_TOKEN)):
+        if given is not None and line.ray is not None:
+            raise InputError(f"{flag}: with --ray, all of the cluster can read this line: give it by {variable}")
+        kept = os.environ.pop(variable, None)  # no process that this one starts is to have it
+        tokens.append(kept if given is None else given)
+    access = Access(*tokens, is_local(listening))
     if not access.local and access.token is None:
         raise InputError(f"--host {line.host}: where others can ask, a token is needed: --token, or {TOKEN}")
     return access

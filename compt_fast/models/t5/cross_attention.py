@@ -88,12 +88,15 @@ class AbsorbedCrossAttention(CrossAttention):
 
     def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossAttentionSaved]:
         matrices = self.weights.decoder[depth].cross.absorbed
-        k, v = self._matrices(depth)
-        absorbed = matrices.to_states(q) if matrices else _by_head(q, k, transposed=True)
+        if matrices is not None:
+            absorbed = matrices.to_states(q)
+        else:
+            k, v = self._matrices(depth)
+            absorbed = _by_head(q, k, transposed=True)
         absorbed = absorbed.flatten(0, 1).contiguous()
         attended, saved = self._shared.attend(absorbed)
-        by_head = attended.view(len(q), len(k), -1)
-        return matrices.from_states(by_head) if matrices else _by_head(by_head, v), (absorbed, saved)
+        by_head = attended.view(len(q), self.weights.heads, -1)
+        return matrices.from_states(by_head) if matrices is not None else _by_head(by_head, v), (absorbed, saved)
 
     def backward(self, grad: Tensor, saved: CrossAttentionSaved, depth: int) -> Tensor:
         k, v = self._matrices(depth)
@@ -147,10 +150,14 @@ class ProjectedCrossAttention(CrossAttention):
 def cross_attention_for(
     states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, weights: Weights, times: int = 1
 ) -> CrossAttention:
-    """Absorbed or projected, whichever takes fewer products if each query asks `times` times."""
+    """Absorbed or projected, whichever takes fewer products if each query asks `times` times.
+
+    Both round otherwise, in int16 so much that an answer could depend on what shares its batch: there all is absorbed.
+    """
     queries, keys = cu_seqlens_q.diff() * times, cu_seqlens_k.diff()
     count, pairs = int(queries.sum()), int((queries * keys).sum())
-    absorbed = absorbing_pays(count, pairs, int(cu_seqlens_k[-1]), weights)
+    in_int16 = weights.decoder[0].cross.absorbed is not None
+    absorbed = in_int16 or absorbing_pays(count, pairs, int(cu_seqlens_k[-1]), weights)
     kind = AbsorbedCrossAttention if absorbed else ProjectedCrossAttention
     return kind(states, cu_seqlens_q, cu_seqlens_k, weights)
 
