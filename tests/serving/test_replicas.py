@@ -18,8 +18,6 @@ from ray.exceptions import (
     OutOfMemoryError,
     RayTaskError,
 )
-from ray.serve._private.common import DeploymentID
-from ray.serve.exceptions import DeploymentUnavailableError
 
 from compt_fast.config.job import JobSettings
 from compt_fast.prediction.predictor import Answer, Predictor
@@ -32,6 +30,8 @@ from tests.helpers.serving import mini_trunk, mixed_rows
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of what Ray itself does with pydantic, once, as it is imported
+    from ray.serve.exceptions import RayServeException
+
     from compt_fast.serving import replicas
     from compt_fast.serving.replicas import FAILURES, PAUSE, SETS, TOGETHER, TRIES, Replica, Replicas
 
@@ -197,8 +197,8 @@ def test_what_a_replica_raises_is_no_fault_of_the_request(job: Callable[..., Job
     async def test() -> None:
         wrong = RayTaskError("answer", "a remote traceback", InputError("a folder")).as_instanceof_cause()
         assert isinstance(wrong, InputError)
-        own, _ = made(Handle(wrong, DeploymentUnavailableError(DeploymentID("trunk"))))
-        for kind, error in ((RuntimeError, "a replica failed"), (Unavailable, "")):
+        own, _ = made(Handle(wrong, RayServeException("it failed to deploy")))
+        for kind, error in ((RuntimeError, "a replica failed"), (Unavailable, None)):
             asked = job()
             own.submit(asked)
             with pytest.raises(kind, match=error) as raised:
@@ -210,7 +210,7 @@ def test_what_a_replica_raises_is_no_fault_of_the_request(job: Callable[..., Job
 
 def test_one_that_only_fails_is_not_alive_until_it_answers(job: Callable[..., Job]) -> None:
     async def test() -> None:
-        own, _ = made(Handle(*FAILURES * [DeploymentUnavailableError(DeploymentID("trunk"))]))
+        own, _ = made(Handle(*FAILURES * [RayServeException("it failed to deploy")]))
         for _ in range(FAILURES):
             assert own.alive
             own.submit(asked := job(1))
