@@ -126,14 +126,20 @@ def _access(line: Namespace, listening: socket.socket) -> Access:
     from compt_fast.serving.gate import Access
     from compt_fast.serving.server import is_local
 
-    access = Access(
-        os.environ.get(TOKEN) if line.token is None else line.token,
-        os.environ.get(ADMIN_TOKEN) if line.admin_token is None else line.admin_token,
-        is_local(listening),
-    )
+    token = _token(line.token, "--token", TOKEN, line.ray)
+    admin = _token(line.admin_token, "--admin-token", ADMIN_TOKEN, line.ray)
+    access = Access(token, admin, is_local(listening))
     if not access.local and access.token is None:
         raise InputError(f"--host {line.host}: where others can ask, a token is needed: --token, or {TOKEN}")
     return access
+
+
+def _token(given: str | None, flag: str, variable: str, ray: str | None) -> str | None:
+    """A token by the line, else by the environment, where no process that this one starts is to find it."""
+    kept = os.environ.pop(variable, None)
+    if given is not None and ray is not None:
+        raise InputError(f"{flag}: with --ray, all of the cluster can read this line: give it by {variable}")
+    return kept if given is None else given
 
 
 def _replication(line: Namespace) -> Replication | None:

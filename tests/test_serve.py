@@ -52,6 +52,8 @@ def test_wrong_lines_are_refused_in_one_line(
         ([own, free, own], "a prompt of the task mini_cola, of which"),
         ([own, free, f"--artifacts-root={tmp_path / 'nothing'}"], "no such folder"),
         ([own, free, "--engine=fats"], "Did you mean 'fast'?"),
+        ([own, free, "--ray", f"--token={TOKEN}"], "--token: with --ray, all of the cluster can read this line"),
+        ([own, free, "--ray", f"--admin-token={TOKEN}"], "--admin-token: with --ray"),
         ([own, free, "--replicas=2"], "--replicas needs --ray: without it one trunk answers"),
         (
             [own, free, "--ray", "--replicas=4-1"],

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from compt_fast.prediction.predictor import Answer, Predictor, load
+from compt_fast.serve import ADMIN_TOKEN
 from tests.helpers.serving import ADMIN, make_prompts, mixed_rows
 
 CHANGING = ("mini_rte", "mini_sst2")  # tasks that come and go; no label of theirs is the longest
@@ -241,19 +242,20 @@ def run(minutes: float, flags: Sequence[str] = ()) -> int:
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         soak = Soak(Path(folder))
         limits = ["--queue-rows=48", "--max-rows=16", "--batch-tokens=1024", "--timeout=30"]
-        access = [f"--artifacts-root={folder}", f"--admin-token={ADMIN}", "--port=0"]
         command = [
             sys.executable,
             "-m",
             "compt_fast.serve",
             f"--prompts={folder}/a",
             "--device=cpu",
-            *access,
+            f"--artifacts-root={folder}",
+            "--port=0",
             *limits,
             *flags,
         ]
         log = open(Path(folder, "log"), "w+")  # noqa: SIM115  (till the process ends)
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        environment = os.environ | {ADMIN_TOKEN: ADMIN}
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
         assert server.stdout is not None
         address = re.search(r":(\d+)$", server.stdout.readline().strip())
         if address is None:

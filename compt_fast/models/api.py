@@ -125,6 +125,9 @@ class Trunk(Protocol):
     ) -> tuple[list[list[int]], list[Tensor]]:
         """What `generate` and `label_scores` return, to the bit, where an engine can with one pass of the encoder."""
 
+    def prepare(self) -> None:
+        """Make now what answers need beside the weights, and not when the first row waits for its answer."""
+
     def quantise(self) -> None:
         """From now on only infer, with the products of all layers in int8; `fingerprint` stays that of the checkpoint.
 

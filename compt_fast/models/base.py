@@ -78,6 +78,9 @@ class BaseTrunk(ABC):
         model, tokenizer = load_checkpoint(find_folder(name_or_dir), dtype, cls.families)
         return cls(model.to(device), tokenizer, name_or_dir, prompt_position)
 
+    def prepare(self) -> None:
+        return
+
     def quantise(self) -> None:
         raise InputError("--dtype int8: this engine computes in fp32 or bf16; of a T5 --engine fast has int8")
 

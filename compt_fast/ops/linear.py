@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from compt_fast.ops.paths import COMPILED, path
 
+FEW = 8  # tokens
+
 
 class FrozenLinear:
     """A matrix W (out, in), contiguous, that takes no gradient.
@@ -51,3 +53,17 @@ class FrozenLinear:
 def has_compiled_products(x: Tensor) -> bool:
     """Whether the extension multiplies `x` with frozen matrices: then a row's result does not depend on the others."""
     return path("linear", x) == COMPILED
+
+
+def product_by_head(x: Tensor, matrices: Tensor, *, transposed: bool = False) -> Tensor:
+    """Each token's products with the heads' matrices W (H, c, d): `W x`, (M, H, d) -> (M, H, c), or `transposed`
+    `W^T x`.
+
+    What a row gives must not depend on how many there are. A batched product of torch's does not promise that: fewer
+    than four rows it multiplies in another order, so that a few are filled up, and on some processors any number.
+    """
+    if has_compiled_products(x):
+        return torch.ops.compt_fast.grouped_product(x.contiguous(), matrices, transposed)
+    few = max(0, FEW - len(x))
+    wide = F.pad(x, (0, 0, 0, 0, 0, few)) if few and x.device.type == "cpu" else x
+    return (wide.transpose(0, 1) @ (matrices if transposed else matrices.transpose(1, 2))).transpose(0, 1)[: len(x)]

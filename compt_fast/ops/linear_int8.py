@@ -41,8 +41,17 @@ class Int8Linear(FrozenLinear):
     """
 
     def __init__(self, weight: Tensor) -> None:
-        rounded, steps = quantise(weight)
-        self._compiled = path(FAMILY, weight) == COMPILED
+        self._keep(*quantise(weight))
+
+    @classmethod
+    def of(cls, rounded: Tensor, steps: Tensor) -> Int8Linear:
+        """The same of what `quantise` made of a matrix: (out, in) int8, and (out, 1) fp32."""
+        made = cls.__new__(cls)
+        made._keep(rounded, steps)
+        return made
+
+    def _keep(self, rounded: Tensor, steps: Tensor) -> None:
+        self._compiled = path(FAMILY, rounded) == COMPILED
         self.weight = torch.ops.compt_fast.pack_int8(rounded) if self._compiled else rounded
         self.steps = steps.flatten()
 

@@ -278,4 +278,5 @@ def load(
     belonging = Belonging(trunk, settings, model is not None, hashes, made_of)
     for one in prompts.values():
         belonging.check(one)
+    trunk.prepare()
     return Predictor(trunk, prompts, belonging)

@@ -57,8 +57,8 @@ def read_all(
 ) -> dict[str, TaskPrompt]:
     """The prompts that lie at `paths` by their tasks' names; arguments as of `read`.
 
-    A path may end in @NAME, which says of a run folder the run and of all else the task; `run` and `task` are then for
-    the paths without it.
+    A path that is there may end in @NAME, which says of a run folder the run and of all else the task; `run` and `task`
+    are then for the paths without it.
 
     Raises `InputError` for whatever `read` refuses, for two prompts of one task, and for prompts that no single trunk
     can read: of several trunks, or of several places in the text.
@@ -118,7 +118,7 @@ def read(path: Path, run: str | None = None, task: str | None = None, known: Seq
 def _named_at(path: Path, run: str | None, task: str | None) -> tuple[Path, str | None, str | None]:
     """A path without its @NAME, and the run and the task that are taken there."""
     place, at, name = str(path).rpartition("@")
-    if not at or path.exists():
+    if not at or not place or "/" in name or path.exists() or not Path(place).exists():
         return path, run, task
     return (Path(place), name, None) if _is_run_folder(Path(place)) else (Path(place), None, name)
 

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 import compt_fast
 from compt_fast.prediction.prompts import TaskPrompt
-from compt_fast.serving.batcher import Batcher, QueueFull, Stopping
+from compt_fast.serving.batcher import Batcher, QueueFull, Stopping, Unavailable
 from compt_fast.serving.gate import Access, Gate
 from compt_fast.serving.limits import Limits
 from compt_fast.serving.schemas import Artifact, OneAnswer, Predict, Predicted, Problem, ServedTask, State, Tasks
@@ -29,6 +29,7 @@ from compt_fast.utils.errors import InputError
 
 CLIENT_GONE = 499  # nobody reads it; it stands in the metrics
 _STOPPING = "the server is being stopped"
+_AGAIN = {"Retry-After": "1"}  # seconds; of every 503
 _FAILURES = {
     400: "No JSON, or no UTF-8",
     401: "Without the token",
@@ -97,7 +98,7 @@ def delete_task(name: str, service: Serving) -> None:
 async def healthz(service: Serving) -> State:
     """Whether the server works: 503 where it has to be started anew."""
     if not service.batcher.alive:
-        raise HTTPException(503, "the thread that runs the trunk has ended")
+        raise HTTPException(503, "the trunk answers no more; the log of the server has more", _AGAIN)
     return State(status="ok")
 
 
@@ -105,7 +106,7 @@ async def healthz(service: Serving) -> State:
 async def readyz(service: Serving) -> State:
     """Whether requests are accepted."""
     if service.batcher.stopping:
-        raise HTTPException(503, _STOPPING)
+        raise HTTPException(503, _STOPPING, _AGAIN)
     return State(status="ready")
 
 
@@ -171,6 +172,7 @@ def _add_failures(app: FastAPI) -> None:
         InputError: (422, None),
         UnknownTask: (404, None),
         Stopping: (503, _STOPPING),
+        Unavailable: (503, "no replica of the trunk runs"),
         ClientGone: (CLIENT_GONE, "nobody waits for the answer"),
         TimeoutError: (504, "no answer within the server's --timeout"),
         Exception: (500, "an error of the server; its log has more"),
@@ -179,7 +181,7 @@ def _add_failures(app: FastAPI) -> None:
     async def failed(request: Request, error: Exception) -> JSONResponse:
         kind = next(kind for kind in type(error).mro() if kind in own)
         status, said = own[kind]
-        return _problem(status, said or error)
+        return _problem(status, said or error, _AGAIN if status == 503 else None)
 
     async def refused(request: Request, error: Any) -> JSONResponse:
         return _problem(error.status_code, error.detail, error.headers)

@@ -34,6 +34,10 @@ class Stopping(Exception):
     """The server answers what it holds, and takes nothing more."""
 
 
+class Unavailable(Exception):
+    """Nothing runs that could answer."""
+
+
 @dataclass(eq=False)
 class Job:
     """The rows of one request, encoded with the prompts of `predictor`, which answers them whatever is served later.

@@ -8,8 +8,8 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 HERE = "here"
 """The address of a cluster that does not run yet: one on this machine, for as long as the server runs."""
-MOST_REQUESTS = 256  # that a replica works on at a time, so that batches fill; others wait where they came in
+REQUESTS_A_REPLICA = 256  # that a replica works on at a time, so that batches fill; others wait where they came in
 BUSY_REQUESTS = 32  # a replica's, on average, above which another one is started
 MORE_SECONDS, FEWER_SECONDS = 10, 300  # that there have to be too many requests, or too few, before replicas change
 _flag = stated(Flag)
@@ -91,7 +91,7 @@ class Replication:
             }
         return scaled | {
             "ray_actor_options": {"num_cpus": self.replica_cpus, "num_gpus": gpus},
-            "max_ongoing_requests": MOST_REQUESTS,
+            "max_ongoing_requests": REQUESTS_A_REPLICA,
             "graceful_shutdown_timeout_s": timeout,
         }
 
@@ -104,10 +104,16 @@ class Weightless:
     """What is asked of a trunk by those who check prompts and encode rows for it; its weights lie elsewhere."""
 
     name: str
+    family: str
+    sha256: str
     tokenizer: PreTrainedTokenizerBase
     prompt_position: str
     d_model: int
     device: torch.device
+
+    def fingerprint(self) -> str:
+        """As the trunk's."""
+        return self.sha256
 
     @classmethod
     def of(cls, predictor: Predictor) -> Predictor:
@@ -116,7 +122,8 @@ class Weightless:
         from compt_fast.prediction.predictor import Predictor
 
         of = predictor.trunk
-        trunk = cast(Trunk, cls(of.name, of.tokenizer, of.prompt_position, of.d_model, of.device))
+        said = (of.name, of.family, of.fingerprint(), of.tokenizer, of.prompt_position, of.d_model, of.device)
+        trunk = cast(Trunk, cls(*said))
         assert predictor.belonging is not None
         return Predictor(trunk, predictor.prompts, replace(predictor.belonging, trunk=trunk))
 
@@ -126,10 +133,11 @@ def replicated(predictor: Predictor, asked: Replication, limits: Limits, name: s
     """What answers with replicas of a predictor's trunk, which run until the end of the context.
 
     `name` is what the cluster calls the application: another one of that name is replaced. Raises `InputError` where
-    there is no cluster, and where no replica starts.
+    there is no cluster, where it has no room for them, and where no replica starts.
     """
     import ray
     from ray import serve
+    from ray.exceptions import RayError
 
     from compt_fast.serving.replicas import Replica, Replicas
 
@@ -138,18 +146,39 @@ def replicated(predictor: Predictor, asked: Replication, limits: Limits, name: s
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # which its import has set
     with redirect_stdout(sys.stderr), _connected(asked):  # Ray prints what happens to its processes
         gpus = int(settings.device == "cuda" or (settings.device == AUTO and "GPU" in ray.cluster_resources()))
+        check_room(asked, gpus, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         deployment = serve.deployment(name="trunk", **asked.options(gpus, limits.timeout))(Replica)
+        application = deployment.bind(settings, made_of, predictor.trunk.fingerprint(), limits, asked.replica_cpus)
+        began = False
         try:
-            serve.start(proxy_location="Disabled")  # the server's own process listens
-            application = deployment.bind(settings, made_of, limits, asked.replica_cpus)
             try:
+                serve.start(proxy_location="Disabled")  # the server's own process listens
+                began = True
                 handle = serve.run(application, name=name, route_prefix=None)
-            except RuntimeError as error:
+            except (RuntimeError, RayError) as error:
                 raise InputError(f"--ray: no replica of the trunk starts: {error}") from error
             yield partial(Replicas, handle)
         finally:
-            if asked.address != HERE:  # what is there for this server alone ends with its cluster
-                serve.delete(name)
+            if began and asked.address != HERE:  # what is there for this server alone ends with its cluster
+                with suppress(RayError):  # the cluster may have ended before
+                    serve.delete(name)
+
+
+def check_room(asked: Replication, gpus: int, machines: Sequence[Mapping[str, float]]) -> None:
+    """Raise `InputError` unless `machines`, each with so many "CPU" and "GPU", have room for the least replicas asked
+    for, each with `gpus`: Ray Serve itself would wait for such machines without end.
+    """
+    room = 0
+    for machine in machines:
+        by_cpus = int(machine.get("CPU", 0) // asked.replica_cpus)
+        room += min(by_cpus, int(machine.get("GPU", 0) // gpus)) if gpus else by_cpus
+    if room < asked.least:
+        each = f"--replica-cpus {asked.replica_cpus}" + (f" and {gpus} GPU" if gpus else "")
+        has = ", ".join(f"{machine.get('CPU', 0):g} and {machine.get('GPU', 0):g}" for machine in machines)
+        raise InputError(
+            f"--replicas {asked.replicas}: the cluster has room for {room} of {each}; its machines have processors and "
+            f"GPUs: {has}" + ("; --device cpu takes no GPU" if gpus else "")
+        )
 
 
 @contextmanager
@@ -157,30 +186,43 @@ def _connected(asked: Replication) -> Iterator[None]:
     """Within it, Ray's cluster is there for this process."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of this server
     import ray
+    from ray.exceptions import RayError
 
     said: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     # A short path: sockets lie below it.
     with tempfile.TemporaryDirectory(prefix="compt-fast-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        before = signal.signal(signal.SIGTERM, _end)
         try:
-            if asked.address == HERE:
-                cpus = asked.most * asked.replica_cpus
-                # A terminal that closes tells all processes in it; those of the cluster are to go on until the server
-                # has answered what it holds. Ray itself keeps SIGINT from them.
-                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-                # Replicas are as urgent as this process, which waits for them; Ray's own way is a niceness of 15.
-                said |= {"_system_config": {"worker_niceness": 0}, "_temp_dir": folder}
-                ray.init("local", num_cpus=cpus, include_dashboard=False, **said)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-            else:
-                _check_head(asked.address)
-                ray.init(asked.address, **said)
-        except (OSError, ValueError) as error:  # among these ConnectionError
-            raise InputError(f"--ray {asked.address}: no cluster of Ray answers there: {error}") from None
-        signal.signal(signal.SIGTERM, _end)  # Ray's own handler ends with another exit code
-        try:
+            try:
+                if asked.address == HERE:
+                    # Replicas are as urgent as this process, which waits for them; Ray's own way is a niceness of 15.
+                    said |= {"_system_config": {"worker_niceness": 0}, "_temp_dir": folder}
+                    _begin(asked.most * asked.replica_cpus, said)
+                else:
+                    _check_head(asked.address)
+                    ray.init(asked.address, **said)
+            except (OSError, ValueError, RuntimeError, RayError) as error:  # among these ConnectionError
+                raise InputError(f"--ray {asked.address}: no cluster of Ray answers there: {error}") from None
+            except SystemExit as end:  # of Ray's own handler, which says the bare number
+                raise SystemExit(FIRST_SIGNAL + signal.SIGTERM if end.code == signal.SIGTERM else end.code) from None
+            signal.signal(signal.SIGTERM, _end)  # in place of Ray's
             yield
         finally:
             ray.shutdown()
+            signal.signal(signal.SIGTERM, before)
+
+
+def _begin(cpus: int, said: dict[str, Any]) -> None:
+    """Start a cluster of this machine with so many processors, `said` being arguments of `ray.init`."""
+    import ray
+
+    # A terminal that closes tells all processes in it; those of the cluster are to go on until the server has answered
+    # what it holds. Ray itself keeps SIGINT from them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        ray.init("local", num_cpus=cpus, include_dashboard=False, **said)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 def _check_head(address: str) -> None:

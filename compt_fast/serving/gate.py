@@ -24,7 +24,7 @@ OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")
 """What anybody may read: pages without data. Everything else needs the token, where there is one."""
 READING = ("GET", "HEAD", "OPTIONS", "POST")
 ALWAYS = ("/healthz", "/readyz", "/metrics")
-"""What is answered however many requests there are."""
+"""What is answered however many requests there are, where it is asked for by GET or HEAD: nothing is held for it."""
 MOST_REQUESTS = 512
 """Requests at a time; more are answered by 503. Each holds a body of at most `Limits.max_body`."""
 METHODS = (*READING, "DELETE", "PATCH", "PUT")  # others share a line of the metrics
@@ -112,8 +112,9 @@ class Gate:
         try:
             if refused := self._access.refusal(scope["method"], scope["path"], dict(scope["headers"])):
                 raise _Refused(*refused)
-            with self._counted(scope["path"]):
-                body = await self._body(receive)
+            weight = 0 if scope["path"] in ALWAYS and scope["method"] in ("GET", "HEAD") else 1
+            with self._counted(weight):
+                body = await self._body(receive) if weight else b""
                 if body is not None:
                     await self._app(scope, _with_body(body, receive), send)
         except _Refused as refusal:
@@ -121,9 +122,8 @@ class Gate:
             await JSONResponse({"error": refusal.said}, refusal.status, headers)(scope, receive, send)
 
     @contextmanager
-    def _counted(self, path: str) -> Iterator[None]:
+    def _counted(self, weight: int) -> Iterator[None]:
         """Count a request while it is handled; raises `_Refused` for one too many."""
-        weight = 0 if path in ALWAYS else 1
         if self._requests + weight > MOST_REQUESTS:
             raise _Refused(503, f"{MOST_REQUESTS} requests are being answered; try again in a second")
         self._requests += weight

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
+import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import InvalidStateError
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from uuid import uuid4
@@ -16,7 +18,16 @@ from weakref import WeakKeyDictionary
 
 import ray
 import torch
-from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from compt_fast.config.job import JobSettings
@@ -24,15 +35,22 @@ from compt_fast.prediction.predictor import Answer, Predictor
 from compt_fast.prediction.prompts import TaskPrompt
 from compt_fast.prediction.rows import EncodedRow
 from compt_fast.runs.job import named_trunk
-from compt_fast.serving.batcher import Batcher, Job, Pace, Stopping
+from compt_fast.serving.batcher import Batcher, Job, Pace, Stopping, Unavailable
 from compt_fast.serving.limits import Limits
 from compt_fast.serving.metrics import Metrics
+from compt_fast.utils.errors import InputError
 
 TRIES = 5
-"""Replicas that a job is given to before it fails: rows that end every process that they come to must not end all."""
+"""Replicas that may end while they hold a job before it fails: rows that end every process that they come to must not
+end all.
+"""
+TOGETHER = 2  # of these: jobs that saw so many end are tried one at a time, lest one takes the others with it each time
+HEARD = 10  # seconds for which a replica that has answered counts as one that does
+FAILURES = 16  # of jobs, one after the other and none answered between them, from which on nothing works
 PAUSE = 0.2  # seconds until the next: by then the router has heard which one is gone
 SETS = 4  # of prompts that a replica holds: those before a change are needed until their last job is answered
-GONE = (RayActorError, WorkerCrashedError, ObjectLostError)  # a process or machine that ended, and its answer with it
+GONE = (RayActorError, WorkerCrashedError, ObjectLostError, OutOfMemoryError, NodeDiedError)
+"""A process or machine that ended, and its answer with it."""
 logger = logging.getLogger(__name__)
 
 Prompts = Mapping[str, TaskPrompt]
@@ -59,11 +77,22 @@ class _Noted(Metrics):
 class Replica:
     """A process of the cluster: a trunk, and a `Batcher` over all that its server gives it."""
 
-    def __init__(self, settings: JobSettings, made_of: str | None, limits: Limits, threads: int) -> None:
-        """`settings` and `made_of` name the trunk, as for `named_trunk`, which computes in so many `threads`."""
+    def __init__(
+        self, settings: JobSettings, made_of: str | None, fingerprint: str, limits: Limits, threads: int
+    ) -> None:
+        """`settings` and `made_of` name the trunk, as for `named_trunk`, which computes in so many `threads`.
+
+        Raises `InputError` where it is not the one of this `fingerprint`.
+        """
         torch.set_num_threads(threads)
         self._trunk = named_trunk(settings, made_of)
-        self._noted = _Noted()
+        if (own := self._trunk.fingerprint()) != fingerprint:
+            raise InputError(
+                f"{settings.model}: on this machine its weights have the sha256 {own}, and the server's {fingerprint}: "
+                "every machine of the cluster needs the same checkpoint, in the same precision"
+            )
+        self._trunk.prepare()
+        self._noted, self._name = _Noted(), uuid4().hex
         # What may wait is bounded where requests come in.
         self._batcher = Batcher(replace(limits, queue_rows=sys.maxsize), self._noted)
         self._sets: OrderedDict[str, Predictor] = OrderedDict()
@@ -75,8 +104,9 @@ class Replica:
 
     async def answer(
         self, key: str, prompts: Sequence[ray.ObjectRef[Prompts]], rows: Sequence[Row], scores: bool
-    ) -> tuple[list[Answer], list[BatchCounts]]:
-        """The answers to encoded rows by the set of prompts that is called `key`, and the batches since the last ones.
+    ) -> tuple[list[Answer], list[BatchCounts], str]:
+        """The answers to encoded rows by the set of prompts that is called `key`, the batches since the last ones, and
+        the replica's own name.
 
         `prompts` holds the reference of the set: a list, lest Ray fetches it for every call.
         """
@@ -84,7 +114,7 @@ class Replica:
         job = Job([EncodedRow(predictor.ready[task].prompt, ids) for task, ids in rows], predictor, scores)
         self._batcher.submit(job)
         try:
-            return await asyncio.wrap_future(job.future), self._noted.taken()
+            return await asyncio.wrap_future(job.future), self._noted.taken(), self._name
         except asyncio.CancelledError:
             self._batcher.drop(job)
             raise
@@ -106,7 +136,8 @@ class Replicas:
     Every call names the set of prompts that its request was accepted with, and a replica that does not hold that set
     fetches it: so a change of what is served reaches all replicas, those that start later too, with the first request
     after it, and no request is answered by two sets. A job whose replica ends is given to another one, as an answer
-    depends on nothing but its rows and prompts. Everything runs in the server's loop.
+    depends on nothing but its rows and prompts; one that cannot be reached is asked again until the job is dropped.
+    Everything runs in the server's loop.
     """
 
     def __init__(self, handle: DeploymentHandle, limits: Limits, metrics: Metrics) -> None:
@@ -114,8 +145,11 @@ class Replicas:
         self._handle, self._limits, self._metrics = handle, limits, metrics
         self._tasks: dict[Job, asyncio.Task[list[Answer]]] = {}  # of the jobs that are neither answered nor dropped
         self._rows = 0  # of these jobs
+        self._failures = 0  # since the last answer
+        self._single = asyncio.Lock()
         self._stopping = False
-        self._pace = Pace()
+        self._pace = Pace()  # of one replica
+        self._heard: dict[str, float] = {}  # when each replica answered last
         self._sets: WeakKeyDictionary[Predictor, tuple[str, ray.ObjectRef[Prompts]]] = WeakKeyDictionary()
 
     @property
@@ -125,8 +159,8 @@ class Replicas:
 
     @property
     def alive(self) -> bool:
-        """True: whether replicas work is Ray's to see to."""
-        return True
+        """Whether jobs are answered: Ray starts replicas anew, and where that does not help the server has to be."""
+        return self._failures < FAILURES
 
     @property
     def stopping(self) -> bool:
@@ -138,7 +172,7 @@ class Replicas:
         if self._stopping:
             raise Stopping
         if self._rows + len(job.rows) > self._limits.queue_rows:
-            raise self._pace.full(self._rows)
+            raise self._pace.full(math.ceil(self._rows / self._working()))
         self._count(len(job.rows))
         self._tasks[job] = task = asyncio.get_running_loop().create_task(self._answers(job))
         task.add_done_callback(partial(self._ended, job))
@@ -157,6 +191,12 @@ class Replicas:
         """Refuse; what is held is answered by then, or the loop that would answer it has ended."""
         self.refuse()
 
+    def _working(self) -> int:
+        """Replicas that share what waits."""
+        least = time.monotonic() - HEARD
+        self._heard = {name: at for name, at in self._heard.items() if at > least}
+        return max(1, len(self._heard))
+
     def _count(self, rows: int) -> None:
         self._rows += rows
         self._metrics.queue_rows.set(self._rows)
@@ -169,34 +209,49 @@ class Replicas:
             if task.cancelled():
                 job.future.cancel()
             elif error := task.exception():
+                self._failures += 1
                 logger.error("a job of %d rows failed", len(job.rows), exc_info=error)
                 job.future.set_exception(error)
             else:
+                self._failures = 0
                 job.future.set_result(task.result())
 
     async def _answers(self, job: Job) -> list[Answer]:
         """What a replica answers: the first that lives until it has."""
+        ended = 0  # replicas, while they held this job
+        while True:
+            try:
+                async with self._single if ended >= TOGETHER else nullcontext():
+                    return await self._asked(job)
+            except ActorUnavailableError:  # it lives, and may hold what it was given
+                await asyncio.sleep(PAUSE)
+            except GONE as error:
+                ended += 1
+                if ended == TRIES:
+                    raise
+                name, rows = type(error).__name__, len(job.rows)
+                logger.warning("a replica ended (%s) with %d rows, which another one answers", name, rows)
+                await asyncio.sleep(PAUSE)
+            except RayServeException as error:
+                raise Unavailable from error
+            except RayTaskError as error:  # also an instance of what was raised there, which is no fault of the request
+                raise RuntimeError("a replica failed") from error
+
+    async def _asked(self, job: Job) -> list[Answer]:
+        """What one replica answers."""
         key, reference = self._set(job.predictor)
         rows: list[Row] = [(row.prompt.task.name, row.input_ids) for row in job.rows]
-        for left in reversed(range(TRIES)):
-            response = self._handle.answer.remote(key, [reference], rows, job.scores)
-            try:
-                answers, batches = await response
-            except asyncio.CancelledError:
-                response.cancel()
-                raise
-            except GONE as error:
-                if not left:
-                    raise
-                name = type(error).__name__
-                logger.warning("a replica ended (%s) with %d rows, which another one answers", name, len(rows))
-                await asyncio.sleep(PAUSE)
-                continue
-            for counts in batches:
-                self._metrics.of_batch(*counts)
-                self._pace.of_batch(counts[0], counts[-1])
-            return answers
-        raise AssertionError("the last try returns or raises")
+        response = self._handle.answer.remote(key, [reference], rows, job.scores)
+        try:
+            answers, batches, name = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        self._heard[name] = time.monotonic()
+        for counts in batches:
+            self._metrics.of_batch(*counts)
+            self._pace.of_batch(counts[0], counts[-1])
+        return answers
 
     def _set(self, predictor: Predictor) -> tuple[str, ray.ObjectRef[Prompts]]:
         """The name of a predictor's set of prompts, and where replicas find it as long as the predictor is held."""

@@ -117,6 +117,9 @@ def test_a_path_names_its_own_run_or_task(runs: Path, stored: Path, other: Path,
     assert names(Path(f"{runs}@{one}"), runs, run=f"{APART}-toy_a") == ["toy_b", "toy_a"]
     copied = shutil.copytree(other, tmp_path / "name@home")
     assert names(copied) == ["toy_d"]
+    for path in ("nowhere@toy_a", f"{other}@toy_d/nothing", "@toy_a"):
+        with pytest.raises(InputError, match=rf"{path}: no prompts; name a run folder"):
+            names(Path(path))
     with pytest.raises(InputError, match=r"unknown run 'nothing'"):
         names(Path(f"{runs}@nothing"))
     with pytest.raises(InputError, match=r"unknown task of .*store 'nothing'"):

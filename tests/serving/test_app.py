@@ -248,7 +248,9 @@ def test_a_server_that_is_being_stopped_answers_what_it_holds_and_refuses_more(h
     until(lambda: server.service.batcher.stopping)
     refused = server.post({"rows": ROW, "task": "mini_sst2"})
     assert refused.status_code == 503 and "being stopped" in refused.json()["error"]
-    assert ASK.get(f"{server.url}/readyz").status_code == 503
+    unready = ASK.get(f"{server.url}/readyz")
+    assert unready.status_code == 503
+    assert refused.headers["Retry-After"] == unready.headers["Retry-After"] == "1"
     assert ASK.get(f"{server.url}/healthz").status_code == 200
     slow.go.set()
     assert [answer().status_code for answer in answers] == [200, 200]

@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
+import ray
+from ray.exceptions import RaySystemError
 
 from compt_fast.prediction.predictor import Answer, Predictor, load
-from compt_fast.serving import cluster
-from compt_fast.serving.cluster import Replication, Weightless
+from compt_fast.serve import ADMIN_TOKEN
+from compt_fast.serving.cluster import Replication, Weightless, _connected, _span, check_room
 from compt_fast.utils.errors import InputError
 from tests.helpers.jobs import REPOSITORY
 from tests.helpers.serving import ADMIN, AS_ADMIN, ASK, mixed_rows, until
@@ -42,7 +45,7 @@ def test_a_span_of_replicas(text: str, least: int, most: int) -> None:
 @pytest.mark.parametrize("text", ["0", "-1", "4-1", "0-2", "1-2-3", "many", "1-", ""])
 def test_what_is_no_span(text: str) -> None:
     with pytest.raises(ValueError):
-        cluster._span(text)
+        _span(text)
 
 
 def test_addresses_at_which_no_server_can_be_replicated() -> None:
@@ -53,14 +56,58 @@ def test_addresses_at_which_no_server_can_be_replicated() -> None:
     for address in (f"127.0.0.1:{port}", "nowhere", "127.0.0.1:x"):
         with (
             pytest.raises(InputError, match=f"--ray {address}: no cluster of Ray answers there"),
-            cluster._connected(Replication(address=address)),
+            _connected(Replication(address=address)),
         ):
             pass
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no port"), RaySystemError("no store"), ConnectionError("nothing")])
+def test_a_cluster_that_does_not_start_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "init", Mock(side_effect=error))
+    with pytest.raises(InputError, match="--ray here: no cluster of Ray answers there: "), _connected(Replication()):
+        pass
+
+
+def test_a_signal_while_the_cluster_starts_ends_as_one_does_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def start(*args: Any, **kwargs: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    for init in (start, Mock(side_effect=SystemExit(int(signal.SIGTERM)))):  # by our handler, and by Ray's
+        monkeypatch.setattr(ray, "init", init)
+        with pytest.raises(SystemExit) as end, _connected(Replication()):
+            pass
+        assert end.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("replicas", "cpus", "gpus", "machines", "room"),
+    [
+        ("2", 2, 0, [{"CPU": 3.0}, {"CPU": 2.0}], 2),
+        ("3", 2, 0, [{"CPU": 3.0}, {"CPU": 3.0}], 2),  # six processors, but none of two machines together
+        ("1-8", 2, 0, [{"CPU": 2.0}], 1),
+        ("2", 1, 1, [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}], 1),
+        ("2", 1, 1, [{"CPU": 8.0, "GPU": 2.0}], 2),
+        ("1", 1, 0, [{"memory": 1e9}], 0),
+        ("1", 1, 0, [], 0),
+    ],
+)
+def test_replicas_that_the_cluster_has_no_room_for_are_not_waited_for(
+    replicas: str, cpus: int, gpus: int, machines: list[dict[str, float]], room: int
+) -> None:
+    asked = Replication(replicas, cpus)
+    if room >= asked.least:
+        check_room(asked, gpus, machines)
+        return
+    with pytest.raises(InputError, match=f"--replicas {replicas}: the cluster has room for {room} of --replica-cpus"):
+        check_room(asked, gpus, machines)
 
 
 def test_without_weights_prompts_are_checked_and_rows_encoded_as_before(offline: Predictor) -> None:
     light = Weightless.of(offline)
     assert light.prompts == offline.prompts and not hasattr(light.trunk, "embedding")
+    assert light.trunk.fingerprint() == offline.trunk.fingerprint() and light.trunk.family == "t5"
     assert light.belonging is not None and offline.belonging is not None
     assert light.belonging.trunk is light.trunk and light.belonging.hashes == offline.belonging.hashes
     for one in offline.prompts.values():
@@ -97,7 +144,7 @@ class Command:
 
 @pytest.fixture
 def command(artifacts: Path, tmp_path: Path) -> Iterator[Command]:
-    line = [f"--prompts={artifacts / 'mini'}", f"--artifacts-root={artifacts}", f"--admin-token={ADMIN}", "--port=0"]
+    line = [f"--prompts={artifacts / 'mini'}", f"--artifacts-root={artifacts}", "--port=0"]
     line += ["--ray", "--replicas=2", "--device=cpu"]
     with open(tmp_path / "log", "w+") as log:
         process = subprocess.Popen(
@@ -107,7 +154,8 @@ def command(artifacts: Path, tmp_path: Path) -> Iterator[Command]:
             text=True,
             cwd=REPOSITORY,
             start_new_session=True,  # its number is that of all its processes' session
-            env=os.environ | {"RAY_AUTH_TOKEN": "0" * 64},  # nothing is written into the home folder
+            # With Ray's token in the environment nothing is written into the home folder.
+            env=os.environ | {"RAY_AUTH_TOKEN": "0" * 64, ADMIN_TOKEN: ADMIN},
         )
         try:
             assert process.stdout is not None
@@ -174,6 +222,7 @@ def test_a_replica_that_is_killed_under_load_costs_no_request(
     until(lambda: load_.answered > 10)
     first = command.replicas()
     assert len(first) == 2
+    assert not [pid for pid, _ in command.others() if ADMIN in Path(f"/proc/{pid}/environ").read_text(errors="replace")]
     killed = min(first)
     os.kill(killed, signal.SIGKILL)
     seen = load_.answered

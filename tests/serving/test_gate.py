@@ -139,7 +139,23 @@ def test_one_request_too_many_is_told_so_and_health_is_answered(monkeypatch: pyt
     asyncio.run(test())
 
 
-async def asked(gate: Gate, path: str) -> list[Any]:
+def test_what_is_always_answered_holds_no_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compt_fast.serving.gate.MOST_REQUESTS", 0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert await receive() == {"type": "http.request", "body": b"", "more_body": False}
+        await JSONResponse("done")(scope, receive, send)
+
+    async def test() -> None:
+        gate = Gate(app, Access(), Limits(), Metrics())
+        for path in ("/healthz", "/readyz", "/metrics"):
+            for method, status in (("GET", 200), ("HEAD", 200), ("POST", 503), ("OPTIONS", 503)):
+                assert (await asked(gate, path, method, b"a" * 1000))[0]["status"] == status
+
+    asyncio.run(test())
+
+
+async def asked(gate: Gate, path: str, method: str = "GET", body: bytes = b"") -> list[Any]:
     """What a request is answered."""
     sent: list[Any] = []
 
@@ -147,9 +163,9 @@ async def asked(gate: Gate, path: str) -> list[Any]:
         sent.append(message)
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b""}
+        return {"type": "http.request", "body": body}
 
-    await gate({"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"localhost")]}, receive, send)
+    await gate({"type": "http", "method": method, "path": path, "headers": [(b"host", b"localhost")]}, receive, send)
     return sent
 
 

@@ -10,20 +10,30 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, ObjectLostError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayTaskError,
+)
 
 from compt_fast.config.job import JobSettings
 from compt_fast.prediction.predictor import Answer, Predictor
 from compt_fast.prediction.rows import EncodedRow, Placed, checked, encoded
-from compt_fast.serving.batcher import Job, QueueFull, Stopping
+from compt_fast.serving.batcher import Job, QueueFull, Stopping, Unavailable
 from compt_fast.serving.limits import Limits
 from compt_fast.serving.metrics import Metrics
-from tests.helpers.serving import mixed_rows
+from compt_fast.utils.errors import InputError
+from tests.helpers.serving import mini_trunk, mixed_rows
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of what Ray itself does with pydantic, once, as it is imported
+    from ray.serve.exceptions import RayServeException
+
     from compt_fast.serving import replicas
-    from compt_fast.serving.replicas import PAUSE, SETS, TRIES, Replica, Replicas
+    from compt_fast.serving.replicas import FAILURES, PAUSE, SETS, TOGETHER, TRIES, Replica, Replicas
 
 SETTINGS = JobSettings(device="cpu", dtype="fp32")
 Call = tuple[str, list[Any], list[tuple[str, list[int]]], bool]
@@ -54,7 +64,7 @@ class Handle:
         self.responses: list[Response] = []
         self.go = asyncio.Event()
         self.go.set()
-        self.answer = self
+        self.answer, self.name = self, "one"
 
     def remote(self, *call: Any) -> Response:
         """One call."""
@@ -62,11 +72,11 @@ class Handle:
         self.responses.append(Response(self._run(self._acts.pop(0) if self._acts else None, call)))
         return self.responses[-1]
 
-    async def _run(self, act: BaseException | None, call: Call) -> tuple[list[str], list[Any]]:
+    async def _run(self, act: BaseException | None, call: Call) -> tuple[list[str], list[Any], str]:
         await self.go.wait()
         if act is not None:
             raise act
-        return [task for task, _ in call[2]], [(len(call[2]), 50, 100, 0.5)]
+        return [task for task, _ in call[2]], [(len(call[2]), 50, 100, 0.5)], self.name
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +111,10 @@ def in_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), 30))
 
 
-@pytest.mark.parametrize("error", [ActorDiedError(), ObjectLostError("0" * 56, None, "")])
+@pytest.mark.parametrize(
+    "error",
+    [ActorDiedError(), ObjectLostError("0" * 56, None, ""), OutOfMemoryError("killed"), NodeDiedError("gone")],
+)
 def test_a_job_whose_replica_ends_is_answered_by_another(error: Exception, job: Callable[..., Job]) -> None:
     async def test() -> None:
         handle = Handle(error, error)
@@ -124,6 +137,109 @@ def test_a_job_that_ends_every_replica_fails(job: Callable[..., Job]) -> None:
         with pytest.raises(ActorDiedError):
             await ends(asked)
         assert len(handle.calls) == TRIES and own.idle
+
+    in_a_loop(test)
+
+
+def test_replicas_that_cannot_be_reached_are_asked_until_the_job_is_dropped(job: Callable[..., Job]) -> None:
+    async def test() -> None:
+        handle = Handle(*3 * TRIES * [ActorUnavailableError("a pause", b"0" * 16)])
+        own, _ = made(handle)
+        asked = job()
+        own.submit(asked)
+        assert len(await ends(asked)) == 2 and len(handle.calls) == 3 * TRIES + 1
+        never = Handle(*1000 * [ActorUnavailableError("a pause", b"0" * 16)])
+        own, _ = made(never)
+        asked = job()
+        own.submit(asked)
+        await asyncio.sleep(0.01)
+        own.drop(asked)
+        await asyncio.sleep(0.01)
+        assert own.idle and len(never.calls) < 1000
+
+    in_a_loop(test)
+
+
+class Poisoned(Handle):
+    """One replica, which ends with all calls that it holds once it comes to the poisoned one's rows."""
+
+    def __init__(self, poison: list[tuple[str, list[int]]]) -> None:
+        super().__init__()
+        self._poison, self._held = poison, 0
+        self._ended = asyncio.Event()
+
+    async def _run(self, act: BaseException | None, call: Call) -> tuple[list[str], list[Any], str]:
+        ended = self._ended
+        await asyncio.sleep(0)  # all calls of one moment come together
+        if call[2] == self._poison:
+            ended.set()
+            self._ended = asyncio.Event()
+        await asyncio.sleep(0.005)
+        return await super()._run(ActorDiedError() if ended.is_set() else None, call)
+
+
+def test_rows_that_end_every_replica_do_not_fail_those_beside_them(job: Callable[..., Job]) -> None:
+    async def test() -> None:
+        poison, innocent = job(3), [job(2) for _ in range(6)]
+        handle = Poisoned([(row.prompt.task.name, row.input_ids) for row in poison.rows])
+        own, _ = made(handle)
+        for each in (*innocent[:3], poison, *innocent[3:]):
+            own.submit(each)
+        assert [len(await ends(each)) for each in innocent] == [2] * 6
+        with pytest.raises(ActorDiedError):
+            await ends(poison)
+        assert TRIES + 6 < len(handle.calls) <= TRIES + 6 * (TOGETHER + 1)
+
+    in_a_loop(test)
+
+
+def test_what_a_replica_raises_is_no_fault_of_the_request(job: Callable[..., Job]) -> None:
+    async def test() -> None:
+        wrong = RayTaskError("answer", "a remote traceback", InputError("a folder")).as_instanceof_cause()
+        assert isinstance(wrong, InputError)
+        own, _ = made(Handle(wrong, RayServeException("it failed to deploy")))
+        for kind, error in ((RuntimeError, "a replica failed"), (Unavailable, None)):
+            asked = job()
+            own.submit(asked)
+            with pytest.raises(kind, match=error) as raised:
+                await ends(asked)
+            assert not isinstance(raised.value, InputError)
+
+    in_a_loop(test)
+
+
+def test_one_that_only_fails_is_not_alive_until_it_answers(job: Callable[..., Job]) -> None:
+    async def test() -> None:
+        own, _ = made(Handle(*FAILURES * [RayServeException("it failed to deploy")]))
+        for _ in range(FAILURES):
+            assert own.alive
+            own.submit(asked := job(1))
+            with pytest.raises(Unavailable):
+                await ends(asked)
+        assert not own.alive
+        own.submit(asked := job(1))
+        await ends(asked)
+        assert own.alive
+
+    in_a_loop(test)
+
+
+def test_replicas_that_answer_share_what_waits(job: Callable[..., Job]) -> None:
+    async def test() -> None:
+        handle = Handle()
+        own, _ = made(handle, queue_rows=40, max_rows=40)
+        for name in ("one", "two", "three", "three"):
+            handle.name = name
+            own.submit(asked := job(8))
+            await ends(asked)
+        handle.go.clear()
+        for _ in range(5):
+            own.submit(job(8))
+        with pytest.raises(QueueFull) as full:
+            own.submit(job(1))
+        rows = -(-40 // 3)
+        assert full.value.seconds == own._pace.full(rows).seconds < own._pace.full(40).seconds
+        handle.go.set()
 
     in_a_loop(test)
 
@@ -202,7 +318,12 @@ class Reference:
 
 @pytest.fixture(scope="module")
 def replica() -> Replica:
-    return Replica(SETTINGS, None, Limits(max_wait_ms=50), 1)
+    return Replica(SETTINGS, None, mini_trunk().fingerprint(), Limits(max_wait_ms=50), 1)
+
+
+def test_a_replica_of_another_trunk_is_refused() -> None:
+    with pytest.raises(InputError, match="on this machine its weights have the sha256 .*, and the server's 0000"):
+        Replica(SETTINGS, None, "0" * 64, Limits(), 1)
 
 
 def sent(rows: Sequence[EncodedRow]) -> list[tuple[str, list[int]]]:
@@ -213,8 +334,9 @@ def test_a_replica_answers_as_one_does_offline(replica: Replica, offline: Predic
     async def test() -> None:
         rows, prompts = sent(rows_of(offline, 8)), Reference(offline.prompts)
         both = await asyncio.gather(*(replica.answer("a", [prompts], part, False) for part in (rows[:3], rows[3:])))
-        assert [answer for answers, _ in both for answer in answers] == offline.predict(mixed_rows(1))
-        batches = [batch for _, own in both for batch in own]
+        assert [answer for answers, *_ in both for answer in answers] == offline.predict(mixed_rows(1))
+        batches = [batch for _, own, _ in both for batch in own]
+        assert both[0][2] == both[1][2]
         assert [batch[0] for batch in batches] == [8], "rows of both calls share a batch"
         replica.check_health()
 
@@ -237,7 +359,7 @@ def test_a_replica_fetches_a_set_once_and_keeps_the_newest(replica: Replica, off
 
 def test_a_call_that_is_cancelled_leaves_the_batches(offline: Predictor) -> None:
     async def test() -> None:
-        slow = Replica(SETTINGS, None, Limits(max_wait_ms=60_000), 1)
+        slow = Replica(SETTINGS, None, mini_trunk().fingerprint(), Limits(max_wait_ms=60_000), 1)
         call = asyncio.ensure_future(slow.answer("c", [Reference(offline.prompts)], sent(rows_of(offline, 2)), True))
         while slow._batcher.idle:
             await asyncio.sleep(0.001)

@@ -54,12 +54,15 @@ class PackedTrunk(BaseTrunk):
     def embedding(self) -> Tensor:
         return self.weights.embedding
 
+    def prepare(self) -> None:
+        _ = self.weights.likeliest
+
     def quantise(self) -> None:
         if self.device.type != "cpu":
             raise InputError(f"--dtype int8 is for the CPU, not for {self.device.type}; take bf16 there")
         between = torch.float32 if cpu()["bf16"] is None else torch.bfloat16  # whatever is quicker here
         self.weights = self.weights.to_int8(between)
-        _ = self.weights.likeliest  # now, and not when the first row waits for its answer
+        self.prepare()
         self._digest = self.weights.digest()
         self.differentiable = False
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from compt_fast.models.scripted.attention import Encoded, attend, cross_attention, self_attention
 from compt_fast.models.scripted.products import How, gated_gelu, linear, linear_add_, rms_norm
 from compt_fast.models.scripted.rows import Padding
+from compt_fast.models.t5.decode import ROOM
 from compt_fast.models.t5.weights import DecoderLayer, EncoderLayer, FeedForwardWeights, Weights
 
 
@@ -61,6 +62,7 @@ class Decoder(nn.Module):
     def __init__(self, layer: DecoderLayer, weights: Weights, depth: int) -> None:
         super().__init__()
         self.heads, self.head_dim, self.eps, self.depth = weights.heads, weights.head_dim, weights.eps, depth
+        self.room = ROOM
         self.register_buffer("qkv", layer.attention.qkv.weight)
         self.register_buffer("o", layer.attention.o.weight)
         self.register_buffer("q", layer.cross.q.weight)
@@ -69,19 +71,32 @@ class Decoder(nn.Module):
         self.feed_forward = FeedForward(layer.feed_forward, weights.eps)
 
     def forward(
-        self, x: Tensor, bias: Tensor, paths: Tensor | None, cache: list[Tensor], of: Encoded, how: How
+        self, x: Tensor, bias: Tensor, paths: Tensor | None, written: int, cache: list[Tensor], of: Encoded, how: How
     ) -> None:
-        """A token attends to those at its `paths` (M, P), itself among them, or, without, to what `cache` holds of its
-        row by layer, (M, t, 2, H, c), to which it is added; `bias` (1 or M, H, 1, P or t+1). And to the states `of`
-        the encoder.
+        """A token attends to those at its `paths` (M, P), itself among them, or, without, to the `written` ones that
+        `cache` holds of its row by layer, (M, t, 2, H, c), to which it is added. And to the states `of` the encoder.
+
+        `bias` (1 or M, H, 1, P or t+1); where the extension attends to the cache, (H, 2 W - 1) by distance, W > t.
         """
         qkv = linear(rms_norm(x, self.eps, how), self.qkv, how).view(-1, 3, self.heads, self.head_dim)
-        kv = qkv[:, 1:][paths] if paths is not None else self._remembered(qkv[:, None, 1:], cache)
-        k, v = kv.transpose(1, 3).unbind(2)
-        linear_add_(attend(qkv[:, 0, :, None], k, v, bias).flatten(1), self.o, x, how)
+        if paths is None and how.host:
+            attended = torch.ops.compt_fast.attend_newest(qkv, self._with_room(qkv, written, cache), written, bias)
+        else:
+            kv = qkv[:, 1:][paths] if paths is not None else self._remembered(qkv[:, None, 1:], cache)
+            k, v = kv.transpose(1, 3).unbind(2)
+            attended = attend(qkv[:, 0, :, None], k, v, bias)
+        linear_add_(attended.flatten(1), self.o, x, how)
         q = linear(rms_norm(x, self.eps, how), self.q, how).view(-1, self.heads, self.head_dim)
         linear_add_(cross_attention(q, of, self.kv, self.depth, how).flatten(1), self.cross_o, x, how)
         self.feed_forward(x, how)
+
+    def _with_room(self, qkv: Tensor, written: int, cache: list[Tensor]) -> Tensor:
+        """Memory of this layer's keys and values, with room for more than the `written` ones."""
+        if self.depth == len(cache):
+            cache.append(qkv.new_empty([len(qkv), self.room, 2, self.heads, self.head_dim]))
+        elif cache[self.depth].shape[1] == written:
+            cache[self.depth] = torch.cat([cache[self.depth], torch.empty_like(cache[self.depth])], 1)
+        return cache[self.depth]
 
     def _remembered(self, newest: Tensor, cache: list[Tensor]) -> Tensor:
         """All of this layer's keys and values up to the `newest` (M, 1, 2, H, c), which are put to them."""

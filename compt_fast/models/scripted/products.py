@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compt_fast.models.t5.cross_attention import FEW
+from compt_fast.ops.linear import FEW
 
 
 class How(NamedTuple):
@@ -46,7 +46,7 @@ def linear_add_(x: Tensor, weight: Tensor, total: Tensor, how: How) -> None:
 
 def by_head(x: Tensor, matrices: Tensor, transposed: bool, how: How, few: int = FEW) -> Tensor:
     """Each token's products with the heads' matrices W (H, c, d): `W x`, (M, H, d) -> (M, H, c), or `transposed`
-    `W^T x`; `compt_fast.models.t5.cross_attention` says why a few are filled up.
+    `W^T x`; `compt_fast.ops.linear` says why a few are filled up.
     """
     if how.quick:
         return torch.ops.compt_fast.grouped_product(x.contiguous(), matrices, transposed)

@@ -186,6 +186,7 @@ class ScriptedTrunk(nn.Module):
         ids: Tensor,
         bias: Tensor,
         paths: Tensor | None,
+        written: int,
         cache: list[Tensor],
         of: Encoded,
         how: How,
@@ -193,7 +194,7 @@ class ScriptedTrunk(nn.Module):
         """The decoder's states (M, d), as the head reads them, of input ids (M,); arguments as of `layers.Decoder`."""
         x = F.embedding(ids, self.embedding)
         for layer in self.decoder:
-            layer(x, bias, paths, cache, of, how)
+            layer(x, bias, paths, written, cache, of, how)
         return (rms_norm(x, self.eps, how) * self.head_scale).to(x.dtype)
 
     def _greedy(self, states: Tensor, cu: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,9 +206,10 @@ class ScriptedTrunk(nn.Module):
         rows, written = torch.arange(count), torch.full([count, longest], -1)
         ids = torch.full([count], self.start_id, device=device)
         cache: list[Tensor] = []
+        bias = distances(self.decoder_bias, torch.arange(1 - longest, longest))
         for step in range(longest):
-            bias = distances(self.decoder_bias, torch.arange(-step, 1))[None, :, None]
-            out = self._decode(ids, bias, None, cache, of, how)
+            here = bias if how.host else bias[None, :, None, longest - 1 - step : longest]
+            out = self._decode(ids, here, None, step, cache, of, how)
             ids = linear(out, self.head, how).float().argmax(1)
             tokens = ids.cpu()
             going = torch.nonzero(tokens != self.end_id)[:, 0]
@@ -241,7 +243,7 @@ class ScriptedTrunk(nn.Module):
         nodes, counts, starts = trie.diff()[tasks], labels.diff()[tasks], of.cu_seqlens_q[:-1]
         at = ranges(trie[tasks], nodes).to(device)
         paths = self.trie_paths[at] + torch.repeat_interleave(starts, nodes)[:, None].to(device)
-        out = self._decode(self.trie_tokens[at], self._path_bias(self.trie_depths[at]), paths, [], of, how)
+        out = self._decode(self.trie_tokens[at], self._path_bias(self.trie_depths[at]), paths, 0, [], of, how)
         own = ranges(labels[tasks], counts)
         steps = self.step_cu_seqlens.cpu()
         lengths = steps.diff()[own]

@@ -20,10 +20,8 @@ from torch.nn import functional as F
 from compt_fast.models.t5.weights import Weights
 from compt_fast.ops.attention import attend, attend_backward
 from compt_fast.ops.cross_attention import PaddedStates, SharedStates, shared_states
-from compt_fast.ops.linear import has_compiled_products
+from compt_fast.ops.linear import product_by_head
 from compt_fast.ops.varlen import PaddedGroup, VarlenLayout, cu_seqlens_of, ranges
-
-FEW = 8  # tokens
 
 CrossAttentionSaved = tuple[Tensor, list[Tensor]]
 """The queries as they attended; and, absorbed, what their attention saved."""
@@ -88,18 +86,21 @@ class AbsorbedCrossAttention(CrossAttention):
 
     def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossAttentionSaved]:
         matrices = self.weights.decoder[depth].cross.absorbed
-        k, v = self._matrices(depth)
-        absorbed = matrices.to_states(q) if matrices else _by_head(q, k, transposed=True)
+        if matrices is not None:
+            absorbed = matrices.to_states(q)
+        else:
+            k, v = self._matrices(depth)
+            absorbed = product_by_head(q, k, transposed=True)
         absorbed = absorbed.flatten(0, 1).contiguous()
         attended, saved = self._shared.attend(absorbed)
-        by_head = attended.view(len(q), len(k), -1)
-        return matrices.from_states(by_head) if matrices else _by_head(by_head, v), (absorbed, saved)
+        by_head = attended.view(len(q), self.weights.heads, -1)
+        return matrices.from_states(by_head) if matrices is not None else product_by_head(by_head, v), (absorbed, saved)
 
     def backward(self, grad: Tensor, saved: CrossAttentionSaved, depth: int) -> Tensor:
         k, v = self._matrices(depth)
-        attended_grad = _by_head(grad, v, transposed=True).flatten(0, 1).contiguous()
+        attended_grad = product_by_head(grad, v, transposed=True).flatten(0, 1).contiguous()
         absorbed_grad = self._shared.attend_backward(attended_grad, *saved)
-        return _by_head(absorbed_grad.view(len(grad), len(k), -1), k)
+        return product_by_head(absorbed_grad.view(len(grad), len(k), -1), k)
 
     def states_grad(self) -> Tensor:
         return self._shared.grad()
@@ -147,10 +148,14 @@ class ProjectedCrossAttention(CrossAttention):
 def cross_attention_for(
     states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, weights: Weights, times: int = 1
 ) -> CrossAttention:
-    """Absorbed or projected, whichever takes fewer products if each query asks `times` times."""
+    """Absorbed or projected, whichever takes fewer products if each query asks `times` times.
+
+    Both round otherwise, in int16 so much that an answer could depend on what shares its batch: there all is absorbed.
+    """
     queries, keys = cu_seqlens_q.diff() * times, cu_seqlens_k.diff()
     count, pairs = int(queries.sum()), int((queries * keys).sum())
-    absorbed = absorbing_pays(count, pairs, int(cu_seqlens_k[-1]), weights)
+    in_int16 = weights.decoder[0].cross.absorbed is not None
+    absorbed = in_int16 or absorbing_pays(count, pairs, int(cu_seqlens_k[-1]), weights)
     kind = AbsorbedCrossAttention if absorbed else ProjectedCrossAttention
     return kind(states, cu_seqlens_q, cu_seqlens_k, weights)
 
@@ -162,17 +167,3 @@ def absorbing_pays(queries: int, pairs: int, states: int, weights: Weights) -> b
     inner, width = weights.inner, weights.embedding.shape[1]
     absorbed = queries * inner * width + pairs * weights.heads * width
     return absorbed <= states * inner * width + pairs * inner
-
-
-def _by_head(x: Tensor, matrices: Tensor, *, transposed: bool = False) -> Tensor:
-    """Each token's products with the heads' matrices W (H, c, d): `W x`, (M, H, d) -> (M, H, c), or `transposed`
-    `W^T x`.
-
-    What a row gives must not depend on how many there are. A batched product of torch's does not promise that: fewer
-    than four rows it multiplies in another order, so that a few are filled up, and on some processors any number.
-    """
-    if has_compiled_products(x):
-        return torch.ops.compt_fast.grouped_product(x.contiguous(), matrices, transposed)
-    few = max(0, FEW - len(x))
-    wide = F.pad(x, (0, 0, 0, 0, 0, few)) if few and x.device.type == "cpu" else x
-    return (wide.transpose(0, 1) @ (matrices if transposed else matrices.transpose(1, 2))).transpose(0, 1)[: len(x)]

@@ -21,6 +21,7 @@ WORTH = 1 << 22  # entries of a head from which on it pays (ours)
 MOST = 1 << 10  # tokens a row that are asked again; where more could be the likeliest, all are (ours)
 PART = 1 << 12  # rows of a head that are compared with their int8 at a time
 MARGIN = 1.001  # of the bound, whose lengths are rounded themselves
+TINY = 1e-36  # by which both logits together may be off where their products are too small for fp32
 
 
 class Likeliest:
@@ -41,18 +42,25 @@ def _is_worth(weight: Tensor) -> bool:
     return compiled and weight.dtype == torch.float32 and weight.numel() >= WORTH
 
 
+def _lengths(x: Tensor) -> Tensor:
+    """Those of the rows of x (n, d), (n,) fp64: in fp32 what is small has a square of 0, and so have such lengths."""
+    return torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+
+
 class _Screen:
     """A head W (V, d) fp32 beside its int8, and how far the two are apart."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
-        self.rounded = Int8Linear(weight)
-        lengths, apart = [], []
-        for part in weight.split(PART):
-            q, steps = quantise(part)
-            near = q * steps
-            lengths.append(torch.linalg.vector_norm(near, dim=1))
-            apart.append(torch.linalg.vector_norm(part - near, dim=1))
+        rounded, steps, lengths, apart = [], [], [], []
+        for part in weight.split(PART):  # all at once would take several times the head's memory
+            q, s = quantise(part)
+            near = q * s
+            rounded.append(q)
+            steps.append(s)
+            lengths.append(_lengths(near))
+            apart.append(_lengths(part - near))
+        self.rounded = Int8Linear.of(torch.cat(rounded), torch.cat(steps))
         self.lengths = torch.cat(lengths)
         # What fp32 rounds of a sum of d products joins the distance: it is at most so much of |w|, twice over here.
         rounding = 2.0**-23 * (weight.shape[1] + 8)
@@ -63,11 +71,11 @@ class _Screen:
         """As `Likeliest`; None where a row is not finite, or too many tokens are alike."""
         logits = self.rounded(states)
         q, steps = quantise(states)
-        lengths = torch.linalg.vector_norm(states, dim=1) * MARGIN
-        apart = torch.linalg.vector_norm(states - q * steps, dim=1) * MARGIN
+        lengths, apart = MARGIN * _lengths(states), MARGIN * _lengths(states - q * steps)
         top, at = logits.max(1)
-        least = top - lengths * self.apart[at] - apart * self.lengths[at]  # of the largest logit
-        bound = least - lengths * self.most[1] - apart * self.most[0]
+        least = top - lengths * self.apart[at] - apart * self.lengths[at] - TINY  # of the largest logit
+        bound = (least - lengths * self.most[1] - apart * self.most[0]).float()
+        bound = torch.nextafter(bound, torch.full_like(bound, -torch.inf))
         row, token = torch.nonzero(logits >= bound[:, None], as_tuple=True)
         counts = torch.bincount(row, minlength=len(states))
         if int(counts.min()) == 0 or int(counts.max()) > MOST:

@@ -65,8 +65,8 @@ class AbsorbedWeights:
 
 @dataclass(frozen=True)
 class CrossAttentionWeights:
-    """q (H c, d), of the decoder's states; kv (2 H c, d), of the encoder's; o (d, H c). `absorbed`, where it is there,
-    says the same as kv.
+    """q (H c, d), of the decoder's states; kv (2 H c, d), of the encoder's; o (d, H c). Where `absorbed` is there, it
+    stands for kv, which is (0, d).
     """
 
     q: FrozenLinear
@@ -165,7 +165,7 @@ class Weights:
 
     def to_int8(self, dtype: torch.dtype) -> Weights:
         """The same for inference: the layers' matrices but those of `KEPT` in int8, all else in `dtype`, fp32 or bf16;
-        those of `KEPT` in int16 beside fp32.
+        those of `KEPT` in int16 where that is fp32 and the extension multiplies int16.
 
         Empties the layers as it goes, so that one at a time is in memory twice.
         """
@@ -185,7 +185,7 @@ class Weights:
             return made
         k, v = layer.cross.kv.view(2, self.heads, self.head_dim, -1)
         absorbed = AbsorbedWeights(Int16Linear(k.transpose(1, 2)), Int16Linear(v))
-        return replace(made, cross=replace(made.cross, absorbed=absorbed))
+        return replace(made, cross=replace(made.cross, kv=layer.cross.kv.new_empty(0, v.shape[-1]), absorbed=absorbed))
 
     def digest(self) -> str:
         """SHA-256 of every tensor, in hexadecimal: it tells whether one has changed."""

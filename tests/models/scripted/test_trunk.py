@@ -13,8 +13,12 @@ from compt_fast.models.api import open_trunk
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.models.scripted import trunk as scripted
-from compt_fast.models.scripted.products import How
+from compt_fast.models.scripted.attention import selected
+from compt_fast.models.scripted.products import How, how_for
+from compt_fast.models.scripted.rows import distances
 from compt_fast.models.scripted.trunk import ScriptedTask, ScriptedTrunk
+from compt_fast.models.t5 import decode, decoder
+from compt_fast.models.t5.cross_attention import cross_attention_for
 from compt_fast.ops.varlen import cu_seqlens_of
 from tests.helpers.made_predictors import MINI
 from tests.helpers.tiny_t5 import make_t5
@@ -89,6 +93,32 @@ def test_the_embedded_trunk_in_torchscript(dtype: torch.dtype, position: str) ->
     alone = model.answer(batch.input_ids, batch.input_cu_seqlens, batch.slots)[0]
     assert alone.tolist() == [token for answer in want[0] for token in answer]
     assert torch.equal(model.score(batch.input_ids, batch.input_cu_seqlens, batch.slots)[0], scores)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_decoders_states_have_the_bits_of_the_engines(dtype: torch.dtype) -> None:
+    """Step by step, beyond what a cache has room for at first, and behind a row that has ended."""
+    trunk = opened(MINI, dtype)
+    weights, steps = trunk.weights, decode.ROOM + 4
+    model = made(trunk, tasks_for(trunk))
+    g = torch.Generator().manual_seed(3)
+    states, cu = torch.randn(60, trunk.d_model, generator=g).to(dtype), torch.tensor([0, 9, 30, 60])
+    cross = cross_attention_for(states, torch.arange(4), cu, weights, steps)
+    how = how_for(weights.embedding)
+    of = model._cross(states, torch.arange(4), cu, steps, how)
+    cache: list[torch.Tensor] = []
+    own = decode._CompiledCache(weights, steps)
+    bias = distances(model.decoder_bias, torch.arange(1 - steps, steps))
+    for step in range(steps):
+        ids = torch.randint(3, 100, (len(cross.cu_seqlens_q) - 1,), generator=g)
+        own.step(len(ids), step + 1)
+        found = model._decode(ids, bias, None, step, cache, of, how)
+        assert torch.equal(found, decoder.decode(ids, own, cross))
+        if step == 5:
+            rows = torch.tensor([0, 2])
+            cross, of = cross.select(rows), selected(of, rows, weights.heads, how)
+            own.select(rows)
+            cache = [kv[rows] for kv in cache]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,6 +9,7 @@ from torch import Tensor
 from compt_fast.models.t5 import likeliest
 from compt_fast.models.t5.likeliest import Likeliest, _Screen
 from compt_fast.ops.linear import FrozenLinear
+from compt_fast.ops.linear_int8 import Int8Linear
 
 VOCABULARY, WIDTH = 3000, 96
 
@@ -52,6 +53,22 @@ def test_no_logit_lies_further_off_than_the_bound_says() -> None:
     bound = torch.linalg.vector_norm(states, dim=1)[:, None] * screen.apart + apart
     off = (screen.rounded(states).double() - states.double() @ weight.double().T).abs()
     assert (off <= bound).all() and (off > 0.05 * bound).any()
+
+
+@pytest.mark.parametrize("scale", [1e-19, 1e-22, 1e-24])
+def test_what_is_too_small_for_fp32_excludes_no_token(scale: float) -> None:
+    """A squared entry is 0 in fp32 here, and at last the products of logits, too."""
+    weight, states = scale * drawn(VOCABULARY, WIDTH), 1e-18 * drawn(5, WIDTH, seed=1)
+    head, screen = screened(weight)
+    assert (screen.lengths > 0).all()
+    found = screen(states)
+    assert found is None or torch.equal(found, head(states).argmax(1))
+
+
+def test_its_integers_are_those_of_the_whole_head() -> None:
+    weight = drawn(2 * likeliest.PART + 5, WIDTH)
+    parts, whole = screened(weight)[1].rounded, Int8Linear(weight)
+    assert all(torch.equal(one, other) for one, other in zip(parts.tensors, whole.tensors, strict=True))
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
