@@ -27,7 +27,7 @@ import torch
 from compt_fast.exports import EXPORTS
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.prediction.predictor import Predictor
-from compt_fast.prediction.rows import encode
+from compt_fast.prediction.rows import Placed, checked, encoded
 from compt_fast.tasks.text import encode_label, label_texts
 from tests.helpers.made_predictors import MINI, made_predictor, mini_rows
 
@@ -48,9 +48,9 @@ def exported(predictor: Predictor) -> Any:
 def batches(predictor: Predictor, rows: int) -> list[Batch]:
     """Rows of all tasks, sorted by length."""
     prompts, tokenizer = predictor.prompts, predictor.trunk.tokenizer
-    encoded = [encode(row, prompts, None, tokenizer, "row") for row in mini_rows(rows)]
-    encoded.sort(key=lambda row: len(row.input_ids))
-    parts = (encoded[start : start + BATCH] for start in range(0, len(encoded), BATCH))
+    ready = [checked(Placed(row, "row"), prompts, None) for row in mini_rows(rows)]
+    read = sorted(encoded(ready, tokenizer), key=lambda row: len(row.input_ids))
+    parts = (read[start : start + BATCH] for start in range(0, len(read), BATCH))
     return [make_batch([row.input_ids for row in part], None, [row.prompt.index for row in part]) for part in parts]
 
 
