@@ -62,11 +62,13 @@ def engine(predictor: Predictor) -> Callable[[Batch], Results]:
         for one in prompts
     ]
     targets = TargetPrompts.from_stacks([prompts[0].prompts.tensors["targets"]])
-    longest = max(len(ids) for own in labels for ids in own)
+    longest = [max(map(len, own)) for own in labels]
 
     def answer(batch: Batch) -> Results:
-        scores = trunk.label_scores(targets, batch, [labels[slot] for slot in batch.slots.tolist()])
-        return trunk.generate(targets, batch, longest), torch.cat(scores)
+        slots = batch.slots.tolist()
+        scores = trunk.label_scores(targets, batch, [labels[slot] for slot in slots])
+        answers = trunk.generate(targets, batch, max(longest))
+        return [ids[: longest[slot]] for ids, slot in zip(answers, slots, strict=True)], torch.cat(scores)
 
     return answer
 
