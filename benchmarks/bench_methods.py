@@ -1,4 +1,5 @@
 """A training step of methods that compose prompts of each row, update the text or parametrise prompts otherwise.
+`progressive`, which trains one task after another, is not among them: its step is that of `pt` behind more tokens.
 
     pytest benchmarks/bench_methods.py --benchmark-only --benchmark-json=methods.json
 
@@ -10,6 +11,7 @@ those of `spp`, so that what differs is the method. All methods take the same ro
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -27,31 +29,31 @@ from compt_fast.training.plan import plan_runs
 METHODS: dict[str, dict[str, str]] = {
     "spp": {},
     "spp, input gates": {"gates": "input"},
-    "dept": {"method": "dept"},
-    "adept": {"method": "adept"},
-    "residual": {"method": "residual"},
-    "low-rank": {"method": "low-rank"},
-    "superpos": {"method": "superpos"},
+    **{name: {"method": name} for name in "attempt-m smop mpt-m dept adept residual low-rank superpos".split()},
 }
+
+
+def engines_of(size: str, folder: Path, names: Sequence[str] = tuple(METHODS)) -> dict[str, Engine]:
+    """An engine of each method over one trunk; each takes the step's rows of `spp`."""
+    whole = job(size, "fast", "fp32" if DEVICE == "cpu" else "bf16", folder)
+    tasks = [data.task.name for data in whole.data.tasks]
+    engines: dict[str, Engine] = {}
+    for name in names:
+        own: dict[str, Any] = {"method": "spp", "prompt_length": "5", "steps": "1000000", "apart": False}
+        runs = plan_runs(read_flags(own | METHODS[name], None), tasks=tasks, d_model=whole.trunk.d_model)
+        (folder / name).mkdir()
+        engines[name] = Engine(name, replace(whole, runs=runs), folder / name)
+    for one in engines.values():
+        one.rows = engines["spp"].rows
+        one.settle()
+    return engines
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_methods(size: str, tmp_path: Path, benchmark: BenchmarkFixture) -> None:
     """A whole step of each method: composition, trunk, backward, update."""
-    whole = job(size, "fast", "fp32" if DEVICE == "cpu" else "bf16", tmp_path)
-    names = [data.task.name for data in whole.data.tasks]
-    engines: dict[str, Engine] = {}
-    for name, given in METHODS.items():
-        own: dict[str, Any] = {"method": "spp", "prompt_length": "5", "steps": "1000000", "apart": False} | given
-        runs = plan_runs(read_flags(own, None), tasks=names, d_model=whole.trunk.d_model)
-        folder = tmp_path / name
-        folder.mkdir()
-        engines[name] = Engine(name, replace(whole, runs=runs), folder)
-    for one in engines.values():
-        one.rows = engines["spp"].rows  # the same for all
-        one.settle()
     with ExitStack() as stack:
-        steps = {name: stack.enter_context(one.training()) for name, one in engines.items()}
+        steps = {name: stack.enter_context(one.training()) for name, one in engines_of(size, tmp_path).items()}
         assert all(math.isfinite(loss) for step in steps.values() for loss in step())
         seconds = timed(benchmark, steps, ROUNDS[size])
     benchmark.extra_info["against_spp"] = {name: round(own / seconds["spp"], 3) for name, own in seconds.items()}

@@ -19,9 +19,11 @@ import time
 import traceback
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ SCRATCH = Path(os.environ.get("SCRATCH", ROOT / ".gpu" / "scratch"))
 BASE = "t5-base"
 ALONE = ("fast bf16", "replayed bf16", "transformers bf16")
 PACKAGES = "torch triton transformers pytest pytest-benchmark pytest-xdist pyarrow datasets peft".split()
+WORKERS = 5  # processes that try methods beside each other
 failed: list[str] = []
 """The parts that did."""
 
@@ -151,6 +154,19 @@ def _losses(name: str) -> list[list[float]]:
     return losses
 
 
+def every_method() -> None:
+    """Each method's first steps on the embedded tasks, in both engines; several methods at a time."""
+    from benchmarks.gpu_methods import CLOSE, tried
+    from compt_fast.config.baselines import METHODS
+
+    with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
+        going = {method: pool.submit(tried, method, SCRATCH / "methods") for method in METHODS}
+        for method, answer in going.items():
+            with part(method) as facts:
+                facts |= answer.result()
+                check(facts.get("apart", 0.0) < CLOSE, f"more than {CLOSE} apart")
+
+
 def kernel_tests() -> None:
     """The tests of the kernels, which run on the device where there is one."""
     _tests("tests/kernels", "-m", "not slow", workers=14)
@@ -199,6 +215,40 @@ def one_run() -> None:
 def many_runs() -> None:
     """Of 27 runs in one pass, 432 rows; transformers too, if its padded rows fit."""
     _steps(27, ALONE)
+
+
+def widths() -> None:
+    """Of 3 to 108 runs in one pass, where one pass begins to fill the device."""
+    for runs in (3, 9, 54, 108):
+        _steps(runs, ("fast bf16", "replayed bf16"))
+
+
+def methods() -> None:
+    """A step of one run of every method at t5-base's shape, each over the same rows."""
+    from benchmarks.bench_methods import engines_of
+
+    for name, engine in engines_of(BASE, SCRATCH).items():
+        with part(name) as facts, engine.training() as step:
+            for _ in range(3):
+                step()
+            facts["seconds_a_step"] = statistics.median(_timed(step) for _ in range(10))
+
+
+def evaluation() -> None:
+    """Greedy answers to 2,400 rows at t5-base's shape, and whether both engines give the same in fp32."""
+    from benchmarks import engines
+
+    engines.ROWS = 2400
+    answers = {}
+    for name in ("fast bf16", "transformers bf16", "fast fp32", "transformers fp32"):
+        with part(name) as facts:
+            engine = engines.opened(name, BASE, SCRATCH)
+            engine.evaluation()  # kernels are compiled
+            begin = time.perf_counter()
+            answers[name] = engine.evaluation()
+            facts |= {"rows": sum(len(of.inputs) for of in engine.scored), "seconds": time.perf_counter() - begin}
+    with part("fp32 alike") as facts:
+        check(answers["fast fp32"] == answers["transformers fp32"], "scores in fp32 differ")
 
 
 def compiled() -> None:
@@ -322,8 +372,8 @@ def small() -> None:
 STEPS: dict[str, Callable[[], None]] = {
     step.__name__: step
     for step in (
-        versions, install, checkpoint, smoke, kernel_tests, device_tests, ceilings, one_run, many_runs, attention,
-        compose, profile, compiled, mini, sanitizer, small,
+        versions, install, checkpoint, smoke, every_method, kernel_tests, device_tests, ceilings, one_run, many_runs,
+        widths, methods, evaluation, attention, compose, profile, compiled, mini, sanitizer, small,
     )
 }  # fmt: skip
 

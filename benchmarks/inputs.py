@@ -85,6 +85,6 @@ def job(size: str, engine: str, dtype: str, folder: Path, runs: int = 1) -> Job:
         "seeds": ",".join(map(str, range(runs))),
         "runs_at_once": str(runs),
         "steps": "1000000",
-        "eval_size": "38",
+        "eval_size": "300",
     }
     return open_job(read_flags(given | ({} if size == "mini" else rows(folder / "rows")), None))
