@@ -246,7 +246,7 @@ def evaluation() -> None:
             engine.evaluation()  # kernels are compiled
             begin = time.perf_counter()
             answers[name] = engine.evaluation()
-            facts |= {"rows": sum(len(of.inputs) for of in engine.scored), "seconds": time.perf_counter() - begin}
+            facts |= {"rows": sum(len(of.inputs) for of in engine.scored), "took": time.perf_counter() - begin}
     with part("fp32 alike") as facts:
         check(answers["fast fp32"] == answers["transformers fp32"], "scores in fp32 differ")
 
