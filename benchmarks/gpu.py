@@ -1,22 +1,26 @@
 """The steps of `gpu.sh`, one after the other, each with a time-out of its own; none stops the rest.
 
 In $OUT, by default .gpu/out, `results.jsonl` gets a line a step (how it ended, and the last that it said) and before it
-the lines that the step itself noted; `log.txt` gets all that was printed. Nothing but the standard library is needed
-here. LIMIT, in seconds, bounds every time-out: for a rehearsal.
+the lines that the step itself noted; `log.txt` gets all that was printed. LIMIT, in seconds, bounds every time-out: for
+a rehearsal.
+
+Steps of `gpu_steps` are forked from this process, which imports once what they share and itself never looks at the GPU.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,16 +43,13 @@ class Step:
     command: Sequence[str] = ()
     variables: dict[str, str] = field(default_factory=dict)
     beside: bool = False
-
-    @property
-    def arguments(self) -> list[str]:
-        return list(self.command) or ["-m", "benchmarks.gpu_steps", self.name]
+    preloads: bool = True
 
 
 STEPS = (
-    Step("versions", 30),
-    Step("install", 15, variables=WITHOUT),
-    Step("extension", 0, EXTENSION, beside=True),
+    Step("versions", 30, preloads=False),
+    Step("install", 15, variables=WITHOUT, preloads=False),
+    Step("extension", 0, EXTENSION, beside=True, preloads=False),
     Step("checkpoint", 0, variables=WITHOUT, beside=True),
     Step("smoke", 45, variables=WITHOUT),
     Step("every_method", 0, variables=WITHOUT, beside=True),
@@ -78,18 +79,14 @@ class Harness:
     def __init__(self, out: Path, scratch: Path) -> None:
         self._results, self._log = out / "results.jsonl", out / "log.txt"
         self._scratch = scratch
-        self._beside: dict[str, subprocess.Popen[bytes]] = {}
-        self._environment = os.environ | {
-            "OUT": str(out),
-            "SCRATCH": str(scratch),
-            "PYTHONUNBUFFERED": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "MAX_JOBS": os.environ.get("MAX_JOBS", "14"),
-            "TORCH_CUDA_ARCH_LIST": os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0"),
-        }
+        self._beside: dict[str, Process] = {}
+        os.environ |= {"OUT": str(out), "SCRATCH": str(scratch), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # else a look for a GPU is one by CUDA: no fork survives it
+        os.environ.setdefault("MAX_JOBS", "14")
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
         if PREPARED.is_dir():
-            self._environment.setdefault("COMPT_FAST_SHARED", str(PREPARED))
+            os.environ.setdefault("COMPT_FAST_SHARED", str(PREPARED))
 
     def do(self, step: Step) -> None:
         """The step, or its beginning."""
@@ -99,25 +96,30 @@ class Harness:
         begin = time.monotonic()
         process = self._beside.pop(step.name, None) or self._started(step)
         limit = min(step.seconds, float(os.environ.get("LIMIT", "inf")))
-        try:
-            code = process.wait(limit)
-            status = {0: "done", UNABLE: "cannot go on"}.get(code, "failed")
-        except subprocess.TimeoutExpired:
-            status = "timed out"
-            end(process)
+        process.join(limit)
+        status = {0: "done", UNABLE: "cannot go on", None: "timed out"}.get(process.exitcode, "failed")
+        end(process)
         self._note(step, status, time.monotonic() - begin, limit)
 
-    def _started(self, step: Step) -> subprocess.Popen[bytes]:
-        with self._printed(step).open("wb") as printed:
-            return subprocess.Popen(
-                [sys.executable, *step.arguments],
-                cwd=ROOT,
-                env=self._environment | step.variables,
-                stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+    def _started(self, step: Step) -> Process:
+        if step.preloads:
+            preload()
+        process = multiprocessing.get_context("fork").Process(target=self._work, args=(step,))
+        process.start()
+        return process
+
+    def _work(self, step: Step) -> None:
+        """In the step's own process: what it prints goes to its log, and all that it starts ends with it."""
+        os.setsid()
+        with self._printed(step).open("wb") as printed, open(os.devnull, "rb") as nothing:
+            for mine, stream in ((nothing, 0), (printed, 1), (printed, 2)):
+                os.dup2(mine.fileno(), stream)
+        os.environ |= step.variables
+        if step.command:
+            os.execv(sys.executable, [sys.executable, *step.command])
+        from benchmarks import gpu_steps
+
+        sys.exit(gpu_steps.main(step.name))
 
     def _printed(self, step: Step) -> Path:
         return self._scratch / f"{step.name}.log"
@@ -137,11 +139,18 @@ class Harness:
             end(process)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: Process) -> None:
     """End a step with all that it started."""
+    assert process.pid is not None
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.join()
+
+
+def preload() -> None:
+    """Import what most steps need; what cannot be imported is for the steps to say."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("benchmarks.engines")
 
 
 def main(names: Sequence[str]) -> int:
