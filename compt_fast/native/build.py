@@ -24,6 +24,9 @@ from typing import Any
 LIBRARY = "ops.so"
 FACTS = "ops.json"
 
+WITHOUT_A_GPU = "8.0;9.0+PTX"
+"""What CUDA code is compiled for where no GPU says for itself; newer ones compile the last one's PTX as they load."""
+
 GIB_A_JOB = 2
 """Memory in GiB that compiling one file against torch's headers may take."""
 
@@ -133,8 +136,11 @@ def compile_into(folder: Path, sources: Path, cuda: str | None, flags: tuple[str
     os.environ.setdefault("MAX_JOBS", str(jobs()))
     if home := cuda_home():
         os.environ["CUDA_HOME"] = str(home)
+    import torch
     from torch.utils import cpp_extension
 
+    if cuda is not None and not torch.cuda.is_available():
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", WITHOUT_A_GPU)
     debug = os.environ.get("DEBUG") == "1"
     kernels = ["-O0", "-g"] if debug else ["-O3"]
     # torch brings its own OpenMP: linking another would give two pools of threads.
