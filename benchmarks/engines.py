@@ -77,7 +77,7 @@ class Engine:
     def _drawn(self, generator: torch.Generator) -> list[list[TrainingRow]]:
         drawn = []
         for run in self.job.runs:
-            own = self.job.data.training(run.config)
+            own = self.trainer.rows[run.id]
             chosen = torch.randperm(len(own), generator=generator)[: run.config.batch_size]
             drawn.append([own[i] for i in chosen])
         return drawn
@@ -142,11 +142,16 @@ class Engine:
         return found
 
 
-def opened(name: str, size: str, folder: Path, runs: int = 1) -> Engine:
-    """The engine `NAME DTYPE`, as in "fast bf16", "fast int8", "transformers fp32" or "torch.compile bf16"."""
+def opened(name: str, size: str, folder: Path, runs: int = 1, like: Engine | None = None) -> Engine:
+    """The engine `NAME DTYPE`, as in "fast bf16", "fast int8", "transformers fp32" or "torch.compile bf16"; over the
+    trunk and the rows of one that is opened already, if it is `like` that.
+    """
     kind, dtype = name.rsplit(" ", 1)
     own = kind in ("fast", "replayed")
-    opened_job = job(size, "fast" if own else "reference", "fp32" if dtype == "int8" else dtype, folder, runs)
+    if like is not None:
+        opened_job = like.job
+    else:
+        opened_job = job(size, "fast" if own else "reference", "fp32" if dtype == "int8" else dtype, folder, runs)
     if dtype == "int8":
         opened_job.trunk.quantise()
     settings = replace(opened_job.settings, cuda_graphs=kind == "replayed")

@@ -21,6 +21,7 @@ from torch import Tensor
 from .launching import launch
 
 STAGES = 3  # a fourth buffer of keys and values would not fit the shared memory of every GPU
+ASSUMED = (8, 0)  # the compute capability of tensors that are on no GPU
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -37,7 +38,7 @@ def attention_fwd(qkv: Tensor, cu_seqlens: Tensor, bias: Tensor, max_seqlen: int
     out = torch.empty((tokens, heads, width), dtype=qkv.dtype, device=qkv.device)
     sums = torch.empty((tokens, heads, 2), dtype=torch.float32, device=qkv.device)
     side = 64 if qkv.dtype == torch.bfloat16 and width <= 64 else 32
-    _start([_forward], side, qkv, cu_seqlens, bias, max_seqlen, out=out, sums=sums)
+    _start([_forward], side, qkv, cu_seqlens, bias, max_seqlen, STAGES, out=out, sums=sums)
     return out, sums
 
 
@@ -48,17 +49,30 @@ def attention_bwd(
 
     The rest as `attention_fwd` has it.
     """
-    qkv_grad = torch.zeros_like(qkv)
-    # d softmax: each score's gradient is p (g - sum p g), and sum p g = grad . out
-    delta = (grad.float() * out.float()).sum(2)
-    rest = {"grad": grad, "sums": sums, "delta": delta, "qkv_grad": qkv_grad}
+    qkv_grad = torch.empty_like(qkv)
+    delta = torch.empty(sums.shape[:2], dtype=torch.float32, device=qkv.device)
+    rest = {"grad": grad, "out": out, "sums": sums, "delta": delta, "qkv_grad": qkv_grad}
     side = 32 if qkv.dtype == torch.bfloat16 else 16
-    _start([_backward_queries, _backward_keys], side, qkv, cu_seqlens, bias, max_seqlen, **rest)
+    stages = STAGES
+    if qkv.dtype == torch.bfloat16 and qkv.shape[3] <= 64 and _capability(qkv.device) >= (9, 0):
+        side, stages = 64, 2  # tensor cores there read from shared memory, which leaves registers for a larger tile
+    _start([_backward_queries, _backward_keys], side, qkv, cu_seqlens, bias, max_seqlen, stages, **rest)
     return qkv_grad
 
 
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else ASSUMED
+
+
 def _start(
-    kernels: list[Any], side: int, qkv: Tensor, cu_seqlens: Tensor, bias: Tensor, max_seqlen: int, **rest: Tensor
+    kernels: list[Any],
+    side: int,
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    bias: Tensor,
+    max_seqlen: int,
+    stages: int,
+    **rest: Tensor,
 ) -> None:
     """A program is a tile of the longest row, of one row and head; one behind a shorter row's end does nothing.
 
@@ -70,7 +84,7 @@ def _start(
     values = rest | {"qkv": qkv, "cu_seqlens": cu_seqlens, "bias": bias, "span": bias.shape[1], "heads": heads}
     values |= {"tiles": tiles, "WIDTH": width, "PADDED": padded, "BLOCK": side}
     for kernel in kernels:
-        launch(kernel, tiles * (len(cu_seqlens) - 1) * heads, values, stages=STAGES)
+        launch(kernel, tiles * (len(cu_seqlens) - 1) * heads, values, stages=stages)
 
 
 @triton.jit
@@ -173,10 +187,10 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _backward_queries(  # type: ignore[no-untyped-def]
-    grad, qkv, sums, delta, cu_seqlens, bias, qkv_grad, span, heads, tiles,
+    grad, qkv, out, sums, delta, cu_seqlens, bias, qkv_grad, span, heads, tiles,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program owns BLOCK queries, as in `_forward`: dq_i = sum_j ds_ij k_j."""
+    """A program owns BLOCK queries, as in `_forward`: dq_i = sum_j ds_ij k_j. It leaves its queries' `delta` behind."""
     head, first, length, begin = _place(cu_seqlens, heads, tiles, BLOCK)
     if begin >= length:
         return
@@ -185,9 +199,12 @@ def _backward_queries(  # type: ignore[no-untyped-def]
     queries = begin + tl.arange(0, BLOCK)
     q = _tile(q_base, 3 * stride, queries, length, WIDTH, PADDED)
     out_grad = _tile(grad + first * stride + head * WIDTH, stride, queries, length, WIDTH, PADDED)
+    attended = _tile(out + first * stride + head * WIDTH, stride, queries, length, WIDTH, PADDED)
     at = (first + queries) * heads + head
     top, log_total = _sums_of(sums, at, queries < length)
-    d = tl.load(delta + at, mask=queries < length, other=0.0)
+    # d softmax: each score's gradient is p (g - sum p g), and sum p g = grad . out
+    d = tl.sum(out_grad.to(tl.float32) * attended.to(tl.float32), 1)
+    tl.store(delta + at, d, mask=queries < length)
     q_sum = tl.zeros((BLOCK, PADDED), tl.float32)
     for start in range(0, length, BLOCK):
         # Keys behind the row's end have a score of -inf, and so a probability and a gradient of 0.

@@ -2,7 +2,7 @@
 
 Prints registers, shared memory and spills of each as ptxas reports them, and exits with 1 if one spills
 or needs more shared memory than the smallest of the GPUs has. What is compiled are the launches that
-`compose` and `adamw` make for typical cohorts, and `attention` for heads of T5, on tensors without memory.
+`compose` and `adamw` make for typical cohorts, and those of T5's layers, on tensors without memory.
 Arguments are bound and specialised by Triton's own launcher, so that what it refuses fails here too.
 """
 
@@ -16,16 +16,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from triton import knobs
 
-from compt_fast.kernels import adamw, attention
+from compt_fast.kernels import adamw, attention, norms
 from compt_fast.kernels.compose import Inputs, compose_backward, compose_forward
 from compt_fast.kernels.launching import Launch, recorded
 from compt_fast.kernels.plan import Plan
 from compt_fast.kernels.stand_in import standing_in
+from compt_fast.ops.cross_attention import KernelStates
 
 TARGETS = (80, 90, 100)
 SHARED = 99 * 1024  # bytes a program may take on compute capability 8.6; others have more
@@ -84,6 +86,16 @@ ATTENTION = {
 """Dtype and width of a head, 64 in all checkpoints but T5's largest, and the longest row: for rows of a single tile
 Triton compiles a kernel of its own.
 """
+WIDTHS = {
+    f"d={width} {name}": (dtype, width, max_queries, max_keys)
+    for width, name, dtype, max_queries, max_keys in (
+        (768, "bf16", torch.bfloat16, 48, 250),
+        (768, "fp32", torch.float32, 48, 250),
+        (512, "1 label", torch.bfloat16, 8, 40),
+        (4096, "bf16", torch.bfloat16, 256, 2048),
+    )
+}
+"""Dtype and width of the trunk, and the most queries and keys of a row: for the norms and the cross-attention."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +169,19 @@ def attention_launches(dtype: torch.dtype, width: int, max_seqlen: int) -> list[
     return found
 
 
+def width_launches(dtype: torch.dtype, width: int, max_queries: int, max_keys: int) -> list[Launch]:
+    """What a norm and a layer's cross-attention start, forward and backward, each kernel once."""
+    queries, states = (torch.empty(n, width, dtype=dtype, device="meta") for n in (max_queries + 1, max_keys + 3))
+    cu_seqlens = torch.empty(3, dtype=torch.int64, device="meta")
+    with recorded() as found:
+        y, r = norms.rms_norm(states, 1e-6)
+        norms.rms_norm_backward_(y, y, r, states)
+        shared = KernelStates(states, cu_seqlens, cu_seqlens, max_queries, max_keys)
+        out, saved = shared.attend(queries)
+        shared.attend_backward(out, queries, saved)
+    return list({launch.kernel: launch for launch in found}.values())
+
+
 def usage(plan: str, launch: Launch, target: int) -> Usage:
     """Compiles the kernel of a launch for a compute capability (80 for 8.0)."""
     log = io.StringIO()
@@ -174,15 +199,23 @@ def usage(plan: str, launch: Launch, target: int) -> Usage:
     return Usage(plan, name, target, max(registers), compiled.metadata.shared, sum(spilled))
 
 
+def trunk_launches(target: int) -> Iterator[tuple[str, Launch]]:
+    """Each launch of T5's layers on a GPU of that compute capability, and of what."""
+    with mock.patch.object(attention, "ASSUMED", divmod(target, 10)):
+        for name, heads in ATTENTION.items():
+            yield from ((name, launch) for launch in attention_launches(*heads))
+    for name, sizes in WIDTHS.items():
+        yield from ((name, launch) for launch in width_launches(*sizes))
+
+
 def check(plans: Sequence[str], targets: Sequence[int]) -> Iterator[Usage]:
-    """Compiles all kernels of the plans, and the update's and the attention's, for each target."""
+    """Compiles all kernels of the plans, and the update's and the trunk's, for each target."""
     launched = [(name, launch) for name in plans for launch in launches(PLANS[name])]
     odd = replace(BASE, tasks=7, privates=7)  # its router has no multiple of four values
     updates = {"update": BASE, "update, 7 tasks": odd}
     launched += [(name, launch) for name, plan in updates.items() for launch in update_launches(plan)]
-    launched += [(name, launch) for name, heads in ATTENTION.items() for launch in attention_launches(*heads)]
-    for name, launch in launched:
-        for target in targets:
+    for target in targets:
+        for name, launch in [*launched, *trunk_launches(target)]:
             yield usage(name, launch, target)
 
 

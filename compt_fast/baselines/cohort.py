@@ -32,8 +32,8 @@ class TunedCohort(Cohort):
         self.groups = dict.fromkeys(self.weights, GROUP)
         self.stepper = AloneStepper()
 
-    def admit(self, member: Member) -> None:
-        self.members.append(member)
+    def admit(self, *members: Member) -> None:
+        self.members += members
         self.optim = FleetAdamW(self.params)
 
     def keep(self, indices: list[int]) -> None:

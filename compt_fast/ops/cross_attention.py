@@ -7,13 +7,15 @@ Row b's queries `cu_seqlens_q[b]` to `cu_seqlens_q[b+1]` of a packed tensor (Q, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from compt_fast.kernels import moved
 from compt_fast.ops.attention import probabilities_of, softmax_backward
-from compt_fast.ops.paths import COMPILED, path
+from compt_fast.ops.paths import COMPILED, TRITON, path
 from compt_fast.ops.varlen import PaddedGroup, VarlenLayout
 
 
@@ -35,9 +37,34 @@ class SharedStates(ABC):
 
 def shared_states(states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> SharedStates:
     """The states of B rows for queries of B rows, by their cumulative lengths (B+1,) int64 on the host."""
-    if path("cross_attention", states) == COMPILED:
+    how = path("cross_attention", states)
+    if how == COMPILED:
         return CompiledStates(states, cu_seqlens_q, cu_seqlens_k)
+    if how == TRITON:
+        there = (moved(cu_seqlens, states.device) for cu_seqlens in (cu_seqlens_q, cu_seqlens_k))
+        return KernelStates(states, *there, *(int(x.diff().max()) for x in (cu_seqlens_q, cu_seqlens_k)))
     return PaddedStates(states, VarlenLayout(cu_seqlens_q, cu_seqlens_k, states.device, states.shape[1]).groups)
+
+
+def bounded_states(
+    states: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_queries: int,
+    max_keys: int,
+    group: Callable[[], PaddedGroup],
+) -> SharedStates:
+    """The same where the cumulative lengths stand on the device alone; `group` are all rows, padded to these bounds."""
+    if path("cross_attention", states) == TRITON:
+        return KernelStates(states, cu_seqlens_q, cu_seqlens_k, max_queries, max_keys)
+    return PaddedStates(states, [group()])
+
+
+def _triton() -> ModuleType:
+    """The Triton kernels, whose import looks for a GPU's driver."""
+    from compt_fast.kernels import cross_attention
+
+    return cross_attention
 
 
 class CompiledStates(SharedStates):
@@ -56,6 +83,38 @@ class CompiledStates(SharedStates):
         if self._grad is None:
             self._grad = torch.zeros(self._shape, dtype=torch.float32)
         return torch.ops.compt_fast.cross_attention_backward(grad, queries, saved[0], *self._arguments, self._grad)
+
+    def grad(self) -> Tensor:
+        assert self._grad is not None
+        return self._grad
+
+
+class KernelStates(SharedStates):
+    """By Triton's kernels, without padding."""
+
+    def __init__(
+        self, states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_queries: int, max_keys: int
+    ) -> None:
+        self._states = states
+        self._by = _triton()
+        self._rows = self._by.Rows(cu_seqlens_q, cu_seqlens_k, max_queries, max_keys, states.dtype)
+        self._grad: Tensor | None = None
+
+    def attend(self, queries: Tensor) -> tuple[Tensor, list[Tensor]]:
+        # The scores alone are not rounded to the trunk's dtype: the softmax would feel it.
+        scores = self._by.products(queries, self._states, self._rows)
+        probabilities = self._by.softmax(scores, self._rows)
+        return self._by.mixed(probabilities, self._states, self._rows), [probabilities]
+
+    def attend_backward(self, grad: Tensor, queries: Tensor, saved: list[Tensor]) -> Tensor:
+        if self._grad is None:
+            self._grad = torch.zeros(self._states.shape, dtype=torch.float32, device=self._states.device)
+        (probabilities,) = saved
+        probabilities_grad = self._by.products(grad, self._states, self._rows)
+        score_grad = self._by.softmax_backward(probabilities, probabilities_grad, self._rows)
+        self._by.add_states_grad(score_grad, probabilities, queries, grad, self._grad, self._rows)
+        queries_grad: Tensor = self._by.mixed(score_grad, self._states, self._rows)
+        return queries_grad
 
     def grad(self) -> Tensor:
         assert self._grad is not None

@@ -20,6 +20,7 @@ class FrozenLinear:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.contiguous()
+        self._no_bias: Tensor | None = None  # zeros, where they are asked for
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -30,6 +31,10 @@ class FrozenLinear:
         """`x W^T`, (n, in) -> (n, out), and of that, with `relu`, what is above 0."""
         if has_compiled_products(x):
             return torch.ops.compt_fast.product(x, self.weight, False, relu)
+        if relu and x.is_cuda:  # within the product, which is to be had so with a bias alone
+            if self._no_bias is None:
+                self._no_bias = x.new_zeros(len(self.weight))
+            return torch._addmm_activation(self._no_bias, x, self.weight.t())
         y = F.linear(x, self.weight)
         return y.relu_() if relu else y
 
@@ -37,6 +42,8 @@ class FrozenLinear:
         """`total += x W^T`, (n, in) to (n, out)."""
         if has_compiled_products(x):
             torch.ops.compt_fast.product_add(x, self.weight, total)
+        elif total.is_cuda:
+            total.addmm_(x, self.weight.t())  # one launch, and one rounding
         else:
             total += F.linear(x, self.weight)
 
@@ -64,6 +71,11 @@ def product_by_head(x: Tensor, matrices: Tensor, *, transposed: bool = False) ->
     """
     if has_compiled_products(x):
         return torch.ops.compt_fast.grouped_product(x.contiguous(), matrices, transposed)
+    factors = matrices if transposed else matrices.transpose(1, 2)
+    if x.is_cuda:  # its products are written where they are to stand, and the heads' need not be moved
+        out = x.new_empty(len(x), len(matrices), factors.shape[2])
+        torch.bmm(x.transpose(0, 1), factors, out=out.transpose(0, 1))
+        return out
     few = max(0, FEW - len(x))
-    wide = F.pad(x, (0, 0, 0, 0, 0, few)) if few and x.device.type == "cpu" else x
-    return (wide.transpose(0, 1) @ (matrices if transposed else matrices.transpose(1, 2))).transpose(0, 1)[: len(x)]
+    wide = F.pad(x, (0, 0, 0, 0, 0, few)) if few else x
+    return (wide.transpose(0, 1) @ factors).transpose(0, 1)[: len(x)]

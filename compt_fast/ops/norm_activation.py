@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compt_fast.ops.paths import COMPILED, path
+from compt_fast.ops.paths import COMPILED, TRITON, path
 
 FAMILY = "norm_activation"
+
+
+def _triton() -> ModuleType:
+    """The Triton kernels, whose import looks for a GPU's driver; they have the norm's two alone."""
+    from compt_fast.kernels import norms
+
+    return norms
 
 
 def rms_norm(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """T5's root mean square norm without its weight, which is folded into the matrix behind it:
     `y = x r` with `r = 1 / sqrt(mean(x^2) + eps)`, y (n, d) in x's dtype, r (n, 1) fp32.
     """
-    if path(FAMILY, x) == COMPILED:
+    how = path(FAMILY, x)
+    if how == COMPILED:
         return torch.ops.compt_fast.rms_norm(x, eps)
+    if how == TRITON:
+        normed: tuple[Tensor, Tensor] = _triton().rms_norm(x, eps)
+        return normed
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
     r = torch.rsqrt(length.square_().div_(x.shape[1]).add_(eps))
     return (x * r).to(x.dtype), r
@@ -24,8 +37,12 @@ def rms_norm(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def rms_norm_backward_(grad_y: Tensor, y: Tensor, r: Tensor, grad: Tensor) -> None:
     """Add to `grad` (n, d) what reaches x through the norm: `r (g - y mean(g y))`; all of one dtype."""
-    if path(FAMILY, grad) == COMPILED:
+    how = path(FAMILY, grad)
+    if how == COMPILED:
         torch.ops.compt_fast.rms_norm_backward(grad_y, y, r, grad)
+        return
+    if how == TRITON:
+        _triton().rms_norm_backward_(grad_y, y, r, grad)
         return
     g, wide = grad_y.float(), y.float()
     mean = (g * wide).mean(1, keepdim=True)

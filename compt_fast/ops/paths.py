@@ -44,14 +44,14 @@ def _quick(dtype: torch.dtype) -> bool:
 
 
 FAMILIES: dict[str, Family] = {
-    "norm_activation": Family(("rms_norm", "rms_norm_backward", "gated_gelu", "gated_gelu_backward")),
+    "norm_activation": Family(("rms_norm", "rms_norm_backward", "gated_gelu", "gated_gelu_backward"), triton="norms"),
     "linear": Family(("product", "grouped_product", "product_where", "product_add"), takes=_quick),
     "linear_int8": Family(
         ("pack_int8", "product_int8", "product_int8_add", "pack_int16", "product_int16"),
         takes=lambda dtype: _quick(torch.int8),
     ),
     "attention": Family(("packed_attention", "packed_attention_backward", "attend_newest"), triton="attention"),
-    "cross_attention": Family(("pack_states", "cross_attention", "cross_attention_backward")),
+    "cross_attention": Family(("pack_states", "cross_attention", "cross_attention_backward"), triton="cross_attention"),
     "assembly": Family(("assemble",), devices=("cpu", "cuda", "meta")),
 }
 

@@ -96,8 +96,21 @@ class Cohort:
         self.bank: PromptBank | None = None
         self.optim: FleetAdamW | None = None
 
-    def admit(self, member: Member) -> None:
-        """Let a run in, its parameters freshly drawn from its seed but for those that it starts with."""
+    def admit(self, *members: Member) -> None:
+        """Let runs in, their parameters freshly drawn from their seeds but for those that they start with.
+
+        All at a time: each time everything that is there is copied.
+        """
+        banks = [self._fresh(member) for member in members]
+        fresh = PromptBank.concat(banks) if len(banks) > 1 else banks[0]
+        if self.bank is None or self.optim is None:
+            self.bank, self.optim = fresh, FleetAdamW(fresh.params)
+        else:
+            self.bank = PromptBank.concat([self.bank, fresh])
+            self.optim.extend(fresh.params)
+        self.members += members
+
+    def _fresh(self, member: Member) -> PromptBank:
         config = member.run.config
         fresh = PromptBank.create(
             self.shape,
@@ -111,12 +124,7 @@ class Cohort:
         with torch.no_grad():
             for name, values in member.start.items():
                 fresh.params[name][0].copy_(values)
-        if self.bank is None or self.optim is None:
-            self.bank, self.optim = fresh, FleetAdamW(fresh.params)
-        else:
-            self.bank = PromptBank.concat([self.bank, fresh])
-            self.optim.extend(fresh.params)
-        self.members.append(member)
+        return fresh
 
     def keep(self, indices: list[int]) -> None:
         """Let every run but those at `indices` go."""

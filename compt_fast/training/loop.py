@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from compt_fast.evaluation.evaluator import average, predict, scored
 from compt_fast.models.api import Trunk
 from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.prompts.artifact import About, RunPrompts, TextFormat, TrunkId
+from compt_fast.prompts.shape import PromptShape
 from compt_fast.tasks.examples import JobData, ScoredRows, Seen, seen_nothing
 from compt_fast.training import checkpoint
 from compt_fast.training.cohort import Cohort, Member
@@ -88,7 +89,7 @@ class Trainer:
             self.graphs = Graphs(self.trunk)
         self._stepper = Stepper(self.trunk, self.graphs)
         self._evaluation = self.data.evaluation()
-        self._rows = {run.id: self.data.training(run.config) for run in self.runs}
+        self.rows = {run.id: self.data.training(run.config) for run in self.runs}
         if self.settings.select == "best":
             for run in self.runs:
                 self._check_development(run)
@@ -109,7 +110,7 @@ class Trainer:
 
     def steps_of(self, run: Run) -> int:
         """Training steps of a run."""
-        return run.steps(len(self._rows[run.id]))
+        return run.steps(len(self.rows[run.id]))
 
     @property
     def ended(self) -> list[RunResult]:
@@ -175,9 +176,10 @@ class Trainer:
         state = saved.state
         by_id = {run.id: run for run in self.runs}
         try:
-            for entry in itertools.chain.from_iterable(state["members"]):
-                cohort = self._admit(by_id[entry["run"]])
-                cohort.restore(len(cohort.members) - 1, entry, saved.tensors[entry["run"]])
+            for entries in filter(None, state["members"]):
+                cohort = self._admit([by_id[entry["run"]] for entry in entries])
+                for index, entry in enumerate(entries):
+                    cohort.restore(index, entry, saved.tensors[entry["run"]])
         except (KeyError, RuntimeError) as error:
             raise InputError(f"{saved.path}: not a checkpoint of this job: {error}") from None
         self.step = state["step"]
@@ -248,22 +250,30 @@ class Trainer:
     def refill(self) -> None:
         """Let waiting runs in until `runs_at_once` train side by side."""
         alive = sum(len(cohort.members) for cohort in self.cohorts)
+        entering: dict[PromptShape, list[Run]] = {}
         for run in self.waiting[: max(0, self.settings.runs_at_once - alive)]:
-            if self.cohorts and (run.alone or self.cohorts[0].stepper is not None):
+            trains = bool(self.cohorts or entering)
+            if trains and (run.alone or (self.cohorts and self.cohorts[0].stepper is not None)):
                 break
+            entering.setdefault(run.shape, []).append(run)
+            if run.alone:
+                break
+        for runs in entering.values():
             with self._change():
-                self._admit(run)
+                self._admit(runs)
 
-    def _admit(self, run: Run) -> Cohort:
-        taught = self.teachers(run)
-        member = Member(
-            run, self._rows[run.id], self.start(run), None if taught is None else taught.to(self.trunk.device)
-        )
-        cohort = next((c for c in self.cohorts if c.shape == run.shape), None)
+    def _admit(self, runs: Sequence[Run]) -> Cohort:
+        """Let runs of one shape in."""
+        members = []
+        for run in runs:
+            taught = self.teachers(run)
+            teachers = None if taught is None else taught.to(self.trunk.device)
+            members.append(Member(run, self.rows[run.id], self.start(run), teachers))
+        cohort = next((c for c in self.cohorts if c.shape == runs[0].shape), None)
         if cohort is None:
-            cohort = self.alone(run) if run.alone else Cohort(run.shape, self.trunk.embedding)
+            cohort = self.alone(runs[0]) if runs[0].alone else Cohort(runs[0].shape, self.trunk.embedding)
             self.cohorts.append(cohort)
-        cohort.admit(member)
+        cohort.admit(*members)
         return cohort
 
     def _retire(self, monitor: Monitor, interrupts: Interrupts) -> None:

@@ -134,7 +134,7 @@ def test_fine_tuning_is_torchs_own(tiny_t5: Path, toys: list[Path], tmp_path: Pa
         optim.param_groups[0]["lr"] = config.lr_weights * share
         optim.step()
     trainer = jobs.train(job, [], tmp_path / "none")
-    trainer.runs, trainer._rows, trainer.alone = [run], {run.id: rows}, lambda run: alone(job, run)
+    trainer.runs, trainer.rows, trainer.alone = [run], {run.id: rows}, lambda run: alone(job, run)
     trainer.refill()
     (cohort,) = trainer.cohorts
     with Monitor(tmp_path / "none", 4, Console(quiet=True), tensorboard=False) as monitor:

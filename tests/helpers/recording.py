@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,9 +48,11 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def quick_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of the attention's kernels, which take long in the interpreter, what they promise and no more: nothing
-    is written behind the last row's end.
+    """In place of the trunk's kernels, which take long in the interpreter, their formulas; and in place of the
+    attention's what they promise and no more: nothing is written behind the last row's end.
     """
+    for family in ("norm_activation", "cross_attention"):
+        monkeypatch.setitem(paths.FAMILIES, family, replace(paths.FAMILIES[family], triton=""))
     monkeypatch.setattr(attention, "_triton", lambda: SimpleNamespace(attention_fwd=_forward, attention_bwd=_backward))
 
 
@@ -76,7 +79,7 @@ def _backward(
 ) -> Tensor:
     with torch._C.DisableTorchFunction():
         layout, end = _layout(cu_seqlens, qkv, bias, longest)
-        found = torch.zeros_like(qkv)
+        found = torch.full_like(qkv, torch.nan)
         found[:end] = torch.stack(attend_backward(grad[:end], *qkv[:end].unbind(1), layout), 1)
         return found
 

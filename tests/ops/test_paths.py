@@ -55,7 +55,7 @@ def test_the_extension_goes_before_triton_on_a_cpu_and_triton_alone_on_a_gpu(mon
     monkeypatch.setattr(native, "load", lambda: True)
     assert path("attention", HERE) == COMPILED
     assert path("attention", GPU) == TRITON
-    assert path("norm_activation", GPU) == FORMULA
+    assert path("linear", GPU) == FORMULA
     monkeypatch.setattr(paths, "unavailable", lambda device: "too old")
     assert path("attention", GPU) == FORMULA
 

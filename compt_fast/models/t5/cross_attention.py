@@ -10,7 +10,6 @@ values of every input token are computed in every layer, which pays only where q
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -19,9 +18,9 @@ from torch.nn import functional as F
 
 from compt_fast.models.t5.weights import Weights
 from compt_fast.ops.attention import attend, attend_backward
-from compt_fast.ops.cross_attention import PaddedStates, SharedStates, shared_states
+from compt_fast.ops.cross_attention import SharedStates, shared_states
 from compt_fast.ops.linear import product_by_head
-from compt_fast.ops.varlen import PaddedGroup, VarlenLayout, cu_seqlens_of, ranges
+from compt_fast.ops.varlen import VarlenLayout, cu_seqlens_of, ranges
 
 CrossAttentionSaved = tuple[Tensor, list[Tensor]]
 """The queries as they attended; and, absorbed, what their attention saved."""
@@ -66,7 +65,7 @@ class CrossAttention(ABC):
 class AbsorbedCrossAttention(CrossAttention):
     """The states themselves are keys and values, of all heads alike: a token asks once for each head.
 
-    With `groups` of such queries and keys, the rows' and the heads', the cumulative lengths are not looked at.
+    With the `shared` states of such queries, the heads' and the rows', the cumulative lengths are not looked at.
     """
 
     def __init__(
@@ -75,14 +74,10 @@ class AbsorbedCrossAttention(CrossAttention):
         cu_seqlens_q: Tensor,
         cu_seqlens_k: Tensor,
         weights: Weights,
-        groups: Sequence[PaddedGroup] | None = None,
+        shared: SharedStates | None = None,
     ) -> None:
         super().__init__(states, cu_seqlens_q, cu_seqlens_k, weights)
-        self._shared: SharedStates
-        if groups is not None:
-            self._shared = PaddedStates(states, groups)
-        else:
-            self._shared = shared_states(states, cu_seqlens_q * weights.heads, cu_seqlens_k)
+        self._shared = shared or shared_states(states, cu_seqlens_q * weights.heads, cu_seqlens_k)
 
     def forward(self, q: Tensor, depth: int) -> tuple[Tensor, CrossAttentionSaved]:
         matrices = self.weights.decoder[depth].cross.absorbed

@@ -21,6 +21,7 @@ from compt_fast.models.batch import Batch, longest_first
 from compt_fast.models.t5.cross_attention import AbsorbedCrossAttention, CrossAttention, absorbing_pays
 from compt_fast.models.t5.losses import EncoderRows, LabelRows, losses_backward, losses_forward
 from compt_fast.models.t5.weights import Weights
+from compt_fast.ops.cross_attention import SharedStates, bounded_states
 from compt_fast.ops.varlen import MASKED, PaddedGroup, PaddedView, VarlenLayout, equal_cu_seqlens
 
 if TYPE_CHECKING:
@@ -139,8 +140,9 @@ class FixedBatch:
         each = equal_cu_seqlens(rows, max_label)
         bias = weights.decoder_bias.by_distance(max_label)
         self._label_layout = VarlenLayout(each.to(device), each.to(device), device, weights.inner, bias, max_label)
-        asked = max_label * weights.heads
+        self._asked = asked = max_label * weights.heads
         self._queries = PaddedView.of(torch.arange(rows) * asked, torch.full((rows,), asked), device)
+        self._cu_seqlens_q = equal_cu_seqlens(rows, asked).to(device)
         self._numbers = torch.arange(max(bucket.max_seqlen, bucket.tokens), device=device)
 
     def put(self, packed: Tensor) -> None:
@@ -172,7 +174,12 @@ class FixedBatch:
         layout = VarlenLayout(
             cu_seqlens, cu_seqlens, device, self.weights.inner, self._encoder_bias, self.bucket.max_seqlen
         )
-        return _FixedRows(layout, self.at["prompt_places"], self._group())
+        return _FixedRows(layout, self.at["prompt_places"], self)
+
+    def shared_states(self, states: Tensor) -> SharedStates:
+        """The encoder's `states` (N, d) for all rows' absorbed queries."""
+        bounds = self._asked, self.bucket.max_seqlen
+        return bounded_states(states, self._cu_seqlens_q, self.at["cu_seqlens"], *bounds, self._group)
 
     def _group(self) -> PaddedGroup:
         """All rows' absorbed queries and their keys, padded to the longest row."""
@@ -206,11 +213,12 @@ class FixedBatch:
 
 @dataclass(frozen=True)
 class _FixedRows(EncoderRows):
-    group: PaddedGroup
+    fixed: FixedBatch
 
     def cross_attention(self, states: Tensor, labels: LabelRows, weights: Weights) -> CrossAttention:
         cu_seqlens_q, cu_seqlens_k = labels.layout.cu_seqlens_q, self.layout.cu_seqlens_k
-        return AbsorbedCrossAttention(states, cu_seqlens_q, cu_seqlens_k, weights, [self.group])
+        shared = self.fixed.shared_states(states)
+        return AbsorbedCrossAttention(states, cu_seqlens_q, cu_seqlens_k, weights, shared)
 
 
 @dataclass(frozen=True)
