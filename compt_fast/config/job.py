@@ -217,9 +217,9 @@ class JobSettings:
         ),
     )
     cuda_graphs: bool = field(
-        default=False,
+        default=True,
         metadata=_flag(
-            "on a GPU, replay training steps as CUDA graphs (default: no, as nothing of it is measured on a GPU yet)",
+            "on a GPU, replay training steps of the engine fast as CUDA graphs (default: yes)",
             free=True,
             pace=True,
         ),

@@ -8,7 +8,7 @@ from compt_fast.ops.compose import path
 from compt_fast.ops.paths import FORMULA, TRITON
 from compt_fast.runs.answers import off_label_notes
 from compt_fast.runs.estimate import Estimate
-from compt_fast.training.graphs import eager, refused
+from compt_fast.training.graphs import eager
 from compt_fast.training.loop import Trainer
 from compt_fast.training.plan import bytes_at_once
 from compt_fast.training.results import print_scores
@@ -101,12 +101,10 @@ def composing(trainer: Trainer) -> list[str]:
 
 
 def replaying(trainer: Trainer) -> list[str]:
-    """Which methods' steps are replayed as CUDA graphs where that is asked for, and why others are not."""
-    if not trainer.settings.cuda_graphs:
+    """Where steps are replayed as CUDA graphs, a line that says so, or why some are not."""
+    if trainer.graphs is None:
         return []
-    why = refused(trainer.trunk) or next(
-        (why for run in trainer.runs if not run.alone and (why := eager(run.shape, run.config.distils))), ""
-    )
+    why = next((why for run in trainer.runs if not run.alone and (why := eager(run.shape, run.config.distils))), "")
     return [f"steps are not replayed as CUDA graphs: {why}" if why else "steps are replayed as CUDA graphs"]
 
 

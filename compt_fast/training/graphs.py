@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -62,13 +62,11 @@ class CudaRecorder:
         return graph.replay
 
 
-def refused(trunk: Trunk) -> str:
-    """Why no step with this trunk is replayed; empty where steps are."""
-    if why := unavailable(trunk.device):
-        return why
-    if not isinstance(trunk, PackedTrunk):
-        return "only the engine fast computes on fixed shapes"
-    return ""
+def captures(trunk: Trunk) -> TypeGuard[PackedTrunk]:
+    """Whether steps with this trunk can be captured: only the engine fast computes on fixed shapes, and only where
+    kernels run on a device's own numbers alone.
+    """
+    return isinstance(trunk, PackedTrunk) and not unavailable(trunk.device)
 
 
 def eager(shape: PromptShape, distils: bool = False) -> str:

@@ -17,14 +17,13 @@ from compt_fast.config.job import JobSettings
 from compt_fast.config.presets import CHAIN, RANDOM, STORED
 from compt_fast.evaluation.evaluator import average, predict, scored
 from compt_fast.models.api import Trunk
-from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.prompts.artifact import About, RunPrompts, TextFormat, TrunkId
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.tasks.examples import JobData, ScoredRows, Seen, seen_nothing
 from compt_fast.training import checkpoint
 from compt_fast.training.cohort import Cohort, Member
 from compt_fast.training.distillation import TeachersOf, no_teachers
-from compt_fast.training.graphs import Graphs, refused
+from compt_fast.training.graphs import Graphs, captures
 from compt_fast.training.identity import Identity
 from compt_fast.training.interrupts import Interrupts
 from compt_fast.training.monitor import Monitor
@@ -85,7 +84,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self._started: float | None = None
         self.graphs: Graphs | None = None
-        if self.settings.cuda_graphs and isinstance(self.trunk, PackedTrunk) and not refused(self.trunk):
+        if self.settings.cuda_graphs and captures(self.trunk):
             self.graphs = Graphs(self.trunk)
         self._stepper = Stepper(self.trunk, self.graphs)
         self._evaluation = self.data.evaluation()

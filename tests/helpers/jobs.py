@@ -115,12 +115,13 @@ def poison(monkeypatch: pytest.MonkeyPatch, run_id: str, name: str, value: float
     """Make one number of one run's parameters `value` as it enters."""
     admit = Cohort.admit
 
-    def admitted(self: Cohort, member: Any) -> None:
-        admit(self, member)
-        if member.run.id == run_id:
-            assert self.bank is not None
-            with torch.no_grad():
-                self.bank.params[name][-1].view(-1)[0] = value
+    def admitted(self: Cohort, *members: Any) -> None:
+        admit(self, *members)
+        for place, member in enumerate(members, len(self.members) - len(members)):
+            if member.run.id == run_id:
+                assert self.bank is not None
+                with torch.no_grad():
+                    self.bank.params[name][place].view(-1)[0] = value
 
     monkeypatch.setattr(Cohort, "admit", admitted)
 

@@ -6,6 +6,7 @@ On a CPU a recording of all operators and launches stands in for the capture; ev
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def job(tiny_t5: Path, toys: list[Path]) -> Job:
 
 @pytest.fixture
 def captures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
-    """The runs of every step that is captured, where trainings are to run as on a GPU with --cuda-graphs."""
+    """The runs of every step that is captured, where trainings are to run as on a GPU."""
     found: list[list[str]] = []
     as_on_a_gpu(monkeypatch)
     quick_attention(monkeypatch)
@@ -168,16 +169,7 @@ def test_a_run_that_is_not_finite_is_stopped_and_the_others_go_on(
 ) -> None:
     runs = plan(job, tiny_t5, toys, seeds="0,1,2", steps=4)
     wanted = jobs.train(job, runs[::2], tmp_path / "two", cuda_graphs=False)
-    admit = Cohort.admit
-
-    def poisoned(self: Cohort, member: Member) -> None:
-        admit(self, member)
-        if member.run.id == runs[1].id:
-            assert self.bank is not None
-            with torch.no_grad():
-                self.bank.params["private_tokens"][-1, 0, 0, 0] = torch.nan
-
-    monkeypatch.setattr(Cohort, "admit", poisoned)
+    jobs.poison(monkeypatch, runs[1].id, "private_tokens", torch.nan)
     trained = jobs.train(job, runs, tmp_path / "three", cuda_graphs=True)
     assert captures and trained.step == wanted.step
     assert "not finite at step 1" in trained.results[runs[1].id].reason
@@ -242,20 +234,23 @@ def tensors_of(launch: Launch) -> list[Tensor]:
     ]
 
 
-def test_without_a_gpu_or_unasked_nothing_is_captured(
+def test_without_a_gpu_or_where_it_is_not_wanted_nothing_is_captured(
     tiny_t5: Path, toys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = jobs.opened(jobs.settings(tiny_t5, toys, device="cpu"))
     runs = plan(job, tiny_t5, toys, steps=3)
     flagged, plain = (jobs.train(job, runs, tmp_path / str(on), cuda_graphs=on) for on in (True, False))
     jobs.equal(tmp_path / "True", tmp_path / "False")
-    (note,) = replaying(flagged)
-    assert flagged.graphs is None and "not replayed" in note and "cpu" in note
-    assert plain.graphs is None and replaying(plain) == []
+    for trainer in (flagged, plain):
+        assert trainer.graphs is None and replaying(trainer) == []
     as_on_a_gpu(monkeypatch)
-    unasked = Trainer(runs, job.trunk, job.trunk_hash, job.data, job.settings, tmp_path)
-    assert unasked.graphs is None
-    assert replaying(flagged) == ["steps are replayed as CUDA graphs"]
+    monkeypatch.setattr(training, "Graphs", lambda trunk: Graphs(trunk, CpuRecorder([])))
+    unasked = replace(job.settings, cuda_graphs=False)
+    default, without = (
+        Trainer(runs, job.trunk, job.trunk_hash, job.data, settings, tmp_path) for settings in (job.settings, unasked)
+    )
+    assert without.graphs is None and replaying(without) == []
+    assert default.graphs is not None and replaying(default) == ["steps are replayed as CUDA graphs"]
 
 
 @pytest.mark.gpu
