@@ -20,6 +20,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ALIGNED = ((3, 4, 7), (2500,), (4,), (4, 1))
 ODD = ((4, 4, 4), (3, 5, 7), (2500,), (1,))  # sizes that four numbers a load do not divide, and one before them
 RATES = (0.1, 0.02, 0.3, 0.0)
+OURS, TORCHS = 1e-5, 5e-5  # relative errors: on a GPU torch's fused update rounds its factors to fp32
 R = 3
 Step = Callable[..., tuple[Tensor, Tensor]]
 
@@ -91,7 +92,8 @@ def test_a_gradient_that_two_parameters_share_is_clipped_once(step: Step) -> Non
 
 
 @pytest.mark.parametrize("shapes", [ALIGNED, ODD], ids=["aligned", "odd"])
-def test_every_run_has_its_own_rate_clip_and_count(step: Step, shapes: Any) -> None:
+def test_every_run_has_its_own_rate_clip_and_count(step: Step, shapes: Any, request: pytest.FixtureRequest) -> None:
+    close = TORCHS if DEVICE == "cuda" and request.node.callspec.params["step"] == "torch" else OURS
     params, grads, first, second = groups_of(shapes)
     before = [[t.cpu().double() for t in group] for group in (params, grads, first, second)]
     rates = [numbers(*(rate * (run + 1) for run in range(R))) for rate in RATES]
@@ -108,7 +110,7 @@ def test_every_run_has_its_own_rate_clip_and_count(step: Step, shapes: Any) -> N
             for place in range(0, params[i][run].numel(), 37):
                 values = [group[i][run].flatten()[place].item() for group in before]
                 found = [group[i][run].flatten()[place].item() for group in (params, first, second)]
-                assert found == pytest.approx(one(*values, rate=rate[run].item(), **own), rel=1e-5, abs=1e-6)
+                assert found == pytest.approx(one(*values, rate=rate[run].item(), **own), rel=close, abs=1e-6)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -148,7 +150,7 @@ def test_both_paths_agree_over_steps_and_the_kernel_repeats_its_bits(monkeypatch
         found.append(trained())
     for kernel, again, other in zip(*found, strict=True):
         assert torch.equal(kernel, again)
-        torch.testing.assert_close(kernel, other, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(kernel, other, rtol=1e-5, atol=1e-6 if DEVICE == "cpu" else 1e-5)
 
 
 def test_a_runs_bits_do_not_depend_on_the_others(step: Step) -> None:
