@@ -71,6 +71,7 @@ STEPS = (
     Step("compose", 25),
     Step("mini", 30),
     Step("smoke", 45),
+    Step("kernel_grid", 90),
     Step("sanitizer", 25),
 )
 

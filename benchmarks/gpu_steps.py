@@ -34,6 +34,7 @@ BASE = "t5-base"
 FAST = ("fast bf16", "replayed bf16")
 ALONE = (*FAST, "transformers bf16")
 PACKAGES = "torch triton transformers pytest pytest-benchmark pytest-xdist pyarrow datasets peft".split()
+GRID = "in_every_product or t5_base_width"
 WORKERS = 5  # processes that try methods beside each other
 failed: list[str] = []
 """The parts that did."""
@@ -168,13 +169,18 @@ def every_method() -> None:
 
 
 def kernel_tests() -> None:
-    """The tests of the kernels, which run on the device where there is one."""
-    _tests("tests/kernels", "-m", "not slow", workers=14)
+    """The tests of the kernels, which run on the device where there is one, but for `kernel_grid`'s."""
+    _tests("tests/kernels", "-m", "not slow", "-k", f"not ({GRID})", workers=14)
+
+
+def kernel_grid() -> None:
+    """Every setting of a composition in every precision, which takes as long as a compiler takes for hundreds."""
+    _tests("tests/kernels", "-k", GRID, workers=14)
 
 
 def device_tests() -> None:
     """The other tests that need a device."""
-    _tests("tests/native", "tests/models", "tests/training", "tests/test_info.py", "-m", "gpu", workers=6)
+    _tests("tests/native", "tests/models", "tests/training", "tests/test_info.py", "-m", "gpu", workers=8)
 
 
 def _tests(*arguments: str, workers: int) -> None:
@@ -294,7 +300,7 @@ def profile() -> None:
 
     from benchmarks.engines import opened
 
-    for runs, name in ((1, "fast bf16"), (27, "replayed bf16")):
+    for runs, name in ((1, "replayed bf16"), (27, "replayed bf16")):
         with part(f"{name}, {runs} runs") as facts:
             engine = opened(name, BASE, SCRATCH, runs)
             engine.settle()
@@ -308,7 +314,7 @@ def profile() -> None:
             busy = sum(each.self_device_time_total for each in kernels) / 3e6
             facts |= {"seconds_a_step": seconds, "busy": busy / seconds, "launches": sum(e.count for e in kernels) / 3}
             facts["kernels"] = [
-                (e.key[:60], e.count / 3, round(e.self_device_time_total / 3e3, 3)) for e in kernels[:25]
+                (e.key[:60], e.count / 3, round(e.self_device_time_total / 3e3, 3)) for e in kernels[:40]
             ]
 
 
@@ -362,13 +368,10 @@ def small() -> None:
     print("update", update_error(), "attention", attention_error(torch.bfloat16))
 
 
-STEPS: dict[str, Callable[[], None]] = {
-    step.__name__: step
-    for step in (
-        versions, install, checkpoint, smoke, every_method, kernel_tests, device_tests, ceilings, one_run, many_runs,
-        widths, methods, evaluation, attention, compose, profile, compiled, mini, sanitizer, small,
-    )
-}  # fmt: skip
+STEPS: dict[str, Callable[[], None]] = {step.__name__: step for step in (
+    versions, install, checkpoint, smoke, every_method, kernel_tests, kernel_grid, device_tests, ceilings, one_run,
+    many_runs, widths, methods, evaluation, attention, compose, profile, compiled, mini, sanitizer, small,
+)}  # fmt: skip
 
 
 ON_THE_HOST = ("versions", "install", "checkpoint")
