@@ -15,7 +15,9 @@ import json
 import multiprocessing
 import os
 import signal
+import site
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
@@ -47,32 +49,31 @@ class Step:
 
 
 STEPS = (
-    Step("versions", 30, preloads=False),
-    Step("install", 15, variables=WITHOUT, preloads=False),
+    Step("versions", 15, preloads=False),
+    Step("install", 10, variables=WITHOUT, preloads=False),
     Step("extension", 0, EXTENSION, beside=True, preloads=False),
     Step("checkpoint", 0, variables=WITHOUT, beside=True),
     Step("every_method", 0, variables=WITHOUT, beside=True),
     Step("kernel_tests", 0, variables=WITHOUT, beside=True),
-    Step("checkpoint", 30),
-    Step("extension", 60, EXTENSION),
+    Step("checkpoint", 20),
+    Step("extension", 45, EXTENSION),
     Step("device_tests", 0, beside=True),
     Step("every_method", 60),
-    Step("kernel_tests", 70),
-    Step("device_tests", 60),
-    Step("ceilings", 15),
+    Step("kernel_tests", 50),
+    Step("device_tests", 50),
+    Step("ceilings", 20),
     Step("one_run", 40),
-    Step("many_runs", 70),
-    Step("attention", 20),
-    Step("profile", 40),
+    Step("many_runs", 45),
+    Step("profile", 25),
     Step("compiled", 75),
     Step("evaluation", 40),
     Step("methods", 35),
-    Step("widths", 60),
+    Step("widths", 50),
+    Step("attention", 10),
     Step("compose", 25),
     Step("mini", 30),
-    Step("smoke", 45),
-    Step("kernel_grid", 90),
     Step("sanitizer", 25),
+    Step("kernel_grid", 50),
 )
 
 
@@ -152,6 +153,7 @@ def end(process: Process) -> None:
 
 def preload() -> None:
     """Import what most steps need; what cannot be imported is for the steps to say."""
+    site.addsitedir(sysconfig.get_paths()["purelib"])  # what has been installed since this process began
     with contextlib.suppress(ImportError):
         importlib.import_module("benchmarks.engines")
 

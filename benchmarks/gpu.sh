@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a GPU is asked, in eight minutes on a bare machine: does everything run there, is it right, how fast is it.
+# What a GPU is asked, in twelve minutes on a bare machine: does everything run there, is it right, how fast is it.
 #
 #   benchmarks/gpu.sh --prepare [FOLDER]   where the data are: copies FOLDER's (../shared's) `hub` and `t5-tokenizer` to
 #                                          .gpu/shared, which git ignores and which has to travel with the checkout;

@@ -20,7 +20,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -118,41 +117,6 @@ def checkpoint() -> None:
     made = Path(inputs.checkpoint(BASE, SCRATCH / "made"))
     made.rename(SCRATCH / BASE)  # whole or not at all: one that is lacking is made by whoever needs it
     print("real rows:", inputs.real("hub") is not None)
-
-
-def smoke() -> None:
-    """Each kernel once against plain PyTorch, then two training steps operator by operator, and two as a graph."""
-    import torch
-
-    from benchmarks.kernels import attention_error, update_error
-    from tests.helpers import compositions as made
-
-    encoders = [replace(made.SPP, encoder=encoder) for encoder in ("linear", "none")]
-    for shape in (made.SPP, made.SCP, made.PT, made.INSIDE, *encoders):
-        with part(f"composition {made.name(shape)}"):
-            made.check(made.bank_of(shape))
-    with part("update") as facts:
-        facts["apart"] = update_error()
-        check(facts["apart"] < 1e-5, "more than 1e-5 apart")
-    for dtype, most in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
-        with part(f"attention {dtype}") as facts:
-            facts["apart"] = attention_error(dtype)
-            check(max(facts["apart"].values()) < most, f"more than {most} apart")
-    for name in ("fast bf16", "replayed bf16"):
-        with part(f"training steps of mini, {name}") as facts:
-            facts["losses"] = _losses(name)
-
-
-def _losses(name: str) -> list[list[float]]:
-    from benchmarks.engines import opened
-
-    engine = opened(name, "mini", SCRATCH, runs=2)
-    engine.settle()
-    with engine.training() as step:
-        losses = [step() for _ in range(4)]
-    graphs = engine.trainer.graphs
-    check(not name.startswith("replayed") or (graphs is not None and graphs.captured > 0), "no step was captured")
-    return losses
 
 
 def every_method() -> None:
@@ -369,7 +333,7 @@ def small() -> None:
 
 
 STEPS: dict[str, Callable[[], None]] = {step.__name__: step for step in (
-    versions, install, checkpoint, smoke, every_method, kernel_tests, kernel_grid, device_tests, ceilings, one_run,
+    versions, install, checkpoint, every_method, kernel_tests, kernel_grid, device_tests, ceilings, one_run,
     many_runs, widths, methods, evaluation, attention, compose, profile, compiled, mini, sanitizer, small,
 )}  # fmt: skip
 

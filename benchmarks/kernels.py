@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -110,10 +109,7 @@ class Padded:
 
 
 def attention_times(rows: int) -> dict[str, float]:
-    """Milliseconds of our attention at t5-base's width in bf16 and of SDPA's, and how far their results lie apart; the
-    backward also by the tiles that it has below compute capability 9.0.
-    """
-    from compt_fast.kernels import attention
+    """Milliseconds of our attention at t5-base's width in bf16 and of SDPA's, and how far their results lie apart."""
     from compt_fast.kernels.attention import attention_bwd, attention_fwd
 
     qkv, layout = drawn_rows(rows, 12, 64, torch.bfloat16)
@@ -121,18 +117,9 @@ def attention_times(rows: int) -> dict[str, float]:
     theirs = padded.forward()
     out, lse = attention_fwd(qkv, layout.cu_seqlens, layout.bias, layout.max_seqlen)
     grad, their_grad, leaves = torch.randn_like(out), torch.randn_like(theirs), (padded.q, padded.k, padded.v)
-
-    def backward() -> Tensor:
-        return attention_bwd(grad, qkv, out, lse, layout.cu_seqlens, layout.bias, layout.max_seqlen)
-
-    def with_small_tiles() -> Tensor:
-        with mock.patch.object(attention, "_capability", lambda device: (8, 0)):
-            return backward()
-
     works: dict[str, Callable[[], Any]] = {
         "forward": lambda: attention_fwd(qkv, layout.cu_seqlens, layout.bias, layout.max_seqlen),
-        "backward": backward,
-        "backward_by_small_tiles": with_small_tiles,
+        "backward": lambda: attention_bwd(grad, qkv, out, lse, layout.cu_seqlens, layout.bias, layout.max_seqlen),
         "sdpa_forward": padded.forward,
         "sdpa_backward": lambda: torch.autograd.grad(theirs, leaves, their_grad, retain_graph=True),
     }

@@ -21,7 +21,6 @@ from torch import Tensor
 from .launching import launch
 
 STAGES = 3  # a fourth buffer of keys and values would not fit the shared memory of every GPU
-ASSUMED = (8, 0)  # the compute capability of tensors that are on no GPU
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -38,7 +37,7 @@ def attention_fwd(qkv: Tensor, cu_seqlens: Tensor, bias: Tensor, max_seqlen: int
     out = torch.empty((tokens, heads, width), dtype=qkv.dtype, device=qkv.device)
     sums = torch.empty((tokens, heads, 2), dtype=torch.float32, device=qkv.device)
     side = 64 if qkv.dtype == torch.bfloat16 and width <= 64 else 32
-    _start([_forward], side, qkv, cu_seqlens, bias, max_seqlen, STAGES, out=out, sums=sums)
+    _start([_forward], side, qkv, cu_seqlens, bias, max_seqlen, out=out, sums=sums)
     return out, sums
 
 
@@ -53,30 +52,17 @@ def attention_bwd(
     delta = torch.empty(sums.shape[:2], dtype=torch.float32, device=qkv.device)
     rest = {"grad": grad, "out": out, "sums": sums, "delta": delta, "qkv_grad": qkv_grad}
     side = 32 if qkv.dtype == torch.bfloat16 else 16
-    stages = STAGES
-    if qkv.dtype == torch.bfloat16 and qkv.shape[3] <= 64 and _capability(qkv.device) >= (9, 0):
-        side, stages = 64, 2  # tensor cores there read from shared memory, which leaves registers for a larger tile
-    _start([_backward_queries, _backward_keys], side, qkv, cu_seqlens, bias, max_seqlen, stages, **rest)
+    _start([_backward_queries, _backward_keys], side, qkv, cu_seqlens, bias, max_seqlen, **rest)
     return qkv_grad
 
 
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else ASSUMED
-
-
 def _start(
-    kernels: list[Any],
-    side: int,
-    qkv: Tensor,
-    cu_seqlens: Tensor,
-    bias: Tensor,
-    max_seqlen: int,
-    stages: int,
-    **rest: Tensor,
+    kernels: list[Any], side: int, qkv: Tensor, cu_seqlens: Tensor, bias: Tensor, max_seqlen: int, **rest: Tensor
 ) -> None:
     """A program is a tile of the longest row, of one row and head; one behind a shorter row's end does nothing.
 
-    `side` is a tile's, of queries and of keys: the largest that needs no more registers than there are.
+    `side` is a tile's, of queries and of keys: the largest that needs no more registers than there are. (One of 64 in
+    the backward fits on 9.0 and was slower on an H100: rows are short, and programs few.)
     """
     heads, width = qkv.shape[2:]
     padded = max(16, triton.next_power_of_2(width))
@@ -84,7 +70,7 @@ def _start(
     values = rest | {"qkv": qkv, "cu_seqlens": cu_seqlens, "bias": bias, "span": bias.shape[1], "heads": heads}
     values |= {"tiles": tiles, "WIDTH": width, "PADDED": padded, "BLOCK": side}
     for kernel in kernels:
-        launch(kernel, tiles * (len(cu_seqlens) - 1) * heads, values, stages=stages)
+        launch(kernel, tiles * (len(cu_seqlens) - 1) * heads, values, stages=STAGES)
 
 
 @triton.jit

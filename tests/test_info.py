@@ -10,7 +10,7 @@ import torch
 
 from compt_fast import info, kernels, native
 from compt_fast.config.choices import ENGINE_NAMES
-from compt_fast.utils.environment import PACKAGES
+from compt_fast.utils.environment import PACKAGES, gpus
 
 ALL_HERE = {name: "1.0" for name in PACKAGES}
 TOOLS = {"c++": "g++ 12", "nvcc": "release 13.0"}
@@ -156,7 +156,7 @@ def test_json_is_the_same_report(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.gpu
 def test_a_gpu_is_named_with_its_memory() -> None:
-    first = info.gpus()[0]
+    first = gpus()[0]
     assert first["name"] == torch.cuda.get_device_name(0)
     assert 0 < first["free_gib"] <= first["memory_gib"]
     assert first["name"] in info.render(info.report())

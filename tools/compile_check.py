@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -199,11 +198,10 @@ def usage(plan: str, launch: Launch, target: int) -> Usage:
     return Usage(plan, name, target, max(registers), compiled.metadata.shared, sum(spilled))
 
 
-def trunk_launches(target: int) -> Iterator[tuple[str, Launch]]:
-    """Each launch of T5's layers on a GPU of that compute capability, and of what."""
-    with mock.patch.object(attention, "ASSUMED", divmod(target, 10)):
-        for name, heads in ATTENTION.items():
-            yield from ((name, launch) for launch in attention_launches(*heads))
+def trunk_launches() -> Iterator[tuple[str, Launch]]:
+    """Each launch of T5's layers, and of what."""
+    for name, heads in ATTENTION.items():
+        yield from ((name, launch) for launch in attention_launches(*heads))
     for name, sizes in WIDTHS.items():
         yield from ((name, launch) for launch in width_launches(*sizes))
 
@@ -214,8 +212,9 @@ def check(plans: Sequence[str], targets: Sequence[int]) -> Iterator[Usage]:
     odd = replace(BASE, tasks=7, privates=7)  # its router has no multiple of four values
     updates = {"update": BASE, "update, 7 tasks": odd}
     launched += [(name, launch) for name, plan in updates.items() for launch in update_launches(plan)]
-    for target in targets:
-        for name, launch in [*launched, *trunk_launches(target)]:
+    launched += trunk_launches()
+    for name, launch in launched:
+        for target in targets:
             yield usage(name, launch, target)
 
 

@@ -89,7 +89,7 @@ def all_launches(folder: Path) -> Iterator[tuple[str, Launch]]:
                 plan = Plan.parsed(plan_text(*shape_and_mask, PRODUCTS[i % len(PRODUCTS)]))
                 yield from ((str(setting), launch) for launch in compile_check.launches(plan))
                 yield from ((str(setting), launch) for launch in compile_check.update_launches(plan))
-    yield from compile_check.trunk_launches(90)
+    yield from compile_check.trunk_launches()
 
 
 KERNEL = """

@@ -78,6 +78,9 @@ def test_the_operator_is_registered_as_torch_wants():
     torch.library.opcheck(kernels.compose, (tensors, plan, torch.float32, True))
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.12", reason="torch 2.11 cannot compile what takes a frozen dataclass as a constant"
+)
 def test_it_compiles_into_one_graph(monkeypatch):
     monkeypatch.setattr(fused, "unavailable", lambda device: "")
     shape = replace(SPP, tasks=2, d_model=4, hidden=4, length=2)
