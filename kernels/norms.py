@@ -24,7 +24,7 @@ def rms_norm(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """
     y = torch.empty_like(x)
     r = torch.empty((len(x), 1), dtype=torch.float32, device=x.device)
-    _start(_forward, x, {"x": x, "y": y, "r": r, "eps": eps})
+    _start(_norm, x, {"x": x, "y": y, "r": r, "eps": eps})
     return y, r
 
 
@@ -33,7 +33,7 @@ def rms_norm_backward_(grad_y: Tensor, y: Tensor, r: Tensor, grad: Tensor) -> No
 
     All (n, d) of one dtype and contiguous, r as `rms_norm` gives it.
     """
-    _start(_backward, grad, {"grad_y": grad_y, "y": y, "r": r, "grad": grad})
+    _start(_norm_backward, grad, {"grad_y": grad_y, "y": y, "r": r, "grad": grad})
 
 
 def _start(kernel: Any, like: Tensor, values: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ def _places(tokens, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexp
 
 
 @triton.jit
-def _forward(  # type: ignore[no-untyped-def]
+def _norm(  # type: ignore[no-untyped-def]
     x, y, r, eps, tokens, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr
 ):
     rows, at, there, inside = _places(tokens, WIDTH, PADDED, ROWS)
@@ -65,7 +65,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _backward(  # type: ignore[no-untyped-def]
+def _norm_backward(  # type: ignore[no-untyped-def]
     grad_y, y, r, grad, tokens, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr
 ):
     rows, at, there, inside = _places(tokens, WIDTH, PADDED, ROWS)
