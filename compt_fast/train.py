@@ -93,8 +93,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def start_all(jobs: dict[str, JobSettings], arguments: list[str]) -> int:
-    """The jobs of a configuration, one after another; the highest exit code. A signal ends them all."""
+    """The jobs of a configuration, one after another, and at the end their tables together; the highest exit code. A
+    signal ends them all.
+    """
     from compt_fast.runs.folder import own_folder
+    from compt_fast.runs.together import print_together
 
     code = 0
     for number, (name, settings) in enumerate(jobs.items(), start=1):
@@ -103,7 +106,9 @@ def start_all(jobs: dict[str, JobSettings], arguments: list[str]) -> int:
         with own_folder(settings) as folder:
             code = max(code, train(folder, settings, arguments))
         if code >= FIRST_SIGNAL:
-            break
+            return code
+    if len(jobs) > 1:
+        print_together(Console(markup=False), jobs)
     return code
 
 
