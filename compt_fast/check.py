@@ -53,12 +53,12 @@ def parser() -> CommandLine:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     given = vars(parser().parse_args(argv))
-    config, mini = given.pop("config"), given.pop("mini")
+    config, mini, only = given.pop("config"), given.pop("mini"), given.pop("jobs")
     console = Console(markup=False)  # brackets in names are no markup
 
     def work() -> int:
         code = 0
-        for name, settings in settings_of(given, config, mini).items():
+        for name, settings in settings_of(given, config, mini, only).items():
             if name:
                 console.print(f"job {name}")
             code = max(code, check(settings, console))

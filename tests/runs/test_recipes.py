@@ -323,3 +323,25 @@ def test_a_flag_of_the_file_that_its_job_has_no_use_for_stays_refused(tmp_path: 
     jobs = settings_of({}, str(path), mini=False)
     with pytest.raises(InputError, match="--lr has no meaning for any of the methods trained .spp, pt."):
         planned(jobs["prompts"], T5_BASE)
+
+
+def test_some_jobs_of_a_file_alone(recipe: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    jobs = settings_of({"out": "o", "sources": "3"}, recipe, False, only="two")
+    assert [(name, job.out, job.sweep.values["sources"]) for name, job in jobs.items()] == [("two", "o/two", [3])]
+    assert list(settings_of({}, recipe, False, only="two,one")) == ["one", "two"]
+    with pytest.raises(InputError, match="none of its 1 job has a use for a flag: --sources"):
+        settings_of({"sources": "3"}, recipe, False, only="one")
+    assert "unknown job of" in error_of(capsys, train.main, [f"--config={recipe}", "--jobs=tow"])
+    assert "Did you mean 'two'" in error_of(capsys, train.main, [f"--config={recipe}", "--jobs=tow"])
+    assert "--jobs takes some of the jobs" in error_of(capsys, train.main, ["--jobs=one"])
+    assert "leave out --jobs" in error_of(capsys, train.main, [f"--resume={tmp_path}", "--jobs=one"])
+
+
+def test_rows_of_a_later_job_are_missed_before_the_first_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "two.toml", tmp_path / "out"
+    path.write_text(f'[jobs.one]\nmethod = "pt-joint"\n[jobs.two]\ntasks = ["rte"]\ndata_root = "{tmp_path}"\n')
+    said = error_of(capsys, train.main, [f"--config={path}", f"--out={out}", "--steps=1", "--shots=4"])
+    assert said.startswith("error: job two: ") and str(tmp_path / "nyu-mll") in said and "--jobs" in said
+    assert not out.exists()
