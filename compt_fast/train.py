@@ -146,7 +146,7 @@ def _announce(console: Console, pipeline: Pipeline) -> None:
     from compt_fast import native
     from compt_fast.info import missing_line
     from compt_fast.runs.estimate import estimate
-    from compt_fast.runs.summary import print_plan
+    from compt_fast.runs.summary import print_plan, steps_before
     from compt_fast.runs.survey import row_notes
 
     trainer, store = pipeline.stage_two.trainer, pipeline.store
@@ -155,6 +155,8 @@ def _announce(console: Console, pipeline: Pipeline) -> None:
     for own, what in before:
         console.print(f"Stage one trains {what}:", soft_wrap=True)
         print_plan(console, own.trainer, estimate(own.trainer))
+    for note in steps_before([own.trainer for own, _ in before], trainer.settings):
+        console.print(f"note: {note}", soft_wrap=True)
     if before:
         console.print("Stage two:")
     print_plan(console, trainer, estimate(trainer))
