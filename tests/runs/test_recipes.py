@@ -240,7 +240,10 @@ def test_a_recipe_of_two_jobs_trains_both(
     out = tmp_path / "out"
     given: dict[str, Any] = {"method": None}
     assert train.main([f"--config={path}", *line(out, **given)]) == 0
-    assert "job 2 of 2: two" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "job 2 of 2: two" in said
+    together = said.partition("jobs one and two together:\n")[2]
+    assert "pt-joint-k4 " in together and "spp-n2-k4 " in together
     assert [run["id"] for run in results(out / "one")["runs"]] == ["pt-joint-k4-s0"]
     assert [run["id"] for run in results(out / "two")["runs"]] == ["spp-n2-k4-s0"]
 
