@@ -86,11 +86,10 @@ def _joined(material: Material) -> list[Exhibit]:
             tasks = {task for entry in group for task in entry.tasks}
             suites = dict.fromkeys(suite_name(entry.job) for entry in group)
             title = next(iter(suites)) if len(suites) == 1 else plural(len(tasks), "task")
-            says = f"The rows of {listed(list(table))}."
-            if all(len(entry.tasks) == len(tasks) for entry in group):
-                says += f" {_ranking(group)}"
-            few = examples(shots)
             made = _result_table([result for results in table.values() for result in results])
+            says, few = f"The {plural(len(made.rows), 'row')} of {listed(list(table))}", examples(shots)
+            whole = all(len(entry.tasks) == len(tasks) for entry in group)
+            says += f". {_ranking(group)}" if whole else f"; an average needs all {len(tasks)} tasks."
             stem, title = f"results {title} {few} together", f"{title}, {few} (together)"
             exhibits.append(Exhibit(slug(stem), title, says, CELLS, made))
     return exhibits

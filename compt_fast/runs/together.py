@@ -21,8 +21,9 @@ Results = dict[str, list[RunResult]]
 def together(jobs: Mapping[str, Sequence[RunResult]]) -> list[Results]:
     """The results of several jobs, a table's at a time: those of jobs that have tasks in common, or each with a third.
 
-    Where two jobs have scores of one row (method and setting), task and seed, the row of each carries its job's name
-    and stays a row of its own. A job that has no task in common with another is in no table.
+    A row (method and setting) of which jobs have different tasks is one. Where two have a task of it, whatever the
+    seeds, the row of each carries its job's name and stays its own, as settings that no id names may differ. A job that
+    has no task in common with another is in no table.
     """
     found: list[tuple[set[str], set[str]]] = []  # tasks and jobs
     for name, results in jobs.items():
@@ -36,11 +37,11 @@ def together(jobs: Mapping[str, Sequence[RunResult]]) -> list[Results]:
 
 
 def _told_apart(jobs: Results) -> Results:
-    """The results with ids of which none stands twice for one task and seed."""
+    """The results with ids by which no row has scores of one task from two jobs."""
     cells = Counter(
-        (result.group, result.seed, task) for results in jobs.values() for result in results for task in result.tasks
+        cell for results in jobs.values() for cell in {(of.group, task) for of in results for task in of.tasks}
     )
-    twice = {row for (row, _, _), count in cells.items() if count > 1}
+    twice = {row for (row, _), count in cells.items() if count > 1}
     return {
         name: [_called(result, name) if result.group in twice else result for result in results]
         for name, results in jobs.items()

@@ -66,13 +66,15 @@ def test_folders_with_tasks_in_common_have_a_table_together(material: Material, 
     assert {"spp-n2-k16 (base)", "spp-n2-k16 (fixed)", "spp-n2-k16 (more)", "pt-joint-k16"} <= rows.keys()
     four, three = ([cell != "-" for cell in rows[name][2:]] for name in ("spp-n2-k16 (more)", "pt-joint-k16"))
     assert all(four) and not all(three), "an average over tasks needs all"
-    assert one(section, "results-4-tasks-16-shots-together").says.endswith("numbers, more and rates.")
+    assert one(section, "results-4-tasks-16-shots-together").says.endswith(
+        "more and rates; an average needs all 4 tasks."
+    )
     folders = []
     for name, of in (("weak", "pt-joint"), ("strong", "mst")):
         given = {"method": of, "tasks": "mini_rte,mini_mnli", "seeds": "0,1"}
         folders.append(made_run(tmp_path / name, lambda *_, of=of: 0.9 - 0.3 * (of == "mst"), masked=False, **given)[0])
     exhibit = one(about_scores.results(read_runs(folders)), "results-mini-rte-mini-mnli-16-shots-together")
-    assert exhibit.says.startswith("The rows of weak and strong. By test scores pt-joint leads")
+    assert exhibit.says.startswith("The 2 rows of weak and strong. By test scores pt-joint leads")
     assert [row[0] for row in exhibit.table.rows] == ["pt-joint-k16", "mst-n1-k16"]
     alone = about_scores.results(read_runs(folders[:1]))
     assert alone is not None and len(alone.exhibits) == 1, "one folder has its own table"

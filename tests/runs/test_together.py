@@ -41,9 +41,15 @@ def test_rows_that_two_jobs_have_of_one_task_stay_two() -> None:
         "with": [result("pt", seed, 50.0 + seed, "a", apart=True) for seed in (0, 1)] + [result("mst", 0, 1.0, "a")],
         "without": [result("pt", seed, 80.0, "a", apart=True) for seed in (0, 1)],
     }
+    jobs["other seed"] = [result("pt", 2, 90.0, "a", apart=True)]
     (table,) = together(jobs)
     rows = score_table([one for results in table.values() for one in results]).rows
-    assert rows == [["pt-k4 (with)", "2", "50.5 ± 0.7"], ["mst-k4", "1", "1.0"], ["pt-k4 (without)", "2", "80.0 ± 0.0"]]
+    assert rows == [
+        ["pt-k4 (with)", "2", "50.5 ± 0.7"],
+        ["mst-k4", "1", "1.0"],
+        ["pt-k4 (without)", "2", "80.0 ± 0.0"],
+        ["pt-k4 (other seed)", "1", "90.0"],
+    ]
 
 
 def test_only_jobs_scored_in_one_way_share_a_printed_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
