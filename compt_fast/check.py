@@ -53,12 +53,12 @@ def parser() -> CommandLine:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     given = vars(parser().parse_args(argv))
-    config, mini = given.pop("config"), given.pop("mini")
+    config, mini, only = given.pop("config"), given.pop("mini"), given.pop("jobs")
     console = Console(markup=False)  # brackets in names are no markup
 
     def work() -> int:
         code = 0
-        for name, settings in settings_of(given, config, mini).items():
+        for name, settings in settings_of(given, config, mini, only).items():
             if name:
                 console.print(f"job {name}")
             code = max(code, check(settings, console))
@@ -72,7 +72,7 @@ def check(settings: JobSettings, console: Console) -> int:
     from compt_fast.runs.estimate import estimate
     from compt_fast.runs.folder import named_folder
     from compt_fast.runs.pipeline import prepare
-    from compt_fast.runs.summary import foreign_words, print_plan
+    from compt_fast.runs.summary import foreign_words, print_plan, steps_before
     from compt_fast.runs.survey import problems, survey
 
     made = prepare(named_folder(settings), settings, writing=False)
@@ -87,7 +87,7 @@ def check(settings: JobSettings, console: Console) -> int:
         console.print(f"Stage one, of {what}:")
         print_plan(console, own.trainer, estimate(own.trainer))
     print_plan(console, trainer, estimate(trainer))
-    for note in unused(settings):
+    for note in (*steps_before([own.trainer for own, _ in before], settings), *unused(settings)):
         console.print(f"note: {note}", soft_wrap=True)
     warnings = [line for pair in seen for line in problems(*pair, data.max_length)]
     for line in warnings:

@@ -112,7 +112,7 @@ def repeat(line: Namespace, console: Console) -> int:
     began = time.perf_counter()
     if line.predictions is not None:
         check_format(line.predictions)
-    loaded, names = _open(line)
+    loaded, names = _open(line, console)
     found = rescore(loaded, _tracked(names, console))
     print_scores(console, found.results)
     for note in found.notes:
@@ -146,7 +146,7 @@ def mask(line: Namespace, console: Console) -> int:
     if others:
         raise InputError(f"--masks scores as the training did, into {line.folder}/masked.json: leave out --{others[0]}")
     way = Way(line.mask_how or Way.how, line.mask_tokens or Way.tokens)
-    loaded, names = _open(line)
+    loaded, names = _open(line, console)
     rows = []
     for name in _tracked(names, console):
         masked = masked_scores(loaded, [name], line.masks, way)
@@ -166,11 +166,14 @@ def _given(line: Namespace) -> dict[str, Any]:
     return {flag.key: getattr(line, flag.key) for flag in flags_also_of("evaluate")}
 
 
-def _open(line: Namespace) -> tuple[LoadedJob, list[str]]:
-    """The folder's job, and the runs to score."""
-    from compt_fast.runs.rescoring import open_stored
+def _open(line: Namespace, console: Console) -> tuple[LoadedJob, list[str]]:
+    """The folder's job, and the runs to score; prints which of all its runs cannot be."""
+    from compt_fast.runs.rescoring import left_out, open_stored
 
-    return open_stored(line.folder, line.runs.split(",") if line.runs else None, _given(line))
+    loaded, names = open_stored(line.folder, line.runs.split(",") if line.runs else None, _given(line))
+    for note in [] if line.runs else left_out(loaded):
+        console.print(note, soft_wrap=True)
+    return loaded, names
 
 
 def _tracked(names: list[str], console: Console) -> Iterable[str]:

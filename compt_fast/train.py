@@ -12,7 +12,7 @@ from rich.console import Console
 from compt_fast.cli.parser import CommandLine, file_path
 from compt_fast.config.flags import add_flags, read_flags
 from compt_fast.config.job import JobSettings
-from compt_fast.runs.recipes import settings_of
+from compt_fast.runs.recipes import check_rows, settings_of
 from compt_fast.utils.errors import FIRST_SIGNAL, InputError, exit_code
 
 if TYPE_CHECKING:
@@ -72,6 +72,12 @@ def add_job(made: CommandLine) -> None:
         action="store_true",
         help="the embedded trunk, and the embedded suites in place of those of the --config file",
     )
+    made.add_argument(
+        "--jobs",
+        metavar="NAME[,NAME]",
+        help="of a --config file with several jobs these alone; a flag given beside such a file is for the jobs that "
+        "have a use for it",
+    )
     add_flags(made)
 
 
@@ -79,12 +85,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     given = vars(parser().parse_args(arguments))
-    config, resume, mini = given.pop("config"), given.pop("resume"), given.pop("mini")
+    config, resume, mini, only = (given.pop(name) for name in ("config", "resume", "mini", "jobs"))
 
     def work() -> int:
         if resume is None:
-            return start_all(settings_of(given, config, mini), arguments)
-        for name, value in (("config", config), ("mini", mini or None), ("out", given["out"])):
+            return start_all(settings_of(given, config, mini, only), arguments)
+        for name, value in (("config", config), ("mini", mini or None), ("jobs", only), ("out", given["out"])):
             if value is not None:
                 raise InputError(f"--resume takes every other setting from the run folder: leave out --{name}")
         return go_on(resume, given, arguments)
@@ -93,9 +99,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def start_all(jobs: dict[str, JobSettings], arguments: list[str]) -> int:
-    """The jobs of a configuration, one after another; the highest exit code. A signal ends them all."""
+    """The jobs of a configuration, one after another, and at the end their tables together; the highest exit code. A
+    signal ends them all.
+    """
     from compt_fast.runs.folder import own_folder
+    from compt_fast.runs.together import print_together
 
+    if len(jobs) > 1:
+        check_rows(jobs)
     code = 0
     for number, (name, settings) in enumerate(jobs.items(), start=1):
         if name:
@@ -103,7 +114,9 @@ def start_all(jobs: dict[str, JobSettings], arguments: list[str]) -> int:
         with own_folder(settings) as folder:
             code = max(code, train(folder, settings, arguments))
         if code >= FIRST_SIGNAL:
-            break
+            return code
+    if len(jobs) > 1:
+        print_together(Console(markup=False), jobs)
     return code
 
 
@@ -133,7 +146,7 @@ def _announce(console: Console, pipeline: Pipeline) -> None:
     from compt_fast import native
     from compt_fast.info import missing_line
     from compt_fast.runs.estimate import estimate
-    from compt_fast.runs.summary import print_plan
+    from compt_fast.runs.summary import print_plan, steps_before
     from compt_fast.runs.survey import row_notes
 
     trainer, store = pipeline.stage_two.trainer, pipeline.store
@@ -142,6 +155,8 @@ def _announce(console: Console, pipeline: Pipeline) -> None:
     for own, what in before:
         console.print(f"Stage one trains {what}:", soft_wrap=True)
         print_plan(console, own.trainer, estimate(own.trainer))
+    for note in steps_before([own.trainer for own, _ in before], trainer.settings):
+        console.print(f"note: {note}", soft_wrap=True)
     if before:
         console.print("Stage two:")
     print_plan(console, trainer, estimate(trainer))

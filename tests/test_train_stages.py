@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from compt_fast import evaluate, store, train
+from compt_fast import check, evaluate, store, train
 from compt_fast.config.job import JobSettings, Sweep
 from compt_fast.config.presets import PRESETS
 from compt_fast.prompts.store import PromptStore, StoredPrompt
@@ -24,6 +24,18 @@ from tests.helpers.jobs import Line, equal, error_of
 
 NINE = "p,pi,sl,slp,sln,slpn,sil,sip,silp"
 Said = pytest.CaptureFixture[str]
+
+
+def test_the_plan_says_whose_steps_are_whose(line: Line, tmp_path: Path, capsys: Said) -> None:
+    chosen = {"method": "sip,spp", "steps": 2, "source_examples": 8, "batch_size": 4}
+    note = "note: --steps is of stage two; stage one takes 30 steps a run, or those of --source-steps"
+    assert check.main(line(tmp_path / "run", **chosen)) in (0, 1)
+    assert capsys.readouterr().out.count(f"{note}\n") == 1
+    for changes in ({"source_steps": 2}, {"steps": None}, {"method": "spp"}):
+        assert check.main(line(tmp_path / "run", **chosen | changes)) in (0, 1)
+        assert "note: --steps is" not in capsys.readouterr().out
+    assert train.main(line(tmp_path / "run", **chosen)) == 0
+    assert capsys.readouterr().out.count(f"{note}\nStage two:\n") == 1
 
 
 def test_crosspts_nine_configurations_in_one_command(line: Line, tmp_path: Path, capsys: Said) -> None:

@@ -10,16 +10,21 @@ from typing import Any
 from compt_fast.analysis import draw
 from compt_fast.analysis.contrasts import Point, Series, grouped, labels, points, series
 from compt_fast.analysis.exhibits import Cell, Exhibit, Section, Table
-from compt_fast.analysis.runs import Entry, Material, metric_of, suite_name
+from compt_fast.analysis.runs import Entry, Material, many, metric_of, suite_name
 from compt_fast.analysis.words import examples, slug, unused
 from compt_fast.config.compositions import composed
 from compt_fast.config.job import JOB_FLAGS
-from compt_fast.training.results import score_table
+from compt_fast.runs.together import together
+from compt_fast.training.results import RunResult, score_table
 from compt_fast.utils.words import listed, plural, short
 
 SAME = ("trunk", *(flag.field for flag in JOB_FLAGS.values() if flag.report == "panel"))
 AVERAGE = "average of primary scores, %"
 MOST_ROWS = 24
+CELLS = (
+    "percent; the metric stands in each head; mean ± standard deviation over seeds; bold: best of its column, of test "
+    "scores but for the column named development"
+)
 
 
 def panels(material: Material) -> dict[str, list[Entry]]:
@@ -46,17 +51,48 @@ def metric(entries: Sequence[Entry]) -> str:
 
 
 def results(material: Material) -> Section | None:
-    """A table a run folder and shot count, as `results.md` has it, the best of each column marked."""
-    exhibits = []
+    """A table a run folder and shot count, as `results.md` has it, the best of each column marked; before them those
+    of folders that have tasks in common, together.
+    """
+    exhibits = _joined(material)
     several = len(material.folders) > 1
     for folder in material.folders:
         own = [entry for entry in material.entries if entry.folder == folder]
         by_shots = _by_shots(own)
-        for shots in sorted(by_shots, key=lambda k: (k is None, k or 0)):
-            exhibits.append(_result_table(by_shots[shots], shots, material.names[folder] if several else ""))
+        for shots in sorted(by_shots, key=many):
+            group, name = by_shots[shots], material.names[folder] if several else ""
+            title, few = suite_name(group[0].job), examples(shots)
+            made = _result_table([result for entry in group for result in entry.parts])
+            stem = f"results {title} {few} {name}"
+            title = f"{title}, {few}" + (f" ({name})" if name else "")
+            exhibits.append(Exhibit(slug(stem), title, _ranking(group), CELLS, made))
     if not exhibits:
         return None
     return Section("Results", "Scores of every finished run; a row is a method and setting over its seeds.", exhibits)
+
+
+def _joined(material: Material) -> list[Exhibit]:
+    """The tables that several folders fill: runs on as many shots, of one trunk, scored in one way."""
+    alike: dict[tuple[Any, ...], list[Entry]] = {}
+    for entry in material.entries:
+        alike.setdefault((entry.config.shots, *(entry.settings[name] for name in SAME)), []).append(entry)
+    exhibits = []
+    for (shots, *_), entries in sorted(alike.items(), key=lambda item: many(item[0][0])):
+        jobs: dict[str, list[RunResult]] = {}
+        for entry in entries:
+            jobs.setdefault(material.names[entry.folder], []).extend(entry.parts)
+        for table in together(jobs):
+            group = [entry for entry in entries if material.names[entry.folder] in table]
+            tasks = {task for entry in group for task in entry.tasks}
+            suites = dict.fromkeys(suite_name(entry.job) for entry in group)
+            title = next(iter(suites)) if len(suites) == 1 else plural(len(tasks), "task")
+            made = _result_table([result for results in table.values() for result in results])
+            says, few = f"The {plural(len(made.rows), 'row')} of {listed(list(table))}", examples(shots)
+            whole = all(len(entry.tasks) == len(tasks) for entry in group)
+            says += f". {_ranking(group)}" if whole else f"; an average needs all {len(tasks)} tasks."
+            stem, title = f"results {title} {few} together", f"{title}, {few} (together)"
+            exhibits.append(Exhibit(slug(stem), title, says, CELLS, made))
+    return exhibits
 
 
 def _by_shots(entries: Sequence[Entry]) -> dict[int | None, list[Entry]]:
@@ -66,23 +102,14 @@ def _by_shots(entries: Sequence[Entry]) -> dict[int | None, list[Entry]]:
     return found
 
 
-def _result_table(entries: list[Entry], shots: int | None, folder: str) -> Exhibit:
-    scores = score_table([result for entry in entries for result in entry.parts])
+def _result_table(results: list[RunResult]) -> Table:
+    scores = score_table(results)
     heads, rows = scores.heads(), scores.rows
     best = set()
     for c in range(2, len(heads)) if len(rows) > 1 else []:
         numbers = [_number(row[c]) for row in rows]
         best |= {(r, c) for r, number in enumerate(numbers) if number == max(numbers)}
-    few = examples(shots)
-    suite = suite_name(entries[0].job)
-    return Exhibit(
-        slug(f"results {suite} {few} {folder}"),
-        f"{suite}, {few}" + (f" ({folder})" if folder else ""),
-        _ranking(entries),
-        "percent; the metric stands in each head; mean ± standard deviation over seeds; bold: best of its "
-        "column, of test scores but for the column named development",
-        Table([head.replace("mini_", "") for head in heads], rows, best=frozenset(best)),
-    )
+    return Table([head.replace("mini_", "") for head in heads], rows, best=frozenset(best))
 
 
 def _number(cell: str) -> float:

@@ -267,12 +267,13 @@ def portraits(entries: Sequence[Entry], only: Sequence[str] | None) -> list[Entr
     for entry in stored:
         config = entry.config
         key = (entry.folder, config.method, config.sources, config.router, config.gates, config.label_mode)
-        if key not in chosen or _many(config.shots) > _many(chosen[key].config.shots):
+        if key not in chosen or many(config.shots) > many(chosen[key].config.shots):
             chosen[key] = entry
     return list(chosen.values())
 
 
-def _many(shots: int | None) -> float:
+def many(shots: int | None) -> float:
+    """A number of shots to sort by: all examples (None) are the most."""
     return math.inf if shots is None else shots
 
 

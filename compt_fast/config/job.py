@@ -172,7 +172,8 @@ class JobSettings:
     source_steps: int | None = field(
         default=None,
         metadata=_flag(
-            "steps that train them (default: the epochs of the presets p and mst)",
+            "steps that train source prompts which the store lacks, whatever --steps says (default: the epochs of the "
+            "presets that train them: p, mst, mpt-source, progressive)",
             ranges=(POSITIVE,),
             free=True,
             of_stored="prompts",

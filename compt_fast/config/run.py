@@ -303,7 +303,10 @@ class RunConfig:
     )
     steps: int | None = field(
         metadata=_flag(
-            "training steps, instead of --epochs (default: whole epochs)", ranges=(POSITIVE,), excludes="epochs"
+            "training steps, instead of --epochs (default: whole epochs); source prompts that are trained first take "
+            "--source-steps",
+            ranges=(POSITIVE,),
+            excludes="epochs",
         )
     )
     batch_size: int = field(metadata=_flag("rows a step and run", ranges=(up_to(1_000_000), POSITIVE), default=[16]))

@@ -23,6 +23,7 @@ from compt_fast.prompts.store import PromptStore, StoredPrompt
 from compt_fast.runs.loaded import stored_runs
 from compt_fast.tasks.table import TASKS, Task
 from compt_fast.utils.errors import InputError, unknown
+from compt_fast.utils.words import listed
 
 USUAL_TEXT = TextFormat(JobSettings.prefix, JobSettings.prompt_position, JobSettings.max_source_length, "natural")
 """What a prompt that does not say how it was trained is taken to read and write: what `train` does without flags."""
@@ -63,12 +64,19 @@ def read_all(
     Raises `InputError` for whatever `read` refuses, for two prompts of one task, and for prompts that no single trunk
     can read: of several trunks, or of several places in the text.
     """
-    found: dict[str, TaskPrompt] = {}
-    for one in (one for path in paths for one in read(*_named_at(path, run, task), known)):
-        name = one.task.name
-        if name in found:
-            raise InputError(f"{one.where}: a prompt of the task {name}, of which {found[name].where} is one: name one")
-        found[name] = one
+    every = [one for path in paths for one in read(*_named_at(path, run, task), known)]
+    places: dict[str, list[str]] = {}
+    for one in every:
+        places.setdefault(one.task.name, []).append(one.where)
+    several = {name: where for name, where in places.items() if len(where) > 1}
+    if several:
+        said = "; of ".join(f"{name} in {listed(where)}" for name, where in several.items())
+        name, (where, *_) = next(iter(several.items()))
+        raise InputError(
+            f"a task takes one prompt, and there are more of {said}: name for each task the one to take, as "
+            f"{where}@{name}"
+        )
+    found = {one.task.name: one for one in every}
     if not found:
         raise InputError("no prompts are named")
     first = next(iter(found.values()))
@@ -110,7 +118,7 @@ def read(path: Path, run: str | None = None, task: str | None = None, known: Seq
     found = [replace(one, beside=every) for one in found]
     if task is None:
         return found
-    if task not in (names := [one.name for one in every]):
+    if task not in (names := dict.fromkeys(one.name for one in every)):
         raise unknown(f"task of {path}", task, names)
     return [one for one in found if one.task.name == task]
 

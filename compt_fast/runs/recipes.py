@@ -12,10 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compt_fast.config.flags import check_settings, excluded, merge_flags, parse, read_file
+from compt_fast.config.flags import FLAGS, check_settings, excluded, merge_flags, parse, read_file
 from compt_fast.config.job import JOB_FLAGS, JobSettings
+from compt_fast.config.resolve import resolve
+from compt_fast.config.use import without_use
+from compt_fast.tasks.chosen import resolve_tasks
 from compt_fast.tasks.table import EMBEDDED
-from compt_fast.utils.errors import InputError, shown
+from compt_fast.utils.errors import InputError, shown, unknown
+from compt_fast.utils.output import complain
+from compt_fast.utils.words import listed, plural
 
 Table = dict[str, Any]
 """What stands in a file, unread: values by the keys of flags."""
@@ -82,17 +87,77 @@ def _kind(name: str, where: str) -> str:
     return EMBEDDED[name]
 
 
-def settings_of(given: dict[str, Any], config: str | None, mini: bool) -> dict[str, JobSettings]:
-    """The checked settings of every job of a command line, by name; several get a folder each in `--out`.
+def settings_of(
+    given: dict[str, Any], config: str | None, mini: bool, only: str | None = None
+) -> dict[str, JobSettings]:
+    """The checked settings of every job of a command line, or of those of the comma list `only`, by name; those of a
+    file with jobs get a folder each in `--out`.
 
-    Raises `InputError` as `read_jobs` and `merge_flags` do.
+    What of the line some of several jobs have no use for is left out of theirs, and a line on standard error says so.
+    Raises `InputError` as `read_jobs` and `merge_flags` do, for a flag of the line that no job has a use for, and for
+    a name in `only` that is no job's.
     """
-    jobs = {}
-    for name, own in read_jobs(config, mini).items():
+    files = _chosen(read_jobs(config, mini), only, config)
+    for own in files.values():
         for key in excluded(given):
             own.pop(key, None)  # the command line comes first
-        jobs[name] = merge_flags(given, own, str(config))
+    jobs = {name: merge_flags(given, own, str(config)) for name, own in files.items()}
     if config is not None and "" not in jobs:
         stem = f"runs/{Path(config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        jobs = {name: replace(own, out=str(Path(own.out or stem) / name)) for name, own in jobs.items()}
+        for name, idle in _idle(jobs, given, config).items():
+            job = merge_flags({key: value for key, value in given.items() if key not in idle}, files[name], config)
+            jobs[name] = replace(job, out=str(Path(job.out or stem) / name))
     return jobs
+
+
+def _chosen(files: dict[str, Table], only: str | None, config: str | None) -> dict[str, Table]:
+    """The jobs of a file that `only` names, in the file's order; all without it."""
+    if only is None:
+        return files
+    if "" in files:
+        raise InputError("--jobs takes some of the jobs of a --config file, and there are none: leave it out")
+    for name in (names := only.split(",")):
+        if name not in files:
+            raise unknown(f"job of {config}", name, files)
+    return {name: own for name, own in files.items() if name in names}
+
+
+def check_rows(jobs: dict[str, JobSettings]) -> None:
+    """Raise `InputError` that names the job where rows of some job are missing or wrong, before any of them begins."""
+    from compt_fast.tasks.loaders import load_task  # late, as all that takes a while to import
+
+    read = set()
+    for name, job in jobs.items():
+        files = [Path(file) for file in job.task_file]
+        root, data = (Path(place) if place else None for place in (job.data_root, job.data))
+        for task in resolve_tasks(job.suite, job.tasks, job.include, job.exclude, files):
+            which = (task.name, root, data, *files)
+            try:
+                if which not in read:
+                    load_task(task, data_root=root, data=data, skip_empty=job.skip_empty)
+            except InputError as error:
+                raise InputError(f"job {name}: {error} (--jobs takes other jobs alone)") from None
+            read.add(which)
+
+
+def _idle(jobs: dict[str, JobSettings], given: dict[str, Any], config: str) -> dict[str, set[str]]:
+    """The keys of the flags that are `given` and change nothing in a job, of each job.
+
+    Raises `InputError` for one that changes nothing in any.
+    """
+    whys = {}
+    for name, job in jobs.items():
+        # tasks and width of the trunk, which are not known yet, have no say in it
+        configs = [resolve(choice, tasks=1, d_model=1) for choice in job.sweep.choices()]
+        whys[name] = without_use(job, configs)
+    for key in [key for key, value in given.items() if value is not None]:
+        using = [name for name, why in whys.items() if key not in why]
+        if not using:
+            methods = ", ".join(dict.fromkeys(method for job in jobs.values() for method in job.sweep.methods))
+            why = next(iter(whys.values()))[key].format(methods)
+            raise InputError(f"{config}: none of its {plural(len(jobs), 'job')} has a use for a flag: {why}")
+        if len(using) < len(jobs):
+            complain(
+                f"note: --{FLAGS[key].name} is for {listed(using)}; no other of the {len(jobs)} jobs has a use for it"
+            )
+    return {name: given.keys() & why.keys() for name, why in whys.items()}

@@ -15,6 +15,7 @@ from compt_fast.runs.loaded import LoadedJob, load_job, stored_runs
 from compt_fast.runs.results import read_results
 from compt_fast.training.results import RunResult
 from compt_fast.utils.errors import InputError
+from compt_fast.utils.words import listed
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,19 @@ def open_stored(folder: Path, only: list[str] | None, given: dict[str, Any]) -> 
     if not with_rows:
         raise InputError(f"--data {given['data']}: there are rows of no task of {', '.join(names)}")
     return loaded, with_rows
+
+
+def left_out(loaded: LoadedJob) -> list[str]:
+    """A line where a job has runs that train weights and leave no prompts, which are not scored again."""
+    names = [run.id for run in loaded.job.runs if run.alone]
+    if not names:
+        return []
+    shown = names if len(names) < 5 else [*names[:3], f"{len(names) - 3} more"]
+    return [
+        f"not scored again: {listed(shown)}, as no prompts come of training weights; their scores are those of "
+        f"{loaded.folder}/results.json (report compares them), and others take a training of their own, with --method "
+        "and another --out"
+    ]
 
 
 def rescore(loaded: LoadedJob, names: Iterable[str]) -> Rescored:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
+from compt_fast.config.job import JobSettings
 from compt_fast.ops.compose import path
 from compt_fast.ops.paths import FORMULA, TRITON
 from compt_fast.runs.answers import off_label_notes
@@ -41,6 +44,14 @@ def print_plan(console: Console, trainer: Trainer, estimate: Estimate | None) ->
         console.print(note, soft_wrap=True)
     console.print(_cost(trainer, estimate), soft_wrap=True)
     console.print(f"run folder: {trainer.folder}", soft_wrap=True)
+
+
+def steps_before(before: Sequence[Trainer], settings: JobSettings) -> list[str]:
+    """A line where `--steps` is given, and what is trained before the job with these settings takes its own number."""
+    if not before or settings.source_steps is not None or "steps" not in settings.sweep.values:
+        return []
+    steps = [trainer.steps_of(run) for trainer in before for run in trainer.runs]
+    return [f"--steps is of stage two; stage one takes {_span(steps)} steps a run, or those of --source-steps"]
 
 
 def foreign_words(trainer: Trainer) -> list[str]:

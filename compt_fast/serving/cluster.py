@@ -135,6 +135,8 @@ def replicated(predictor: Predictor, asked: Replication, limits: Limits, name: s
     `name` is what the cluster calls the application: another one of that name is replaced. Raises `InputError` where
     there is no cluster, where it has no room for them, and where no replica starts.
     """
+    if asked.address == HERE and "ray" not in sys.modules:  # Ray reads it once, as it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # its own choice, which it tells of where nobody names it
     import ray
     from ray import serve
     from ray.exceptions import RayError

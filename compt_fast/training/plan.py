@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from compt_fast.config.baselines import METHODS
-from compt_fast.config.job import JOB_FLAGS, JobSettings
-from compt_fast.config.presets import CHAIN, JOINT, RANDOM, SHARED, SPOT, STORED
+from compt_fast.config.job import JobSettings
+from compt_fast.config.presets import CHAIN
 from compt_fast.config.resolve import resolve
 from compt_fast.config.run import RUN_FLAGS, RunConfig, RunFlag
+from compt_fast.config.use import without_use
 from compt_fast.prompts.parameters import parameter_count
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.utils.errors import InputError
@@ -99,8 +100,8 @@ def plan_runs(settings: JobSettings, *, tasks: Sequence[str], d_model: int) -> l
             if config.source_init == CHAIN:
                 config = replace(config, sources=len(run_sources(settings, tasks, config)))
             runs.setdefault(config, Run(_run_id(config, varied), config, _shape(config, own_tasks, d_model)))
-    _check_used(settings)
-    _check_starts(settings, list(runs.values()))
+    for why in without_use(settings, list(runs)).values():
+        raise InputError(why.format(", ".join(sweep.methods)))
     return list(runs.values())
 
 
@@ -120,45 +121,6 @@ def keep_ids(runs: list[Run], recorded: Mapping[str, RunConfig]) -> list[Run]:
             name = other.replace(f"-s{seed}", f"-s{run.config.seed}", 1)
         kept.append(replace(run, id=name or run.id))
     return kept
-
-
-def _check_used(settings: JobSettings) -> None:
-    """A flag that only some of the methods use is fine; one that none of them uses is a mistake."""
-    sweep = settings.sweep
-    methods = ", ".join(sweep.methods)
-    for flag in sorted(RUN_FLAGS.values(), key=lambda flag: flag.field):
-        given = sweep.values.get(flag.field, flag.default) != flag.default
-        if given and not any(flag.used(METHODS[method]) for method in sweep.methods):
-            raise InputError(f"--{flag.name} has no meaning for any of the methods trained ({methods})")
-    if "sources" in sweep.values and sweep.values.get("source_init") == [STORED]:
-        raise InputError(
-            "--sources has no meaning with --source-init stored: there is one source a task of --source-tasks"
-        )
-
-
-def _check_starts(settings: JobSettings, runs: Sequence[Run]) -> None:
-    """Flags of stored prompts are a mistake where no run starts from one."""
-    if settings.sweep.values["distil_temperature"] != [1.0] and not any(run.config.distil for run in runs):
-        raise InputError("--distil-temperature has no meaning without --distil: none of the runs learns from others")
-    inits = {(run.config.source_init, run.config.private_init) for run in runs}
-    used = {
-        "prompts": any(pair != (RANDOM, RANDOM) for pair in inits) or any(run.config.distils for run in runs),
-        "sources": any(source in (STORED, CHAIN, SHARED) or private in (SPOT, JOINT) for source, private in inits),
-        "shared": any(source == SHARED for source, _ in inits),
-    }
-    by = {
-        "prompts": "stored prompts, as sil, sip and silp do, or any with --private-init stored or --distil",
-        "sources": "prompts of source tasks, as sil, attempt and mpt do, or any with --source-init stored or "
-        "--private-init spot or joint",
-        "shared": "a shared prompt, as mpt and mpt-m do",
-    }
-    for flag in JOB_FLAGS.values():
-        kind = flag.of_stored
-        if kind and getattr(settings, flag.field) is not None and not used[kind]:
-            raise InputError(
-                f"--{flag.name} has no meaning: none of the methods trained ({', '.join(settings.sweep.methods)}) "
-                f"starts from {by[kind]}"
-            )
 
 
 def _run_id(config: RunConfig, varied: Sequence[RunFlag]) -> str:

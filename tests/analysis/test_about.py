@@ -59,6 +59,27 @@ def test_the_best_of_each_column_of_a_result_table_stands_out(material: Material
     assert average.split()[0] == f"{mean(chosen(material, 'base', method='pt-joint', shots=16)):.1f}"
 
 
+def test_folders_with_tasks_in_common_have_a_table_together(material: Material, tmp_path: Path) -> None:
+    section = about_scores.results(material)
+    table = one(section, "results-4-tasks-16-shots-together").table
+    rows = {str(row[0]): row for row in table.rows}
+    assert {"spp-n2-k16 (base)", "spp-n2-k16 (fixed)", "spp-n2-k16 (more)", "pt-joint-k16"} <= rows.keys()
+    four, three = ([cell != "-" for cell in rows[name][2:]] for name in ("spp-n2-k16 (more)", "pt-joint-k16"))
+    assert all(four) and not all(three), "an average over tasks needs all"
+    assert one(section, "results-4-tasks-16-shots-together").says.endswith(
+        "more and rates; an average needs all 4 tasks."
+    )
+    folders = []
+    for name, of in (("weak", "pt-joint"), ("strong", "mst")):
+        given = {"method": of, "tasks": "mini_rte,mini_mnli", "seeds": "0,1"}
+        folders.append(made_run(tmp_path / name, lambda *_, of=of: 0.9 - 0.3 * (of == "mst"), masked=False, **given)[0])
+    exhibit = one(about_scores.results(read_runs(folders)), "results-mini-rte-mini-mnli-16-shots-together")
+    assert exhibit.says.startswith("The 2 rows of weak and strong. By test scores pt-joint leads")
+    assert [row[0] for row in exhibit.table.rows] == ["pt-joint-k16", "mst-n1-k16"]
+    alone = about_scores.results(read_runs(folders[:1]))
+    assert alone is not None and len(alone.exhibits) == 1, "one folder has its own table"
+
+
 def test_the_leader_is_named_with_its_gap_and_the_doubt(material: Material) -> None:
     exhibit = one(about_scores.results(material), "results-mini-rte-mini-mnli-mini-stsb-16-shots-base")
     groups = {

@@ -149,7 +149,7 @@ def test_folders_and_stores_of_one_name_are_reported_side_by_side(tmp_path: Path
     tables = sorted(path.stem for path in out.glob("*.csv"))
     assert [t for t in tables if t.startswith("stored")] == ["stored-a-store-8", "stored-b-store-8"]
     results = [f"results-mini-rte-16-shots-{name}" for name in ("a-b", "a-b-2", "a-glue", "b-glue")]
-    assert [t for t in tables if t.startswith("results")] == results
+    assert [t for t in tables if t.startswith("results")] == [*results, "results-mini-rte-16-shots-together"]
     text = (out / "index.html").read_text()
     assert "1 run in A/glue, 1 run in B/glue, 1 run in a_b and 1 run in a-b." in text
     assert "Prompt store: B/store." in text

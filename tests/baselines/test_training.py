@@ -228,8 +228,16 @@ def test_nothing_predicts_with_a_baseline(mixed: Path, tmp_path: Path, capsys: p
     assert "is a baseline" in error_of(capsys, predict.main, line)
 
 
-def test_prompts_beside_baselines_are_scored_again_and_all_are_reported(mixed: Path, tmp_path: Path) -> None:
-    assert evaluate.main([str(mixed)]) == 0
+def test_prompts_beside_baselines_are_scored_again_and_all_are_reported(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for masks in ([], ["--masks=each"]):
+        assert evaluate.main([str(mixed), *masks]) == 0
+        (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not scored again: ")]
+        assert "adapter-m-k4-s0" in said and "finetune-k4-s0-toy_a" in said and "spp" not in said
+        assert "as no prompts come of training weights" in said and f"{mixed}/results.json" in said
+    assert evaluate.main([str(mixed), "--runs=spp-n3-k4-s0"]) == 0
+    assert "not scored again" not in capsys.readouterr().out, "which asks for prompts alone"
     assert report.main([str(mixed), "-o", str(tmp_path / "report"), "--no-masking"]) == 0
     table = next((tmp_path / "report").glob("results-*.md")).read_text()
     assert all(f"{name}-" in table for name in ("adapter-m", "finetune", "spp", "pt-joint"))

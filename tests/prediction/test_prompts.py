@@ -98,7 +98,7 @@ def test_what_is_not_in_a_run_folder(how: dict[str, str], message: str, runs: Pa
 
 
 def test_two_prompts_of_one_task(runs: Path, stored: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"toy_a.*: a prompt of the task toy_a, of which .*{SPP} is one"):
+    with pytest.raises(InputError, match=rf"there are more of toy_a in .*{SPP} and .*store/toy_a[^;]*; of toy_c"):
         load(runs / "prompts" / SPP, stored)
     with pytest.raises(InputError, match="is named, and this is no run folder"):
         load(stored, run=SPP)
@@ -107,6 +107,27 @@ def test_two_prompts_of_one_task(runs: Path, stored: Path, tmp_path: Path) -> No
             load(place)
     with pytest.raises(InputError, match="no prompts are named"):
         load()
+
+
+def test_a_store_with_two_prompts_of_a_task_says_which_to_name(stored: Path, tmp_path: Path) -> None:
+    place = shutil.copytree(stored, tmp_path / "store")
+    for task in ("toy_a", "toy_c"):
+        (entry,) = place.glob(f"{task}*")
+        longer = shutil.copytree(entry, place / f"{entry.name}-longer")
+        manifest = json.loads((longer / "manifest.json").read_text())
+        (longer / "manifest.json").write_text(json.dumps(manifest | {"name": longer.name}))
+    first, second, third, fourth = sorted(place.iterdir())
+    for path in (place, Path(f"{place}@toy_a")):
+        with pytest.raises(InputError) as raised:
+            read_all([path])
+        said = str(raised.value)
+        assert f"more of toy_a in {first} and {second}" in said and said.endswith(
+            f"name for each task the one to take, as {first}@toy_a"
+        )
+        assert (f"; of toy_c in {third} and {fourth}: name" in said) == (path == place)
+    assert names(Path(f"{first}@toy_a"), fourth) == ["toy_a", "toy_c"]
+    with pytest.raises(InputError, match=r"Known: toy_a, toy_c\."):
+        read_all([Path(f"{place}@toy_d")])
 
 
 def test_a_path_names_its_own_run_or_task(runs: Path, stored: Path, other: Path, tmp_path: Path) -> None:

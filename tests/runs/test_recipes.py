@@ -240,7 +240,10 @@ def test_a_recipe_of_two_jobs_trains_both(
     out = tmp_path / "out"
     given: dict[str, Any] = {"method": None}
     assert train.main([f"--config={path}", *line(out, **given)]) == 0
-    assert "job 2 of 2: two" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "job 2 of 2: two" in said
+    together = said.partition("jobs one and two together:\n")[2]
+    assert "pt-joint-k4 " in together and "spp-n2-k4 " in together
     assert [run["id"] for run in results(out / "one")["runs"]] == ["pt-joint-k4-s0"]
     assert [run["id"] for run in results(out / "two")["runs"]] == ["spp-n2-k4-s0"]
 
@@ -252,3 +255,96 @@ def test_the_readme_says_which_recipes_share_a_run() -> None:
     assert five == six == seven
     readme = (REPOSITORY / "recipes" / "README.md").read_text()
     assert "`compt-table-5`, `-6` and `-7` are one experiment" in readme
+
+
+THREE = """
+[jobs.prompts]
+method = ["spp", "pt"]
+
+[jobs.stored]
+method = "sip"
+
+[jobs.weights]
+method = "finetune"
+"""
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "held", "users"),
+    [
+        ("lr", "0.1", {"weights": [0.1]}, "weights"),
+        ("distil", "2", {"prompts": [2.0], "stored": [2.0]}, "prompts and stored"),
+        ("source_steps", "3", {"stored": 3}, "stored"),
+        ("source_tasks", "mini", {"stored": ["mini"]}, "stored"),
+        ("sources", "2", {"prompts": [2]}, "prompts"),
+    ],
+)
+def test_a_flag_of_the_line_is_for_the_jobs_that_have_a_use_for_it(
+    flag: str, value: str, held: dict[str, Any], users: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "three.toml"
+    path.write_text(THREE)
+    jobs = settings_of({flag: value, "out": "o", "steps": None}, str(path), mini=False)
+    kept = {name: job.to_json()[flag] for name, job in jobs.items()}
+    assert {name: own for name, own in kept.items() if own != JobSettings().to_json()[flag]} == held
+    for job in jobs.values():
+        assert planned(job, T5_BASE)
+    said = capsys.readouterr().err
+    assert said == f"note: --{flag.replace('_', '-')} is for {users}; no other of the 3 jobs has a use for it\n"
+    assert settings_of({"steps": "5", "shots": "8"}, str(path), mini=False) and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "jobs", "message"),
+    [
+        ({"bottleneck": "4"}, "prompts stored", "the methods trained (spp, pt, sip)"),
+        (
+            {"shared_from": "x"},
+            "prompts stored weights",
+            "(spp, pt, sip, finetune) starts from a shared prompt, as mpt",
+        ),
+        ({"source_steps": "3"}, "prompts", "(spp, pt) starts from stored prompts, as sil"),
+        ({"distil_temperature": "2"}, "prompts stored weights", "without --distil: none of the runs learns from"),
+    ],
+)
+def test_a_flag_of_the_line_that_no_job_has_a_use_for_is_refused(
+    given: dict[str, str], jobs: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text(
+        "".join(f"[jobs.{part}" for part in THREE.split("[jobs.") if part.partition("]")[0] in jobs.split())
+    )
+    (flag,) = given
+    with pytest.raises(InputError, match=re.escape(message)) as error:
+        settings_of(given, str(path), mini=False)
+    assert f"of its {len(jobs.split())} job" in str(error.value) and f"--{flag.replace('_', '-')} " in str(error.value)
+
+
+def test_a_flag_of_the_file_that_its_job_has_no_use_for_stays_refused(tmp_path: Path) -> None:
+    path = tmp_path / "three.toml"
+    path.write_text("lr = 0.1\n" + THREE)
+    jobs = settings_of({}, str(path), mini=False)
+    with pytest.raises(InputError, match="--lr has no meaning for any of the methods trained .spp, pt."):
+        planned(jobs["prompts"], T5_BASE)
+
+
+def test_some_jobs_of_a_file_alone(recipe: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    jobs = settings_of({"out": "o", "sources": "3"}, recipe, False, only="two")
+    assert [(name, job.out, job.sweep.values["sources"]) for name, job in jobs.items()] == [("two", "o/two", [3])]
+    assert list(settings_of({}, recipe, False, only="two,one")) == ["one", "two"]
+    with pytest.raises(InputError, match="none of its 1 job has a use for a flag: --sources"):
+        settings_of({"sources": "3"}, recipe, False, only="one")
+    assert "unknown job of" in error_of(capsys, train.main, [f"--config={recipe}", "--jobs=tow"])
+    assert "Did you mean 'two'" in error_of(capsys, train.main, [f"--config={recipe}", "--jobs=tow"])
+    assert "--jobs takes some of the jobs" in error_of(capsys, train.main, ["--jobs=one"])
+    assert "leave out --jobs" in error_of(capsys, train.main, [f"--resume={tmp_path}", "--jobs=one"])
+
+
+def test_rows_of_a_later_job_are_missed_before_the_first_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "two.toml", tmp_path / "out"
+    path.write_text(f'[jobs.one]\nmethod = "pt-joint"\n[jobs.two]\ntasks = ["rte"]\ndata_root = "{tmp_path}"\n')
+    said = error_of(capsys, train.main, [f"--config={path}", f"--out={out}", "--steps=1", "--shots=4"])
+    assert said.startswith("error: job two: ") and str(tmp_path / "nyu-mll") in said and "--jobs" in said
+    assert not out.exists()

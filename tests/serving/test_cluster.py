@@ -161,7 +161,8 @@ def command(artifacts: Path, tmp_path: Path) -> Iterator[Command]:
             assert process.stdout is not None
             first = process.stdout.readline()
             log.seek(0)
-            assert first.startswith("serving mini_cola, mini_mnli, "), log.read()
+            said = log.read()
+            assert first.startswith("serving mini_cola, mini_mnli, ") and not said, said or first
             yield Command(process, int(first.rpartition(":")[2]))
         finally:
             if process.poll() is None:
