@@ -19,6 +19,7 @@ from compt_fast.serving.limits import Limits
 from compt_fast.serving.metrics import Metrics
 
 NEWEST = 0.2  # the share of the newest batch in the rate by which Retry-After is guessed
+AGAIN = 0.1  # the share of the newest batch's seconds for which those it answered are waited for
 logger = logging.getLogger(__name__)
 
 
@@ -122,6 +123,10 @@ class Batcher:
     next row would exceed `batch_tokens`; a row that is longer goes alone. Where fewer tokens wait, the batch begins
     once its first job has waited `max_wait_ms`. Jobs are taken as they came; one that has more rows than a batch had
     room for goes on behind the others, so that a long one delays short ones by a batch.
+
+    Clients who ask again as soon as they are answered would fall into groups that take turns, each in a batch of its
+    own. So the next batch waits a moment, a share of what the one before took, for as many jobs as that one answered
+    and left behind.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
@@ -132,6 +137,8 @@ class Batcher:
         self._open: set[Job] = set()  # neither answered nor dropped
         self._stopping = False
         self._pace = Pace()
+        self._answered = self._expected = 0  # jobs of the newest batch, and with those that waited as it ended
+        self._again = -math.inf  # the moment until which these are waited for
         self._thread = threading.Thread(target=self._run, name="trunk", daemon=True)
         self._thread.start()
 
@@ -203,6 +210,7 @@ class Batcher:
                         job.future.set_exception(error)
                 continue
             seconds = time.monotonic() - began
+            self._answered, self._again = len(parts), time.monotonic() + AGAIN * seconds
             self._pace.of_batch(len(rows), seconds)
             self._metrics.of_batch(len(rows), sum(map(tokens_of, rows)), self._limits.batch_tokens, seconds)
             for job, own in parts:
@@ -215,16 +223,24 @@ class Batcher:
     def _next(self) -> list[Part]:
         """The next batch, when it is time for it; an empty one at the end."""
         with self._changed:
+            self._expected = self._answered + len(self._queue)
             while True:
                 if not self._queue:
                     if self._stopping:
                         return []
                     self._changed.wait()
                     continue
-                left = self._queue[0].arrived + self._limits.max_wait_ms / 1000 - time.monotonic()
+                left = self._begins() - time.monotonic()
                 if left <= 0 or self._stopping or self._fills_a_batch():
                     return self._take()
                 self._changed.wait(left)
+
+    def _begins(self) -> float:
+        """The moment at which the next batch begins if no further job comes."""
+        waited = self._queue[0].arrived + self._limits.max_wait_ms / 1000
+        if time.monotonic() >= self._again:
+            return waited
+        return -math.inf if len(self._queue) >= self._expected else max(waited, self._again)
 
     def _fills_a_batch(self) -> bool:
         first = self._queue[0]

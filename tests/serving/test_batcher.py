@@ -107,6 +107,54 @@ def test_the_first_row_waits_for_others_as_long_as_it_may(echo: Echo) -> None:
     made.close()
 
 
+@pytest.mark.parametrize("clients", [2, 4])
+def test_clients_who_ask_again_at_once_come_to_share_their_batches(clients: int, monkeypatch: Any) -> None:
+    """However they fell apart at first."""
+    monkeypatch.setattr("compt_fast.serving.batcher.AGAIN", 3.0)
+    echo, made = Echo(), batcher(max_wait_ms=0.0)
+
+    def slow(rows: Sequence[Any], *, scores: bool) -> list[str]:
+        echo.batches.append([own.name for own in rows])
+        time.sleep(0.02)
+        return [own.name for own in rows]
+
+    monkeypatch.setattr(echo, "answer", slow)
+
+    def ask(name: str) -> None:
+        for _ in range(6):
+            job = echo.job(name)
+            made.submit(job)
+            job.future.result(10)
+
+    threads = [threading.Thread(target=ask, args=(f"client{i}",)) for i in range(clients)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.005)  # so that the first batch has one of them
+    for thread in threads:
+        thread.join()
+    made.close()
+    assert len(echo.batches[0]) == 1
+    assert sum(len(batch) == clients for batch in echo.batches) >= 4, echo.batches
+
+
+def test_who_does_not_ask_again_is_waited_for_a_moment_only(echo: Echo, monkeypatch: Any) -> None:
+    monkeypatch.setattr("compt_fast.serving.batcher.AGAIN", 2.0)
+    made, first = held(echo)
+    job = echo.job("a")
+    made.submit(job)
+    time.sleep(0.1)
+    began = time.monotonic()
+    echo.go.set()
+    assert first.future.result(10) and job.future.result(10)
+    assert 0.2 <= time.monotonic() - began < 5.0
+    late = echo.job("b")
+    time.sleep(0.5)  # by now nobody is expected
+    began = time.monotonic()
+    made.submit(late)
+    assert late.future.result(10) and time.monotonic() - began < 0.2
+    made.close()
+
+
 def test_a_full_batch_does_not_wait(echo: Echo) -> None:
     made = batcher(max_wait_ms=60_000.0)
     job = echo.job("a b c d")
