@@ -110,14 +110,18 @@ class Harness:
             preload()
         process = multiprocessing.get_context("fork").Process(target=self._work, args=(step,))
         process.start()
+        with contextlib.suppress(PermissionError, ProcessLookupError):  # it did so itself, and is at work or through
+            os.setpgid(process.pid or 0, process.pid or 0)
         return process
 
     def _work(self, step: Step) -> None:
         """In the step's own process: what it prints goes to its log, and all that it starts ends with it."""
-        os.setsid()
+        with contextlib.suppress(PermissionError):  # the parent was sooner
+            os.setpgid(0, 0)
         with self._printed(step).open("wb") as printed, open(os.devnull, "rb") as nothing:
             for mine, stream in ((nothing, 0), (printed, 1), (printed, 2)):
                 os.dup2(mine.fileno(), stream)
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         os.environ |= step.variables
         if step.command:
             os.execv(sys.executable, [sys.executable, *step.command])
@@ -154,7 +158,7 @@ def end(process: Process) -> None:
 def preload() -> None:
     """Import what most steps need; what cannot be imported is for the steps to say."""
     site.addsitedir(sysconfig.get_paths()["purelib"])  # what has been installed since this process began
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(Exception):
         importlib.import_module("benchmarks.engines")
 
 

@@ -224,17 +224,21 @@ def _steps(runs: int, names: Sequence[str]) -> None:
 
     first: Engine | None = None
     for name in names:
-        with part(f"{name}, {runs} runs") as facts:
-            torch.cuda.reset_peak_memory_stats()
-            engine = opened(name, BASE, SCRATCH, runs, like=first if name in FAST else None)
-            first = first or engine
-            engine.settle()
-            facts |= {"runs": runs, **_timed_steps(engine), "peak": torch.cuda.max_memory_allocated()}
-            facts |= {"rows": engine.batch.rows, "padding": engine.padding(engine.batch)}
-            print(name, facts)
-            engine.__dict__.pop("trainer")  # and so its prompts, moments and graphs
+        first = first if name in FAST else None  # whose trunk is not to lie beside another's
         gc.collect()
         torch.cuda.empty_cache()
+        with part(f"{name}, {runs} runs") as facts:
+            torch.cuda.reset_peak_memory_stats()
+            engine = opened(name, BASE, SCRATCH, runs, like=first)
+            first = first or engine
+            try:
+                engine.settle()
+                facts |= {"runs": runs, **_timed_steps(engine), "peak": torch.cuda.max_memory_allocated()}
+                facts |= {"rows": engine.batch.rows, "padding": engine.padding(engine.batch)}
+            finally:
+                engine.__dict__.pop("trainer", None)  # and so its prompts, moments and graphs
+                del engine
+            print(name, facts)
 
 
 def _timed_steps(engine: Any) -> dict[str, Any]:
@@ -326,10 +330,20 @@ def small() -> None:
     import torch
 
     from benchmarks.kernels import attention_error, update_error
+    from compt_fast.kernels import norms
+    from compt_fast.ops.cross_attention import KernelStates
     from tests.helpers import compositions as made
 
     made.check(made.bank_of(made.SPP, runs=1))
     print("update", update_error(), "attention", attention_error(torch.bfloat16))
+    queries, states = (torch.randn(n, 768, device="cuda").bfloat16() for n in (36, 90))
+    cu_seqlens_q, cu_seqlens_k = (torch.tensor([0, n // 3, n], device="cuda") for n in (36, 90))
+    shared = KernelStates(states, cu_seqlens_q, cu_seqlens_k, 24, 60)
+    attended, saved = shared.attend(queries)
+    shared.attend_backward(attended, queries, saved)
+    y, r = norms.rms_norm(states, 1e-6)
+    norms.rms_norm_backward_(y, y, r, states)
+    torch.cuda.synchronize()
 
 
 STEPS: dict[str, Callable[[], None]] = {step.__name__: step for step in (

@@ -101,12 +101,12 @@ def softmax_backward(probabilities: Tensor, grad: Tensor, rows: Rows) -> Tensor:
     return out
 
 
-def mixed(shares: Tensor, states: Tensor, rows: Rows) -> Tensor:
-    """The sum of its row's states by each query's shares (Q, K): (Q, d) in states' dtype."""
-    out = torch.empty((len(shares), states.shape[1]), dtype=states.dtype, device=states.device)
+def weighted_sum(weights: Tensor, states: Tensor, rows: Rows) -> Tensor:
+    """The sum of its row's states by each query's weights (Q, K): (Q, d) in states' dtype."""
+    out = torch.empty((len(weights), states.shape[1]), dtype=states.dtype, device=states.device)
     tiles = (rows.query_tiles, triton.cdiv(states.shape[1], COLUMNS[rows.dtype]))
-    values = {"shares": shares, "states": states, "out": out}
-    rows.start(_mixed, tiles, values, WIDTH=states.shape[1])
+    values = {"weights": weights, "states": states, "out": out}
+    rows.start(_weighted_sum, tiles, values, WIDTH=states.shape[1])
     return out
 
 
@@ -157,19 +157,19 @@ def _products(  # type: ignore[no-untyped-def]
     WIDTH: tl.constexpr, CHUNK: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """A program owns QUERIES queries and KEYS keys of a row, and goes through their numbers."""
-    q, k, asked, known, query_tile, key_tile = _place(cu_seqlens_q, cu_seqlens_k, tiles, more)
+    q, k, num_queries, num_keys, query_tile, key_tile = _place(cu_seqlens_q, cu_seqlens_k, tiles, more)
     # Tiles are counted for the longest row; most rows are through before.
-    if (query_tile * QUERIES >= asked) | (key_tile * KEYS >= known):
+    if (query_tile * QUERIES >= num_queries) | (key_tile * KEYS >= num_keys):
         return
     query = query_tile * QUERIES + tl.arange(0, QUERIES)
     key = key_tile * KEYS + tl.arange(0, KEYS)
     scores = tl.zeros((QUERIES, KEYS), tl.float32)
     for start in range(0, WIDTH, CHUNK):
         columns = start + tl.arange(0, CHUNK)
-        left = _tile(queries + q * WIDTH, query, columns, WIDTH, asked, WIDTH)
-        right = _tile(states + k * WIDTH, key, columns, WIDTH, known, WIDTH)
+        left = _tile(queries + q * WIDTH, query, columns, WIDTH, num_queries, WIDTH)
+        right = _tile(states + k * WIDTH, key, columns, WIDTH, num_keys, WIDTH)
         scores += tl.dot(left, tl.trans(right), input_precision="ieee")
-    _store(out + q * stride, query, key, stride, asked, known, scores)
+    _store(out + q * stride, query, key, stride, num_queries, num_keys, scores)
 
 
 @triton.jit
@@ -177,14 +177,14 @@ def _softmax(  # type: ignore[no-untyped-def]
     scores, out, cu_seqlens_q, cu_seqlens_k, stride, tiles, more, PADDED: tl.constexpr, QUERIES: tl.constexpr
 ):
     """A program owns QUERIES queries of a row with all their scores."""
-    q, _, asked, known, tile, _ = _place(cu_seqlens_q, cu_seqlens_k, tiles, more)
-    if tile * QUERIES >= asked:
+    q, _, num_queries, num_keys, tile, _ = _place(cu_seqlens_q, cu_seqlens_k, tiles, more)
+    if tile * QUERIES >= num_queries:
         return
     query, key = tile * QUERIES + tl.arange(0, QUERIES), tl.arange(0, PADDED)
-    found = _tile(scores + q * stride, query, key, stride, asked, known)
-    found = tl.where(key[None, :] < known, found, -float("inf"))
-    p = tl.exp(found - tl.max(found, 1)[:, None])
-    _store(out + q * stride, query, key, stride, asked, known, p / tl.sum(p, 1)[:, None])
+    s = _tile(scores + q * stride, query, key, stride, num_queries, num_keys)
+    s = tl.where(key[None, :] < num_keys, s, -float("inf"))
+    p = tl.exp(s - tl.max(s, 1)[:, None])
+    _store(out + q * stride, query, key, stride, num_queries, num_keys, p / tl.sum(p, 1)[:, None])
 
 
 @triton.jit
@@ -193,34 +193,34 @@ def _softmax_backward(  # type: ignore[no-untyped-def]
     PADDED: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
     """A program owns what one of `_softmax` does."""
-    q, _, asked, known, tile, _ = _place(cu_seqlens_q, cu_seqlens_k, tiles, more)
-    if tile * QUERIES >= asked:
+    q, _, num_queries, num_keys, tile, _ = _place(cu_seqlens_q, cu_seqlens_k, tiles, more)
+    if tile * QUERIES >= num_queries:
         return
     query, key = tile * QUERIES + tl.arange(0, QUERIES), tl.arange(0, PADDED)
-    p = _tile(probabilities + q * stride, query, key, stride, asked, known).to(tl.float32)
-    g = _tile(grad + q * stride, query, key, stride, asked, known)
-    found = p * (g - tl.sum(p * g, 1)[:, None])
-    _store(out + q * stride, query, key, stride, asked, known, found)
+    p = _tile(probabilities + q * stride, query, key, stride, num_queries, num_keys).to(tl.float32)
+    g = _tile(grad + q * stride, query, key, stride, num_queries, num_keys)
+    score_grad = p * (g - tl.sum(p * g, 1)[:, None])
+    _store(out + q * stride, query, key, stride, num_queries, num_keys, score_grad)
 
 
 @triton.jit
-def _mixed(  # type: ignore[no-untyped-def]
-    shares, states, out, cu_seqlens_q, cu_seqlens_k, stride, tiles, more,
+def _weighted_sum(  # type: ignore[no-untyped-def]
+    weights, states, out, cu_seqlens_q, cu_seqlens_k, stride, tiles, more,
     WIDTH: tl.constexpr, COLUMNS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """A program owns COLUMNS numbers of the results of QUERIES queries of a row, and goes through all its keys."""
-    q, k, asked, known, query_tile, column_tile = _place(cu_seqlens_q, cu_seqlens_k, tiles, more)
-    if query_tile * QUERIES >= asked:
+    q, k, num_queries, num_keys, query_tile, column_tile = _place(cu_seqlens_q, cu_seqlens_k, tiles, more)
+    if query_tile * QUERIES >= num_queries:
         return
     query = query_tile * QUERIES + tl.arange(0, QUERIES)
     columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((QUERIES, COLUMNS), tl.float32)
-    for start in range(0, known, KEYS):
+    for start in range(0, num_keys, KEYS):
         key = start + tl.arange(0, KEYS)
-        left = _tile(shares + q * stride, query, key, stride, asked, known)
-        right = _tile(states + k * WIDTH, key, columns, WIDTH, known, WIDTH)
+        left = _tile(weights + q * stride, query, key, stride, num_queries, num_keys)
+        right = _tile(states + k * WIDTH, key, columns, WIDTH, num_keys, WIDTH)
         total += tl.dot(left, right, input_precision="ieee")
-    _store(out + q * WIDTH, query, columns, WIDTH, asked, WIDTH, total)
+    _store(out + q * WIDTH, query, columns, WIDTH, num_queries, WIDTH, total)
 
 
 @triton.jit
@@ -229,19 +229,19 @@ def _states_grad(  # type: ignore[no-untyped-def]
     WIDTH: tl.constexpr, COLUMNS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """A program owns COLUMNS numbers of the gradients of KEYS states of a row, and goes through all its queries."""
-    q, k, asked, known, key_tile, column_tile = _place(cu_seqlens_q, cu_seqlens_k, tiles, more)
-    if key_tile * KEYS >= known:
+    q, k, num_queries, num_keys, key_tile, column_tile = _place(cu_seqlens_q, cu_seqlens_k, tiles, more)
+    if key_tile * KEYS >= num_keys:
         return
     key = key_tile * KEYS + tl.arange(0, KEYS)
     columns = column_tile * COLUMNS + tl.arange(0, COLUMNS)
-    found = _tile(total + k * WIDTH, key, columns, WIDTH, known, WIDTH)
-    for start in range(0, asked, QUERIES):
+    states_grad = _tile(total + k * WIDTH, key, columns, WIDTH, num_keys, WIDTH)
+    for start in range(0, num_queries, QUERIES):
         query = start + tl.arange(0, QUERIES)
-        # Behind the row's queries all four read zeros, and behind its keys the shares do.
-        by_score = _tile(score_grad + q * stride, query, key, stride, asked, known)
-        by_value = _tile(probabilities + q * stride, query, key, stride, asked, known)
-        senders = _tile(queries + q * WIDTH, query, columns, WIDTH, asked, WIDTH)
-        values = _tile(grad + q * WIDTH, query, columns, WIDTH, asked, WIDTH)
-        found += tl.dot(tl.trans(by_score), senders, input_precision="ieee")
-        found += tl.dot(tl.trans(by_value), values, input_precision="ieee")
-    _store(total + k * WIDTH, key, columns, WIDTH, known, WIDTH, found)
+        # Behind the row's queries all four read zeros, and behind its keys the weights do.
+        by_score = _tile(score_grad + q * stride, query, key, stride, num_queries, num_keys)
+        by_value = _tile(probabilities + q * stride, query, key, stride, num_queries, num_keys)
+        row_queries = _tile(queries + q * WIDTH, query, columns, WIDTH, num_queries, WIDTH)
+        values = _tile(grad + q * WIDTH, query, columns, WIDTH, num_queries, WIDTH)
+        states_grad += tl.dot(tl.trans(by_score), row_queries, input_precision="ieee")
+        states_grad += tl.dot(tl.trans(by_value), values, input_precision="ieee")
+    _store(total + k * WIDTH, key, columns, WIDTH, num_keys, WIDTH, states_grad)

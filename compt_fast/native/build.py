@@ -24,7 +24,7 @@ from typing import Any
 LIBRARY = "ops.so"
 FACTS = "ops.json"
 
-WITHOUT_A_GPU = "8.0;9.0+PTX"
+WITHOUT_A_GPU = "7.5;8.0;9.0+PTX"
 """What CUDA code is compiled for where no GPU says for itself; newer ones compile the last one's PTX as they load."""
 
 GIB_A_JOB = 2

@@ -96,24 +96,24 @@ class KernelStates(SharedStates):
         self, states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_queries: int, max_keys: int
     ) -> None:
         self._states = states
-        self._by = _triton()
-        self._rows = self._by.Rows(cu_seqlens_q, cu_seqlens_k, max_queries, max_keys, states.dtype)
+        self._kernels = _triton()
+        self._rows = self._kernels.Rows(cu_seqlens_q, cu_seqlens_k, max_queries, max_keys, states.dtype)
         self._grad: Tensor | None = None
 
     def attend(self, queries: Tensor) -> tuple[Tensor, list[Tensor]]:
         # The scores alone are not rounded to the trunk's dtype: the softmax would feel it.
-        scores = self._by.products(queries, self._states, self._rows)
-        probabilities = self._by.softmax(scores, self._rows)
-        return self._by.mixed(probabilities, self._states, self._rows), [probabilities]
+        scores = self._kernels.products(queries, self._states, self._rows)
+        probabilities = self._kernels.softmax(scores, self._rows)
+        return self._kernels.weighted_sum(probabilities, self._states, self._rows), [probabilities]
 
     def attend_backward(self, grad: Tensor, queries: Tensor, saved: list[Tensor]) -> Tensor:
         if self._grad is None:
             self._grad = torch.zeros(self._states.shape, dtype=torch.float32, device=self._states.device)
         (probabilities,) = saved
-        probabilities_grad = self._by.products(grad, self._states, self._rows)
-        score_grad = self._by.softmax_backward(probabilities, probabilities_grad, self._rows)
-        self._by.add_states_grad(score_grad, probabilities, queries, grad, self._grad, self._rows)
-        queries_grad: Tensor = self._by.mixed(score_grad, self._states, self._rows)
+        probabilities_grad = self._kernels.products(grad, self._states, self._rows)
+        score_grad = self._kernels.softmax_backward(probabilities, probabilities_grad, self._rows)
+        self._kernels.add_states_grad(score_grad, probabilities, queries, grad, self._grad, self._rows)
+        queries_grad: Tensor = self._kernels.weighted_sum(score_grad, self._states, self._rows)
         return queries_grad
 
     def grad(self) -> Tensor:

@@ -24,7 +24,7 @@ class FrozenLinear:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that it keeps."""
+        """All that was frozen."""
         return [self.weight]
 
     def __call__(self, x: Tensor, relu: bool = False) -> Tensor:

@@ -19,6 +19,7 @@ from compt_fast import native
 from compt_fast.kernels import unavailable
 
 FORMULA, COMPILED, TRITON = "formula", "compiled", "triton"
+TRITON_DTYPES = (torch.float32, torch.bfloat16)  # those of T5's kernels
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def path(family: str, x: Tensor) -> str:
     ways = FAMILIES[family]
     if ways.compiled and _is_compiled_for(ways, x):
         return COMPILED
-    return TRITON if ways.triton and not unavailable(x.device) else FORMULA
+    return TRITON if ways.triton and x.dtype in TRITON_DTYPES and not unavailable(x.device) else FORMULA
 
 
 def _is_compiled_for(ways: Family, x: Tensor) -> bool:

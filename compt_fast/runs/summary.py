@@ -11,7 +11,7 @@ from compt_fast.ops.compose import path
 from compt_fast.ops.paths import FORMULA, TRITON
 from compt_fast.runs.answers import off_label_notes
 from compt_fast.runs.estimate import Estimate
-from compt_fast.training.graphs import eager
+from compt_fast.training.graphs import eager, refused
 from compt_fast.training.loop import Trainer
 from compt_fast.training.plan import bytes_at_once
 from compt_fast.training.results import print_scores
@@ -92,8 +92,9 @@ def _cost(trainer: Trainer, estimate: Estimate | None) -> str:
     text += f"; parameters and moments of the runs side by side {parameters:,.0f} MiB"
     if estimate is None:
         return text
+    reach = "about" if trainer.graphs is None else "at most"  # steps were measured operator by operator
     return (
-        f"{text}, memory in all {estimate.memory / 2**30:.1f} GiB; about {duration(estimate.whole)}"
+        f"{text}, memory in all {estimate.memory / 2**30:.1f} GiB; {reach} {duration(estimate.whole)}"
         f"{' for what is left' if part else ''}"
         f"{', the baselines not counted' if any(run.alone for run in trainer.waiting) else ''} "
         f"({estimate.step:.2f} s a step of runs side by side and {estimate.scoring:.1f} s to score a run, as measured)"
@@ -112,10 +113,12 @@ def composing(trainer: Trainer) -> list[str]:
 
 
 def replaying(trainer: Trainer) -> list[str]:
-    """Where steps are replayed as CUDA graphs, a line that says so, or why some are not."""
-    if trainer.graphs is None:
+    """Whether steps are replayed as CUDA graphs, or why some are not; nothing where no GPU is or nobody wants it."""
+    together = [run for run in trainer.runs if not run.alone]
+    on_cpu = trainer.graphs is None and trainer.trunk.device.type == "cpu"
+    if on_cpu or not trainer.settings.cuda_graphs or not together:
         return []
-    why = next((why for run in trainer.runs if not run.alone and (why := eager(run.shape, run.config.distils))), "")
+    why = refused(trainer.trunk) or next((why for run in together if (why := eager(run.shape, run.config.distils))), "")
     return [f"steps are not replayed as CUDA graphs: {why}" if why else "steps are replayed as CUDA graphs"]
 
 

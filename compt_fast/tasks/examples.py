@@ -92,6 +92,7 @@ class JobData:
         self.max_length = settings.max_source_length
         self.measures: dict[tuple[int, bool, int], Measure] = {}
         self._encoded: dict[tuple[int, int], list[int]] = {}
+        self._labels: dict[str, list[int]] = {}  # token ids of a text, once for the many rows with that label
         self._scored: list[ScoredRows] | None = None
 
     def training(self, config: RunConfig) -> list[TrainingRow]:
@@ -100,7 +101,9 @@ class JobData:
         for slot, (t, data) in enumerate(self._own(config)):
             for index in draw_training(data.train.labels, data.task, draw_of(config), development=self._selects):
                 text = label_text(data.task, data.train[int(index)].label, config.label_mode)
-                rows.append(TrainingRow(self._input(t, int(index)), encode_label(text, self.tokenizer), slot))
+                if text not in self._labels:
+                    self._labels[text] = encode_label(text, self.tokenizer)
+                rows.append(TrainingRow(self._input(t, int(index)), self._labels[text], slot))
         return rows
 
     def development(self, config: RunConfig, seen: Seen) -> list[ScoredRows]:

@@ -84,15 +84,9 @@ def frame_of(tokenizer: Any) -> Frame:
 
 def encode_label(text: str, tokenizer: Any) -> list[int]:
     """Token ids of a label text, `</s>` at the end."""
-    return list(_label_ids(text, tokenizer))
-
-
-@lru_cache(maxsize=1 << 14)
-def _label_ids(text: str, tokenizer: Any) -> tuple[int, ...]:
-    """The same, once for the many rows with that label."""
     frame = frame_of(tokenizer)
     said = f"{frame.between}{text}" if frame.continues else text
-    return (*_tokens([said], tokenizer)[0], tokenizer.eos_token_id)
+    return [*_tokens([said], tokenizer)[0], tokenizer.eos_token_id]
 
 
 def check_writable(task: Task, mode: str, tokenizer: Any) -> None:

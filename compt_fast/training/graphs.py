@@ -62,11 +62,16 @@ class CudaRecorder:
         return graph.replay
 
 
+def refused(trunk: Trunk) -> str:
+    """Why no step with this trunk is replayed; empty where steps are."""
+    if why := unavailable(trunk.device):
+        return why
+    return "" if isinstance(trunk, PackedTrunk) else "only the engine fast computes on fixed shapes"
+
+
 def captures(trunk: Trunk) -> TypeGuard[PackedTrunk]:
-    """Whether steps with this trunk can be captured: only the engine fast computes on fixed shapes, and only where
-    kernels run on a device's own numbers alone.
-    """
-    return isinstance(trunk, PackedTrunk) and not unavailable(trunk.device)
+    """Whether steps with this trunk can be captured."""
+    return not refused(trunk)
 
 
 def eager(shape: PromptShape, distils: bool = False) -> str:

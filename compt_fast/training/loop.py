@@ -177,7 +177,7 @@ class Trainer:
         try:
             for entries in filter(None, state["members"]):
                 cohort = self._admit([by_id[entry["run"]] for entry in entries])
-                for index, entry in enumerate(entries):
+                for index, entry in enumerate(entries, len(cohort.members) - len(entries)):
                     cohort.restore(index, entry, saved.tensors[entry["run"]])
         except (KeyError, RuntimeError) as error:
             raise InputError(f"{saved.path}: not a checkpoint of this job: {error}") from None

@@ -132,8 +132,8 @@ def check(bank: PromptBank, mask: Mask | None = None, products: str = "fp32") ->
         grad = torch.zeros_like(p) if p.grad is None else p.grad
         own = bank.params[key].grad
         assert own is not None, key
-        # A gradient that is 0 since two terms of the order of 1 cancel is as exact as they are.
-        near(own, grad, 2 * ERRORS[products], least=1e-2)
+        # On a GPU, which fuses products and sums, a gradient that is 0 as two terms cancel is as exact as these are.
+        near(own, grad, 2 * ERRORS[products], least=1e-3 if DEVICE == "cpu" else 1e-2)
 
 
 def texts_of(means: Tensor) -> Texts:

@@ -78,8 +78,8 @@ def test_the_operator_is_registered_as_torch_wants():
     torch.library.opcheck(kernels.compose, (tensors, plan, torch.float32, True))
 
 
-@pytest.mark.skipif(
-    torch.__version__ < "2.12", reason="torch 2.11 cannot compile what takes a frozen dataclass as a constant"
+@pytest.mark.xfail(
+    torch.__version__.startswith("2.11."), reason="torch 2.11 cannot compile what takes a frozen dataclass", strict=True
 )
 def test_it_compiles_into_one_graph(monkeypatch):
     monkeypatch.setattr(fused, "unavailable", lambda device: "")

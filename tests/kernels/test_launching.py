@@ -14,7 +14,7 @@ from tests.helpers.tritons import BOTH, python
 
 IN_A_STEP = {"prepare", "encode", "backward_prompts", "backward_layer", "squares", "update"}
 IN_A_STEP |= {"_forward", "_backward_queries", "_backward_keys", "_norm", "_norm_backward"}
-IN_A_STEP |= {"_products", "_softmax", "_softmax_backward", "_mixed", "_states_grad"}
+IN_A_STEP |= {"_products", "_softmax", "_softmax_backward", "_weighted_sum", "_states_grad"}
 TAKEN = {"params", "options", "grid", "warmup", "stream", "device", "backend", "specialize_impl", "num_warps"}
 """Names that Triton's launcher has for something else."""
 

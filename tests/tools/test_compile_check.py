@@ -15,7 +15,7 @@ from tools.compile_check import PLANS, TARGETS, Usage
 
 KERNELS = {"prepare", "encode", "gather", "backward_prompts", "backward_layer", "backward_logits"}
 KERNELS |= {"squares", "update", "_forward", "_backward_queries", "_backward_keys", "_norm", "_norm_backward"}
-KERNELS |= {"_products", "_softmax", "_softmax_backward", "_mixed", "_states_grad"}
+KERNELS |= {"_products", "_softmax", "_softmax_backward", "_weighted_sum", "_states_grad"}
 MINIMAL = ("spp", "spp m=100", "scp N=10", "slpn", "none")
 
 
