@@ -31,7 +31,8 @@ def test_costs_are_averages_with_intervals_numbers_a_task_and_seconds_a_seed(
     values = [sum(run.average or 0.0 for run in runs if run.seed == seed) / 2 for seed in (0, 1, 2)]
     mean = sum(values) / 3
     spread = stats.t.ppf(0.975, 2) * stats.sem(values)
-    assert first == ["`pt`", "3", f"{mean:.1f}", f"{mean - spread:.1f} to {mean + spread:.1f}", f"{5 * 192 + 2 * (192 * 192 + 192):,}", "0"]
+    numbers = 5 * 192 + 2 * (192 * 192 + 192)  # tokens and an MLP
+    assert first == ["`pt`", "3", f"{mean:.1f}", f"{mean - spread:.1f} to {mean + spread:.1f}", f"{numbers:,}", "0"]
     assert {line[0] for line in others} == {"`scp`", "`mst`"}
     assert [line[-1] for line in others] == ["-", "-"], "two methods of one job have no time of their own"
     assert {line[0] for line in lines[8:]} == {"pt", "scp"}
