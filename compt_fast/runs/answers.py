@@ -13,6 +13,11 @@ from compt_fast.utils.words import plural
 
 MOST_LINES = 8
 MOST_STRINGS = 3
+RANK = "--scoring rank takes the most likely of the labels instead of generating text (train and evaluate have it)"
+HIGHER = (
+    "--lr sets the rate of {}, which may be too low: the usual ones are for thousands of steps "
+    "(docs/baselines.md, Which rate)"
+)
 WRITTEN = 40  # characters of a string
 
 
@@ -20,19 +25,20 @@ def off_label_notes(results: Iterable[RunResult], runs: Sequence[Run], tasks: Se
     """A line for each run and task of which no answer is a label (or, for scores, a number), with the most frequent
     strings; of many the first few, and what to do.
     """
-    modes = {run.id: run.config.label_mode for run in runs}
+    planned = {run.id: run for run in runs}
     named = {task.name: task for task in tasks}
-    found = [
-        f"{result.id}, {name}: {said}"
-        for result in results
-        for name, entry in result.tasks.items()
-        if (said := _off_label(named[name], entry["predictions"], modes[result.id]))
-    ]
+    found: list[str] = []
+    tuned: dict[str, None] = {}  # the methods among them whose rate is --lr
+    for result in results:
+        run = planned[result.id]
+        for name, entry in result.tasks.items():
+            if said := _off_label(named[name], entry["predictions"], run.config.label_mode):
+                found.append(f"{result.id}, {name}: {said}")
+                tuned |= {run.config.method: None} if run.alone else {}
     if not found:
         return []
     more = [f"and {plural(len(found) - MOST_LINES, 'more line')} like these"] if len(found) > MOST_LINES else []
-    hint = "--scoring rank takes the most likely of the labels instead of generating text (train and evaluate have it)"
-    return [*found[:MOST_LINES], *more, hint]
+    return [*found[:MOST_LINES], *more, *([HIGHER.format(", ".join(tuned))] if tuned else []), RANK]
 
 
 def _off_label(task: Task, predictions: dict[str, dict[str, int]], mode: str) -> str:

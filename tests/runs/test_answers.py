@@ -52,3 +52,13 @@ def test_many_are_cut_short() -> None:
     many = runs(seeds="0,1,2,3,4,5,6,7,8,9")
     notes = off_label_notes([result(run, {"the": 9}, {"the": 9}) for run in many], many, [RTE, STSB])
     assert len(notes) == MOST_LINES + 2 and notes[-2] == "and 12 more lines like these"
+
+
+def test_baselines_of_which_no_answer_is_a_label_are_told_of_their_rate() -> None:
+    plain, full, small = runs(method="pt-joint,finetune-m,adapter-m")
+    off, on = {"the": 9}, {"entailment": 9}
+    ended = [result(plain, off, off), result(full, off, off), result(small, on, {"1.0": 9})]
+    rate, rank = off_label_notes(ended, [plain, full, small], [RTE, STSB])[-2:]
+    assert rate.startswith("--lr sets the rate of finetune-m, which may be too low")
+    assert rank.startswith("--scoring rank")
+    assert not any("--lr" in line for line in off_label_notes(ended[:1], [plain], [RTE, STSB]))

@@ -29,6 +29,7 @@ COMPT = [f"compt-table-{k}" for k in range(1, 10)] + [f"compt-figure-{k}" for k 
 CROSSPT = ["crosspt-table-2", "crosspt-table-3", "crosspt-table-a1", "crosspt-table-a2", "crosspt-table-a3"]
 CROSSPT += [f"crosspt-figure-{k}" for k in range(2, 12)]
 DEPT = ["dept-table-1", "dept-table-2", "dept-few-shot"]
+OURS = {"methods-on-mini"}  # no paper's: on the embedded suite, whether with --mini or without
 NINE = {"p", "pi", "sl", "slp", "sln", "slpn", "sil", "sip", "silp"}
 
 
@@ -74,6 +75,7 @@ def test_every_method_of_a_recipe_is_there(path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
 def test_every_recipe_plans(path: Path, mini: bool) -> None:
     jobs = settings_of({}, str(path), mini)
+    mini = mini or path.stem in OURS
     for name, job in jobs.items():
         tasks = resolve_tasks(job.suite, job.tasks, job.include, job.exclude, [])
         assert {task.origin for task in tasks} == ({"mini"} if mini else {"hub"})
@@ -103,6 +105,18 @@ def test_recipes_mean_what_the_papers_say() -> None:
     assert {run.config.label_mode for run in labels} == {"natural", "synthetic", "numeric"}
     sl2 = runs_of("crosspt-figure-9")["sl2"]
     assert [(run.config.method, run.config.sources) for run in sl2] == [("sl", 2)]
+
+
+def test_methods_on_mini_have_ten_seeds_or_three_and_no_target_task_is_a_source() -> None:
+    jobs = settings_of({}, str(REPOSITORY / "recipes" / "methods-on-mini.toml"), mini=False)
+    prompts = set("spp scp slpn pt spot attempt-m mpt-m dept residual".split())
+    weights = set("finetune bitfit adapter-m lora".split())
+    assert jobs.keys() == prompts | weights
+    for method, job in jobs.items():
+        assert job.sweep.methods == [method]
+        assert job.sweep.values["seed"] == list(range(10 if method in prompts else 3))
+        sources = {"spot", "attempt-m", "mpt-m"} & {method} and set(SUITES["mini2"]) - set(SUITES["mini"])
+        assert set(job.source_tasks or []) == sources
 
 
 # The rows of the comparison tables, by the names of methods.
