@@ -19,6 +19,7 @@ from compt_fast.serving.limits import Limits
 from compt_fast.serving.metrics import Metrics
 
 NEWEST = 0.2  # the share of the newest batch in the rate by which Retry-After is guessed
+SMALL = 0.25  # the share of `batch_tokens` from which on nobody is waited for
 AGAIN = 0.1  # the share of the newest batch's seconds for which those it answered are waited for
 logger = logging.getLogger(__name__)
 
@@ -125,8 +126,8 @@ class Batcher:
     room for goes on behind the others, so that a long one delays short ones by a batch.
 
     Clients who ask again as soon as they are answered would fall into groups that take turns, each in a batch of its
-    own. So the next batch waits a moment, a share of what the one before took, for as many jobs as that one answered
-    and left behind.
+    own. So a small batch waits a moment, a share of what the one before took, for as many jobs as that one answered and
+    left behind. A larger one gains less by more rows than is lost while the trunk does nothing.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
@@ -231,21 +232,22 @@ class Batcher:
                     self._changed.wait()
                     continue
                 left = self._begins() - time.monotonic()
-                if left <= 0 or self._stopping or self._fills_a_batch():
+                if left <= 0 or self._stopping or self._fill() >= 1:
                     return self._take()
                 self._changed.wait(left)
 
     def _begins(self) -> float:
         """The moment at which the next batch begins if no further job comes."""
         waited = self._queue[0].arrived + self._limits.max_wait_ms / 1000
-        if time.monotonic() >= self._again:
+        if time.monotonic() >= self._again or self._fill() >= SMALL:
             return waited
         return -math.inf if len(self._queue) >= self._expected else max(waited, self._again)
 
-    def _fills_a_batch(self) -> bool:
+    def _fill(self) -> float:
+        """The tokens that could begin now, in parts of `batch_tokens`."""
         first = self._queue[0]
         waiting = (row for job in self._queue if job.shares(first) for row in job.waiting)
-        return sum(map(tokens_of, waiting)) >= self._limits.batch_tokens
+        return sum(map(tokens_of, waiting)) / self._limits.batch_tokens
 
     def _take(self) -> list[Part]:
         first, room = self._queue[0], self._limits.batch_tokens

@@ -111,7 +111,7 @@ def test_the_first_row_waits_for_others_as_long_as_it_may(echo: Echo) -> None:
 def test_clients_who_ask_again_at_once_come_to_share_their_batches(clients: int, monkeypatch: Any) -> None:
     """However they fell apart at first."""
     monkeypatch.setattr("compt_fast.serving.batcher.AGAIN", 3.0)
-    echo, made = Echo(), batcher(max_wait_ms=0.0)
+    echo, made = Echo(), batcher(max_wait_ms=0.0, batch_tokens=1000)
 
     def slow(rows: Sequence[Any], *, scores: bool) -> list[str]:
         echo.batches.append([own.name for own in rows])
@@ -139,7 +139,7 @@ def test_clients_who_ask_again_at_once_come_to_share_their_batches(clients: int,
 
 def test_who_does_not_ask_again_is_waited_for_a_moment_only(echo: Echo, monkeypatch: Any) -> None:
     monkeypatch.setattr("compt_fast.serving.batcher.AGAIN", 2.0)
-    made, first = held(echo)
+    made, first = held(echo, batch_tokens=1000)
     job = echo.job("a")
     made.submit(job)
     time.sleep(0.1)
@@ -152,6 +152,17 @@ def test_who_does_not_ask_again_is_waited_for_a_moment_only(echo: Echo, monkeypa
     began = time.monotonic()
     made.submit(late)
     assert late.future.result(10) and time.monotonic() - began < 0.2
+    made.close()
+
+
+def test_nobody_is_waited_for_where_many_tokens_wait(echo: Echo, monkeypatch: Any) -> None:
+    monkeypatch.setattr("compt_fast.serving.batcher.AGAIN", 100.0)
+    made, _ = held(echo)
+    job = echo.job("a", tokens=10)  # a quarter of a batch
+    made.submit(job)
+    time.sleep(0.1)
+    echo.go.set()
+    assert job.future.result(5) == ["a"]
     made.close()
 
 
