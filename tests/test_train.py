@@ -302,8 +302,10 @@ def test_out_of_memory_amid_a_change_saves_no_half_of_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The optimizer's step, a run that leaves, a run that enters: each changes parameters first."""
+    """The optimizer's step, a run that leaves, a run that enters beside others: each changes parameters first."""
     changes = {"seeds": "0,1", "runs_at_once": 2, "checkpoint_every": every}
+    if method == "extend":
+        changes |= {"steps": "4,6", "runs_at_once": 3}
     original, calls = getattr(FleetAdamW, method), [0]
 
     def failing(self: FleetAdamW, *rest: Any, **named: Any) -> Any:
@@ -316,7 +318,7 @@ def test_out_of_memory_amid_a_change_saves_no_half_of_it(
     with monkeypatch.context() as patch:
         patch.setattr(FleetAdamW, method, failing)
         said = error_of(capsys, train.main, line(tmp_path / "run", **changes))
-    at = {"step": 2, "select": 4, "extend": 0}[method]
+    at = {"step": 2, "select": 4, "extend": 4}[method]
     assert f"out of memory at step {at}:" in said and "the checkpoint before it, if any, is left" in said
     left = [path.name for path in (tmp_path / "run").glob("checkpoints/*.safetensors")]
     assert (f"step-{at:08d}.safetensors" in left) == (every == 1 and at > 0)
