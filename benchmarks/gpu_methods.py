@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import compt_fast
-from compt_fast.config.baselines import BASELINES
-from compt_fast.utils.errors import InputError
+from compt_fast.config.baselines import BASELINES, METHODS
+from compt_fast.config.presets import RANDOM
 
 SHORT: dict[str, Any] = {"steps": 3, "shots": 4, "eval_size": 4, "suite": "mini", "dtype": "fp32", "progress": False}
 CLOSE = 1e-4  # of a run's first loss, in parts of it: products in fp32 are summed in any order
@@ -19,12 +19,10 @@ def losses(method: str, engine: str, folder: Path, store: Path) -> list[float]:
     unless it stands there.
     """
     given: dict[str, Any] = {"method": method, "engine": engine, "out": str(folder), **SHORT}
-    try:
-        compt_fast.fit(**given, store=str(store), source_steps=3)
-    except InputError as error:
-        if "has no meaning" not in str(error):
-            raise
-        compt_fast.fit(**given)
+    preset = METHODS[method]
+    if preset.settings.get("distil") or any(preset.init(role) != RANDOM for role in ("source", "private")):
+        given |= {"store": str(store), "source_steps": 3}
+    compt_fast.fit(**given)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [record["loss"] for record in records if record.get("step") == 1 and "loss" in record]
 
