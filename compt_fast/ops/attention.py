@@ -7,12 +7,10 @@ tokens, where the encoder's time goes, is also compiled: see `self_attend`.
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
-from compt_fast.ops.paths import COMPILED, TRITON, path
+from compt_fast.ops.paths import COMPILED, TRITON, kernels, path
 from compt_fast.ops.varlen import PaddedGroup, VarlenLayout
 
 
@@ -58,13 +56,6 @@ def softmax_backward(probabilities: Tensor, grad: Tensor) -> Tensor:
     return score_grad.addcmul_(probabilities, score_grad.sum(-1, keepdim=True), value=-1)
 
 
-def _triton() -> ModuleType:
-    """The Triton kernels, whose import looks for a GPU's driver."""
-    from compt_fast.kernels import attention
-
-    return attention
-
-
 def self_attend(qkv: Tensor, layout: VarlenLayout) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Attention among the tokens of each row: the fused projection qkv (N, 3, H, c) -> (N, H, c).
 
@@ -75,7 +66,7 @@ def self_attend(qkv: Tensor, layout: VarlenLayout) -> tuple[Tensor, tuple[Tensor
         out, lse = torch.ops.compt_fast.packed_attention(qkv, layout.cu_seqlens_k, layout.bias)
         return out, (lse,)
     if how == TRITON:
-        out, lse = _triton().attention_fwd(qkv, layout.cu_seqlens, layout.bias, layout.max_seqlen)
+        out, lse = kernels("attention").attention_fwd(qkv, layout.cu_seqlens, layout.bias, layout.max_seqlen)
         return out, (out, lse)
     q, k, v = qkv.unbind(1)
     return attend(q, k, v, layout), ()
@@ -87,6 +78,6 @@ def self_attend_backward(grad: Tensor, qkv: Tensor, saved: tuple[Tensor, ...], l
     if how == COMPILED:
         return torch.ops.compt_fast.packed_attention_backward(grad, qkv, *saved, layout.cu_seqlens_k, layout.bias)
     if how == TRITON:
-        return _triton().attention_bwd(grad, qkv, *saved, layout.cu_seqlens, layout.bias, layout.max_seqlen)
+        return kernels("attention").attention_bwd(grad, qkv, *saved, layout.cu_seqlens, layout.bias, layout.max_seqlen)
     q, k, v = qkv.unbind(1)
     return torch.stack(attend_backward(grad, q, k, v, layout), 1)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from compt_fast.kernels import moved
 from compt_fast.ops.attention import probabilities_of, softmax_backward
-from compt_fast.ops.paths import COMPILED, TRITON, path
+from compt_fast.ops.paths import COMPILED, TRITON, kernels, path
 from compt_fast.ops.varlen import PaddedGroup, VarlenLayout
 
 
@@ -60,13 +59,6 @@ def bounded_states(
     return PaddedStates(states, [group()])
 
 
-def _triton() -> ModuleType:
-    """The Triton kernels, whose import looks for a GPU's driver."""
-    from compt_fast.kernels import cross_attention
-
-    return cross_attention
-
-
 class CompiledStates(SharedStates):
     """By the extension, which packs the states once for all products with them."""
 
@@ -96,7 +88,7 @@ class KernelStates(SharedStates):
         self, states: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_queries: int, max_keys: int
     ) -> None:
         self._states = states
-        self._kernels = _triton()
+        self._kernels = kernels("cross_attention")
         self._rows = self._kernels.Rows(cu_seqlens_q, cu_seqlens_k, max_queries, max_keys, states.dtype)
         self._grad: Tensor | None = None
 

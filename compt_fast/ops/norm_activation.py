@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compt_fast.ops.paths import COMPILED, TRITON, path
+from compt_fast.ops.paths import COMPILED, TRITON, kernels, path
 
 FAMILY = "norm_activation"
-
-
-def _triton() -> ModuleType:
-    """The Triton kernels, whose import looks for a GPU's driver; they have the norm's two alone."""
-    from compt_fast.kernels import norms
-
-    return norms
 
 
 def rms_norm(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -28,7 +19,7 @@ def rms_norm(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     if how == COMPILED:
         return torch.ops.compt_fast.rms_norm(x, eps)
     if how == TRITON:
-        normed: tuple[Tensor, Tensor] = _triton().rms_norm(x, eps)
+        normed: tuple[Tensor, Tensor] = kernels(FAMILY).rms_norm(x, eps)
         return normed
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
     r = torch.rsqrt(length.square_().div_(x.shape[1]).add_(eps))
@@ -42,7 +33,7 @@ def rms_norm_backward_(grad_y: Tensor, y: Tensor, r: Tensor, grad: Tensor) -> No
         torch.ops.compt_fast.rms_norm_backward(grad_y, y, r, grad)
         return
     if how == TRITON:
-        _triton().rms_norm_backward_(grad_y, y, r, grad)
+        kernels(FAMILY).rms_norm_backward_(grad_y, y, r, grad)
         return
     g, wide = grad_y.float(), y.float()
     mean = (g * wide).mean(1, keepdim=True)

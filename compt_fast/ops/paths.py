@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -63,6 +65,11 @@ def path(family: str, x: Tensor) -> str:
     if ways.compiled and _is_compiled_for(ways, x):
         return COMPILED
     return TRITON if ways.triton and x.dtype in TRITON_DTYPES and not unavailable(x.device) else FORMULA
+
+
+def kernels(family: str) -> ModuleType:
+    """A family's Triton kernels, whose import looks for a GPU's driver."""
+    return import_module(f"compt_fast.kernels.{FAMILIES[family].triton}")
 
 
 def _is_compiled_for(ways: Family, x: Tensor) -> bool:

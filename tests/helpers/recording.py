@@ -53,7 +53,8 @@ def quick_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     for family in ("norm_activation", "cross_attention"):
         monkeypatch.setitem(paths.FAMILIES, family, replace(paths.FAMILIES[family], triton=""))
-    monkeypatch.setattr(attention, "_triton", lambda: SimpleNamespace(attention_fwd=_forward, attention_bwd=_backward))
+    quick = SimpleNamespace(attention_fwd=_forward, attention_bwd=_backward)
+    monkeypatch.setattr(attention, "kernels", lambda family: quick)
 
 
 def _layout(cu_seqlens: Tensor, qkv: Tensor, bias: Tensor, longest: int) -> tuple[VarlenLayout, int]:
