@@ -66,7 +66,7 @@ STEPS = (
     Step("many_runs", 45),
     Step("profile", 25),
     Step("compiled", 75),
-    Step("evaluation", 40),
+    Step("evaluation", 75),
     Step("methods", 35),
     Step("widths", 50),
     Step("attention", 10),
