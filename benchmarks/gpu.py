@@ -71,9 +71,9 @@ STEPS = (
     Step("widths", 50),
     Step("attention", 10),
     Step("compose", 25),
-    Step("mini", 30),
+    Step("mini", 75),
     Step("sanitizer", 25),
-    Step("kernel_grid", 50),
+    Step("kernel_grid", 60),
 )
 
 

@@ -16,6 +16,8 @@ from compt_fast.kernels import adamw
 from compt_fast.ops.attention import attend, attend_backward
 from compt_fast.ops.varlen import VarlenLayout, cu_seqlens_of
 
+WHILE_STARTED = 4_000_000  # cycles, some two milliseconds
+
 
 def apart(found: Tensor, wanted: Tensor) -> float:
     """The length of the difference in parts of the wanted one's."""
@@ -24,9 +26,12 @@ def apart(found: Tensor, wanted: Tensor) -> float:
 
 
 def milliseconds(work: Callable[[], Any], rounds: int = 15) -> float:
-    """The median by the device's own clock, after three rounds that warm up."""
+    """The median by the device's own clock, after three rounds that warm up; the device is kept busy until the host has
+    started all of the work, so that a launch's time on the host is not counted.
+    """
     times = []
     for _ in range(rounds + 3):
+        torch.cuda._sleep(WHILE_STARTED)
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         work()
