@@ -21,7 +21,7 @@ from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.runs.job import Job
 from compt_fast.runs.summary import replaying
 from compt_fast.tasks.examples import TrainingRow
-from compt_fast.training import loop as training
+from compt_fast.training import roster as training
 from compt_fast.training.cohort import Cohort, Member
 from compt_fast.training.graphs import Graphs, eager
 from compt_fast.training.loop import Trainer
