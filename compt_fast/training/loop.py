@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 from compt_fast.config.job import JobSettings
 from compt_fast.config.presets import CHAIN, RANDOM, STORED
 from compt_fast.evaluation.evaluator import average, predict, scored
+from compt_fast.evaluation.passes import Asked
 from compt_fast.models.api import Trunk
 from compt_fast.prompts.artifact import About, RunPrompts, TextFormat, TrunkId
 from compt_fast.prompts.shape import PromptShape
@@ -38,6 +39,8 @@ Start = Callable[[Run], dict[str, Tensor]]
 """A run's parameters that start from stored values, by name and without a run axis."""
 SeenBy = Callable[[Run], Seen]
 """The training rows that a run's stored values were trained on, which no development sample of it may hold."""
+Scores = Iterator[tuple[RunPrompts, dict[str, Any]]]
+"""Prompts of runs, and what their tasks score with them, as in results.json."""
 SELECTIONS = 10  # with --select best a run is scored on development every tenth of its steps
 
 
@@ -277,47 +280,56 @@ class Trainer:
 
     def _retire(self, monitor: Monitor, interrupts: Interrupts) -> None:
         """Score the runs that are through, store their prompts and results, and let them leave."""
-        for cohort in list(self.cohorts):
-            if self.settings.select == "best":
-                self._select(cohort, monitor, interrupts)
-            for member in [m for m in cohort.members if m.finished or m.stopped]:
-                self._finish(cohort, member, monitor, interrupts)
-            if not cohort.members:
-                self.cohorts.remove(cohort)
-
-    def _finish(self, cohort: Cohort, member: Member, monitor: Monitor, interrupts: Interrupts) -> None:
-        run, index = member.run, cohort.members.index(member)
-        if self.graphs is not None:
+        if self.settings.select == "best":
+            self._select(monitor, interrupts)
+        members = [(cohort, member) for cohort in self.cohorts for member in cohort.members]
+        through = [(cohort, member) for cohort, member in members if member.finished or member.stopped]
+        if through and self.graphs is not None:
             self.graphs.drop()  # they are of other runs than will go on, and scoring needs the memory
+        scores = self._scores(
+            (
+                (cohort, member, member.best or cohort.prompts_of(member), self.evaluation_of(member.run))
+                for cohort, member in through
+                if not member.stopped
+            ),
+            interrupts,
+        )
+        for cohort, member in through:
+            self._finish(cohort, member, scores, monitor)
+
+    def _finish(self, cohort: Cohort, member: Member, scores: Scores, monitor: Monitor) -> None:
+        run = member.run
         if member.stopped:
             self.results[run.id] = RunResult.stopped(run, member.stopped)
         else:
             monitor.phase(f"scoring {run.id}")
-            prompts = member.best or cohort.prompts(index)
-            tasks = self._score(prompts, run, self.evaluation_of(run), interrupts)
+            prompts, tasks = next(scores)
             cohort.save(self.folder, prompts, self._about(run))
             self.results[run.id] = RunResult.finished(run, tasks, average(tasks), member.development)
             monitor.phase("training")
         with self._change():
-            cohort.keep([i for i in range(len(cohort.members)) if i != index])
+            cohort.keep([i for i, other in enumerate(cohort.members) if other is not member])
+            if not cohort.members:
+                self.cohorts.remove(cohort)
         self.write_results()
         monitor.ended(f"{self.results[run.id].says} ({len(self.results)} of {plural(len(self.runs), 'run')} ended)")
 
-    def _select(self, cohort: Cohort, monitor: Monitor, interrupts: Interrupts) -> None:
+    def _select(self, monitor: Monitor, interrupts: Interrupts) -> None:
         """Keep the prompts of each run that did best so far on its development sample."""
-        for index, member in enumerate(cohort.members):
-            due = member.step % max(1, member.total // SELECTIONS) == 0 or member.finished
-            if member.stopped or not due or member.step in (0, member.selected):
-                continue
+        members = [(cohort, member) for cohort in self.cohorts for member in cohort.members]
+        due = [(cohort, member) for cohort, member in members if member.due(SELECTIONS)]
+        scores = self._scores(
+            ((cohort, member, cohort.prompts_of(member), self.development_of(member.run)) for cohort, member in due),
+            interrupts,
+        )
+        for _, member in due:
             monitor.phase(f"selecting {member.run.id}")
-            prompts = cohort.prompts(index)
-            sample = self.development_of(member.run)
-            tasks = self._score(prompts, member.run, sample, interrupts)
+            prompts, tasks = next(scores)
             member.selected = member.step
             if average(tasks) > member.best_score:
                 member.best = prompts
-                scores = {name: task["scores"] for name, task in tasks.items()}
-                member.development = {"average": average(tasks), "step": member.step, "tasks": scores}
+                own = {name: task["scores"] for name, task in tasks.items()}
+                member.development = {"average": average(tasks), "step": member.step, "tasks": own}
             monitor.phase("training")
 
     def development_of(self, run: Run) -> list[ScoredRows]:
@@ -330,19 +342,23 @@ class Trainer:
             return self._evaluation
         return [rows for rows in self._evaluation if rows.task.name == run.config.task]
 
-    def _score(self, prompts: RunPrompts, run: Run, sets: list[ScoredRows], interrupts: Interrupts) -> dict[str, Any]:
-        cohort = next(cohort for cohort in self.cohorts if any(member.run == run for member in cohort.members))
-        predicted = predict(
-            cohort.scored_by(self.trunk, prompts),
+    def _scores(
+        self, wanted: Iterable[tuple[Cohort, Member, RunPrompts, list[ScoredRows]]], interrupts: Interrupts
+    ) -> Scores:
+        """The prompts of each member of a cohort that are given, and what they score on the rows beside them."""
+        asked = (
+            Asked(cohort.scored_by(self.trunk, prompts), prompts, sets, member.run.config.label_mode)
+            for cohort, member, prompts, sets in wanted
+        )
+        answers = predict(
             self.data,
-            prompts,
-            sets,
-            mode=run.config.label_mode,
+            asked,
             scoring=self.settings.scoring,
             batch_size=self.settings.eval_batch_size,
-            after_batch=interrupts.check,
+            after_pass=interrupts.check,
         )
-        return scored(sets, predicted, run.config.label_mode)
+        for one, predicted in answers:
+            yield one.prompts, scored(one.sets, predicted, one.mode)
 
     def write_results(self) -> None:
         """Write `results.json` with every run's state as of now."""
