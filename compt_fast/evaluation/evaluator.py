@@ -40,12 +40,12 @@ def predict(
     to the last bit. No more is looked at of what is asked than the next few passes take; `after_pass` is called after
     each of them.
     """
-    begun: deque[_Sheet] = deque()
+    begun: dict[int, _Sheet] = {}  # by the runs' numbers
     going: deque[tuple[list[tuple[_Sheet, Part]], Callable[[], list[str]]]] = deque()
 
     def looked_at() -> Iterator[Asked]:
-        for each in asked:
-            begun.append(_Sheet(each, data))
+        for number, each in enumerate(asked):
+            begun[number] = _Sheet(each, data)
             yield each
 
     def ended(under_way: int) -> Iterator[tuple[Asked, Predicted]]:
@@ -55,12 +55,12 @@ def predict(
             texts = iter(answer())
             for sheet, part in parts:
                 sheet.write(part, islice(texts, len(part.rows)))
-        while begun and not begun[0].left:
-            sheet = begun.popleft()
+        while begun and not (sheet := begun[number := min(begun)]).left:
+            del begun[number]
             yield sheet.asked, sheet.predicted
 
     for own in passes(looked_at(), batch_size):
-        parts = [(next(sheet for sheet in begun if sheet.asked is part.asked), part) for part in own]
+        parts = [(begun[part.number], part) for part in own]
         going.append((parts, _answered(parts, scoring)))
         after_pass()
         # A GPU answers these rows while the host reads what became of those before.

@@ -4,7 +4,7 @@ A run's rows are sorted by length and cut into batches of `batch_size`, whatever
 not depend on the fleet that it trained in. A pass takes the next batch, and behind it those of the following ones, of
 any run, that fit in. On a CPU that is up to `batch_size` rows in all: a full batch fills its caches, and what is left
 of a run, or a sample for `--select best`, goes through with others'. A GPU takes more at a time, as long as that needs
-no more memory than the longest rows would. Runs end in the order in which they are asked for.
+no more memory than the longest rows would.
 """
 
 from __future__ import annotations
@@ -41,8 +41,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Part:
-    """A batch of a run's rows, each by its set's number and its own in that set; `tokens` of all, prompts included."""
+    """A batch of rows of the run that is asked for as the `number`th, from 0: each by the number of its set and its own
+    in that; `tokens` of all, prompts included.
+    """
 
+    number: int
     asked: Asked
     rows: Sequence[tuple[int, int]]
     tokens: int
@@ -50,7 +53,7 @@ class Part:
 
 def passes(asked: Iterable[Asked], batch_size: int) -> Iterator[list[Part]]:
     """All rows of what is asked for, a pass at a time."""
-    parts = chain.from_iterable(_parts(each, batch_size) for each in asked)
+    parts = chain.from_iterable(_parts(number, each, batch_size) for number, each in enumerate(asked))
     left: list[Part] = []
     while True:
         left += islice(parts, AHEAD - len(left))
@@ -64,7 +67,7 @@ def passes(asked: Iterable[Asked], batch_size: int) -> Iterator[list[Part]]:
         yield taken
 
 
-def _parts(asked: Asked, batch_size: int) -> Iterator[Part]:
+def _parts(number: int, asked: Asked, batch_size: int) -> Iterator[Part]:
     """The batches of one run, its longest rows last."""
     inputs = [of.inputs for of in asked.sets]
     rows = [(t, i) for t, of in enumerate(inputs) for i in range(len(of))]
@@ -72,7 +75,7 @@ def _parts(asked: Asked, batch_size: int) -> Iterator[Part]:
     prompt = asked.prompts.shape.target_length
     for start in range(0, len(rows), batch_size):
         own = rows[start : start + batch_size]
-        yield Part(asked, own, sum(prompt + len(inputs[t][i]) for t, i in own))
+        yield Part(number, asked, own, sum(prompt + len(inputs[t][i]) for t, i in own))
 
 
 def _fits(part: Part, taken: Sequence[Part], batch_size: int) -> bool:

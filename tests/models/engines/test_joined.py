@@ -121,8 +121,6 @@ def test_an_update_reaches_its_own_rows(trunk: PackedTrunk) -> None:
     assert all(map(torch.equal, together, [row for own in alone for row in own]))
 
 
-def test_one_batch_joined_is_itself() -> None:
-    (own,) = own_batches(
-        PackedTrunk.load(str(MINI_WEIGHTS), dtype=torch.float32, device="cpu", prompt_position="prepend"), sizes=[3]
-    )
+def test_one_batch_joined_is_itself(trunk: PackedTrunk) -> None:
+    (own,) = own_batches(trunk, sizes=[3])
     assert join([own]) is own and own[1].parts == [slice(0, 3)]
