@@ -17,6 +17,7 @@ from torch import Tensor
 from benchmarks.inputs import DEVICE, job
 from compt_fast.config.presets import RANDOM
 from compt_fast.evaluation.evaluator import predict, prompts_for, scored
+from compt_fast.evaluation.passes import Asked
 from compt_fast.models.batch import Batch, TargetPrompts, make_batch
 from compt_fast.prompts.parameters import parameter_shapes
 from compt_fast.runs.job import Job
@@ -122,11 +123,15 @@ class Engine:
         """Greedy answers to `ROWS` rows, and their scores: batches of rows sorted by length, as both engines
         form them.
         """
-        prompts = self.trainer.cohorts[0].prompts(0)
+        return self.evaluations(1)[0]
+
+    def evaluations(self, runs: int) -> list[dict[str, Any]]:
+        """The same of the first so many runs of the job, in passes over the rows of all of them."""
+        (cohort,) = self.trainer.cohorts
+        asked = [Asked(self.job.trunk, cohort.prompts(run), self.scored, "natural") for run in range(runs)]
         size = self.job.settings.eval_batch_size
-        trunk, data = self.job.trunk, self.job.data
-        predicted = predict(trunk, data, prompts, self.scored, mode="natural", scoring="generate", batch_size=size)
-        return scored(self.scored, predicted, "natural")
+        found = predict(self.job.data, asked, scoring="generate", batch_size=size)
+        return [scored(one.sets, predicted, one.mode) for one, predicted in found]
 
     def answers(self) -> list[list[int]]:
         """Greedy answers to `ROWS` rows, `batch_size` at a time, as they come: a row of each task in turn."""

@@ -23,9 +23,9 @@ Answers = list[tuple[str, str]]
 def answered(folder: Path, name: str, dtype: str, rows: int) -> tuple[Answers, dict[str, float]]:
     """What a run answers in `dtype`, a task and a text for each of `rows` rows a task at most; and its scores."""
     loaded = load_job(folder, {"dtype": dtype, "eval_size": str(rows)})
-    predicted = loaded.predict(name)
-    tasks = scored(loaded.rows(name), predicted, loaded.run(name).config.label_mode)
-    sets = zip(loaded.rows(name), predicted, strict=True)
+    ((asked, predicted),) = loaded.predict([(name, None)])
+    tasks = scored(asked.sets, predicted, asked.mode)
+    sets = zip(asked.sets, predicted, strict=True)
     answers = [(of.task.name, text) for of, texts in sets for text in texts]
     metrics = {
         f"{task} {metric}": value for task, values in tasks.items() for metric, value in values["scores"].items()

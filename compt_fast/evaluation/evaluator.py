@@ -1,57 +1,102 @@
-"""Scoring of one run's prompts on the rows of all its tasks."""
+"""Scoring of runs' prompts on the rows of all their tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from compt_fast.evaluation.passes import Asked, Part, passes
 from compt_fast.evaluation.scorings import SCORINGS, Labels
 from compt_fast.models.api import Trunk
-from compt_fast.models.batch import Batch, TargetPrompts, make_batch
+from compt_fast.models.batch import Batch, TargetPrompts, join, make_batch
 from compt_fast.prompts.artifact import RunPrompts
 from compt_fast.prompts.compose import compose_rows, update_inputs
 from compt_fast.tasks.examples import JobData, ScoredRows
 from compt_fast.tasks.metrics import confusion, score
 from compt_fast.tasks.text import label_texts
 
+Predicted = list[list[str]]
+"""The string predicted for every row of each set."""
+
 
 @torch.no_grad()
 def predict(
-    trunk: Trunk,
     data: JobData,
-    prompts: RunPrompts,
-    sets: list[ScoredRows],
+    asked: Iterable[Asked],
     *,
-    mode: str,
     scoring: str,
     batch_size: int,
-    after_batch: Callable[[], None] = lambda: None,
-) -> list[list[str]]:
-    """The string predicted for every row of `sets`, which are one a task in the slots' order.
+    after_pass: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[Asked, Predicted]]:
+    """What is predicted for each run that is asked for, in their order, each as soon as its last row is answered.
 
-    Rows of all tasks go through the trunk together, sorted by length. Batches are formed from this
-    run's rows alone, so that its predictions do not depend on the fleet it trained in.
+    `passes` says which rows go through the trunk together. What a run predicts does not depend on the others, on a CPU
+    to the last bit. No more is looked at of what is asked than the next few passes take; `after_pass` is called after
+    each of them.
     """
-    rows = [(t, i) for t, of in enumerate(sets) for i in range(len(of.inputs))]
-    rows.sort(key=lambda row: len(sets[row[0]].inputs[row[1]]))
-    predicted = [[""] * len(of.inputs) for of in sets]
-    labels = [Labels(label_texts(of.task, mode), data.label_ids(of.task, mode)) for of in sets]
-    answer, longest = SCORINGS[scoring], data.longest_label(mode)
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        slots = [t for t, _ in part]
-        batch = make_batch([sets[t].inputs[i] for t, i in part], None, slots).to(trunk.device)
-        update = update_for(prompts, trunk, batch)
-        targets, batch = prompts_for(prompts, trunk, batch)
-        texts = answer(trunk, targets, batch, [labels[t] for t in slots], longest, update)
-        for (t, i), text in zip(part, texts, strict=True):
-            predicted[t][i] = text
-        after_batch()
-    return predicted
+    begun: dict[int, _Sheet] = {}  # by the runs' numbers
+    going: deque[tuple[list[tuple[_Sheet, Part]], Callable[[], list[str]]]] = deque()
+
+    def looked_at() -> Iterator[Asked]:
+        for number, each in enumerate(asked):
+            begun[number] = _Sheet(each, data)
+            yield each
+
+    def ended(under_way: int) -> Iterator[tuple[Asked, Predicted]]:
+        """The runs that are through when so many passes are still under way."""
+        while len(going) > under_way:
+            parts, answer = going.popleft()
+            texts = iter(answer())
+            for sheet, part in parts:
+                sheet.write(part, islice(texts, len(part.rows)))
+        while begun and not (sheet := begun[number := min(begun)]).left:
+            del begun[number]
+            yield sheet.asked, sheet.predicted
+
+    for own in passes(looked_at(), batch_size):
+        parts = [(begun[part.number], part) for part in own]
+        going.append((parts, _answered(parts, scoring)))
+        after_pass()
+        # A GPU answers these rows while the host reads what became of those before.
+        yield from ended(0 if own[0].asked.trunk.device.type == "cpu" else 1)
+    yield from ended(0)
+
+
+class _Sheet:
+    """What is predicted for a run so far, how many of its rows are `left`, and what may be answered to them."""
+
+    def __init__(self, asked: Asked, data: JobData) -> None:
+        self.asked = asked
+        self.predicted: Predicted = [[""] * len(of.inputs) for of in asked.sets]
+        self.left = sum(map(len, self.predicted))
+        tasks, mode = [of.task for of in asked.sets], asked.mode
+        self.labels = [Labels(label_texts(task, mode), data.label_ids(task, mode)) for task in tasks]
+        self.longest = data.longest_label(mode)
+
+    def write(self, part: Part, texts: Iterable[str]) -> None:
+        for (t, i), text in zip(part.rows, texts, strict=True):
+            self.predicted[t][i] = text
+        self.left -= len(part.rows)
+
+
+def _answered(parts: Sequence[tuple[_Sheet, Part]], scoring: str) -> Callable[[], list[str]]:
+    """What gives the answers to the rows of a pass, when it is called."""
+    sheet, trunk = parts[0][0], parts[0][0].asked.trunk
+    whole, updates, labels = [], [], []
+    for own, part in parts:
+        slots = [t for t, _ in part.rows]
+        batch = make_batch([own.asked.sets[t].inputs[i] for t, i in part.rows], None, slots).to(trunk.device)
+        labels += [own.labels[t] for t in slots]
+        updates.append(update_for(own.asked.prompts, trunk, batch))
+        whole.append(prompts_for(own.asked.prompts, trunk, batch))
+    added = [update for update in updates if update is not None]
+    return SCORINGS[scoring](trunk, *join(whole), labels, sheet.longest, torch.cat(added) if added else None)
 
 
 def prompts_for(prompts: RunPrompts, trunk: Trunk, batch: Batch) -> tuple[TargetPrompts, Batch]:

@@ -23,7 +23,7 @@ All engines promise:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -49,6 +49,8 @@ class Trunk(Protocol):
     prompt_position: str
     compares_hidden: bool
     """Whether `Teachers.hidden` may be other than 0."""
+    joins: bool
+    """Whether batches that were joined (`batch.join`) are answered as each would be alone, on a CPU to the last bit."""
 
     @property
     def family(self) -> str:
@@ -101,6 +103,11 @@ class Trunk(Protocol):
 
         The batch's labels are not looked at. `input_update` as in `row_losses`.
         """
+
+    def begin_generate(
+        self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int, input_update: Tensor | None = None
+    ) -> Callable[[], list[list[int]]]:
+        """What gives the result of `generate` when it is called, until when a GPU may work at it."""
 
     def label_scores(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -39,6 +39,7 @@ class BaseTrunk(ABC):
     padding_side: ClassVar[str] = "right"
 
     compares_hidden = False
+    joins = False  # padding and most products round by what shares their batch
 
     def __init__(
         self,
@@ -83,6 +84,12 @@ class BaseTrunk(ABC):
 
     def quantise(self) -> None:
         raise InputError("--dtype int8: this engine computes in fp32 or bf16; of a T5 --engine fast has int8")
+
+    def begin_generate(
+        self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int, input_update: Tensor | None = None
+    ) -> Callable[[], list[list[int]]]:
+        found = self.generate(prompts, batch, max_new_tokens, input_update)
+        return lambda: found
 
     def generate_and_score(
         self,

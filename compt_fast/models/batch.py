@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 
 import torch
 from torch import Tensor
 
+from compt_fast.kernels import moved
 from compt_fast.ops.placement import Placement
 from compt_fast.ops.varlen import cu_seqlens_of, ranges
 
@@ -77,7 +78,7 @@ class Batch:
 
     Row b's input is `input_ids[input_cu_seqlens[b]:input_cu_seqlens[b+1]]`, its label the same range of
     `label_ids` and `label_cu_seqlens`, and it carries the prompt of slot `slots[b]`. When decoding, the labels
-    are empty.
+    are empty. `joined` are the rows of each of the batches that `join` made it of, one after the other.
     """
 
     input_ids: Tensor
@@ -85,11 +86,18 @@ class Batch:
     label_ids: Tensor
     label_cu_seqlens: Tensor
     slots: Tensor
+    joined: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
         """The number of rows B."""
         return len(self.slots)
+
+    @property
+    def parts(self) -> list[slice]:
+        """The rows of each of the batches that were joined: of one that stands for itself all rows."""
+        ends = list(accumulate(self.joined or (self.rows,), initial=0))
+        return [slice(*pair) for pair in pairwise(ends)]
 
     @property
     def input_tokens(self) -> int:
@@ -132,8 +140,8 @@ class Batch:
         """The same batch with its token ids on `device`; cumulative lengths and slots stay on the CPU."""
         return replace(
             self,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            label_ids=self.label_ids.to(device, non_blocking=True),
+            input_ids=moved(self.input_ids, torch.device(device)),
+            label_ids=moved(self.label_ids, torch.device(device)),
         )
 
 
@@ -163,3 +171,24 @@ def make_batch(inputs: Sequence[Sequence[int]], labels: Sequence[Sequence[int]] 
         label_cu_seqlens=cu_seqlens_of([len(label) for label in answers]),
         slots=torch.tensor(list(slots), dtype=torch.int64),
     )
+
+
+def join(parts: Sequence[tuple[TargetPrompts, Batch]]) -> tuple[TargetPrompts, Batch]:
+    """Batches of one device, each with prompts of its own, as one: their rows one after the other.
+
+    A trunk that `joins` answers each row as in its own batch, which it knows by `Batch.parts`.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    firsts = cu_seqlens_of([prompts.slots for prompts, _ in parts]).tolist()
+    batches = [batch for _, batch in parts]
+    joined = Batch(
+        input_ids=torch.cat([batch.input_ids for batch in batches]),
+        input_cu_seqlens=cu_seqlens_of(torch.cat([batch.input_lengths for batch in batches])),
+        label_ids=torch.cat([batch.label_ids for batch in batches]),
+        label_cu_seqlens=cu_seqlens_of(torch.cat([batch.label_lengths for batch in batches])),
+        slots=torch.cat([batch.slots + first for batch, first in zip(batches, firsts, strict=False)]),
+        joined=tuple(batch.rows for batch in batches),
+    )
+    lengths = torch.cat([prompts.lengths for prompts, _ in parts])
+    return TargetPrompts(torch.cat([prompts.flat for prompts, _ in parts]), cu_seqlens_of(lengths)), joined

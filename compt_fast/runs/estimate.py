@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from compt_fast.evaluation.evaluator import predict
+from compt_fast.evaluation.passes import Asked
 from compt_fast.prompts.parameters import parameter_shapes
 from compt_fast.tasks.examples import ScoredRows
 from compt_fast.training.loop import SELECTIONS, Trainer
@@ -181,15 +182,8 @@ def _row_seconds(probe: Trainer) -> float:
     for share in (1, max(1, size // len(sets))):  # the first one warms up
         part = [ScoredRows(rows.task, rows.inputs[:share], rows.golds[:share]) for rows in sets]
         began = time.perf_counter()
-        predict(
-            probe.trunk,
-            probe.data,
-            prompts,
-            part,
-            mode=run.config.label_mode,
-            scoring=probe.settings.scoring,
-            batch_size=size,
-        )
+        asked = Asked(probe.trunk, prompts, part, run.config.label_mode)
+        list(predict(probe.data, [asked], scoring=probe.settings.scoring, batch_size=size))
         seconds = time.perf_counter() - began
     return seconds / sum(len(rows.inputs) for rows in part)
 

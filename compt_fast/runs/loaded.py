@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 from compt_fast.config.choices import INT8
 from compt_fast.config.flags import read_flags
-from compt_fast.evaluation.evaluator import predict, scored
+from compt_fast.evaluation.evaluator import Predicted, predict
+from compt_fast.evaluation.passes import Asked
 from compt_fast.prompts.artifact import RunPrompts, TrunkId, check_trunk, load_prompts
 from compt_fast.prompts.routing import Mask
 from compt_fast.runs.folder import check_run_folder
@@ -65,22 +67,19 @@ class LoadedJob:
         own = self.job.data.names(self.run(name).config)
         return [rows for rows in self.sets if rows.task.name in own]
 
-    def predict(self, name: str, mask: Mask | None = None) -> list[list[str]]:
-        """What a run predicts for its `rows`: whole, or with what `mask` leaves on."""
-        run, prompts = self.run(name), self.prompts(name)
+    def predict(self, wanted: Iterable[tuple[str, Mask | None]]) -> Iterator[tuple[Asked, Predicted]]:
+        """What runs predict for their `rows`, each by its name: whole, or with what a mask leaves on."""
         return predict(
-            self.job.trunk,
             self.job.data,
-            prompts if mask is None else prompts.masked(mask),
-            self.rows(name),
-            mode=run.config.label_mode,
+            (self._asked(name, mask) for name, mask in wanted),
             scoring=self.job.settings.scoring,
             batch_size=self.job.settings.eval_batch_size,
         )
 
-    def score(self, name: str, mask: Mask | None = None) -> dict[str, Any]:
-        """The scores of a run's tasks, as in `results.json`: whole, or with what `mask` leaves on."""
-        return scored(self.rows(name), self.predict(name, mask), self.run(name).config.label_mode)
+    def _asked(self, name: str, mask: Mask | None) -> Asked:
+        run, prompts = self.run(name), self.prompts(name)
+        own = prompts if mask is None else prompts.masked(mask)
+        return Asked(self.job.trunk, own, self.rows(name), run.config.label_mode)
 
 
 def load_job(folder: Path, given: dict[str, Any]) -> LoadedJob:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compt_fast.evaluation.evaluator import average
+from compt_fast.evaluation.evaluator import average, scored
 from compt_fast.prompts.routing import Mask, check_masking
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.runs.loaded import LoadedJob
@@ -93,13 +93,13 @@ def masked_scores(
     after_each: Callable[[], None] = lambda: None,
 ) -> Scores:
     """What `runs` score under each of their masks, masked in one `way`."""
-    scores: Scores = {}
-    for name in runs:
-        scores[name] = {}
-        for mask_name, mask in named_masks(loaded.run(name).shape, which).items():
-            tasks = loaded.score(name, mask and replace(mask, **asdict(way)))
-            scores[name][mask_name] = {"tasks": tasks, "average": average(tasks)}
-            after_each()
+    scores: Scores = {name: {} for name in runs}
+    masks = [(name, *named) for name in scores for named in named_masks(loaded.run(name).shape, which).items()]
+    found = loaded.predict((name, mask and replace(mask, **asdict(way))) for name, _, mask in masks)
+    for (name, mask_name, _), (asked, predicted) in zip(masks, found, strict=True):
+        tasks = scored(asked.sets, predicted, asked.mode)
+        scores[name][mask_name] = {"tasks": tasks, "average": average(tasks)}
+        after_each()
     return scores
 
 
@@ -136,9 +136,9 @@ def _checked(runs: Any, path: Path) -> Scores:
     check_type(runs, dict, f"{path}: runs")
     for run, masks in runs.items():
         check_type(masks, dict, f"{path}: {run}")
-        for mask, scored in masks.items():
+        for mask, entry in masks.items():
             where = f"{path}: {run}: {mask}"
-            check_type(scored, dict, where)
-            check_scores(scored.get("tasks"), where)
-            check_type(scored.get("average"), float, f"{where}: average")
+            check_type(entry, dict, where)
+            check_scores(entry.get("tasks"), where)
+            check_type(entry.get("average"), float, f"{where}: average")
     return dict(runs)

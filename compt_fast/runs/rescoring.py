@@ -67,11 +67,11 @@ def rescore(loaded: LoadedJob, names: Iterable[str]) -> Rescored:
     job = loaded.job
     results: list[RunResult] = []
     rows: list[Record] = []
-    for name in names:
-        run, sets, predicted = loaded.run(name), loaded.rows(name), loaded.predict(name)
-        rows += records(name, job.data, sets, predicted, run.config.label_mode)
-        tasks = scored(sets, predicted, run.config.label_mode)
-        results.append(RunResult.finished(run, tasks, average(tasks)))
+    names = list(names)
+    for name, (asked, predicted) in zip(names, loaded.predict((name, None) for name in names), strict=True):
+        rows += records(name, job.data, asked.sets, predicted, asked.mode)
+        tasks = scored(asked.sets, predicted, asked.mode)
+        results.append(RunResult.finished(loaded.run(name), tasks, average(tasks)))
     return Rescored(
         results,
         rows,

@@ -75,6 +75,11 @@ class Member:
     def finished(self) -> bool:
         return self.step >= self.total
 
+    def due(self, selections: int) -> bool:
+        """Whether it has a development score to get: so many times on its way, and at its end."""
+        here = self.step % max(1, self.total // selections) == 0 or self.finished
+        return here and not self.stopped and self.step not in (0, self.selected)
+
     def batch(self, ahead: int = 0) -> list[TrainingRow]:
         """The rows of the present step, or of the step `ahead` steps later."""
         return [self.rows[int(i)] for i in self.order.batch(self.step + ahead)]
@@ -184,6 +189,10 @@ class Cohort:
         own = self.bank.select([index])
         composition = compose(own.params, self.shape, training=False)
         return RunPrompts.of(self.shape, composition, own.params)
+
+    def prompts_of(self, member: Member) -> RunPrompts:
+        """The same of a member."""
+        return self.prompts(next(i for i, own in enumerate(self.members) if own is member))
 
     def scored_by(self, trunk: Trunk, prompts: RunPrompts) -> Trunk:
         """The trunk that `prompts` of a member are scored with: the job's."""

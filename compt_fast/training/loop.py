@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from compt_fast.evaluation.evaluator import average, predict, scored
+from compt_fast.evaluation.passes import Asked
 from compt_fast.prompts.artifact import RunPrompts
 from compt_fast.tasks.examples import ScoredRows
 from compt_fast.training import checkpoint, stopped
@@ -24,6 +26,8 @@ from compt_fast.training.stepper import Stepper
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.words import plural
 
+Scores = Iterator[tuple[RunPrompts, dict[str, Any]]]
+"""Prompts of runs, and what their tasks score with them, as in results.json."""
 SELECTIONS = 10  # with --select best a run is scored on development every tenth of its steps
 
 
@@ -168,24 +172,29 @@ class Trainer(Roster):
 
     def _retire(self, monitor: Monitor, interrupts: Interrupts) -> None:
         """Score the runs that are through, store their prompts and results, and let them leave."""
-        for cohort in list(self.cohorts):
-            if self.settings.select == "best":
-                self._select(cohort, monitor, interrupts)
-            for member in [m for m in cohort.members if m.finished or m.stopped]:
-                self._finish(cohort, member, monitor, interrupts)
-            if not cohort.members:
-                self.cohorts.remove(cohort)
-
-    def _finish(self, cohort: Cohort, member: Member, monitor: Monitor, interrupts: Interrupts) -> None:
-        run = member.run
-        if self.graphs is not None:
+        if self.settings.select == "best":
+            self._select(monitor, interrupts)
+        through = [(cohort, member) for cohort, member in self.members if member.finished or member.stopped]
+        if through and self.graphs is not None:
             self.graphs.drop()  # they are of other runs than will go on, and scoring needs the memory
+        scores = self._scores(
+            (
+                (cohort, member, self.chosen(cohort, member), self.evaluation_of(member.run))
+                for cohort, member in through
+                if not member.stopped
+            ),
+            interrupts,
+        )
+        for cohort, member in through:
+            self._finish(cohort, member, scores, monitor)
+
+    def _finish(self, cohort: Cohort, member: Member, scores: Scores, monitor: Monitor) -> None:
+        run = member.run
         if member.stopped:
             self.results[run.id] = RunResult.stopped(run, member.stopped)
         else:
             monitor.phase(f"scoring {run.id}")
-            prompts = self.chosen(cohort, member)
-            tasks = self._score(prompts, run, self.evaluation_of(run), interrupts)
+            prompts, tasks = next(scores)
             self._store_prompts(cohort, prompts, run)
             self.results[run.id] = RunResult.finished(run, tasks, average(tasks), member.development)
             monitor.phase("training")
@@ -193,21 +202,21 @@ class Trainer(Roster):
         self.write_results()
         monitor.ended(f"{self.results[run.id].says} ({len(self.results)} of {plural(len(self.runs), 'run')} ended)")
 
-    def _select(self, cohort: Cohort, monitor: Monitor, interrupts: Interrupts) -> None:
+    def _select(self, monitor: Monitor, interrupts: Interrupts) -> None:
         """Keep the prompts of each run that did best so far on its development sample."""
-        for index, member in enumerate(cohort.members):
-            due = member.step % max(1, member.total // SELECTIONS) == 0 or member.finished
-            if member.stopped or not due or member.step in (0, member.selected):
-                continue
+        due = [(cohort, member) for cohort, member in self.members if member.due(SELECTIONS)]
+        scores = self._scores(
+            ((cohort, member, cohort.prompts_of(member), self.development_of(member.run)) for cohort, member in due),
+            interrupts,
+        )
+        for _, member in due:
             monitor.phase(f"selecting {member.run.id}")
-            prompts = cohort.prompts(index)
-            sample = self.development_of(member.run)
-            tasks = self._score(prompts, member.run, sample, interrupts)
+            prompts, tasks = next(scores)
             member.selected = member.step
             if average(tasks) > member.best_score:
                 member.best = prompts
-                scores = {name: task["scores"] for name, task in tasks.items()}
-                member.development = {"average": average(tasks), "step": member.step, "tasks": scores}
+                own = {name: task["scores"] for name, task in tasks.items()}
+                member.development = {"average": average(tasks), "step": member.step, "tasks": own}
             monitor.phase("training")
 
     def evaluation_of(self, run: Run) -> list[ScoredRows]:
@@ -216,19 +225,23 @@ class Trainer(Roster):
             return self._evaluation
         return [rows for rows in self._evaluation if rows.task.name == run.config.task]
 
-    def _score(self, prompts: RunPrompts, run: Run, sets: list[ScoredRows], interrupts: Interrupts) -> dict[str, Any]:
-        cohort = next(cohort for cohort in self.cohorts if any(member.run == run for member in cohort.members))
-        predicted = predict(
-            cohort.scored_by(self.trunk, prompts),
+    def _scores(
+        self, wanted: Iterable[tuple[Cohort, Member, RunPrompts, list[ScoredRows]]], interrupts: Interrupts
+    ) -> Scores:
+        """The prompts of each member of a cohort that are given, and what they score on the rows beside them."""
+        asked = (
+            Asked(cohort.scored_by(self.trunk, prompts), prompts, sets, member.run.config.label_mode)
+            for cohort, member, prompts, sets in wanted
+        )
+        answers = predict(
             self.data,
-            prompts,
-            sets,
-            mode=run.config.label_mode,
+            asked,
             scoring=self.settings.scoring,
             batch_size=self.settings.eval_batch_size,
-            after_batch=interrupts.check,
+            after_pass=interrupts.check,
         )
-        return scored(sets, predicted, run.config.label_mode)
+        for one, predicted in answers:
+            yield one.prompts, scored(one.sets, predicted, one.mode)
 
     def write_results(self) -> None:
         """Write `results.json` with every run's state as of now."""

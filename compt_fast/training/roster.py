@@ -177,7 +177,6 @@ class Roster:
             if member.run == run:
                 step = member.step
                 self._keep_stopped(cohort, member)
-        self.cohorts = [cohort for cohort in self.cohorts if cohort.members]
         self.results[run.id] = RunResult.stopped(run, reason, step)
         self.changed = True
 
@@ -257,10 +256,12 @@ class Roster:
         """Let the run of a cohort's `member` go."""
         with self._change():
             cohort.keep([i for i, other in enumerate(cohort.members) if other is not member])
+            if not cohort.members:
+                self.cohorts.remove(cohort)
 
     def chosen(self, cohort: Cohort, member: Member) -> RunPrompts:
         """The prompts of a run in training that are reported: the best so far, where they are selected, or the last."""
-        return member.best or cohort.prompts(cohort.members.index(member))
+        return member.best or cohort.prompts_of(member)
 
     def _store_prompts(self, cohort: Cohort, prompts: RunPrompts, run: Run) -> None:
         about = about_run(run, self.settings, self.data, self.trunk, self.trunk_hash)

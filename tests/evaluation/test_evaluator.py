@@ -10,6 +10,7 @@ import torch
 
 from compt_fast.evaluation import evaluator
 from compt_fast.evaluation.evaluator import average, predict, prompts_for
+from compt_fast.evaluation.passes import Asked
 from compt_fast.models.batch import make_batch
 from compt_fast.models.engines.fast import PackedTrunk
 from compt_fast.prompts.artifact import RunPrompts
@@ -36,9 +37,10 @@ def prompts(job: Job) -> RunPrompts:
 
 
 def scored(job: Job, prompts: RunPrompts, **changes: Any) -> dict[str, Any]:
-    chosen: dict[str, Any] = {"mode": "natural", "scoring": "rank", "batch_size": 7} | changes
-    sets = job.data.evaluation()
-    return evaluator.scored(sets, predict(job.trunk, job.data, prompts, sets, **chosen), chosen["mode"])
+    chosen: dict[str, Any] = {"scoring": "rank", "batch_size": 7} | changes
+    asked = Asked(job.trunk, prompts, job.data.evaluation(), "natural")
+    ((_, predicted),) = predict(job.data, [asked], **chosen)
+    return evaluator.scored(asked.sets, predicted, "natural")
 
 
 @pytest.mark.parametrize("scoring", ["rank", "generate"])
@@ -113,9 +115,9 @@ def test_new_tokens_are_bounded_by_the_longest_label(
     assert all(set(c) == {""} for entry in tasks.values() for c in entry["predictions"].values())
 
 
-def test_a_signal_is_looked_for_after_every_batch(job: Job, prompts: RunPrompts) -> None:
+def test_a_signal_is_looked_for_after_every_pass(job: Job, prompts: RunPrompts) -> None:
     calls: list[int] = []
-    scored(job, prompts, batch_size=8, after_batch=lambda: calls.append(1))
+    scored(job, prompts, batch_size=8, after_pass=lambda: calls.append(1))
     assert len(calls) == 4  # 30 rows
 
 

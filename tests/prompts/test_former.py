@@ -19,6 +19,7 @@ import pytest
 
 from compt_fast import evaluate, store, train
 from compt_fast.evaluation.evaluator import predict, scored
+from compt_fast.evaluation.passes import Asked
 from compt_fast.prompts.artifact import TextFormat, load_prompts
 from compt_fast.prompts.store import PromptStore
 from compt_fast.runs.loaded import load_job
@@ -44,8 +45,9 @@ def test_old_prompts_of_a_store_score_the_same_to_the_last_bit() -> None:
     for name, task in zip(ENTRIES, TASK_NAMES, strict=True):
         prompts, about = load_prompts(STORE / name, "prompt")
         rows = [rows for rows in job.data.evaluation() if rows.task.name == task]
-        how: dict[str, Any] = {"mode": "natural", "scoring": "rank", "batch_size": 128}
-        (entry,) = scored(rows, predict(job.trunk, job.data, prompts, rows, **how), "natural").values()
+        asked = Asked(job.trunk, prompts, rows, "natural")
+        ((_, predicted),) = predict(job.data, [asked], scoring="rank", batch_size=128)
+        (entry,) = scored(rows, predicted, "natural").values()
         assert about.score == {"metric": entry["primary"], "value": entry["scores"][entry["primary"]]}
 
 

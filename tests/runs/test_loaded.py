@@ -6,14 +6,16 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from compt_fast import train
-from compt_fast.evaluation.evaluator import predict
+from compt_fast.evaluation.evaluator import predict, scored
+from compt_fast.evaluation.passes import Asked
 from compt_fast.prompts.artifact import load_prompts
 from compt_fast.prompts.routing import Mask
-from compt_fast.runs.loaded import load_job, stored_runs
+from compt_fast.runs.loaded import LoadedJob, load_job, stored_runs
 from compt_fast.tasks.examples import JobData
 from compt_fast.tasks.loaders import load_scored
 from compt_fast.utils.errors import InputError
@@ -30,6 +32,11 @@ def folder(tiny_t5: Path, toys: list[Path], tmp_path_factory: pytest.TempPathFac
     return out
 
 
+def score(loaded: LoadedJob, name: str, mask: Mask | None = None) -> dict[str, Any]:
+    ((asked, predicted),) = loaded.predict([(name, mask)])
+    return scored(asked.sets, predicted, asked.mode)
+
+
 def test_scores_of_runs_apart_and_of_a_sweep_that_grew(folder: Path) -> None:
     results = {run["id"]: run["tasks"] for run in jobs.results(folder)["runs"]}
     assert list(results) == [
@@ -43,15 +50,15 @@ def test_scores_of_runs_apart_and_of_a_sweep_that_grew(folder: Path) -> None:
     loaded = load_job(folder, {})
     assert stored_runs(folder) == list(results)
     for name, tasks in results.items():
-        assert loaded.score(name) == tasks and len(tasks) == 1
-    assert loaded.score("pt-joint-k4-s0-toy_a", Mask(())) == results["pt-joint-k4-s0-toy_a"]
+        assert score(loaded, name) == tasks and len(tasks) == 1
+    assert score(loaded, "pt-joint-k4-s0-toy_a", Mask(())) == results["pt-joint-k4-s0-toy_a"]
 
 
 def test_other_flags_and_names(folder: Path, tmp_path: Path) -> None:
-    (entry,) = load_job(folder, {"eval_size": "3"}).score("pt-joint-k4-s0-toy_b").values()
+    (entry,) = score(load_job(folder, {"eval_size": "3"}), "pt-joint-k4-s0-toy_b").values()
     assert entry["n"] == 3
     with pytest.raises(InputError, match="plans no such run"):
-        load_job(folder, {}).score("pt-joint-k4-s9-toy_b")
+        score(load_job(folder, {}), "pt-joint-k4-s9-toy_b")
     with pytest.raises(InputError, match=r"unknown run 'pt-joint-k4-s0'\. Did you mean"):
         stored_runs(folder, ["pt-joint-k4-s0"])
     with pytest.raises(InputError, match="no run folder"):
@@ -74,5 +81,7 @@ def test_prompts_alone_answer_as_in_their_run_folder(scoring: str, folder: Path,
     assert text.prompt_position == trunk.prompt_position
     settings = replace(settings, prefix=text.prefix, max_source_length=text.max_source_length)
     data = JobData(load_scored([task], tmp_path / "rows.jsonl"), settings, trunk.tokenizer)
-    how = {"scoring": scoring, "batch_size": settings.eval_batch_size, "mode": text.label_mode}
-    assert predict(trunk, data, prompts, data.evaluation(), **how) == whole.predict(name)
+    asked = Asked(trunk, prompts, data.evaluation(), text.label_mode)
+    ((_, found),) = predict(data, [asked], scoring=scoring, batch_size=settings.eval_batch_size)
+    ((_, wanted),) = whole.predict([(name, None)])
+    assert found == wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import pytest
 import torch
 
 from compt_fast import train
-from compt_fast.prompts.artifact import RunPrompts
+from compt_fast.evaluation.evaluator import Predicted
+from compt_fast.evaluation.passes import Asked
 from compt_fast.prompts.routing import Mask
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.runs.loaded import load_job
 from compt_fast.runs.masking import Way, masked_scores, named_masks, read_masked, write_masked
-from compt_fast.tasks.examples import ScoredRows
 from compt_fast.utils.errors import InputError
 from tests.helpers import jobs
 
@@ -93,9 +94,10 @@ def test_each_way_scores_the_prompts_that_it_masks(trained: Path, monkeypatch: p
     """Weights of a source alone, and the length of what is left of a concatenation."""
     seen: list[dict[str, Any]] = []
 
-    def note(trunk: Any, data: Any, prompts: RunPrompts, rows: list[ScoredRows], **named: Any) -> list[list[str]]:
-        seen.append(prompts.tensors)
-        return [["good"] * len(of.golds) for of in rows]
+    def note(data: Any, asked: Iterable[Asked], **named: Any) -> Iterator[tuple[Asked, Predicted]]:
+        for each in asked:
+            seen.append(each.prompts.tensors)
+            yield each, [["good"] * len(of.golds) for of in each.sets]
 
     monkeypatch.setattr("compt_fast.runs.loaded.predict", note)
     loaded = load_job(trained, {})

@@ -306,16 +306,19 @@ def test_the_best_prompts_on_the_development_sample_are_kept(
     (run,) = plan(job, tiny_t5, toys, steps=5)
     given = iter([1.0, 2.0, 9.0, 3.0, 9.0])
     seen: list[Tensor] = []
-    score = Trainer._score
+    scores = Trainer._scores
 
-    def made_up(self: Trainer, prompts: Any, run: Run, sets: Any, interrupts: Any) -> Any:
-        if sets is self._evaluation:
-            return score(self, prompts, run, sets, interrupts)
-        assert [len(s.inputs) for s in sets] == [4, 4, 4]
-        seen.append(prompts.tensors["targets"])
-        return {"toy_a": {"primary": "accuracy", "scores": {"accuracy": next(given)}}}
+    def made_up(self: Trainer, wanted: Any, interrupts: Any) -> Any:
+        for one in wanted:
+            _, _, prompts, sets = one
+            if sets is self._evaluation:
+                yield from scores(self, [one], interrupts)
+                continue
+            assert [len(s.inputs) for s in sets] == [4, 4, 4]
+            seen.append(prompts.tensors["targets"])
+            yield prompts, {"toy_a": {"primary": "accuracy", "scores": {"accuracy": next(given)}}}
 
-    monkeypatch.setattr(Trainer, "_score", made_up)
+    monkeypatch.setattr(Trainer, "_scores", made_up)
     jobs.train(job, [run], tmp_path / "run", select="best")
     assert len(seen) == 5
     assert torch.equal(jobs.prompts(tmp_path / "run")[run.id]["targets"], seen[2])

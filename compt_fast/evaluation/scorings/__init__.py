@@ -6,7 +6,7 @@ for answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,9 +40,9 @@ class Scoring(Protocol):
         labels: Sequence[Labels],
         longest: int,
         input_update: Tensor | None = None,
-    ) -> list[str]:
-        """Each row's answer as text. `labels` are by row, `longest` the tokens of the longest one of the job;
-        `input_update` as of `Trunk.row_losses`.
+    ) -> Callable[[], list[str]]:
+        """What gives each row's answer as text when it is called, until when a GPU may work at it. `labels` are by row,
+        `longest` the tokens of the longest one of the job; `input_update` as of `Trunk.row_losses`.
         """
 
 

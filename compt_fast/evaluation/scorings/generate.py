@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -18,9 +18,10 @@ def generated(
     labels: Sequence[Labels],
     longest: int,
     input_update: Tensor | None = None,
-) -> list[str]:
+) -> Callable[[], list[str]]:
     """The texts that the trunk writes, of up to `longest` tokens."""
-    return texts_of(trunk, trunk.generate(targets, batch, longest, input_update), [longest] * len(labels))
+    written = trunk.begin_generate(targets, batch, longest, input_update)
+    return lambda: texts_of(trunk, written(), [longest] * len(labels))
 
 
 def texts_of(trunk: Trunk, ids: Sequence[list[int]], most: Sequence[int]) -> list[str]:

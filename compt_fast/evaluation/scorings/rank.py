@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -18,10 +18,10 @@ def most_likely(
     labels: Sequence[Labels],
     longest: int,
     input_update: Tensor | None = None,
-) -> list[str]:
+) -> Callable[[], list[str]]:
     """The most likely label's text, the first of those that are equally likely."""
     found = trunk.label_scores(targets, batch, [of.ids for of in labels], input_update)
-    return [of.texts[int(scores.argmax())] for of, scores in zip(labels, found, strict=True)]
+    return lambda: [of.texts[int(scores.argmax())] for of, scores in zip(labels, found, strict=True)]
 
 
 ENTRY = most_likely

@@ -7,6 +7,7 @@ embeddings, and to the text's where they are updated, and computes and saves not
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,14 +17,15 @@ from compt_fast.models.base import BaseTrunk
 from compt_fast.models.batch import Batch, TargetPrompts, longest_first
 from compt_fast.models.checkpoint import fingerprint
 from compt_fast.models.distillation import Teachers
-from compt_fast.models.t5.cross_attention import CrossAttention, cross_attention_for
+from compt_fast.models.t5.cross_attention import CrossAttention, absorbs, cross_attention_for
 from compt_fast.models.t5.decode import Trie, greedy, rank
 from compt_fast.models.t5.distillation import Taught
 from compt_fast.models.t5.encoder import encode
 from compt_fast.models.t5.losses import Chunk, EncoderRows, LabelRows, RowLosses
 from compt_fast.models.t5.weights import Weights
 from compt_fast.ops.assembly import assemble
-from compt_fast.ops.varlen import VarlenLayout, cu_seqlens_of, equal_cu_seqlens, ranges
+from compt_fast.ops.paths import COMPILED, path
+from compt_fast.ops.varlen import VarlenLayout, cu_seqlens_of, ranges
 from compt_fast.utils.environment import cpu
 from compt_fast.utils.errors import InputError
 
@@ -32,10 +34,14 @@ if TYPE_CHECKING:
 
 CACHED_TOKENS = 2048  # of the rows that a CPU takes through all layers at a time, to keep them in its caches (ours)
 ABSORBED_ELEMENTS = 1 << 26  # bound of the absorbed queries while ranking (ours): 256 MiB in fp32
+ROWWISE = ("norm_activation", "linear", "attention", "cross_attention")
+"""Families of operators of which the extension computes each row as if it were alone."""
 
 
 class PackedTrunk(BaseTrunk):
     """A frozen T5 without padding, with a forward and backward of its own."""
+
+    joins = True
 
     def __init__(
         self,
@@ -187,14 +193,23 @@ class PackedTrunk(BaseTrunk):
         encoded = self._encode(prompts, batch, input_update)
         return self._generated(*encoded, max_new_tokens), self._scored(*encoded, candidates)
 
-    def _generated(self, states: Tensor, cu_seqlens: Tensor, max_new_tokens: int) -> list[list[int]]:
-        """The greedy answers to rows with these encoder states (N, d) and cumulative lengths (B+1,)."""
-        one_each = equal_cu_seqlens(len(cu_seqlens) - 1, 1)
-        cross_attention = cross_attention_for(states, one_each, cu_seqlens, self.weights, times=max_new_tokens)
-        return greedy(cross_attention, self.start_id, self.end_id, max_new_tokens)
+    def _generated(
+        self, states: Tensor, cu_seqlens: Tensor, parts: Sequence[slice], max_new_tokens: int
+    ) -> list[list[int]]:
+        """The greedy answers to rows of `parts`, with these encoder states (N, d) and cumulative lengths (B+1,)."""
+        asked = [max_new_tokens] * (len(cu_seqlens) - 1)
+        answers = []
+        for rows, _ in self._together(parts, asked, cu_seqlens):
+            cross_attention = self._cross_attention(states, cu_seqlens, rows, [1] * len(asked), max_new_tokens)
+            answers += greedy(cross_attention, self.start_id, self.end_id, max_new_tokens)
+        return answers
 
     def _scored(
-        self, states: Tensor, cu_seqlens: Tensor, candidates: Sequence[Sequence[Sequence[int]]]
+        self,
+        states: Tensor,
+        cu_seqlens: Tensor,
+        parts: Sequence[slice],
+        candidates: Sequence[Sequence[Sequence[int]]],
     ) -> list[Tensor]:
         """The log-likelihoods of rows' candidates; arguments as of `_generated`."""
         tries_of: dict[tuple[tuple[int, ...], ...], Trie] = {}
@@ -205,9 +220,46 @@ class PackedTrunk(BaseTrunk):
                 tries_of[key] = Trie.of(key, self.start_id)
             tries.append(tries_of[key])
         nodes = [len(trie.tokens) for trie in tries]
-        cross_attention = cross_attention_for(states, cu_seqlens_of(nodes), cu_seqlens, self.weights)
-        scores = [rank(part, tries[at]) for at, part in self._parts(cross_attention, nodes)]
+        scores = []
+        for rows, own in self._together(parts, nodes, cu_seqlens):
+            cross_attention = self._cross_attention(states, cu_seqlens, rows, nodes)
+            for pieces in self._bounded(nodes, own):
+                first, end = pieces[0].start, pieces[-1].stop
+                whole = end - first == rows.stop - rows.start
+                chosen = torch.arange(first - rows.start, end - rows.start)
+                part = cross_attention if whole else cross_attention.select(chosen)
+                scores.append(rank(part, tries[first:end], [slice(p.start - first, p.stop - first) for p in pieces]))
         return list(torch.cat(scores).split([len(row) for row in candidates]))
+
+    def _together(
+        self, parts: Sequence[slice], asked: Sequence[int], cu_seqlens: Tensor
+    ) -> list[tuple[slice, Sequence[slice]]]:
+        """The rows that the decoder takes at a time, and of which `parts` these are; of each row so many tokens are
+        `asked` for.
+
+        On a CPU several parts go together where each has the bits that it has alone: products that do not depend on how
+        many rows there are, and keys and values that are absorbed either way.
+        """
+        whole = [(slice(0, len(asked)), parts)]
+        if len(parts) == 1:
+            return whole
+        if self.device.type != "cpu":
+            return [(slice(0, len(asked)), [slice(0, len(asked))])]
+        families = (*ROWWISE, "linear_int8") if self.weights.in_int8 else ROWWISE
+        lengths = cu_seqlens.diff()
+        if all(path(family, self.embedding) == COMPILED for family in families) and all(
+            absorbs(torch.tensor(asked[part]), lengths[part], self.weights) for part in parts
+        ):
+            return whole
+        return [(part, [part]) for part in parts]
+
+    def _cross_attention(
+        self, states: Tensor, cu_seqlens: Tensor, rows: slice, tokens: Sequence[int], times: int = 1
+    ) -> CrossAttention:
+        """That of some rows' `tokens` to their states, of all rows' (N, d)."""
+        own = slice(int(cu_seqlens[rows.start]), int(cu_seqlens[rows.stop]))
+        cu_seqlens_q, cu_seqlens_k = cu_seqlens_of(tokens[rows]), cu_seqlens_of(cu_seqlens.diff()[rows])
+        return cross_attention_for(states[own], cu_seqlens_q, cu_seqlens_k, self.weights, times)
 
     def fingerprint(self) -> str:
         # The checkpoint's, as the reference gives it, while what was made of its weights is intact.
@@ -237,27 +289,48 @@ class PackedTrunk(BaseTrunk):
         bias = self.weights.encoder_bias.by_distance(int(cu_seqlens.diff().max()))
         return VarlenLayout(cu_seqlens, cu_seqlens, self.device, self.weights.inner, bias)
 
-    def _encode(self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The encoder's states (N, d) without a backward, and the rows' cumulative lengths (B+1,) in them."""
+    def _encode(
+        self, prompts: TargetPrompts, batch: Batch, input_update: Tensor | None
+    ) -> tuple[Tensor, Tensor, Sequence[slice]]:
+        """The encoder's states (N, d) without a backward, the rows' cumulative lengths (B+1,) in them, and the parts of
+        a joined batch, each of which a CPU encodes as if it were alone.
+        """
         inputs, cu_seqlens = self._assemble(prompts, batch, input_update)
         states = torch.empty_like(inputs)
-        for rows in _row_chunks(cu_seqlens, self.device):
-            here = slice(int(cu_seqlens[rows[0]]), int(cu_seqlens[rows[-1] + 1]))
-            layout = self._layout(cu_seqlens_of(cu_seqlens.diff()[rows]))
-            states[here] = encode(inputs[here], self.weights, layout)
-        return states, cu_seqlens
+        for part in batch.parts if self.device.type == "cpu" else [slice(0, batch.rows)]:
+            for own in _row_chunks(cu_seqlens[part.start : part.stop + 1], self.device):
+                rows = part.start + own
+                here = slice(int(cu_seqlens[rows[0]]), int(cu_seqlens[rows[-1] + 1]))
+                layout = self._layout(cu_seqlens_of(cu_seqlens.diff()[rows]))
+                states[here] = encode(inputs[here], self.weights, layout)
+        return states, cu_seqlens, batch.parts
 
-    def _parts(self, cross_attention: CrossAttention, nodes: list[int]) -> Iterator[tuple[slice, CrossAttention]]:
-        """Some rows at a time, so that the absorbed queries of their nodes stay within `ABSORBED_ELEMENTS`."""
+    def _bounded(self, nodes: Sequence[int], parts: Sequence[slice]) -> Iterator[list[slice]]:
+        """The rows of `parts`, some at a time, so that the absorbed queries of their nodes stay within
+        `ABSORBED_ELEMENTS`: of a part that does not fit in, pieces, each as if there were no other part.
+        """
         most = max(1, ABSORBED_ELEMENTS // (self.weights.heads * self.d_model))
-        first = total = 0
-        for row, count in enumerate([*nodes, most]):
-            if total + count > most and row > first:
-                whole = row - first == len(nodes)
-                part = cross_attention if whole else cross_attention.select(torch.arange(first, row))
-                yield slice(first, row), part
-                first, total = row, 0
-            total += count
+        taken: list[slice] = []
+        total = 0
+        for piece in chain.from_iterable(_cut(nodes, part, most) for part in parts):
+            own = sum(nodes[piece])
+            if taken and total + own > most:
+                yield taken
+                taken, total = [], 0
+            taken.append(piece)
+            total += own
+        yield taken
+
+
+def _cut(nodes: Sequence[int], part: slice, most: int) -> Iterator[slice]:
+    """A part of rows in pieces of up to `most` nodes, or of one row."""
+    first, total = part.start, 0
+    for row in range(part.start, part.stop):
+        if total + nodes[row] > most and row > first:
+            yield slice(first, row)
+            first, total = row, 0
+        total += nodes[row]
+    yield slice(first, part.stop)
 
 
 def _row_chunks(cu_seqlens: Tensor, device: torch.device) -> Iterator[Tensor]:

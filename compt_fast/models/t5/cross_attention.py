@@ -147,12 +147,18 @@ def cross_attention_for(
 
     Both round otherwise, in int16 so much that an answer could depend on what shares its batch: there all is absorbed.
     """
-    queries, keys = cu_seqlens_q.diff() * times, cu_seqlens_k.diff()
-    count, pairs = int(queries.sum()), int((queries * keys).sum())
-    in_int16 = weights.decoder[0].cross.absorbed is not None
-    absorbed = in_int16 or absorbing_pays(count, pairs, int(cu_seqlens_k[-1]), weights)
+    absorbed = absorbs(cu_seqlens_q.diff() * times, cu_seqlens_k.diff(), weights)
     kind = AbsorbedCrossAttention if absorbed else ProjectedCrossAttention
     return kind(states, cu_seqlens_q, cu_seqlens_k, weights)
+
+
+def absorbs(queries: Tensor, keys: Tensor, weights: Weights) -> bool:
+    """Whether rows with so many `queries` and `keys` (B,) each are computed with absorbed keys and values. Where that
+    is so of some rows and of others, it is so of all of them.
+    """
+    count, pairs = int(queries.sum()), int((queries * keys).sum())
+    in_int16 = weights.decoder[0].cross.absorbed is not None
+    return in_int16 or absorbing_pays(count, pairs, int(keys.sum()), weights)
 
 
 def absorbing_pays(queries: int, pairs: int, states: int, weights: Weights) -> bool:

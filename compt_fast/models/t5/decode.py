@@ -127,30 +127,42 @@ class Trie:
 
 
 class _Ancestors:
-    """Attention of each node of some tries to its ancestors and itself."""
+    """Attention of each node of some tries to its ancestors and itself.
 
-    def __init__(self, paths: Sequence[Sequence[int]], weights: Weights) -> None:
+    `paths` are the nodes', for some rows at a time, whose nodes attend in groups of their own.
+    """
+
+    def __init__(self, paths: Sequence[Sequence[Sequence[int]]], weights: Weights) -> None:
         device = weights.embedding.device
-        lengths = [len(path) for path in paths]
-        bias = weights.decoder_bias.by_distance(max(lengths))
-        ends = equal_cu_seqlens(len(paths), 1)
-        self.layout = VarlenLayout(ends, cu_seqlens_of(lengths), device, weights.inner, bias)
-        self.places = torch.tensor(list(chain.from_iterable(paths)), device=device)
+        self._parts = []
+        first = 0
+        for own in paths:
+            lengths = [len(path) for path in own]
+            bias = weights.decoder_bias.by_distance(max(lengths))
+            ends = equal_cu_seqlens(len(own), 1)
+            layout = VarlenLayout(ends, cu_seqlens_of(lengths), device, weights.inner, bias)
+            places = torch.tensor(list(chain.from_iterable(own)), device=device)
+            self._parts.append((slice(first, first + len(own)), places, layout))
+            first += len(own)
 
     def __call__(self, qkv: Tensor, depth: int) -> tuple[Tensor, tuple[()]]:
-        k, v = qkv[:, 1:][self.places].unbind(1)
-        return attend(qkv[:, 0], k, v, self.layout), ()
+        found = []
+        for nodes, places, layout in self._parts:
+            k, v = qkv[:, 1:][places].unbind(1)
+            found.append(attend(qkv[nodes, 0], k, v, layout))
+        return torch.cat(found) if len(found) > 1 else found[0], ()
 
 
-def rank(cross_attention: CrossAttention, tries: Sequence[Trie]) -> Tensor:
+def rank(cross_attention: CrossAttention, tries: Sequence[Trie], parts: Sequence[slice]) -> Tensor:
     """The log-likelihood in nats of all candidates, one trie a row, row after row: fp32 on the host.
 
-    `cross_attention` has a row's nodes as its tokens.
+    `cross_attention` has a row's nodes as its tokens. `parts` of the rows, one after the other, are computed as each
+    would be alone, if the products of a token do not depend on how many there are.
     """
     weights = cross_attention.weights
     device = cross_attention.states.device
     rows = list(zip(cross_attention.cu_seqlens_q.tolist(), tries, strict=False))
-    paths = [[first + node for node in path] for first, trie in rows for path in trie.paths]
+    paths = [[[first + node for node in path] for first, trie in rows[part] for path in trie.paths] for part in parts]
     tokens = torch.tensor([token for trie in tries for token in trie.tokens], device=device)
     out = decode(tokens, _Ancestors(paths, weights), cross_attention)
     steps = [[(first + node, token) for node, token in candidate] for first, trie in rows for candidate in trie.steps]

@@ -110,6 +110,11 @@ class Weights:
         """H c, the width of all heads together."""
         return self.heads * self.head_dim
 
+    @property
+    def in_int8(self) -> bool:
+        """Whether the layers' matrices are (`to_int8`)."""
+        return isinstance(self.decoder[0].feed_forward.wo, Int8Linear)
+
     @cached_property
     def likeliest(self) -> Likeliest:
         """The head's likeliest tokens; made when first asked for."""
