@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,7 @@ class Trainer(Roster):
 
     control: Control = field(default_factory=Uncontrolled)
     step: int = 0
+    tokens: int = 0  # of all training rows so far
     earlier_seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -86,6 +87,7 @@ class Trainer(Roster):
             "job": self.identity.hash([*self.results, *members, *self.returning]),
             "step": self.step,
             "wall_seconds": self.wall_seconds,
+            "tokens": self.tokens,
             "metrics_offset": monitor.offset,
             "results": {run: result.to_json() for run, result in self.results.items()},
             "returning": self.returning,
@@ -110,6 +112,7 @@ class Trainer(Roster):
         except (KeyError, RuntimeError) as error:
             raise InputError(f"{saved.path}: not a checkpoint of this job: {error}") from None
         self.step = state["step"]
+        self.tokens = state.get("tokens", 0)
         self.earlier_seconds = state["wall_seconds"]
         self.note_results(saved)
         self.control.restore(state.get("control", {}))
@@ -139,6 +142,7 @@ class Trainer(Roster):
             stepper.prepare(self.cohorts)  # while the device works
             records = self._records(packed, found.tolist())
             self.step += 1
+            self.tokens += packed.tokens
         speed = packed.tokens / (time.perf_counter() - began)
         for record in records:
             record["tokens_per_second"] = round(speed, 1)
@@ -205,19 +209,28 @@ class Trainer(Roster):
     def _select(self, monitor: Monitor, interrupts: Interrupts) -> None:
         """Keep the prompts of each run that did best so far on its development sample."""
         due = [(cohort, member) for cohort, member in self.members if member.due(SELECTIONS)]
+        for (cohort, member), development in zip(due, self.develop(due, monitor, interrupts), strict=True):
+            member.selected = member.step
+            if development["average"] > member.best_score:
+                member.best = cohort.prompts_of(member)
+                member.development = development
+
+    def develop(
+        self, asked: Sequence[tuple[Cohort, Member]], monitor: Monitor, interrupts: Interrupts
+    ) -> list[dict[str, Any]]:
+        """What runs in training score on their development samples now, as `RunResult.development` has it."""
+        new = [(cohort, member) for cohort, member in asked if member.developed[0] != member.step]
         scores = self._scores(
-            ((cohort, member, cohort.prompts_of(member), self.development_of(member.run)) for cohort, member in due),
+            ((cohort, member, cohort.prompts_of(member), self.development_of(member.run)) for cohort, member in new),
             interrupts,
         )
-        for _, member in due:
+        for _, member in new:
             monitor.phase(f"selecting {member.run.id}")
-            prompts, tasks = next(scores)
-            member.selected = member.step
-            if average(tasks) > member.best_score:
-                member.best = prompts
-                own = {name: task["scores"] for name, task in tasks.items()}
-                member.development = {"average": average(tasks), "step": member.step, "tasks": own}
+            _, tasks = next(scores)
+            by_task = {name: task["scores"] for name, task in tasks.items()}
+            member.developed = member.step, {"average": average(tasks), "step": member.step, "tasks": by_task}
             monitor.phase("training")
+        return [member.developed[1] for _, member in asked]
 
     def evaluation_of(self, run: Run) -> list[ScoredRows]:
         """The rows that a run is scored on, those of each of its tasks."""
