@@ -25,7 +25,7 @@ def going(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
     def slow(self: Monitor, *rest: Any, **named: Any) -> None:
         step(self, *rest, **named)
-        self.offset  # what a reader of the curve waits for
+        assert self.offset  # what a reader of the curve waits for is on the disk
         if not over.is_set():
             time.sleep(0.02)
 
