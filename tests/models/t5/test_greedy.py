@@ -45,7 +45,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def some_rows(trunk: PackedTrunk, count: int = 9) -> tuple[TargetPrompts, Batch]:
     rng, generator = random.Random(1), torch.Generator().manual_seed(2)
     prompts = TargetPrompts.from_stacks([3 * torch.randn(2, 3, trunk.d_model, generator=generator)])
-    inputs = [[*rng.choices(range(3, 90), k=rng.randint(1, 20)), 1] for _ in range(count)]
+    inputs = [[*rng.choices(range(3, 90), k=rng.randint(20, 50)), 1] for _ in range(count)]
     return prompts, make_batch(inputs, None, [rng.randrange(2) for _ in inputs])
 
 
@@ -57,12 +57,12 @@ def begun(trunk: PackedTrunk, prompts: TargetPrompts, batch: Batch, most: int) -
 
 def an_end(trunk: PackedTrunk, prompts: TargetPrompts, batch: Batch) -> int:
     """A token with which some answers end early and some do not."""
-    written = trunk.generate(prompts, batch, 40)
+    written = trunk.generate(prompts, batch, 30)
     ends = Counter(token for answer in written for token in set(answer))
     return next(token for token, count in ends.most_common() if 0 < count < batch.rows)
 
 
-@pytest.mark.parametrize("most", [0, 1, 5, 40])
+@pytest.mark.parametrize("most", [0, 1, 5, 30])
 def test_answers_are_those_of_rows_that_leave_as_they_end(
     most: int, trunk: PackedTrunk, gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,10 +77,10 @@ def test_answers_are_those_of_rows_that_leave_as_they_end(
 
 def test_nobody_waits_for_a_token(trunk: PackedTrunk, gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the encoder's states and the answers nothing is read from the device, nor anything of the host's."""
-    write, calls = decoding._write, []
+    write, tokens_of = decoding._write, []
 
     def watched(tokens: Tensor, *rest: Any) -> None:
-        calls.append(len(tokens) - 1)
+        tokens_of.append(len(tokens) - 1)
         with lawful():
             write(tokens, *rest)
 
@@ -89,9 +89,10 @@ def test_nobody_waits_for_a_token(trunk: PackedTrunk, gpu: None, monkeypatch: py
     monkeypatch.setattr(trunk, "end_id", -1)
     with torch.no_grad():
         begun(trunk, prompts, batch, 7)
-        assert calls == [7], "a label's tokens, all at once"
-        begun(trunk, prompts, batch, 40)
-        assert calls[1:] == [decoding.LOOK, decoding.LOOK, 40 - 2 * decoding.LOOK]
+        assert tokens_of == [7], "a label's tokens, all at once"
+        monkeypatch.setattr(decoding, "LOOK", 3)
+        begun(trunk, prompts, batch, 7)
+        assert tokens_of[1:] == [3, 3, 1]
         with pytest.raises(Unlawful), lawful():
             trunk.generate(prompts, batch, 4)
 
@@ -137,12 +138,11 @@ def test_a_token_takes_few_launches(trunk: PackedTrunk, folder: Path, monkeypatc
     monkeypatch.setattr(decoding, "_write", counted)
     prompts, batch = some_rows(trunk)
     on_device = TargetPrompts(prompts.flat.to("meta"), prompts.cu_seqlens)
-    with torch.no_grad():
+    with torch.no_grad(), launching.recorded():
         away.begin_generate(on_device, batch.to("meta"), 1)
         away.begin_generate(on_device, batch.to("meta"), 6)
     (one, of_one), (six, of_six) = found
     layers = len(trunk.weights.decoder)
     assert six == 6 * one and one == 7 * layers + 1, "norms, attention, what cross-attention takes; the last norm"
     assert of_six.total() == 6 * of_one.total(), of_six - of_one
-    print(of_one)
-    assert of_one.total() <= 12 * layers + 8, of_one
+    assert of_one.total() <= 16 * layers + 4, of_one
