@@ -6,6 +6,7 @@ Nothing here imports Triton: the modules that do are imported where a kernel run
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,6 +22,22 @@ def unavailable(device: torch.device) -> str:
     if torch.cuda.get_device_capability(device) < CAPABILITY:
         return f"kernels need compute capability {'.'.join(map(str, CAPABILITY))} or newer"
     return "" if HAS_TRITON else "triton is not installed"
+
+
+def fetched(there: Tensor) -> Callable[[], Tensor]:
+    """What gives a copy on the host of a tensor of a device's, and waits no longer than until it was made now."""
+    if not there.is_cuda:
+        return lambda: there.cpu()
+    host = torch.empty(there.shape, dtype=there.dtype, pin_memory=True)
+    host.copy_(there, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(there.device))
+
+    def read() -> Tensor:
+        done.synchronize()
+        return host
+
+    return read
 
 
 def moved(host: Tensor, device: torch.device) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from triton import knobs
 
-from compt_fast.kernels import adamw, attention, norms
+from compt_fast.kernels import adamw, attention, newest_attention, norms
 from compt_fast.kernels.compose import Inputs, compose_backward, compose_forward
 from compt_fast.kernels.launching import Launch, recorded
 from compt_fast.kernels.plan import Plan
@@ -157,7 +157,7 @@ def update_launches(plan: Plan, runs: int = 2) -> list[Launch]:
 
 
 def attention_launches(dtype: torch.dtype, width: int, max_seqlen: int) -> list[Launch]:
-    """What a layer's attention starts, forward and backward."""
+    """What a layer's attention starts, forward and backward, and that of a token that is written."""
     heads, device = 12, "meta"
     qkv = torch.empty(2 * max_seqlen, 3, heads, width, dtype=dtype, device=device)
     cu_seqlens = torch.empty(3, dtype=torch.int64, device=device)
@@ -165,6 +165,8 @@ def attention_launches(dtype: torch.dtype, width: int, max_seqlen: int) -> list[
     with recorded() as found:
         out, lse = attention.attention_fwd(qkv, cu_seqlens, bias, max_seqlen)
         attention.attention_bwd(torch.empty_like(out), qkv, out, lse, cu_seqlens, bias, max_seqlen)
+        cache = torch.empty(len(qkv), 6, 2, heads, width, dtype=dtype, device=device)
+        newest_attention.attend_newest(qkv, cache, 2, bias)
     return found
 
 

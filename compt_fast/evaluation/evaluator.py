@@ -13,6 +13,7 @@ from torch import Tensor
 
 from compt_fast.evaluation.passes import Asked, Part, passes
 from compt_fast.evaluation.scorings import SCORINGS, Labels
+from compt_fast.kernels import moved
 from compt_fast.models.api import Trunk
 from compt_fast.models.batch import Batch, TargetPrompts, join, make_batch
 from compt_fast.prompts.artifact import RunPrompts
@@ -78,6 +79,15 @@ class _Sheet:
         tasks, mode = [of.task for of in asked.sets], asked.mode
         self.labels = [Labels(label_texts(task, mode), data.label_ids(task, mode)) for task in tasks]
         self.longest = data.longest_label(mode)
+        self._targets: TargetPrompts | None = None
+
+    def prompts_for(self, batch: Batch) -> tuple[TargetPrompts, Batch]:
+        """As `prompts_for`; what does not depend on the batch is made once."""
+        prompts, trunk = self.asked.prompts, self.asked.trunk
+        if prompts.shape.per_row:
+            return prompts_for(prompts, trunk, batch)
+        self._targets = self._targets or targets_of(prompts, trunk.device)
+        return self._targets, batch
 
     def write(self, part: Part, texts: Iterable[str]) -> None:
         for (t, i), text in zip(part.rows, texts, strict=True):
@@ -94,7 +104,7 @@ def _answered(parts: Sequence[tuple[_Sheet, Part]], scoring: str) -> Callable[[]
         batch = make_batch([own.asked.sets[t].inputs[i] for t, i in part.rows], None, slots).to(trunk.device)
         labels += [own.labels[t] for t in slots]
         updates.append(update_for(own.asked.prompts, trunk, batch))
-        whole.append(prompts_for(own.asked.prompts, trunk, batch))
+        whole.append(own.prompts_for(batch))
     added = [update for update in updates if update is not None]
     return SCORINGS[scoring](trunk, *join(whole), labels, sheet.longest, torch.cat(added) if added else None)
 
@@ -106,12 +116,17 @@ def prompts_for(prompts: RunPrompts, trunk: Trunk, batch: Batch) -> tuple[Target
     """
     device = trunk.embedding.device
     if not prompts.shape.per_row:
-        return TargetPrompts.from_stacks([prompts.tensors["targets"].to(device)]), batch
+        return targets_of(prompts, device), batch
     composition, params = prompts.composed(device)
     tasks = batch.slots.to(device)
     texts = trunk.texts(batch)
     rows = compose_rows(composition, params, prompts.shape, torch.zeros_like(tasks), tasks, texts, prompts.mask)
     return TargetPrompts.from_stacks([rows]), replace(batch, slots=torch.arange(len(tasks)))
+
+
+def targets_of(prompts: RunPrompts, device: torch.device) -> TargetPrompts:
+    """The target prompts of a run's tasks, on a device, of a shape where they do not depend on the row."""
+    return TargetPrompts.from_stacks([moved(prompts.tensors["targets"], device)])
 
 
 def update_for(prompts: RunPrompts, trunk: Trunk, batch: Batch) -> Tensor | None:

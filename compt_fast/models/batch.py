@@ -174,21 +174,24 @@ def make_batch(inputs: Sequence[Sequence[int]], labels: Sequence[Sequence[int]] 
 
 
 def join(parts: Sequence[tuple[TargetPrompts, Batch]]) -> tuple[TargetPrompts, Batch]:
-    """Batches of one device, each with prompts of its own, as one: their rows one after the other.
+    """Batches of one device, each with its prompts, as one: their rows one after the other. Prompts that several share,
+    the very same object, are there once.
 
     A trunk that `joins` answers each row as in its own batch, which it knows by `Batch.parts`.
     """
     if len(parts) == 1:
         return parts[0]
-    firsts = cu_seqlens_of([prompts.slots for prompts, _ in parts]).tolist()
     batches = [batch for _, batch in parts]
+    distinct = list({id(prompts): prompts for prompts, _ in parts}.values())
+    first_slots = cu_seqlens_of([prompts.slots for prompts in distinct]).tolist()
+    firsts = dict(zip(map(id, distinct), first_slots, strict=False))
     joined = Batch(
         input_ids=torch.cat([batch.input_ids for batch in batches]),
         input_cu_seqlens=cu_seqlens_of(torch.cat([batch.input_lengths for batch in batches])),
         label_ids=torch.cat([batch.label_ids for batch in batches]),
         label_cu_seqlens=cu_seqlens_of(torch.cat([batch.label_lengths for batch in batches])),
-        slots=torch.cat([batch.slots + first for batch, first in zip(batches, firsts, strict=False)]),
+        slots=torch.cat([batch.slots + firsts[id(prompts)] for prompts, batch in parts]),
         joined=tuple(batch.rows for batch in batches),
     )
-    lengths = torch.cat([prompts.lengths for prompts, _ in parts])
-    return TargetPrompts(torch.cat([prompts.flat for prompts, _ in parts]), cu_seqlens_of(lengths)), joined
+    lengths = torch.cat([prompts.lengths for prompts in distinct])
+    return TargetPrompts(torch.cat([prompts.flat for prompts in distinct]), cu_seqlens_of(lengths)), joined

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from compt_fast.kernels import moved
 from compt_fast.ops.paths import COMPILED, path
 from compt_fast.ops.placement import Placement
 
@@ -51,9 +52,9 @@ def formula(
     """
     at = Placement.packed(prompt_cu_seqlens.cpu(), slots.cpu(), input_cu_seqlens.cpu().diff(), prepend)
     packed = embedding.new_zeros(int(at.cu_seqlens[-1]) if total is None else total, embedding.shape[1])
-    packed = packed.index_copy(0, at.text_places.to(embedding.device), embedding[token_ids])
-    copies = _Copies.apply(prompts, at.prompt_rows.to(prompts.device), embedding.dtype)
-    packed = packed.index_copy(0, at.prompt_places.to(embedding.device), copies)
+    packed = packed.index_copy(0, moved(at.text_places, embedding.device), embedding[token_ids])
+    copies = _Copies.apply(prompts, moved(at.prompt_rows, prompts.device), embedding.dtype)
+    packed = packed.index_copy(0, moved(at.prompt_places, embedding.device), copies)
     return packed, at.cu_seqlens.to(input_cu_seqlens.device)
 
 

@@ -53,7 +53,8 @@ FAMILIES: dict[str, Family] = {
         ("pack_int8", "product_int8", "product_int8_add", "pack_int16", "product_int16"),
         takes=lambda dtype: _quick(torch.int8),
     ),
-    "attention": Family(("packed_attention", "packed_attention_backward", "attend_newest"), triton="attention"),
+    "attention": Family(("packed_attention", "packed_attention_backward"), triton="attention"),
+    "newest_attention": Family(("attend_newest",), triton="newest_attention"),
     "cross_attention": Family(("pack_states", "cross_attention", "cross_attention_backward"), triton="cross_attention"),
     "assembly": Family(("assemble",), devices=("cpu", "cuda", "meta")),
 }

@@ -14,6 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from compt_fast.kernels import moved
+
 MASKED = -1e30  # added to the score of what is not seen; finite, so that no inf - inf can arise
 ANOTHER_GROUP = 1 << 21  # products that take as long as the steps around them do (ours)
 
@@ -131,7 +133,7 @@ class VarlenLayout:
     def cu_seqlens(self) -> Tensor:
         """`cu_seqlens_k` on the device."""
         there = self._bound is not None
-        return self.cu_seqlens_k if there else self.cu_seqlens_k.to(self.device, non_blocking=True)
+        return self.cu_seqlens_k if there else moved(self.cu_seqlens_k, self.device)
 
     @cached_property
     def max_seqlen(self) -> int:

@@ -38,6 +38,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from compt_fast.config.choices import LABEL_MODES, PROMPT_POSITIONS
+from compt_fast.kernels import moved
 from compt_fast.prompts.compose import Composition, compose
 from compt_fast.prompts.former import present_manifest
 from compt_fast.prompts.parameters import mixing_parameters
@@ -177,7 +178,7 @@ class RunPrompts:
 
     def composed(self, device: torch.device) -> tuple[Composition, dict[str, Tensor]]:
         """The composition and the parameters beside it, of one run, on a device: what `compose_rows` takes."""
-        wide = {name: t[None].to(device) for name, t in self.tensors.items()}
+        wide = {name: moved(t[None], device) for name, t in self.tensors.items()}
         params = {name.removeprefix("param."): t for name, t in wide.items() if name.startswith("param.")}
         return Composition(**{part: wide.get(part) for part in _PARTS}), params
 

@@ -51,7 +51,7 @@ def quick_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of the trunk's kernels, which take long in the interpreter, their formulas; and in place of the
     attention's what they promise and no more: nothing is written behind the last row's end.
     """
-    for family in ("norm_activation", "cross_attention"):
+    for family in ("norm_activation", "cross_attention", "newest_attention"):
         monkeypatch.setitem(paths.FAMILIES, family, replace(paths.FAMILIES[family], triton=""))
     quick = SimpleNamespace(attention_fwd=_forward, attention_bwd=_backward)
     monkeypatch.setattr(attention, "kernels", lambda family: quick)

@@ -6,19 +6,20 @@ embeddings, and to the text's where they are updated, and computes and saves not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from compt_fast.kernels import moved
 from compt_fast.models.base import BaseTrunk
 from compt_fast.models.batch import Batch, TargetPrompts, longest_first
 from compt_fast.models.checkpoint import fingerprint
 from compt_fast.models.distillation import Teachers
 from compt_fast.models.t5.cross_attention import CrossAttention, absorbs, cross_attention_for
-from compt_fast.models.t5.decode import Trie, greedy, rank
+from compt_fast.models.t5.decode import Trie, begin_greedy, greedy, rank
 from compt_fast.models.t5.distillation import Taught
 from compt_fast.models.t5.encoder import encode
 from compt_fast.models.t5.losses import Chunk, EncoderRows, LabelRows, RowLosses
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 CACHED_TOKENS = 2048  # of the rows that a CPU takes through all layers at a time, to keep them in its caches (ours)
 ABSORBED_ELEMENTS = 1 << 26  # bound of the absorbed queries while ranking (ours): 256 MiB in fp32
-ROWWISE = ("norm_activation", "linear", "attention", "cross_attention")
+ROWWISE = ("norm_activation", "linear", "attention", "newest_attention", "cross_attention")
 """Families of operators of which the extension computes each row as if it were alone."""
 
 
@@ -170,6 +171,14 @@ class PackedTrunk(BaseTrunk):
         return self._generated(*self._encode(prompts, batch, input_update), max_new_tokens)
 
     @torch.no_grad()
+    def begin_generate(
+        self, prompts: TargetPrompts, batch: Batch, max_new_tokens: int, input_update: Tensor | None = None
+    ) -> Callable[[], list[list[int]]]:
+        if self.device.type == "cpu":
+            return super().begin_generate(prompts, batch, max_new_tokens, input_update)
+        return self._begin_greedy(*self._encode(prompts, batch, input_update)[:2], max_new_tokens)
+
+    @torch.no_grad()
     def label_scores(
         self,
         prompts: TargetPrompts,
@@ -197,12 +206,20 @@ class PackedTrunk(BaseTrunk):
         self, states: Tensor, cu_seqlens: Tensor, parts: Sequence[slice], max_new_tokens: int
     ) -> list[list[int]]:
         """The greedy answers to rows of `parts`, with these encoder states (N, d) and cumulative lengths (B+1,)."""
+        if self.device.type != "cpu":
+            return self._begin_greedy(states, cu_seqlens, max_new_tokens)()
         asked = [max_new_tokens] * (len(cu_seqlens) - 1)
         answers = []
         for rows, _ in self._together(parts, asked, cu_seqlens):
             cross_attention = self._cross_attention(states, cu_seqlens, rows, [1] * len(asked), max_new_tokens)
             answers += greedy(cross_attention, self.start_id, self.end_id, max_new_tokens)
         return answers
+
+    def _begin_greedy(self, states: Tensor, cu_seqlens: Tensor, max_new_tokens: int) -> Callable[[], list[list[int]]]:
+        """What gives the greedy answers to all rows when it is called."""
+        rows = slice(0, len(cu_seqlens) - 1)
+        cross_attention = self._cross_attention(states, cu_seqlens, rows, [1] * rows.stop, max_new_tokens)
+        return begin_greedy(cross_attention, self.start_id, self.end_id, max_new_tokens)
 
     def _scored(
         self,
@@ -240,11 +257,12 @@ class PackedTrunk(BaseTrunk):
         On a CPU several parts go together where each has the bits that it has alone: products that do not depend on how
         many rows there are, and keys and values that are absorbed either way.
         """
-        whole = [(slice(0, len(asked)), parts)]
+        rows = slice(0, len(asked))
+        whole = [(rows, parts)]
+        if self.device.type != "cpu":
+            return [(rows, [rows])]
         if len(parts) == 1:
             return whole
-        if self.device.type != "cpu":
-            return [(slice(0, len(asked)), [slice(0, len(asked))])]
         families = (*ROWWISE, "linear_int8") if self.weights.in_int8 else ROWWISE
         lengths = cu_seqlens.diff()
         if all(path(family, self.embedding) == COMPILED for family in families) and all(
@@ -273,7 +291,7 @@ class PackedTrunk(BaseTrunk):
             prompts.flat,
             prompts.cu_seqlens,
             batch.slots,
-            batch.input_ids.to(self.device),
+            moved(batch.input_ids, self.device),
             batch.input_cu_seqlens,
             self.embedding,
             self.prepend,

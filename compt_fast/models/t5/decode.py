@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor
 
+from compt_fast.kernels import fetched
 from compt_fast.models.t5.cross_attention import CrossAttention
 from compt_fast.models.t5.decoder import decode
 from compt_fast.models.t5.head import log_likelihoods
 from compt_fast.models.t5.weights import Weights
 from compt_fast.ops.attention import attend
+from compt_fast.ops.newest_attention import attend_newest
 from compt_fast.ops.paths import COMPILED, path
 from compt_fast.ops.varlen import VarlenLayout, cu_seqlens_of, equal_cu_seqlens
 
 ROOM = 16  # tokens that a row's cache has room for at first
+LOOK = 16  # tokens after which the host looks whether all answers have ended, where it waits for nothing else (ours)
 
 
 class _KeyValueCache:
@@ -49,8 +52,14 @@ class _KeyValueCache:
         return attend(qkv[:, 0], k, v, self.layout), ()
 
 
-class _CompiledCache(_KeyValueCache):
-    """The same by the extension, which writes into memory with room for more: (n, room, 2, H, c) by layer."""
+class _RoomyCache(_KeyValueCache):
+    """The same in memory with room for more, into which the newest keys and values are written: (n, room, 2, H, c) by
+    layer.
+    """
+
+    def __init__(self, weights: Weights, max_new_tokens: int) -> None:
+        super().__init__(weights, max_new_tokens)
+        self._room = min(ROOM, max_new_tokens)
 
     def step(self, rows: int, written: int) -> None:
         self.before = written - 1
@@ -58,11 +67,11 @@ class _CompiledCache(_KeyValueCache):
     def __call__(self, qkv: Tensor, depth: int) -> tuple[Tensor, tuple[()]]:
         kv = self.layers.get(depth)
         if kv is None:
-            kv = qkv.new_empty(len(qkv), ROOM, *qkv[0, 1:].shape)
+            kv = qkv.new_empty(len(qkv), self._room, *qkv[0, 1:].shape)
         elif kv.shape[1] == self.before:
             kv = torch.cat([kv, torch.empty_like(kv)], 1)
         self.layers[depth] = kv
-        return torch.ops.compt_fast.attend_newest(qkv, kv, self.before, self.bias), ()
+        return attend_newest(qkv, kv, self.before, self.bias), ()
 
 
 def greedy(cross_attention: CrossAttention, start_id: int, end_id: int, max_new_tokens: int) -> list[list[int]]:
@@ -73,8 +82,8 @@ def greedy(cross_attention: CrossAttention, start_id: int, end_id: int, max_new_
     weights, device = cross_attention.weights, cross_attention.states.device
     rows = list(range(len(cross_attention.cu_seqlens_k) - 1))
     answers: list[list[int]] = [[] for _ in rows]
-    compiled = path("attention", weights.embedding) == COMPILED
-    cache = (_CompiledCache if compiled else _KeyValueCache)(weights, max(1, max_new_tokens))
+    compiled = path("newest_attention", weights.embedding) == COMPILED
+    cache = (_RoomyCache if compiled else _KeyValueCache)(weights, max(1, max_new_tokens))
     ids = torch.full((len(rows),), start_id, device=device)
     for written in range(1, max_new_tokens + 1):
         cache.step(len(rows), written)
@@ -92,6 +101,35 @@ def greedy(cross_attention: CrossAttention, start_id: int, end_id: int, max_new_
             cache.select(chosen)
             ids = ids[chosen]
     return answers
+
+
+def begin_greedy(
+    cross_attention: CrossAttention, start_id: int, end_id: int, max_new_tokens: int
+) -> Callable[[], list[list[int]]]:
+    """What gives the result of `greedy`, on a device that the host does not wait for: not for a token, and for all of
+    them when this is called.
+
+    All rows write on until the last one has ended, for which the host looks every `LOOK` tokens: labels are shorter.
+    """
+    device, rows = cross_attention.states.device, len(cross_attention.cu_seqlens_k) - 1
+    cache = _RoomyCache(cross_attention.weights, max(1, max_new_tokens))
+    tokens = torch.empty(1 + max_new_tokens, rows, dtype=torch.int64, device=device)
+    tokens[0] = start_id
+    written = 0
+    while written < max_new_tokens:
+        last, written = written, min(written + LOOK, max_new_tokens)
+        _write(tokens[last : written + 1], last, cache, cross_attention)
+        if written < max_new_tokens and bool((tokens[1 : written + 1] == end_id).any(0).all()):
+            break
+    found = fetched(tokens[1 : written + 1])
+    return lambda: [answer[: (*answer, end_id).index(end_id)] for answer in found().T.tolist()]
+
+
+def _write(tokens: Tensor, before: int, cache: _RoomyCache, cross_attention: CrossAttention) -> None:
+    """Fill `tokens` (n + 1, B) behind the first, of which each row has written `before`; nothing here waits."""
+    for step, ids in enumerate(tokens[:-1].unbind(), start=1):
+        cache.step(len(ids), before + step)
+        tokens[step] = cross_attention.weights.likeliest(decode(ids, cache, cross_attention))
 
 
 @dataclass(frozen=True)
