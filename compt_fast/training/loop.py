@@ -21,7 +21,7 @@ from compt_fast.prompts.artifact import About, RunPrompts, TextFormat, TrunkId
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.tasks.examples import JobData, ScoredRows, Seen, seen_nothing
 from compt_fast.training import checkpoint
-from compt_fast.training.cohort import Cohort, Member
+from compt_fast.training.cohort import Cohort, Held, Member
 from compt_fast.training.distillation import TeachersOf, no_teachers
 from compt_fast.training.graphs import Graphs, captures
 from compt_fast.training.identity import Identity
@@ -60,7 +60,8 @@ class Trainer:
     `start` gives what a run's prompts start from where that is stored, `seen` the rows that it was
     trained on, `teachers` the prompts that it learns from. Runs that train alone come after the others, one at a time,
     each in a cohort that `alone` makes. `results` and the checkpoints hold everything done so far, so a job can stop
-    after any step. Of a job that goes on, `begun` holds the steps of the runs that were midway, and
+    after any step. `held` are the runs that have begun and are in no cohort: they enter again before others, and go on
+    where they were. Of a job that goes on, `begun` holds the steps of the runs that were midway, and
     `earlier_seconds` the time that its earlier parts took.
     """
 
@@ -75,6 +76,7 @@ class Trainer:
     teachers: TeachersOf = no_teachers
     alone: Callable[[Run], Cohort] = none_alone
     cohorts: list[Cohort] = field(default_factory=list)
+    held: dict[str, Held] = field(default_factory=dict)
     results: dict[str, RunResult] = field(default_factory=dict)
     begun: dict[str, int] = field(default_factory=dict)
     step: int = 0
@@ -118,9 +120,13 @@ class Trainer:
 
     @property
     def waiting(self) -> list[Run]:
-        """The runs that have not begun, in the plan's order, those that train alone last."""
+        """The runs that are to enter: those that are held, then the others in the plan's order; those that train alone
+        last.
+        """
         begun = {member.run.id for cohort in self.cohorts for member in cohort.members} | self.results.keys()
-        return sorted((run for run in self.runs if run.id not in begun), key=lambda run: run.alone)
+        held = {name: place for place, name in enumerate(self.held)}
+        left = (run for run in self.runs if run.id not in begun)
+        return sorted(left, key=lambda run: (run.alone, held.get(run.id, len(held))))
 
     @property
     def wall_seconds(self) -> float:
@@ -142,30 +148,41 @@ class Trainer:
 
         On `Interrupted` or an error, `save` keeps what was done, unless the trainer is `midway`.
         """
-        self._started = time.perf_counter()
-        every = self.settings.checkpoint_every
-        while True:
-            self._retire(monitor, interrupts)
-            self.refill()
-            if not self.cohorts:
-                break
-            self.train_step(monitor)
-            if self.step % every == 0:
+        self.begin()
+        while self.advance(monitor, interrupts):
+            if self.due:
                 self.save(monitor)
             interrupts.check()
         self.save(monitor)
+
+    def begin(self) -> None:
+        """Count the time from now on."""
+        self._started = time.perf_counter()
+
+    def advance(self, monitor: Monitor, interrupts: Interrupts) -> bool:
+        """Let runs that are through leave and waiting ones enter, and take a step; False where nobody trains."""
+        self._retire(monitor, interrupts)
+        self.refill()
+        if self.cohorts:
+            self.train_step(monitor)
+        return bool(self.cohorts)
+
+    @property
+    def due(self) -> bool:
+        """Whether a checkpoint is, after so many steps."""
+        return self.step % self.settings.checkpoint_every == 0
 
     def save(self, monitor: Monitor) -> None:
         """Write a checkpoint of the present state."""
         members = [member.run.id for cohort in self.cohorts for member in cohort.members]
         state = {
-            "job": self.identity.hash([*self.results, *members]),
+            "job": self.identity.hash([*self.results, *members, *self.held]),
             "step": self.step,
             "wall_seconds": self.wall_seconds,
             "metrics_offset": monitor.offset,
             "results": {run: result.to_json() for run, result in self.results.items()},
         }
-        checkpoint.save(self.folder / "checkpoints", state, self.cohorts)
+        checkpoint.save(self.folder / "checkpoints", state, self.cohorts, self.held)
 
     def restore(self, monitor: Monitor, saved: checkpoint.Checkpoint) -> None:
         """Go back to the state of a checkpoint of the same job, or of one with fewer runs.
@@ -174,17 +191,16 @@ class Trainer:
         """
         state = saved.state
         by_id = {run.id: run for run in self.runs}
+        self.note_results(saved)
         try:
-            for entries in filter(None, state["members"]):
-                cohort = self._admit([by_id[entry["run"]] for entry in entries])
-                for index, entry in enumerate(entries, len(cohort.members) - len(entries)):
-                    cohort.restore(index, entry, saved.tensors[entry["run"]])
+            for entry in itertools.chain.from_iterable(state["members"]):
+                self.held[by_id[entry["run"]].id] = Held(entry, saved.tensors[entry["run"]])
+            self.refill()
         except (KeyError, RuntimeError) as error:
             raise InputError(f"{saved.path}: not a checkpoint of this job: {error}") from None
         self.step = state["step"]
         self.earlier_seconds = state["wall_seconds"]
-        self.note_results(saved)
-        alive = sum(m.step for c in self.cohorts for m in c.members)
+        alive = sum(m.step for c in self.cohorts for m in c.members) + sum(held.step for held in self.held.values())
         done = sum(self.steps_of(by_id[run]) for run in self.results)
         monitor.rewind(state["metrics_offset"], alive + done)
 
@@ -273,7 +289,23 @@ class Trainer:
             cohort = self.alone(runs[0]) if runs[0].alone else Cohort(runs[0].shape, self.trunk.embedding)
             self.cohorts.append(cohort)
         cohort.admit(*members)
+        for index, member in enumerate(members, len(cohort.members) - len(members)):
+            if member.run.id in self.held:
+                held = self.held.pop(member.run.id)
+                cohort.restore(index, held.state, held.tensors)
         return cohort
+
+    def hold(self, name: str) -> None:
+        """Take a run out of its cohort, as it is."""
+        cohort = next(cohort for cohort in self.cohorts if name in cohort.names)
+        index = cohort.names.index(name)
+        if self.graphs is not None:
+            self.graphs.drop()
+        with self._change():
+            self.held[name] = Held.of(cohort, index)
+            cohort.keep([i for i in range(len(cohort.members)) if i != index])
+            if not cohort.members:
+                self.cohorts.remove(cohort)
 
     def _retire(self, monitor: Monitor, interrupts: Interrupts) -> None:
         """Score the runs that are through, store their prompts and results, and let them leave."""
