@@ -162,7 +162,8 @@ class Trainer:
     def advance(self, monitor: Monitor, interrupts: Interrupts) -> bool:
         """Let runs that are through leave and waiting ones enter, and take a step; False where nobody trains."""
         self._retire(monitor, interrupts)
-        self.refill()
+        while self.refill():  # of one that goes on the last step may not have been looked at, or there is none left
+            self._retire(monitor, interrupts)
         if self.cohorts:
             self.train_step(monitor)
         return bool(self.cohorts)
@@ -262,8 +263,8 @@ class Trainer:
 
     # Runs that enter and leave
 
-    def refill(self) -> None:
-        """Let waiting runs in until `runs_at_once` train side by side."""
+    def refill(self) -> bool:
+        """Let waiting runs in until `runs_at_once` train side by side; whether some of them were held."""
         alive = sum(len(cohort.members) for cohort in self.cohorts)
         entering: dict[PromptShape, list[Run]] = {}
         for run in self.waiting[: max(0, self.settings.runs_at_once - alive)]:
@@ -273,9 +274,11 @@ class Trainer:
             entering.setdefault(run.shape, []).append(run)
             if run.alone:
                 break
+        held = len(self.held)
         for runs in entering.values():
             with self._change():
                 self._admit(runs)
+        return len(self.held) < held
 
     def _admit(self, runs: Sequence[Run]) -> Cohort:
         """Let runs of one shape in."""
@@ -294,6 +297,15 @@ class Trainer:
                 held = self.held.pop(member.run.id)
                 cohort.restore(index, held.state, held.tensors)
         return cohort
+
+    def add(self, run: Run) -> None:
+        """Have one more run, which waits."""
+        self.runs.append(run)
+        self.rows[run.id] = self.data.training(run.config)
+
+    def snapshot(self) -> dict[str, Held]:
+        """All that the runs in training go on from, as they are."""
+        return {name: Held.of(cohort, index) for cohort in self.cohorts for index, name in enumerate(cohort.names)}
 
     def hold(self, name: str) -> None:
         """Take a run out of its cohort, as it is."""

@@ -93,7 +93,7 @@ class Monitor:
             self._events(record)
 
     def show(self, done: int, losses: list[float], *, speed: float, runs: int) -> None:
-        """How far the job is: the steps that are done, the losses of the latest, tokens per second, runs in training."""
+        """How far the job is: steps that are done, the losses of the latest, tokens per second, runs in training."""
         mean = sum(losses) / len(losses) if losses else float("nan")
         self.progress.update(self._bar, completed=done, loss=mean, speed=speed, alive=plural(runs, "run"))
         self._say_now_and_then()

@@ -61,6 +61,9 @@ def test_room_is_counted_on_each_machine(machines: list[dict[str, float]], cpus:
 def test_a_process_takes_a_gpu_where_it_computes_on_one(
     device: str, gpus: int, each: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": float(gpus)}}, {"Alive": False, "Resources": {"GPU": 8.0}}]
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 4.0, "GPU": float(gpus)}},
+        {"Alive": False, "Resources": {"GPU": 8.0}},
+    ]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     assert gpus_each(device) == each

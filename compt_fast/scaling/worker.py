@@ -1,0 +1,173 @@
+"""A trainer on a device of a cluster: a process with a trunk, which trains whatever runs it is given.
+
+It writes nothing but into a folder of its own, which ends with it: what it has done it reports.
+"""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from compt_fast.models.api import Trunk
+from compt_fast.runs.alone import alone
+from compt_fast.runs.job import Job, named_trunk
+from compt_fast.scaling.messages import Assignment, Ended, Order, Report, Work
+from compt_fast.tasks.examples import JobData
+from compt_fast.training.interrupts import Interrupted, Interrupts
+from compt_fast.training.loop import Trainer
+from compt_fast.training.monitor import Monitor
+from compt_fast.utils.errors import InputError, out_of_memory
+from compt_fast.utils.files import remove_folder
+
+KEPT = ("prompts", "weights")  # folders of a run folder that hold a folder a run
+
+
+class Gathering(Monitor):
+    """Keeps the records of each run's steps until they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, 0, Console(quiet=True), tensorboard=False)
+        self._records: dict[str, list[dict[str, Any]]] = {}
+        self.losses: list[float] = []  # of the latest step
+        self.speed = 0.0
+
+    def step(self, records: list[dict[str, Any]], *, speed: float) -> None:
+        for record in records:
+            self._records.setdefault(record["run"], []).append(record)
+        self.losses = [record["loss"] for record in records if record["loss"] is not None]
+        self.speed = speed
+
+    def taken(self, run: str) -> list[dict[str, Any]]:
+        """The records of a run since the last call."""
+        return self._records.pop(run, [])
+
+
+class Worker:
+    """The trunk of one device, and a trainer over it. Every call is of the process that conducts the job."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._temporary = tempfile.TemporaryDirectory(prefix="compt-fast-")
+        self._folder = Path(self._temporary.name)
+        self._interrupts = Interrupts()
+        self._trunk: Trunk | None = None
+        self._of: tuple[object, ...] = ()
+        self._assigned: dict[str, Assignment] = {}
+
+    def open(self, work: Work) -> None:
+        """Be ready for the runs of a job; the trunk stays where the job before had the same.
+
+        Raises `InputError` where the trunk is not there, or is another one.
+        """
+        torch.set_num_threads(self._threads)
+        settings = work.settings
+        of = (settings.model, settings.engine, settings.dtype, settings.device, settings.prompt_position)
+        if self._trunk is None or of != self._of:
+            self._trunk = None  # before another takes its memory
+            self._trunk, self._of = named_trunk(settings), of
+        if (own := self._trunk.fingerprint()) != work.trunk_hash:
+            raise InputError(
+                f"{settings.model}: on this machine its weights have the sha256 {own}, and the job's "
+                f"{work.trunk_hash}: every machine of the cluster needs the same checkpoint"
+            )
+        data = JobData(work.tasks, settings, self._trunk.tokenizer)
+        job = Job(settings, self._trunk, work.trunk_hash, data, [])
+        self._trainer = Trainer(
+            [],
+            self._trunk,
+            work.trunk_hash,
+            data,
+            settings,
+            self._folder,
+            start=lambda run: dict(self._assigned[run.id].start),
+            seen=lambda run: self._assigned[run.id].seen,
+            teachers=lambda run: self._assigned[run.id].teachers,
+            alone=partial(alone, job),
+        )
+        self._monitor = Gathering(self._folder)
+
+    def train(self, order: Order) -> Report:
+        """Do what is ordered, until a run ends, a checkpoint is due or the time is over.
+
+        Raises `InputError` where memory runs out.
+        """
+        torch.set_num_threads(self._threads)  # of this thread, which need not be that of the last call
+        trainer, until = self._trainer, time.monotonic() + order.seconds
+        for name in order.leave:
+            if any(name in cohort.names for cohort in trainer.cohorts):
+                trainer.hold(name)
+        left = {name: trainer.held.pop(name) for name in order.leave if name in trainer.held}
+        for assignment in order.enter:
+            self._enter(assignment)
+        first, due = trainer.step, False
+        try:
+            while not due and trainer.advance(self._monitor, self._interrupts):
+                due = trainer.due
+                self._interrupts.check()
+                if trainer.results or time.monotonic() > until:
+                    break
+        except Interrupted:
+            due = True
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise InputError(
+                f"out of memory with {len(self._assigned)} runs side by side: go on with a lower --runs-at-once"
+            ) from None
+        ended = {name: Ended(result, self._files(name)) for name, result in trainer.results.items()}
+        held = left | (trainer.snapshot() if due else {})
+        report = Report(
+            {member.run.id: member.step for cohort in trainer.cohorts for member in cohort.members},
+            held,
+            ended,
+            [record for name in (*held, *ended) for record in self._monitor.taken(name)],
+            self._monitor.losses,
+            self._monitor.speed,
+            trainer.step - first,
+        )
+        self._forget({*left, *ended})
+        return report
+
+    def interrupt(self) -> None:
+        """Let `train` end as soon as it can: it reports all that its runs go on from."""
+        self._interrupts.ask(signal.SIGTERM)
+
+    def unchanged(self) -> bool:
+        """Whether the frozen trunk has the weights that it began with."""
+        assert self._trunk is not None
+        return self._trunk.fingerprint() == self._trainer.trunk_hash
+
+    def close(self) -> None:
+        """Remove what it wrote."""
+        self._temporary.cleanup()
+
+    def _enter(self, assignment: Assignment) -> None:
+        run = assignment.run
+        self._assigned[run.id] = assignment
+        self._trainer.add(run)
+        if assignment.held is not None:
+            self._trainer.held[run.id] = assignment.held
+
+    def _files(self, run: str) -> dict[str, dict[str, bytes]]:
+        """The files that were written of a run, which go from here."""
+        found = {}
+        for kind in KEPT:
+            folder = self._folder / kind / run
+            if folder.is_dir():
+                found[kind] = {path.name: path.read_bytes() for path in folder.iterdir()}
+                remove_folder(folder)
+        return found
+
+    def _forget(self, runs: set[str]) -> None:
+        trainer = self._trainer
+        trainer.runs = [run for run in trainer.runs if run.id not in runs]
+        for name in runs:
+            trainer.results.pop(name, None)
+            del trainer.rows[name], self._assigned[name]
