@@ -42,9 +42,8 @@ class Conducted:
     """One job on a pool of trainers. `trainer` knows its runs and results, and holds all those that have begun."""
 
     def __init__(self, pool: Pool, trainer: Trainer, monitor: Monitor, work: Work) -> None:
-        for cohort in list(trainer.cohorts):  # those of a checkpoint
-            for name in cohort.names:
-                trainer.hold(name)
+        for _, member in list(trainer.members):  # those of a checkpoint
+            trainer.hold(member.run.id)
         self.pool, self.trainer, self.monitor = pool, trainer, monitor
         self._work = ray.put(work)
         self._totals = {run.id: trainer.steps_of(run) for run in trainer.runs}

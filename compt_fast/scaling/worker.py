@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,11 +102,10 @@ class Worker:
         torch.set_num_threads(self._threads)  # of this thread, which need not be that of the last call
         trainer, until = self._trainer, time.monotonic() + order.seconds
         for name in order.leave:
-            if any(name in cohort.names for cohort in trainer.cohorts):
+            if any(member.run.id == name for _, member in trainer.members):
                 trainer.hold(name)
         left = {name: trainer.held.pop(name) for name in order.leave if name in trainer.held}
-        for assignment in order.enter:
-            self._enter(assignment)
+        self._enter(order.enter)
         first, due = trainer.step, False
         try:
             while not due and trainer.advance(self._monitor, self._interrupts):
@@ -124,7 +124,7 @@ class Worker:
         ended = {name: Ended(result, self._files(name)) for name, result in trainer.results.items()}
         held = left | (trainer.snapshot() if due else {})
         report = Report(
-            {member.run.id: member.step for cohort in trainer.cohorts for member in cohort.members},
+            {member.run.id: member.step for _, member in trainer.members},
             held,
             ended,
             [record for name in (*held, *ended) for record in self._monitor.taken(name)],
@@ -148,12 +148,11 @@ class Worker:
         """Remove what it wrote."""
         self._temporary.cleanup()
 
-    def _enter(self, assignment: Assignment) -> None:
-        run = assignment.run
-        self._assigned[run.id] = assignment
-        self._trainer.add(run)
-        if assignment.held is not None:
-            self._trainer.held[run.id] = assignment.held
+    def _enter(self, assignments: Sequence[Assignment]) -> None:
+        self._assigned |= {of.run.id: of for of in assignments}
+        self._trainer.add([of.run for of in assignments])
+        self._trainer.held |= {of.run.id: of.held for of in assignments if of.held is not None}
+        self._trainer.changed = False  # it has no checkpoints
 
     def _files(self, run: str) -> dict[str, dict[str, bytes]]:
         """The files that were written of a run, which go from here."""

@@ -157,11 +157,6 @@ class Cohort:
         self.optim.select(chosen)
 
     @property
-    def names(self) -> list[str]:
-        """The ids of the members."""
-        return [member.run.id for member in self.members]
-
-    @property
     def params(self) -> dict[str, Tensor]:
         """All members' parameters (R, ...) by name."""
         assert self.bank is not None
