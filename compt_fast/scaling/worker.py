@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
 from compt_fast.utils.errors import InputError, out_of_memory
 from compt_fast.utils.files import remove_folder
+from compt_fast.utils.words import plural
 
 KEPT = ("prompts", "weights")  # folders of a run folder that hold a folder a run
 
@@ -105,6 +106,7 @@ class Worker:
             if any(member.run.id == name for _, member in trainer.members):
                 trainer.hold(name)
         left = {name: trainer.held.pop(name) for name in order.leave if name in trainer.held}
+        self._forget(left.keys())
         self._enter(order.enter)
         first, due = trainer.step, False
         try:
@@ -119,7 +121,7 @@ class Worker:
             if not out_of_memory(error):
                 raise
             raise InputError(
-                f"out of memory with {len(self._assigned)} runs side by side: go on with a lower --runs-at-once"
+                f"out of memory with {plural(len(self._assigned), 'run')} side by side: go on with a lower --runs-at-once"
             ) from None
         ended = {name: Ended(result, self._files(name)) for name, result in trainer.results.items()}
         held = left | (trainer.snapshot() if due else {})
@@ -132,7 +134,7 @@ class Worker:
             self._monitor.speed,
             trainer.step - first,
         )
-        self._forget({*left, *ended})
+        self._forget(ended.keys())
         return report
 
     def interrupt(self) -> None:
@@ -164,7 +166,7 @@ class Worker:
                 remove_folder(folder)
         return found
 
-    def _forget(self, runs: set[str]) -> None:
+    def _forget(self, runs: Collection[str]) -> None:
         trainer = self._trainer
         trainer.runs = [run for run in trainer.runs if run.id not in runs]
         for name in runs:
