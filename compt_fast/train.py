@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +40,8 @@ EXAMPLES = """examples:
       prompts side by side, then what they are held against, one after another
   python -m compt_fast.train --config recipes/compt-table-1.toml --mini
       a table of a paper on the embedded suites; without --mini on GLUE with t5-base
+  python -m compt_fast.train --method spp --lr-private 0.005,0.01,0.02,0.05 --lr-source 0.005,0.02 --halve
+      the same search, in which what does badly on development is stopped early
   python -m compt_fast.train --resume runs/mini-20260101-120000
       goes on where an interrupted job stopped
   python -m compt_fast.train --resume runs/mini-20260101-120000 --seeds 0,1,2,3,4
@@ -47,9 +49,9 @@ EXAMPLES = """examples:
   python -m compt_fast.train --suite glue --model t5-base --seeds 0,1,2,3,4 --ray auto
       over every GPU of the Ray cluster that this machine is of; --resume goes on with or without it
 
-exit codes: 0 all runs finished; 1 some run was stopped (not finite) or the job failed; 2 wrong
-input, or out of memory or disk; 129, 130 or 143 interrupted (closed terminal, Ctrl-C, SIGTERM), 141 where nobody
-reads the output any more (| head): a checkpoint is left"""
+exit codes: 0 all runs finished, or were stopped early and can go on; 1 some run was not finite, or the job failed;
+2 wrong input, or out of memory or disk; 129, 130 or 143 interrupted (closed terminal, Ctrl-C, SIGTERM), 141 where
+nobody reads the output any more (| head): a checkpoint is left"""
 
 
 def parser() -> CommandLine:
@@ -65,6 +67,11 @@ def parser() -> CommandLine:
         metavar="DIR",
         type=file_path,
         help="go on with the run folder DIR; flags of runs given with it replace its own and must hold more values",
+    )
+    made.add_argument(
+        "--runs",
+        metavar="ID[,ID]",
+        help="with --resume: take runs that were stopped up again, by id, and train them to their ends",
     )
     group = made.add_argument_group("Ray: this process keeps the run folder, and trainers on a cluster train")
     group.add_argument(
@@ -105,17 +112,19 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     given = vars(parser().parse_args(arguments))
-    config, resume, mini, only = (given.pop(name) for name in ("config", "resume", "mini", "jobs"))
+    config, resume, mini, only, runs = (given.pop(name) for name in ("config", "resume", "mini", "jobs", "runs"))
     address, of_trainers = given.pop("ray"), {key: given.pop(key) for key in SPREAD}
 
     def work() -> int:
         spread = _spread(address, of_trainers)
         if resume is None:
+            if runs is not None:
+                raise InputError("--runs names runs of a folder that were stopped: say which by --resume DIR")
             return start_all(settings_of(given, config, mini, only), arguments, spread)
         for name, value in (("config", config), ("mini", mini or None), ("jobs", only), ("out", given["out"])):
             if value is not None:
                 raise InputError(f"--resume takes every other setting from the run folder: leave out --{name}")
-        return go_on(resume, given, arguments, spread)
+        return go_on(resume, given, arguments, [] if runs is None else runs.split(","), spread)
 
     return exit_code(work, out_of_memory_hint=" outside of training: take a smaller --model, or --device cpu")
 
@@ -156,13 +165,15 @@ def start_all(jobs: dict[str, JobSettings], arguments: list[str], spread: Spread
     return code
 
 
-def go_on(folder: Path, given: dict[str, Any], arguments: list[str], spread: Spread | None = None) -> int:
-    """The job of an existing run folder, with what `given` adds to its runs."""
+def go_on(
+    folder: Path, given: dict[str, Any], arguments: list[str], resumed: Sequence[str], spread: Spread | None = None
+) -> int:
+    """The job of an existing run folder, with what `given` adds to its runs; stopped ones that are `resumed` go on."""
     from compt_fast.runs.folder import check_begun, claimed
 
     check_begun(folder)
     with _cluster(spread) as cluster, claimed(folder):
-        return train(folder, read_flags(given, str(folder / "config.json")), arguments, cluster)
+        return train(folder, read_flags(given, str(folder / "config.json")), arguments, cluster, resumed)
 
 
 def _cluster(spread: Spread | None) -> AbstractContextManager[Scaled | None]:
@@ -170,7 +181,13 @@ def _cluster(spread: Spread | None) -> AbstractContextManager[Scaled | None]:
     return nullcontext() if spread is None else scaled(spread)
 
 
-def train(folder: Path, settings: JobSettings, arguments: list[str], cluster: Scaled | None = None) -> int:
+def train(
+    folder: Path,
+    settings: JobSettings,
+    arguments: list[str],
+    cluster: Scaled | None = None,
+    resumed: Sequence[str] = (),
+) -> int:
     """Say what is to be done in a folder that this process holds, and do it; nothing is written before all is known to
     be right.
     """
@@ -180,10 +197,10 @@ def train(folder: Path, settings: JobSettings, arguments: list[str], cluster: Sc
     console = Console(markup=False)  # brackets in names are no markup
     command = ["compt-fast", "train", *arguments]
     if cluster is None:
-        pipeline = prepare(folder, settings, writing=True)
+        pipeline = prepare(folder, settings, writing=True, resumed=resumed)
         _announce(console, pipeline, estimate)
         return conduct(pipeline, command, console)
-    pipeline = prepare(folder, cluster.settled(settings), writing=True)
+    pipeline = prepare(folder, cluster.settled(settings), writing=True, resumed=resumed)
     _announce(console, pipeline, lambda trainer: None)  # what this machine would take says nothing
     console.print(str(cluster), soft_wrap=True)
     return conduct(pipeline, command, console, cluster.train)

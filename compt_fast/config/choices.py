@@ -28,6 +28,10 @@ INT8 = "int8"
 """The trunk's numbers where it only infers."""
 SCORING_NAMES = names_in("compt_fast.evaluation.scorings")
 EXPORT_NAMES = names_in("compt_fast.exports")
+NONE = "none"
+"""In place of a setting that a job began with, and goes on without."""
+HALVINGS = ASYNCHRONOUS, SYNCHRONOUS = "async", "sync"
+"""When halving decides who goes on: of those that have come to a rung so far, or once all have."""
 FITS = ("first", "mean-pool", "repeat")
 """Ways to make a stored prompt longer or shorter."""
 RETRAIN = "train"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,8 +32,11 @@ from compt_fast.runs.job import (
 from compt_fast.runs.scales import note_scales
 from compt_fast.runs.shared import SharedPrompts
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
-from compt_fast.runs.summary import print_results
+from compt_fast.runs.summary import budget_spent, print_results
+from compt_fast.training.budget import Spending
 from compt_fast.training.checkpoint import Checkpoint, load_latest
+from compt_fast.training.control import Together
+from compt_fast.training.halving import Halving, check_halving
 from compt_fast.training.interrupts import Interrupted, Interrupts
 from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
@@ -46,14 +49,15 @@ Drive = Callable[[Trainer, Monitor, Interrupts], None]
 
 @dataclass(frozen=True)
 class Stage:
-    """A job, the checkpoint that it goes on from (None: it begins), its trainer, which knows what that holds, and the
-    stored prompts that its runs start from or learn from.
+    """A job, the checkpoint that it goes on from (None: it begins), its trainer, which knows what that holds, the
+    stored prompts that its runs start from or learn from, and those of its stopped runs that are `resumed`.
     """
 
     job: Job
     saved: Checkpoint | None
     trainer: Trainer
     initialisation: Initialisation
+    resumed: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -71,18 +75,26 @@ class Pipeline:
     stage_two: Stage
 
 
-def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMemory | None = None) -> Pipeline:
+def prepare(
+    folder: Path,
+    settings: JobSettings,
+    *,
+    writing: bool,
+    memory: InMemory | None = None,
+    resumed: Sequence[str] = (),
+) -> Pipeline:
     """Open the job of `folder`, new or to go on with; raises `InputError` for whatever is wrong with it.
 
     `memory` gives some tasks rows beside those that the settings name. With `writing`, what a stage one before had
-    finished goes into the store; else nothing is written.
+    finished goes into the store; else nothing is written. Runs that were stopped and are to be `resumed` are trained to
+    their ends.
     """
     native.keep_quiet()  # of a build that fails the plan tells
     job = open_job(settings, folder=folder, memory=memory)
     saved = _latest(folder, job)
-    done = saved.state["results"] if saved else ()
+    done = saved.state["results"] if saved else {}
     store = PromptStore(Path(settings.store or folder / "store"))
-    left = [run for run in job.runs if run.id not in done]
+    left = [run for run in job.runs if run.id not in done or "step" in done[run.id]]
     shared = SharedPrompts(folder, job, store, left)
     initialisation = Initialisation(job, store, left, shared)
     begun = [(own_folder, own_job, _latest(own_folder, own_job)) for own_folder, own_job in shared.jobs.values()]
@@ -100,14 +112,20 @@ def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMem
     for own_folder, own_job in open_stage_one(folder, job, list(lacking)):
         starts = Initialisation(own_job, store, own_job.runs)
         stage_one.append(_stage(own_folder, own_job, starts, _latest(own_folder, own_job)))
-    return Pipeline(folder, store, stage_one, sharing, _stage(folder, job, initialisation, saved))
+    last = _stage(folder, job, initialisation, saved)
+    trainer = last.trainer
+    check_halving(settings, job.runs, {run.id: trainer.steps_of(run) for run in job.runs})
+    trainer.control = Together([Halving(), Spending()])
+    for name in resumed:
+        trainer.resume(name)
+    return Pipeline(folder, store, stage_one, sharing, replace(last, resumed=resumed))
 
 
 def conduct(pipeline: Pipeline, command: list[str], console: Console, drive: Drive = Trainer.train) -> int:
     """Train what a job lacks: the source prompts that its store has not, then its runs; prints what came of each.
 
     The folder is made, or extended, by the `command` that `config.json` is to name, and `drive` trains. Returns 0
-    where all runs have finished, 1 where some were stopped, and `FIRST_SIGNAL` or more after a signal.
+    where all runs have finished or can go on, 1 where some were not finite, and `FIRST_SIGNAL` or more after a signal.
     """
     folder, last = pipeline.folder, pipeline.stage_two
     prepare_folder(folder, last.job, command)
@@ -186,9 +204,11 @@ def _train(stage: Stage, job_folder: Path, console: Console, drive: Drive) -> in
         resume = f"compt_fast.fit(data, resume={str(job_folder)!r})"
     tensorboard = stage.job.settings.tensorboard
     try:
-        with Monitor(trainer.folder, trainer.total_steps, console, tensorboard=tensorboard) as monitor:
+        with Monitor(trainer.folder, trainer.steps_to_come, console, tensorboard=tensorboard) as monitor:
             if saved is not None:
                 trainer.restore(monitor, saved)
+                for name in stage.resumed:
+                    trainer.resume(name)
             else:
                 note_scales(trainer.trunk, trainer.runs)
                 monitor.rewind(0, 0)
@@ -205,7 +225,9 @@ def _train(stage: Stage, job_folder: Path, console: Console, drive: Drive) -> in
     if trainer.trunk.fingerprint() != trainer.trunk_hash:
         raise RuntimeError("a weight of the frozen trunk has changed during training: its results are void")
     print_results(console, trainer)
-    return 0 if all(result.status == "finished" for result in trainer.ended) else 1
+    if trainer.closed:
+        console.print(budget_spent(trainer, resume), soft_wrap=True)
+    return 0 if all(result.status == "finished" or result.resumable for result in trainer.ended) else 1
 
 
 def _to_the_end(trainer: Trainer, monitor: Monitor, drive: Drive) -> int:

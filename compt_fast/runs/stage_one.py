@@ -92,6 +92,8 @@ def settings_of_sources(
         exclude=[task for task in own_tasks if task not in tasks],
         apart=None,
         select="last",
+        halve=None,  # each of its prompts is needed
+        budget=None,
         out=None,
         source_tasks=None,  # it starts from no stored prompts
         shared_from=None,

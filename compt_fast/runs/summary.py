@@ -6,15 +6,17 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from compt_fast.config.choices import SYNCHRONOUS
 from compt_fast.config.job import JobSettings
 from compt_fast.ops.compose import path
 from compt_fast.ops.paths import FORMULA, TRITON
 from compt_fast.runs.answers import off_label_notes
 from compt_fast.runs.estimate import Estimate
 from compt_fast.training.graphs import eager, refused
+from compt_fast.training.halving import rungs_of
 from compt_fast.training.loop import Trainer
 from compt_fast.training.plan import bytes_at_once
-from compt_fast.training.results import print_scores
+from compt_fast.training.results import RunResult, print_scores
 from compt_fast.utils.words import duration, listed, plural
 
 
@@ -40,7 +42,7 @@ def print_plan(console: Console, trainer: Trainer, estimate: Estimate | None) ->
         f"trunk {trainer.trunk.name} ({dtype}, {trainer.trunk.device})",
         soft_wrap=True,
     )
-    for note in (*foreign_words(trainer), *composing(trainer), *replaying(trainer)):
+    for note in (*foreign_words(trainer), *composing(trainer), *replaying(trainer), *halving(trainer)):
         console.print(note, soft_wrap=True)
     console.print(_cost(trainer, estimate), soft_wrap=True)
     console.print(f"run folder: {trainer.folder}", soft_wrap=True)
@@ -120,6 +122,41 @@ def replaying(trainer: Trainer) -> list[str]:
         return []
     why = refused(trainer.trunk) or next((why for run in together if (why := eager(run.shape, run.config.distils))), "")
     return [f"steps are not replayed as CUDA graphs: {why}" if why else "steps are replayed as CUDA graphs"]
+
+
+def halving(trainer: Trainer) -> list[str]:
+    """Where runs are compared, and what becomes of the worse ones: a line where there is halving."""
+    if not trainer.halves:
+        return []
+    settings = trainer.settings
+    rungs = dict.fromkeys(tuple(rungs_of(settings, trainer.steps_of(run))) for run in trainer.runs)
+    places = " or ".join(listed([str(step) for step in of]) for of in rungs)
+    says = "once all have come there" if settings.halve == SYNCHRONOUS else "of those that have come there so far"
+    return [
+        f"halving: after {places} steps one run in {settings.halve_factor} goes on, {says}; the others are stopped, "
+        "and steps and times are said as if none was"
+    ]
+
+
+def best_so_far(results: Sequence[RunResult]) -> RunResult | None:
+    """The run that is best on its development sample, whether it has ended or was stopped; None where none has such a
+    score.
+    """
+    judged = [(of.development["average"], -place) for place, of in enumerate(results) if of.development is not None]
+    return results[-max(judged)[1]] if judged else None
+
+
+def budget_spent(trainer: Trainer, resume: str) -> str:
+    """What a job has come to that its budget has ended, and how it goes on."""
+    finished = sum(result.status == "finished" for result in trainer.results.values())
+    text = (
+        f"the budget of {trainer.settings.budget} is spent: {finished} of {plural(len(trainer.runs), 'run')} finished"
+    )
+    best = best_so_far(trainer.ended)
+    if best is not None and best.development is not None:
+        where = f", after {plural(best.step, 'step')}" if best.step else ""
+        text += f"; best on development so far {best.id} ({best.development['average']:.1f}{where})"
+    return f"{text}; go on with a larger one: {resume} --budget ..."
 
 
 def _span(numbers: list[int]) -> str:

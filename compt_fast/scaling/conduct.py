@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
 
+from compt_fast.config.budget import Budget
 from compt_fast.config.choices import AUTO
 from compt_fast.config.job import JobSettings
 from compt_fast.runs.estimate import cost
@@ -41,31 +43,32 @@ FAILURES = 16  # trainers that end one after the other, with no report between: 
 class Conducted:
     """One job on a pool of trainers. `trainer` knows its runs and results, and holds all those that have begun."""
 
-    def __init__(self, pool: Pool, trainer: Trainer, monitor: Monitor, work: Work) -> None:
+    def __init__(self, pool: Pool, trainer: Trainer, monitor: Monitor, interrupts: Interrupts, work: Work) -> None:
         for _, member in list(trainer.members):  # those of a checkpoint
             trainer.hold(member.run.id)
-        self.pool, self.trainer, self.monitor = pool, trainer, monitor
+        self.pool, self.trainer, self.monitor, self.interrupts = pool, trainer, monitor, interrupts
         self._work = ray.put(work)
-        self._totals = {run.id: trainer.steps_of(run) for run in trainer.runs}
-        self._costs = {run.id: cost(trainer, run) for run in trainer.waiting}
-        self._waiting = sorted(trainer.waiting, key=self._place)
-        self._ended_steps = sum(self._totals[name] for name in trainer.results)
+        self._developed: dict[str, dict[str, Any]] = {}  # of runs that others decide on now
+        self._seen = (0, 0, 0)  # of runs: all, those that have ended, those that return
+        self._waiting: list[Run] = []
         self._tries: dict[str, tuple[int, int]] = {}  # by run: trainers that ended with it, and its step then
         self._failures = 0
         self._dirty, self._next_save = False, float("-inf")
 
     @property
     def left(self) -> int:
-        """Runs that have not ended."""
-        return len(self.trainer.runs) - len(self.trainer.results)
+        """Runs that are to train on."""
+        return 0 if self.trainer.closed else len(self.trainer.runs) - len(self.trainer.results)
 
     def step(self) -> None:
         """Give out what there is, and hear what comes within a moment."""
+        self._decide()
+        if not self.left:
+            return
         self.pool.fill(self.left)
         for device in self.pool:
             if device.call is None and device.work is not self._work:
-                device.work, device.ready = self._work, False
-                device.call = device.actor.open.remote(self._work)
+                device.open(self._work)
         self._give()
         calls = {device.call: device for device in self.pool if device.call is not None}
         if not any(device.ready for device in self.pool):
@@ -120,11 +123,11 @@ class Conducted:
             given = [run.id for run in entering]
             self._waiting = [run for run in self._waiting if run.id not in given]
             device.runs |= {run.id: run for run in entering}
-            if not device.runs:
+            if not device.runs and not device.dropped:
                 idle += 1
                 continue
-            order = Order([self._assignment(run) for run in entering], device.leaving, SLICE)
-            device.leaving, device.since = [], time.monotonic()
+            order = Order([self._assignment(run) for run in entering], device.leaving, device.dropped, SLICE)
+            device.leaving, device.dropped, device.since = [], [], time.monotonic()
             device.call = device.actor.train.remote(order)
         if idle and not self._waiting:
             self._move(idle)
@@ -137,18 +140,46 @@ class Conducted:
 
     def _assignment(self, run: Run) -> Assignment:
         trainer = self.trainer
+        if run.id in trainer.returning:
+            trainer.let_in(run.id)
+            trainer.hold(run.id)
         held = trainer.held.get(run.id)
-        seen = trainer.seen(run) if trainer.settings.select == "best" else {}
-        return Assignment(run, {} if held else trainer.start(run), trainer.teachers(run), seen, held)
+        seen = trainer.seen(run) if trainer.halves or trainer.settings.select == "best" else {}
+        start = {} if held else trainer.start(run)
+        return Assignment(run, start, trainer.teachers(run), seen, held, trainer.control.until(trainer, run))
 
-    def _back(self, runs: list[Run]) -> None:
-        """Runs wait again."""
-        for run in runs:
-            self._costs[run.id] = cost(self.trainer, run)
-        self._waiting = sorted([*self._waiting, *runs], key=self._place)
+    def _wait_again(self) -> None:
+        """Line up the runs that no trainer has: those that have begun, then the dearest."""
+        trainer = self.trainer
+        given = {name for device in self.pool for name in device.runs}
+        runs = [run for run in trainer.waiting if run.id not in given and run.id not in self._developed]
+        begun = trainer.held.keys() | trainer.returning.keys()
+        self._totals = {run.id: trainer.steps_of(run) for run in trainer.runs}
+        self._waiting = sorted(runs, key=lambda run: (run.id not in begun, -cost(trainer, run)))
 
-    def _place(self, run: Run) -> tuple[bool, int]:
-        return run.id not in self.trainer.held, -self._costs[run.id]
+    def _decide(self) -> None:
+        """Let the job's control decide on the runs that have come to where it is to see them, and do what it wants.
+
+        Once a budget is spent it sees all that train.
+        """
+        trainer = self.trainer
+        if Budget.of(trainer.settings.budget).spent(trainer.wall_seconds, trainer.tokens):
+            self.halt()
+            for name in list(trainer.held):
+                trainer.let_in(name)
+        developed, self._developed = self._developed, {}
+        for name, development in developed.items():
+            member = trainer.let_in(name)
+            member.developed = member.step, development
+        trainer.decide(self.monitor, self.interrupts)
+        for _, member in list(trainer.members):
+            trainer.hold(member.run.id)
+        for device in self.pool:
+            device.drop(trainer.results.keys())
+        seen = len(trainer.runs), len(trainer.results), len(trainer.returning)
+        if developed or seen != self._seen:
+            self._seen = seen
+            self._wait_again()
 
     # What is heard
 
@@ -186,12 +217,14 @@ class Conducted:
         if report.taken:
             device.pace = (time.monotonic() - device.since) / report.taken
         device.steps, device.losses, device.speed = dict(report.steps), report.losses, report.speed
-        here = {name: run for name, run in device.runs.items() if name in report.steps}
-        left = [run for name, run in device.runs.items() if name not in here and name not in report.ended]
-        device.runs = here
-        device.leaving = [name for name in device.leaving if name in here]
-        self._back(left)
+        left = device.runs.keys() - report.steps.keys() - report.ended.keys()
+        device.runs = {name: run for name, run in device.runs.items() if name in report.steps}
+        device.leaving = [name for name in device.leaving if name in device.runs]
+        self._developed |= report.developed
+        if left:
+            self._wait_again()
         trainer.step += report.taken
+        trainer.tokens += report.tokens
         self._dirty |= bool(report.held or report.ended)
         if report.ended:
             trainer.write_results()
@@ -205,7 +238,6 @@ class Conducted:
                     (temporary / file).write_bytes(content)
         self.trainer.results[name] = ended.result
         self.trainer.held.pop(name, None)
-        self._ended_steps += self._totals[name]
 
     def _lost(self, device: Device, error: Exception) -> None:
         """A trainer has ended: its runs go on elsewhere, from where they were last heard of."""
@@ -223,11 +255,12 @@ class Conducted:
         if device.runs:
             what = f"its {plural(len(device.runs), 'run')} go on elsewhere"
             complain(f"note: a trainer ended ({type(error).__name__}); {what}, from where they were last heard of")
-        self._back(list(device.runs.values()))
+        self._wait_again()
 
     def _show(self) -> None:
         """Say how far the job is."""
-        steps = {name: held.step for name, held in self.trainer.held.items()}
+        steps = {run: self._totals[run] if of.step is None else of.step for run, of in self.trainer.results.items()}
+        steps |= {name: held.step for name, held in self.trainer.held.items()}
         losses, speed, runs = [], 0.0, 0
         for device in self.pool:
             if device.runs:
@@ -236,7 +269,7 @@ class Conducted:
                 speed += device.speed
                 runs += len(device.runs)
         self.monitor.phase("training")
-        self.monitor.show(self._ended_steps + sum(steps.values()), losses, speed=speed, runs=runs)
+        self.monitor.show(sum(steps.values()), losses, speed=speed, runs=runs)
 
 
 class Scaled:
@@ -262,7 +295,9 @@ class Scaled:
         assert self._pool is not None
         trainer.begin()
         settings = replace(trainer.settings, device="cuda" if self._pool.gpus else "cpu")
-        conducted = Conducted(self._pool, trainer, monitor, Work(settings, trainer.trunk_hash, trainer.data.tasks))
+        conducted = Conducted(
+            self._pool, trainer, monitor, interrupts, Work(settings, trainer.trunk_hash, trainer.data.tasks)
+        )
         try:
             while conducted.left:
                 conducted.step()

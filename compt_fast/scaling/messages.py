@@ -27,21 +27,28 @@ class Work:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A run that a trainer is to train: what it starts from and learns from, and, where it has begun, goes on from."""
+    """A run that a trainer is to train: what it starts from and learns from, and, where it has begun, goes on from.
+
+    After the step `until` it leaves, scored on its development sample, and others decide.
+    """
 
     run: Run
     start: Mapping[str, Tensor]
     teachers: Tensor | None
     seen: Seen
     held: Held | None
+    until: int | None = None
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a trainer does next: runs that `enter`, runs that `leave`, and for how many seconds it trains."""
+    """What a trainer does next: runs that `enter`, runs that `leave`, runs that it is to `drop` without a word of them,
+    and for how many seconds it trains.
+    """
 
     enter: Sequence[Assignment] = ()
     leave: Sequence[str] = ()
+    drop: Sequence[str] = ()
     seconds: float = 1.0
 
 
@@ -59,7 +66,8 @@ class Report:
 
     `steps` are those of the runs that it has. Where a checkpoint was due, or a run was to leave, `held` is all that the
     run goes on from, and `records` are its steps up to there, a record a step; those of a run that ended are among them
-    too. Later ones it keeps: so what is written is always what a checkpoint knows.
+    too. Later ones it keeps: so what is written is always what a checkpoint knows. `developed` are the scores of runs
+    that were to leave after a step. It has `taken` so many steps with so many `tokens`.
     """
 
     steps: Mapping[str, int]
@@ -68,4 +76,6 @@ class Report:
     records: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     speed: float = 0.0
+    developed: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     taken: int = 0
+    tokens: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,12 +32,24 @@ class Device:
     runs: dict[str, Run] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     leaving: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
     pace: float = 0.0  # seconds a step
     losses: list[float] = field(default_factory=list)
     speed: float = 0.0
     since: float = field(default_factory=time.monotonic)  # it was asked for, or the present call was
 
-    def load(self, totals: dict[str, int]) -> Load:
+    def open(self, work: object) -> None:
+        """Let it be ready for the runs of a job."""
+        self.work, self.ready = work, False
+        self.runs, self.steps, self.leaving, self.dropped = {}, {}, [], []
+        self.call = self.actor.open.remote(work)
+
+    def drop(self, runs: Collection[str]) -> None:
+        """Have some of its runs no more: nobody wants to know what comes of them here."""
+        self.dropped += [name for name in self.runs if name in runs]
+        self.runs = {name: run for name, run in self.runs.items() if name not in runs}
+
+    def load(self, totals: Mapping[str, int]) -> Load:
         """What it has left, by the steps that runs take in all."""
         return Load({name: totals[name] - self.steps.get(name, 0) for name in self.runs}, self.pace)
 

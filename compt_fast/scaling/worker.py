@@ -21,6 +21,8 @@ from compt_fast.runs.alone import alone
 from compt_fast.runs.job import Job, named_trunk
 from compt_fast.scaling.messages import Assignment, Ended, Order, Report, Work
 from compt_fast.tasks.examples import JobData
+from compt_fast.training.cohort import Held
+from compt_fast.training.control import Uncontrolled
 from compt_fast.training.interrupts import Interrupted, Interrupts
 from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
@@ -51,6 +53,23 @@ class Gathering(Monitor):
         return self._records.pop(run, [])
 
 
+class Leaving(Uncontrolled):
+    """Takes runs out `after` some of their steps, scored on their development samples."""
+
+    def __init__(self) -> None:
+        super().__init__("leaving")
+        self.after: dict[str, int | None] = {}
+        self.left: dict[str, tuple[Held, dict[str, Any]]] = {}
+
+    def act(self, trainer: Trainer, monitor: Monitor, interrupts: Interrupts) -> None:
+        for cohort, member in list(trainer.members):
+            if self.after.get(member.run.id) == member.step:
+                name, development = member.run.id, trainer.develop(cohort, member, monitor, interrupts)
+                trainer.hold(name)
+                self.left[name] = trainer.held.pop(name), development
+                trainer.runs = [run for run in trainer.runs if run.id != name]
+
+
 class Worker:
     """The trunk of one device, and a trainer over it. Every call is of the process that conducts the job."""
 
@@ -69,6 +88,7 @@ class Worker:
         Raises `InputError` where the trunk is not there, or is another one.
         """
         torch.set_num_threads(self._threads)
+        self._interrupts = Interrupts()
         settings = work.settings
         of = (settings.model, settings.engine, settings.dtype, settings.device, settings.prompt_position)
         if self._trunk is None or of != self._of:
@@ -92,7 +112,9 @@ class Worker:
             seen=lambda run: self._assigned[run.id].seen,
             teachers=lambda run: self._assigned[run.id].teachers,
             alone=partial(alone, job),
+            control=(leaving := Leaving()),
         )
+        self._leaving = leaving
         self._monitor = Gathering(self._folder)
 
     def train(self, order: Order) -> Report:
@@ -102,18 +124,16 @@ class Worker:
         """
         torch.set_num_threads(self._threads)  # of this thread, which need not be that of the last call
         trainer, until = self._trainer, time.monotonic() + order.seconds
-        for name in order.leave:
-            if any(member.run.id == name for _, member in trainer.members):
-                trainer.hold(name)
-        left = {name: trainer.held.pop(name) for name in order.leave if name in trainer.held}
-        self._forget(left.keys())
+        left = self._taken_out(order.leave)
+        for name in self._taken_out(order.drop):
+            self._monitor.taken(name)
         self._enter(order.enter)
-        first, due = trainer.step, False
+        first, tokens, due = trainer.step, trainer.tokens, False
         try:
             while not due and trainer.advance(self._monitor, self._interrupts):
                 due = trainer.due
                 self._interrupts.check()
-                if trainer.results or time.monotonic() > until:
+                if trainer.results or self._leaving.left or time.monotonic() > until:
                     break
         except Interrupted:
             due = True
@@ -121,9 +141,11 @@ class Worker:
             if not out_of_memory(error):
                 raise
             raise InputError(
-                f"out of memory with {plural(len(self._assigned), 'run')} side by side: go on with a lower --runs-at-once"
+                f"out of memory with {plural(len(self._assigned), 'run')} side by side: go on with a lower "
+                "--runs-at-once"
             ) from None
         ended = {name: Ended(result, self._files(name)) for name, result in trainer.results.items()}
+        left |= {name: held for name, (held, _) in self._leaving.left.items()}
         held = left | (trainer.snapshot() if due else {})
         report = Report(
             {member.run.id: member.step for _, member in trainer.members},
@@ -132,9 +154,12 @@ class Worker:
             [record for name in (*held, *ended) for record in self._monitor.taken(name)],
             self._monitor.losses,
             self._monitor.speed,
+            {name: development for name, (_, development) in self._leaving.left.items()},
             trainer.step - first,
+            trainer.tokens - tokens,
         )
-        self._forget(ended.keys())
+        self._forget([*ended, *self._leaving.left])
+        self._leaving.left = {}
         return report
 
     def interrupt(self) -> None:
@@ -150,11 +175,21 @@ class Worker:
         """Remove what it wrote."""
         self._temporary.cleanup()
 
+    def _taken_out(self, names: Sequence[str]) -> dict[str, Held]:
+        """Runs that are no more of this trainer: all that they go on from, of those that are here."""
+        trainer = self._trainer
+        for name in [member.run.id for _, member in trainer.members if member.run.id in names]:
+            trainer.hold(name)
+        out = {name: trainer.held.pop(name) for name in names if name in trainer.held}
+        self._forget(out.keys())
+        return out
+
     def _enter(self, assignments: Sequence[Assignment]) -> None:
         self._assigned |= {of.run.id: of for of in assignments}
         self._trainer.add([of.run for of in assignments])
         self._trainer.held |= {of.run.id: of.held for of in assignments if of.held is not None}
         self._trainer.changed = False  # it has no checkpoints
+        self._leaving.after |= {of.run.id: of.until for of in assignments}
 
     def _files(self, run: str) -> dict[str, dict[str, bytes]]:
         """The files that were written of a run, which go from here."""
@@ -171,4 +206,4 @@ class Worker:
         trainer.runs = [run for run in trainer.runs if run.id not in runs]
         for name in runs:
             trainer.results.pop(name, None)
-            del trainer.rows[name], self._assigned[name]
+            del trainer.rows[name], self._assigned[name], self._leaving.after[name]

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from compt_fast.config.choices import HALVINGS
 from compt_fast.config.job import JobSettings
 from compt_fast.config.presets import RANDOM
 from compt_fast.models.api import Trunk
@@ -90,9 +92,9 @@ class Roster:
 
     def _know(self, runs: Sequence[Run]) -> None:
         self.rows |= {run.id: self.data.training(run.config) for run in runs}
-        if self.settings.select == "best":
-            for run in runs:
-                self._check_development(run)
+        wanting = "--select best" if self.settings.select == "best" else "--halve" if self.halves else ""
+        for run in runs if wanting else ():
+            self._check_development(run, wanting)
 
     @property
     def identity(self) -> Identity:
@@ -145,13 +147,18 @@ class Roster:
                 return run
         raise unknown("run", name, [run.id for run in self.runs])
 
-    def _check_development(self, run: Run) -> None:
+    @property
+    def halves(self) -> bool:
+        """Whether runs that do worse than others are stopped early."""
+        return self.settings.halve in HALVINGS
+
+    def _check_development(self, run: Run, wanting: str) -> None:
         for sample in self.development_of(run):
             if not sample.inputs:
                 raise InputError(
-                    f"{run.id}: --select best needs training rows of {sample.task.name} beyond the shots and those "
+                    f"{run.id}: {wanting} needs training rows of {sample.task.name} beyond the shots and those "
                     "that its stored prompts were trained on, and there are none; lower --shots or --source-examples, "
-                    "or use --select last"
+                    f"or leave out {wanting}"
                 )
 
     def development_of(self, run: Run) -> list[ScoredRows]:
@@ -167,8 +174,9 @@ class Roster:
 
     # Runs that enter and leave
 
-    def stop(self, name: str, reason: str) -> None:
-        """Take a run out, for this `reason`: what it needs to go on and its prompts so far are kept.
+    def stop(self, name: str, reason: str, development: dict[str, Any] | None = None) -> None:
+        """Take a run out, for this `reason`: what it needs to go on and its prompts so far are kept, which have these
+        `development` scores.
 
         A run that waits is kept from entering. `InputError` for a run that has ended, or that the job has not.
         """
@@ -177,13 +185,14 @@ class Roster:
             raise InputError(f"{run.id}: it has {self.results[run.id].status} already; list shows what goes on")
         step = self.returning.pop(run.id, 0)
         if run.id in self.held:
-            self._admit([run])
+            self.let_in(run.id)
         for cohort, member in list(self.members):
             if member.run == run:
                 step = member.step
+                development = member.development or development
                 self._keep_stopped(cohort, member)
         self.cohorts = [cohort for cohort in self.cohorts if cohort.members]
-        self.results[run.id] = RunResult.stopped(run, reason, step)
+        self.results[run.id] = RunResult.stopped(run, reason, step, development)
         self.changed = True
 
     def _keep_stopped(self, cohort: Cohort, member: Member) -> None:
@@ -262,6 +271,12 @@ class Roster:
                 saved = stopped.load(self.folder, self.identity, run.id, self.returning.pop(run.id))
                 cohort.restore(index, saved.state["members"][0][0], saved.tensors[run.id])
         return cohort
+
+    def let_in(self, name: str) -> Member:
+        """Let a run in that is held or returns, whether or not there is room for it."""
+        run = self.run_of(name)
+        self._admit([run])
+        return next(member for _, member in self.members if member.run == run)
 
     def hold(self, name: str) -> None:
         """Take a run out of training, as it is."""
