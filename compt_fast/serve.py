@@ -13,8 +13,9 @@ from compt_fast.cli.parser import CommandLine, file_path
 from compt_fast.config.fields import WHOLE, Flag, Range
 from compt_fast.config.flags import add_flag, meaning, value_of
 from compt_fast.prediction.line import add_prompts, load_prompts_of, tasks_of
-from compt_fast.serving.cluster import HERE, REPLICATION, Replication
+from compt_fast.serving.cluster import REPLICATION, Replication
 from compt_fast.serving.limits import LIMITS, Limits
+from compt_fast.utils.cluster import HERE
 from compt_fast.utils.errors import InputError, exit_code
 
 if TYPE_CHECKING:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from compt_fast.cli.parser import CommandLine, file_path
-from compt_fast.config.flags import add_flags, read_flags
+from compt_fast.config.flags import add_flag, add_flags, meaning, read_flags, value_of
 from compt_fast.config.job import JobSettings
 from compt_fast.runs.recipes import check_rows, settings_of
+from compt_fast.scaling.cluster import SPREAD, Spread, scaled
+from compt_fast.utils.cluster import HERE
 from compt_fast.utils.errors import FIRST_SIGNAL, InputError, exit_code
 
 if TYPE_CHECKING:
+    from compt_fast.runs.estimate import Estimate
     from compt_fast.runs.pipeline import Pipeline
+    from compt_fast.scaling.conduct import Scaled
+    from compt_fast.training.loop import Trainer
 
 EXAMPLES = """examples:
   python -m compt_fast.train
@@ -39,6 +46,8 @@ EXAMPLES = """examples:
       goes on where an interrupted job stopped
   python -m compt_fast.train --resume runs/mini-20260101-120000 --seeds 0,1,2,3,4
       extends a finished sweep: only the runs that it has not are trained
+  python -m compt_fast.train --suite glue --model t5-base --seeds 0,1,2,3,4 --ray auto
+      over every GPU of the Ray cluster that this machine is of; --resume goes on with or without it
 
 exit codes: 0 all runs finished, or were stopped early and can go on; 1 some run was not finite, or the job failed;
 2 wrong input, or out of memory or disk; 129, 130 or 143 interrupted (closed terminal, Ctrl-C, SIGTERM), 141 where
@@ -64,6 +73,16 @@ def parser() -> CommandLine:
         metavar="ID[,ID]",
         help="with --resume: take runs that were stopped up again, by id, and train them to their ends",
     )
+    group = made.add_argument_group("Ray: this process keeps the run folder, and trainers on a cluster train")
+    group.add_argument(
+        "--ray",
+        nargs="?",
+        const=HERE,
+        metavar="ADDRESS",
+        help="the cluster's address, auto for the one that this machine is of; alone, one on this machine for this job",
+    )
+    for flag in SPREAD.values():
+        add_flag(group, flag, f"{meaning(flag)}" + ("" if flag.default is None else f" (default: {flag.default})"))
     add_job(made)
     return made
 
@@ -94,21 +113,36 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     given = vars(parser().parse_args(arguments))
     config, resume, mini, only, runs = (given.pop(name) for name in ("config", "resume", "mini", "jobs", "runs"))
+    address, of_trainers = given.pop("ray"), {key: given.pop(key) for key in SPREAD}
 
     def work() -> int:
+        spread = _spread(address, of_trainers)
         if resume is None:
             if runs is not None:
                 raise InputError("--runs names runs of a folder that were stopped: say which by --resume DIR")
-            return start_all(settings_of(given, config, mini, only), arguments)
+            return start_all(settings_of(given, config, mini, only), arguments, spread)
         for name, value in (("config", config), ("mini", mini or None), ("jobs", only), ("out", given["out"])):
             if value is not None:
                 raise InputError(f"--resume takes every other setting from the run folder: leave out --{name}")
-        return go_on(resume, given, arguments, [] if runs is None else runs.split(","))
+        return go_on(resume, given, arguments, [] if runs is None else runs.split(","), spread)
 
     return exit_code(work, out_of_memory_hint=" outside of training: take a smaller --model, or --device cpu")
 
 
-def start_all(jobs: dict[str, JobSettings], arguments: list[str]) -> int:
+def _spread(address: str | None, given: dict[str, str | None]) -> Spread | None:
+    """How the line wants the job spread over a cluster, None where it does not."""
+    if address is None:
+        for key, value in given.items():
+            if value is not None:
+                raise InputError(f"--{SPREAD[key].name} needs --ray: without it this process trains")
+        return None
+    if find_spec("ray") is None:
+        raise InputError("--ray needs the package ray: pip install 'compt-fast[ray]'")
+    read = {key: value_of(SPREAD[key], value, f"--{SPREAD[key].name}") for key, value in given.items() if value}
+    return Spread(**read, address=address)
+
+
+def start_all(jobs: dict[str, JobSettings], arguments: list[str], spread: Spread | None = None) -> int:
     """The jobs of a configuration, one after another, and at the end their tables together; the highest exit code. A
     signal ends them all.
     """
@@ -118,44 +152,64 @@ def start_all(jobs: dict[str, JobSettings], arguments: list[str]) -> int:
     if len(jobs) > 1:
         check_rows(jobs)
     code = 0
-    for number, (name, settings) in enumerate(jobs.items(), start=1):
-        if name:
-            print(f"job {number} of {len(jobs)}: {name}", flush=True)
-        with own_folder(settings) as folder:
-            code = max(code, train(folder, settings, arguments))
-        if code >= FIRST_SIGNAL:
-            return code
+    with _cluster(spread) as cluster:
+        for number, (name, settings) in enumerate(jobs.items(), start=1):
+            if name:
+                print(f"job {number} of {len(jobs)}: {name}", flush=True)
+            with own_folder(settings) as folder:
+                code = max(code, train(folder, settings, arguments, cluster))
+            if code >= FIRST_SIGNAL:
+                return code
     if len(jobs) > 1:
         print_together(Console(markup=False), jobs)
     return code
 
 
-def go_on(folder: Path, given: dict[str, Any], arguments: list[str], resumed: Sequence[str]) -> int:
+def go_on(
+    folder: Path, given: dict[str, Any], arguments: list[str], resumed: Sequence[str], spread: Spread | None = None
+) -> int:
     """The job of an existing run folder, with what `given` adds to its runs; stopped ones that are `resumed` go on."""
     from compt_fast.runs.folder import check_begun, claimed
 
     check_begun(folder)
-    with claimed(folder):
-        return train(folder, read_flags(given, str(folder / "config.json")), arguments, resumed)
+    with _cluster(spread) as cluster, claimed(folder):
+        return train(folder, read_flags(given, str(folder / "config.json")), arguments, cluster, resumed)
 
 
-def train(folder: Path, settings: JobSettings, arguments: list[str], resumed: Sequence[str] = ()) -> int:
+def _cluster(spread: Spread | None) -> AbstractContextManager[Scaled | None]:
+    """What trains on a cluster, None where this process trains."""
+    return nullcontext() if spread is None else scaled(spread)
+
+
+def train(
+    folder: Path,
+    settings: JobSettings,
+    arguments: list[str],
+    cluster: Scaled | None = None,
+    resumed: Sequence[str] = (),
+) -> int:
     """Say what is to be done in a folder that this process holds, and do it; nothing is written before all is known to
     be right.
     """
+    from compt_fast.runs.estimate import estimate
     from compt_fast.runs.pipeline import conduct, prepare
 
     console = Console(markup=False)  # brackets in names are no markup
-    pipeline = prepare(folder, settings, writing=True, resumed=resumed)
-    _announce(console, pipeline)
-    return conduct(pipeline, ["compt-fast", "train", *arguments], console)
+    command = ["compt-fast", "train", *arguments]
+    if cluster is None:
+        pipeline = prepare(folder, settings, writing=True, resumed=resumed)
+        _announce(console, pipeline, estimate)
+        return conduct(pipeline, command, console)
+    pipeline = prepare(folder, cluster.settled(settings), writing=True, resumed=resumed)
+    _announce(console, pipeline, lambda trainer: None)  # what this machine would take says nothing
+    console.print(str(cluster), soft_wrap=True)
+    return conduct(pipeline, command, console, cluster.train)
 
 
-def _announce(console: Console, pipeline: Pipeline) -> None:
+def _announce(console: Console, pipeline: Pipeline, estimate: Callable[[Trainer], Estimate | None]) -> None:
     """Print what is about to be done."""
     from compt_fast import native
     from compt_fast.info import missing_line
-    from compt_fast.runs.estimate import estimate
     from compt_fast.runs.summary import print_plan, steps_before
     from compt_fast.runs.survey import row_notes
 

@@ -113,6 +113,11 @@ def _work(trainer: Trainer, runs: Sequence[Run]) -> int:
     return TRAINED * trained + sum(scored_rows(trainer, run) for run in runs)
 
 
+def cost(trainer: Trainer, run: Run) -> int:
+    """What is left of a run, in tokens of the encoder's input that are scored: it orders runs, and is no time."""
+    return _work(trainer, [run]) * (run.shape.target_length + trainer.settings.max_source_length)
+
+
 def _cost(trainer: Trainer, largest: Sequence[Run], parts: int) -> int:
     """What it takes to measure so many parts, at most, in scored rows."""
     step = TRAINED * sum(run.config.batch_size for run in largest)

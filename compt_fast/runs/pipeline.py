@@ -5,7 +5,7 @@ each from the latest checkpoint.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,6 +44,9 @@ from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
 from compt_fast.utils.errors import FIRST_SIGNAL, InputError, out_of_memory
 from compt_fast.utils.output import OutputError, complain
+
+Drive = Callable[[Trainer, Monitor, Interrupts], None]
+"""What trains the runs of a trainer to their end, as `Trainer.train` does: this process, or others for it."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +123,11 @@ def prepare(
     return Pipeline(folder, store, stage_one, sharing, replace(last, resumed=resumed))
 
 
-def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
+def conduct(pipeline: Pipeline, command: list[str], console: Console, drive: Drive = Trainer.train) -> int:
     """Train what a job lacks: the source prompts that its store has not, then its runs; prints what came of each.
 
-    The folder is made, or extended, by the `command` that `config.json` is to name. Returns 0 where all runs have
-    finished or can go on, 1 where some were not finite, and `FIRST_SIGNAL` or more after a signal.
+    The folder is made, or extended, by the `command` that `config.json` is to name, and `drive` trains. Returns 0
+    where all runs have finished or can go on, 1 where some were not finite, and `FIRST_SIGNAL` or more after a signal.
     """
     folder, last = pipeline.folder, pipeline.stage_two
     prepare_folder(folder, last.job, command)
@@ -136,7 +139,7 @@ def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
         with nullcontext() if own.exists() else claimed(own):  # with the job's folder the old ones are
             prepare_folder(own, stage.job, command)
             record_stored(own, stage.initialisation.used())
-            code = _train(stage, folder, console)
+            code = _train(stage, folder, console, drive)
         if code >= FIRST_SIGNAL:
             return code
         if stage in pipeline.stage_one:
@@ -145,7 +148,7 @@ def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
             raise InputError(f"{own}: the shared prompt could not be trained: {stage.trainer.ended[0].reason}")
     last.initialisation.refresh()
     record_stored(folder, last.initialisation.used())
-    return _train(last, folder, console)
+    return _train(last, folder, console, drive)
 
 
 def _latest(folder: Path, job: Job) -> Checkpoint | None:
@@ -192,7 +195,7 @@ def _stage(folder: Path, job: Job, starts: Initialisation, saved: Checkpoint | N
     return Stage(job, saved, made, starts)
 
 
-def _train(stage: Stage, job_folder: Path, console: Console) -> int:
+def _train(stage: Stage, job_folder: Path, console: Console, drive: Drive) -> int:
     """Train, score and report; the checkpoint left behind tells what was done, whatever ends it.
 
     `job_folder` is what `--resume` takes to go on, which is not the trainer's own in stage one.
@@ -212,7 +215,7 @@ def _train(stage: Stage, job_folder: Path, console: Console) -> int:
                 note_scales(trainer.trunk, trainer.runs)
                 monitor.rewind(0, 0)
             trainer.write_results()
-            interrupted = _to_the_end(trainer, monitor)
+            interrupted = _to_the_end(trainer, monitor, drive)
     except OutputError:
         complain(f"the output cannot be written any more; at step {trainer.step}, go on with: {resume}")
         raise
@@ -229,11 +232,11 @@ def _train(stage: Stage, job_folder: Path, console: Console) -> int:
     return 0 if all(result.status == "finished" or result.resumable for result in trainer.ended) else 1
 
 
-def _to_the_end(trainer: Trainer, monitor: Monitor) -> int:
+def _to_the_end(trainer: Trainer, monitor: Monitor, drive: Drive) -> int:
     """Train to the end; returns the number of the signal that came before it, else 0."""
     try:
         with Interrupts() as interrupts:
-            trainer.train(monitor, interrupts)
+            drive(trainer, monitor, interrupts)
     except Interrupted as interrupted:
         trainer.save(monitor)
         trainer.write_results()

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import socket
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from compt_fast.config.choices import AUTO
 from compt_fast.config.fields import POSITIVE, Flag, Kind, flags_of, stated
 from compt_fast.serving.limits import Limits
-from compt_fast.utils.errors import FIRST_SIGNAL, InputError
+from compt_fast.utils.cluster import HERE, check_member, connected, gpus_each, machines, slots
+from compt_fast.utils.errors import InputError
 from compt_fast.utils.numbers import integer
 
 if TYPE_CHECKING:
@@ -27,8 +23,6 @@ if TYPE_CHECKING:
     from compt_fast.prediction.predictor import Predictor
     from compt_fast.serving.service import Answers
 
-HERE = "here"
-"""The address of a cluster that does not run yet: one on this machine, for as long as the server runs."""
 REQUESTS_A_REPLICA = 256  # that a replica works on at a time, so that batches fill; others wait where they came in
 BUSY_REQUESTS = 32  # a replica's, on average, above which another one is started
 MORE_SECONDS, FEWER_SECONDS = 10, 300  # that there have to be too many requests, or too few, before replicas change
@@ -60,11 +54,7 @@ class Replication:
 
     def __post_init__(self) -> None:
         REPLICATION["replica_cpus"].check(self.replica_cpus)
-        if self.address.startswith("ray://"):
-            raise InputError(
-                f"--ray {self.address}: a client of a cluster cannot listen for it; run this on a machine of the "
-                "cluster, with --ray auto, or give the address of its head, HOST:6379"
-            )
+        check_member(self.address, "listen for it")
 
     @property
     def least(self) -> int:
@@ -135,20 +125,18 @@ def replicated(predictor: Predictor, asked: Replication, limits: Limits, name: s
     `name` is what the cluster calls the application: another one of that name is replaced. Raises `InputError` where
     there is no cluster, where it has no room for them, and where no replica starts.
     """
-    if asked.address == HERE and "ray" not in sys.modules:  # Ray reads it once, as it is imported
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # its own choice, which it tells of where nobody names it
-    import ray
-    from ray import serve
-    from ray.exceptions import RayError
-
-    from compt_fast.serving.replicas import Replica, Replicas
-
     assert predictor.belonging is not None
     settings, made_of = predictor.belonging.settings, predictor.belonging.made_of
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # which its import has set
-    with redirect_stdout(sys.stderr), _connected(asked):  # Ray prints what happens to its processes
-        gpus = int(settings.device == "cuda" or (settings.device == AUTO and "GPU" in ray.cluster_resources()))
-        check_room(asked, gpus, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    here = asked.most * asked.replica_cpus
+    with redirect_stdout(sys.stderr), connected(asked.address, here):  # Ray prints what happens to its processes
+        from ray import serve
+        from ray.exceptions import RayError
+
+        from compt_fast.serving.replicas import Replica, Replicas
+
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # which its import has set
+        gpus = gpus_each(settings.device)
+        check_room(asked, gpus, machines())
         deployment = serve.deployment(name="trunk", **asked.options(gpus, limits.timeout))(Replica)
         application = deployment.bind(settings, made_of, predictor.trunk.fingerprint(), limits, asked.replica_cpus)
         began = False
@@ -170,10 +158,7 @@ def check_room(asked: Replication, gpus: int, machines: Sequence[Mapping[str, fl
     """Raise `InputError` unless `machines`, each with so many "CPU" and "GPU", have room for the least replicas asked
     for, each with `gpus`: Ray Serve itself would wait for such machines without end.
     """
-    room = 0
-    for machine in machines:
-        by_cpus = int(machine.get("CPU", 0) // asked.replica_cpus)
-        room += min(by_cpus, int(machine.get("GPU", 0) // gpus)) if gpus else by_cpus
+    room = slots(machines, asked.replica_cpus, gpus)
     if room < asked.least:
         each = f"--replica-cpus {asked.replica_cpus}" + (f" and {gpus} GPU" if gpus else "")
         has = ", ".join(f"{machine.get('CPU', 0):g} and {machine.get('GPU', 0):g}" for machine in machines)
@@ -181,59 +166,3 @@ def check_room(asked: Replication, gpus: int, machines: Sequence[Mapping[str, fl
             f"--replicas {asked.replicas}: the cluster has room for {room} of {each}; its machines have processors and "
             f"GPUs: {has}" + ("; --device cpu takes no GPU" if gpus else "")
         )
-
-
-@contextmanager
-def _connected(asked: Replication) -> Iterator[None]:
-    """Within it, Ray's cluster is there for this process."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of this server
-    import ray
-    from ray.exceptions import RayError
-
-    said: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    # A short path: sockets lie below it.
-    with tempfile.TemporaryDirectory(prefix="compt-fast-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        before = signal.signal(signal.SIGTERM, _end)
-        try:
-            try:
-                if asked.address == HERE:
-                    # Replicas are as urgent as this process, which waits for them; Ray's own way is a niceness of 15.
-                    said |= {"_system_config": {"worker_niceness": 0}, "_temp_dir": folder}
-                    _begin(asked.most * asked.replica_cpus, said)
-                else:
-                    _check_head(asked.address)
-                    ray.init(asked.address, **said)
-            except (OSError, ValueError, RuntimeError, RayError) as error:  # among these ConnectionError
-                raise InputError(f"--ray {asked.address}: no cluster of Ray answers there: {error}") from None
-            except SystemExit as end:  # of Ray's own handler, which says the bare number
-                raise SystemExit(FIRST_SIGNAL + signal.SIGTERM if end.code == signal.SIGTERM else end.code) from None
-            signal.signal(signal.SIGTERM, _end)  # in place of Ray's
-            yield
-        finally:
-            ray.shutdown()
-            signal.signal(signal.SIGTERM, before)
-
-
-def _begin(cpus: int, said: dict[str, Any]) -> None:
-    """Start a cluster of this machine with so many processors, `said` being arguments of `ray.init`."""
-    import ray
-
-    # A terminal that closes tells all processes in it; those of the cluster are to go on until the server has answered
-    # what it holds. Ray itself keeps SIGINT from them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    try:
-        ray.init("local", num_cpus=cpus, include_dashboard=False, **said)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-
-
-def _check_head(address: str) -> None:
-    """Raise `OSError` or `ValueError` where nothing listens at an address: Ray itself would try for minutes."""
-    if address != AUTO:
-        host, _, port = address.rpartition(":")
-        with socket.create_connection((host, integer(port)), timeout=5):
-            pass
-
-
-def _end(number: int, frame: object) -> NoReturn:
-    sys.exit(FIRST_SIGNAL + number)

@@ -18,15 +18,7 @@ from weakref import WeakKeyDictionary
 
 import ray
 import torch
-from ray.exceptions import (
-    ActorUnavailableError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+from ray.exceptions import ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -38,6 +30,7 @@ from compt_fast.runs.job import named_trunk
 from compt_fast.serving.batcher import Batcher, Job, Pace, Stopping, Unavailable
 from compt_fast.serving.limits import Limits
 from compt_fast.serving.metrics import Metrics
+from compt_fast.utils.cluster import gone
 from compt_fast.utils.errors import InputError
 
 TRIES = 5
@@ -49,8 +42,6 @@ HEARD = 10  # seconds for which a replica that has answered counts as one that d
 FAILURES = 16  # of jobs, one after the other and none answered between them, from which on nothing works
 PAUSE = 0.2  # seconds until the next: by then the router has heard which one is gone
 SETS = 4  # of prompts that a replica holds: those before a change are needed until their last job is answered
-GONE = (RayActorError, WorkerCrashedError, ObjectLostError, OutOfMemoryError, NodeDiedError)
-"""A process or machine that ended, and its answer with it."""
 logger = logging.getLogger(__name__)
 
 Prompts = Mapping[str, TaskPrompt]
@@ -225,7 +216,7 @@ class Replicas:
                     return await self._asked(job)
             except ActorUnavailableError:  # it lives, and may hold what it was given
                 await asyncio.sleep(PAUSE)
-            except GONE as error:
+            except gone() as error:
                 ended += 1
                 if ended == TRIES:
                     raise

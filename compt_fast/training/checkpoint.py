@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,13 +24,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from compt_fast.training.cohort import Cohort
+from compt_fast.training.cohort import Cohort, Held
 from compt_fast.training.identity import Identity
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.files import new_file
 
 FORMAT = 2
 UNHASHED = 1  # the format before, which is still read
+NONE: Mapping[str, Held] = MappingProxyType({})
 
 
 class Damaged(Exception):
@@ -54,8 +56,9 @@ class Checkpoint:
         return [*self.state["results"], *training, *self.state.get("returning", ())]
 
 
-def save(folder: Path, state: dict[str, Any], cohorts: list[Cohort]) -> None:
-    """Write the checkpoint `step-N.safetensors` of `state["step"]`, read it again, and drop all but the one before it.
+def save(folder: Path, state: dict[str, Any], cohorts: list[Cohort], held: Mapping[str, Held] = NONE) -> None:
+    """Write the checkpoint `step-N.safetensors` of `state["step"]`, with the members of `cohorts` and those that are
+    `held`; read it again, and drop all but the one before it.
 
     At every moment, whatever ends the process, one whole checkpoint is there. After the last run nothing could
     be told from the one before, and it is dropped too.
@@ -63,7 +66,10 @@ def save(folder: Path, state: dict[str, Any], cohorts: list[Cohort]) -> None:
     tensors: dict[str, Tensor] = {}
     for cohort in cohorts:
         tensors |= tensors_of(cohort, range(len(cohort.members)))
+    for name, of in held.items():
+        tensors |= {f"{name}/{key}": tensor for key, tensor in of.tensors.items()}
     members = [[member.state() for member in cohort.members] for cohort in cohorts]
+    members += [[of.state] for of in held.values()]
     target = folder / f"step-{state['step']:08d}.safetensors"
     folder.mkdir(exist_ok=True)
     write(target, {**state, "members": members}, tensors)

@@ -86,6 +86,25 @@ class Member:
         return [self.rows[int(i)] for i in self.order.batch(self.step + ahead)]
 
 
+@dataclass(frozen=True)
+class Held:
+    """All that a run goes on from: what `Member.state` gives, and copies of `Cohort.run_tensors` on the CPU."""
+
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, cohort: Cohort, index: int) -> Held:
+        """The run at `index` as it is now."""
+        tensors = {name: t.detach().to("cpu", copy=True) for name, t in cohort.run_tensors(index).items()}
+        return cls(cohort.members[index].state(), tensors)
+
+    @property
+    def step(self) -> int:
+        """How many steps it has taken."""
+        return int(self.state["step"])
+
+
 class Cohort:
     """Prompt bank, optimizer state and members of the runs of one `PromptShape`.
 

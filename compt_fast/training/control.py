@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from compt_fast.training.interrupts import Interrupts
     from compt_fast.training.loop import Trainer
     from compt_fast.training.monitor import Monitor
+    from compt_fast.training.plan import Run
 
 
 class Control(Protocol):
@@ -26,6 +27,9 @@ class Control(Protocol):
         """Stop members, take stopped runs back in, add runs. Of what it has decided nothing may be lost where this
         ends early, by a signal: it is called again in the job that goes on.
         """
+
+    def until(self, trainer: Trainer, run: Run) -> int | None:
+        """The step of a run at which `act` is to see it, where that is known; else it is seen as it comes."""
 
     def kept(self, trainer: Trainer) -> None:
         """What `act` changed is on the disk now, and nothing that ends the process takes it back."""
@@ -45,6 +49,10 @@ class Uncontrolled:
 
     def act(self, trainer: Trainer, monitor: Monitor, interrupts: Interrupts) -> None:
         """Nothing is decided."""
+
+    def until(self, trainer: Trainer, run: Run) -> int | None:
+        """Nobody waits for it."""
+        return None
 
     def kept(self, trainer: Trainer) -> None:
         """Nothing was."""
@@ -66,6 +74,10 @@ class Together:
     def act(self, trainer: Trainer, monitor: Monitor, interrupts: Interrupts) -> None:
         for control in self.controls:
             control.act(trainer, monitor, interrupts)
+
+    def until(self, trainer: Trainer, run: Run) -> int | None:
+        steps = (control.until(trainer, run) for control in self.controls)
+        return min((step for step in steps if step is not None), default=None)
 
     def kept(self, trainer: Trainer) -> None:
         for control in self.controls:

@@ -106,6 +106,12 @@ class Halving(Uncontrolled):
                 trainer.stop(name, self._reason(trainer, name, development), development)
         self._seen = len(trainer.results), len(trainer.runs)
 
+    def until(self, trainer: Trainer, run: Run) -> int | None:
+        if not trainer.halves or run.id in self.exempt:
+            return None
+        come = len(self.scores.get(run.id, ()))
+        return next(iter(rungs_of(trainer.settings, trainer.steps_of(run))[come:]), None)
+
     def _measure(self, trainer: Trainer, monitor: Monitor, interrupts: Interrupts) -> dict[str, dict[str, Any]]:
         """Score the runs in training that have come to a rung: their development scores, by id."""
         here = []

@@ -46,6 +46,10 @@ class Interrupts:
         self._pending = number
         signal.signal(number, self._previous[number])
 
+    def ask(self, number: int) -> None:
+        """Act as if that signal had come."""
+        self._pending = number
+
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come since the block was entered."""
         if self._pending is not None:

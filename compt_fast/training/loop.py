@@ -14,7 +14,7 @@ from compt_fast.evaluation.passes import Asked
 from compt_fast.prompts.artifact import RunPrompts
 from compt_fast.tasks.examples import ScoredRows
 from compt_fast.training import checkpoint, stopped
-from compt_fast.training.cohort import Cohort, Member
+from compt_fast.training.cohort import Cohort, Held, Member
 from compt_fast.training.control import Control, Uncontrolled
 from compt_fast.training.interrupts import Interrupts
 from compt_fast.training.monitor import Monitor
@@ -61,30 +61,47 @@ class Trainer(Roster):
 
         On `Interrupted` or an error, `save` keeps what was done, unless the trainer is `midway`.
         """
-        self._started = time.perf_counter()
-        every = self.settings.checkpoint_every
-        while True:
-            self._retire(monitor, interrupts)
-            self.control.act(self, monitor, interrupts)
-            if self.changed:
-                self.save(monitor)
-                self.write_results()
-                monitor.expect(self.steps_to_come)
-                self.control.kept(self)
-            self.refill()
-            if not self.cohorts:
-                break
-            self.train_step(monitor)
-            if self.step % every == 0:
+        self.begin()
+        while self.advance(monitor, interrupts):
+            if self.due:
                 self.save(monitor)
             interrupts.check()
         self.save(monitor)
+
+    def begin(self) -> None:
+        """Count the time from now on."""
+        self._started = time.perf_counter()
+
+    def advance(self, monitor: Monitor, interrupts: Interrupts) -> bool:
+        """Let runs that are through leave and waiting ones enter, and take a step; False where nobody trains."""
+        self._retire(monitor, interrupts)
+        self.decide(monitor, interrupts)
+        while self.refill():  # of one that was held nobody has seen whether it is through
+            self._retire(monitor, interrupts)
+            self.decide(monitor, interrupts)
+        if self.cohorts:
+            self.train_step(monitor)
+        return bool(self.cohorts)
+
+    def decide(self, monitor: Monitor, interrupts: Interrupts) -> None:
+        """Let `control` act; what it has changed is on the disk then."""
+        self.control.act(self, monitor, interrupts)
+        if self.changed:
+            self.save(monitor)
+            self.write_results()
+            monitor.expect(self.steps_to_come)
+            self.control.kept(self)
+
+    @property
+    def due(self) -> bool:
+        """Whether a checkpoint is, after so many steps."""
+        return self.step % self.settings.checkpoint_every == 0
 
     def save(self, monitor: Monitor) -> None:
         """Write a checkpoint of the present state."""
         members = [member.run.id for cohort in self.cohorts for member in cohort.members]
         state = {
-            "job": self.identity.hash([*self.results, *members, *self.returning]),
+            "job": self.identity.hash([*self.results, *members, *self.held, *self.returning]),
             "step": self.step,
             "wall_seconds": self.wall_seconds,
             "tokens": self.tokens,
@@ -93,7 +110,7 @@ class Trainer(Roster):
             "returning": self.returning,
             "control": self.control.state(),
         }
-        checkpoint.save(self.folder / "checkpoints", state, self.cohorts)
+        checkpoint.save(self.folder / "checkpoints", state, self.cohorts, self.held)
         stopped.prune(self.folder, self.folder / "checkpoints")
         self.changed = False
 
@@ -104,17 +121,16 @@ class Trainer(Roster):
         """
         state = saved.state
         by_id = {run.id: run for run in self.runs}
+        self.note_results(saved)
         try:
-            for entries in filter(None, state["members"]):
-                cohort = self._admit([by_id[entry["run"]] for entry in entries])
-                for index, entry in enumerate(entries, len(cohort.members) - len(entries)):
-                    cohort.restore(index, entry, saved.tensors[entry["run"]])
+            for entry in itertools.chain.from_iterable(state["members"]):
+                self.held[by_id[entry["run"]].id] = Held(entry, saved.tensors[entry["run"]])
+            self.refill()
         except (KeyError, RuntimeError) as error:
             raise InputError(f"{saved.path}: not a checkpoint of this job: {error}") from None
         self.step = state["step"]
         self.tokens = state.get("tokens", 0)
         self.earlier_seconds = state["wall_seconds"]
-        self.note_results(saved)
         self.control.restore(state.get("control", {}))
         whole = sum(self.steps_of(by_id[run]) for run, result in self.results.items() if not result.resumable)
         monitor.rewind(state["metrics_offset"], whole + sum(self.begun.values()))

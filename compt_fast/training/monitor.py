@@ -81,12 +81,21 @@ class Monitor:
 
     def step(self, records: list[dict[str, Any]], *, speed: float) -> None:
         """One training step: a record a run, and tokens per second of the whole batch."""
+        self.keep(records)
+        losses = [record["loss"] for record in records if record["loss"] is not None]
+        done = self.progress.tasks[self._bar].completed + len(records)
+        self.show(int(done), losses, speed=speed, runs=len(records))
+
+    def keep(self, records: list[dict[str, Any]]) -> None:
+        """Write what steps gave, a record a step and run."""
         for record in records:
             self._file.write(json.dumps(record) + "\n")
             self._events(record)
-        losses = [record["loss"] for record in records if record["loss"] is not None]
+
+    def show(self, done: int, losses: list[float], *, speed: float, runs: int) -> None:
+        """How far the job is: steps that are done, the losses of the latest, tokens per second, runs in training."""
         mean = sum(losses) / len(losses) if losses else float("nan")
-        self.progress.update(self._bar, advance=len(records), loss=mean, speed=speed, alive=plural(len(records), "run"))
+        self.progress.update(self._bar, completed=done, loss=mean, speed=speed, alive=plural(runs, "run"))
         self._say_now_and_then()
 
     def expect(self, total_steps: int) -> None:

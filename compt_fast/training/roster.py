@@ -19,7 +19,7 @@ from compt_fast.prompts.shape import PromptShape
 from compt_fast.tasks.examples import JobData, ScoredRows, Seen, TrainingRow, seen_nothing
 from compt_fast.training import stopped
 from compt_fast.training.about import about_run
-from compt_fast.training.cohort import Cohort, Member
+from compt_fast.training.cohort import Cohort, Held, Member
 from compt_fast.training.distillation import TeachersOf, no_teachers
 from compt_fast.training.graphs import Graphs, captures
 from compt_fast.training.identity import Identity
@@ -59,6 +59,7 @@ class Roster:
     trained on, `teachers` the prompts that it learns from. Runs that train alone come after the others, one at a time,
     each in a cohort that `alone` makes; runs that are added, `record` writes down. `results` are of the runs that have
     ended; those that were stopped and go on once there is room are `returning`, with the steps that they have taken.
+    `held` are those that have begun and are in no cohort: they enter before others, and go on where they were.
     Of a job that goes on, `begun` holds the steps of the runs that were midway.
     """
 
@@ -77,6 +78,7 @@ class Roster:
     results: dict[str, RunResult] = field(default_factory=dict)
     begun: dict[str, int] = field(default_factory=dict)
     returning: dict[str, int] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
     closed: bool = False  # nobody enters any more
     changed: bool = False  # runs were stopped, resumed or added, and no checkpoint knows of it
     midway: bool = False  # an error left a change of runs or parameters half done: nothing to save
@@ -134,8 +136,9 @@ class Roster:
         that train alone last.
         """
         begun = {member.run.id for _, member in self.members} | self.results.keys()
-        new = [run for run in self.runs if run.id not in begun | self.returning.keys()]
-        return sorted([*map(self.run_of, self.returning), *new], key=lambda run: run.alone)
+        going_on = [*self.held, *self.returning]
+        new = [run for run in self.runs if run.id not in begun.union(going_on)]
+        return sorted([*map(self.run_of, going_on), *new], key=lambda run: run.alone)
 
     def run_of(self, name: str) -> Run:
         """The run of this id; `InputError` for one that the job has not."""
@@ -181,6 +184,8 @@ class Roster:
         if run.id in self.results:
             raise InputError(f"{run.id}: it has {self.results[run.id].status} already; list shows what goes on")
         step = self.returning.pop(run.id, 0)
+        if run.id in self.held:
+            self.let_in(run.id)
         for cohort, member in list(self.members):
             if member.run == run:
                 step = member.step
@@ -226,10 +231,10 @@ class Roster:
         self.runs = [*self.runs, *runs]
         self.changed = True
 
-    def refill(self) -> None:
-        """Let waiting runs in until `runs_at_once` train side by side."""
+    def refill(self) -> bool:
+        """Let waiting runs in until `runs_at_once` train side by side; whether some of them were held."""
         if self.closed:
-            return
+            return False
         alive = sum(len(cohort.members) for cohort in self.cohorts)
         entering: dict[PromptShape, list[Run]] = {}
         for run in self.waiting[: max(0, self.settings.runs_at_once - alive)]:
@@ -239,9 +244,11 @@ class Roster:
             entering.setdefault(run.shape, []).append(run)
             if run.alone:
                 break
+        held = len(self.held)
         for runs in entering.values():
             with self._change():
                 self._admit(runs)
+        return len(self.held) < held
 
     def _admit(self, runs: Sequence[Run]) -> Cohort:
         """Let runs of one shape in."""
@@ -256,10 +263,32 @@ class Roster:
             self.cohorts.append(cohort)
         cohort.admit(*members)
         for index, run in enumerate(runs, len(cohort.members) - len(runs)):
-            if run.id in self.returning:
+            if run.id in self.held:
+                held = self.held.pop(run.id)
+                cohort.restore(index, held.state, held.tensors)
+            elif run.id in self.returning:
                 saved = stopped.load(self.folder, self.identity, run.id, self.returning.pop(run.id))
                 cohort.restore(index, saved.state["members"][0][0], saved.tensors[run.id])
         return cohort
+
+    def let_in(self, name: str) -> Member:
+        """Let a run in that is held or returns, whether or not there is room for it."""
+        run = self.run_of(name)
+        self._admit([run])
+        return next(member for _, member in self.members if member.run == run)
+
+    def hold(self, name: str) -> None:
+        """Take a run out of training, as it is."""
+        cohort, member = next((c, m) for c, m in self.members if m.run.id == name)
+        if self.graphs is not None:
+            self.graphs.drop()
+        self.held[name] = Held.of(cohort, cohort.members.index(member))
+        self._leave(cohort, member)
+        self.cohorts = [cohort for cohort in self.cohorts if cohort.members]
+
+    def snapshot(self) -> dict[str, Held]:
+        """All that the runs in training go on from, as they are."""
+        return {m.run.id: Held.of(c, c.members.index(m)) for c, m in self.members}
 
     def _leave(self, cohort: Cohort, member: Member) -> None:
         """Let the run of a cohort's `member` go."""

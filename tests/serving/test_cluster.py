@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,16 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import httpx
 import pytest
-import ray
-from ray.exceptions import RaySystemError
 
 from compt_fast.prediction.predictor import Answer, Predictor, load
 from compt_fast.serve import ADMIN_TOKEN
-from compt_fast.serving.cluster import Replication, Weightless, _connected, _span, check_room
+from compt_fast.serving.cluster import Replication, Weightless, _span, check_room
 from compt_fast.utils.errors import InputError
 from tests.helpers.jobs import REPOSITORY
 from tests.helpers.serving import ADMIN, AS_ADMIN, ASK, mixed_rows, until
@@ -48,37 +44,9 @@ def test_what_is_no_span(text: str) -> None:
         _span(text)
 
 
-def test_addresses_at_which_no_server_can_be_replicated() -> None:
+def test_a_client_of_a_cluster_is_no_server() -> None:
     with pytest.raises(InputError, match="--ray ray://head:10001: a client of a cluster cannot listen for it"):
         Replication(address="ray://head:10001")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    for address in (f"127.0.0.1:{port}", "nowhere", "127.0.0.1:x"):
-        with (
-            pytest.raises(InputError, match=f"--ray {address}: no cluster of Ray answers there"),
-            _connected(Replication(address=address)),
-        ):
-            pass
-
-
-@pytest.mark.parametrize("error", [RuntimeError("no port"), RaySystemError("no store"), ConnectionError("nothing")])
-def test_a_cluster_that_does_not_start_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "init", Mock(side_effect=error))
-    with pytest.raises(InputError, match="--ray here: no cluster of Ray answers there: "), _connected(Replication()):
-        pass
-
-
-def test_a_signal_while_the_cluster_starts_ends_as_one_does_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-
-    def start(*args: Any, **kwargs: Any) -> None:
-        signal.raise_signal(signal.SIGTERM)
-
-    for init in (start, Mock(side_effect=SystemExit(int(signal.SIGTERM)))):  # by our handler, and by Ray's
-        monkeypatch.setattr(ray, "init", init)
-        with pytest.raises(SystemExit) as end, _connected(Replication()):
-            pass
-        assert end.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(
