@@ -29,6 +29,7 @@ from compt_fast.training.checkpoint import Checkpoint, load_latest
 from compt_fast.training.interrupts import Interrupted, Interrupts
 from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
+from compt_fast.training.tracking import Tracking
 from compt_fast.utils.errors import FIRST_SIGNAL, InputError, out_of_memory
 from compt_fast.utils.output import OutputError, complain
 
@@ -172,9 +173,10 @@ def _train(stage: Stage, job_folder: Path, console: Console) -> int:
     resume = f"python -m compt_fast.train --resume {shlex.quote(str(job_folder))}"
     if stage.job.memory is not None:
         resume = f"compt_fast.fit(data, resume={str(job_folder)!r})"
-    tensorboard = stage.job.settings.tensorboard
+    own = trainer.folder.name if trainer.folder != job_folder else ""
+    tracking = Tracking(job_folder, trainer.settings, trainer.runs, own, trainer.begun)
     try:
-        with Monitor(trainer.folder, trainer.total_steps, console, tensorboard=tensorboard) as monitor:
+        with Monitor(trainer.folder, trainer.total_steps, console, tracking) as monitor:
             if saved is not None:
                 trainer.restore(monitor, saved)
             else:

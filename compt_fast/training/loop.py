@@ -301,7 +301,8 @@ class Trainer:
         with self._change():
             cohort.keep([i for i in range(len(cohort.members)) if i != index])
         self.write_results()
-        monitor.ended(f"{self.results[run.id].says} ({len(self.results)} of {plural(len(self.runs), 'run')} ended)")
+        says = f"{self.results[run.id].says} ({len(self.results)} of {plural(len(self.runs), 'run')} ended)"
+        monitor.ended(self.results[run.id], member.step, says)
 
     def _select(self, cohort: Cohort, monitor: Monitor, interrupts: Interrupts) -> None:
         """Keep the prompts of each run that did best so far on its development sample."""
@@ -314,6 +315,7 @@ class Trainer:
             sample = self.development_of(member.run)
             tasks = self._score(prompts, member.run, sample, interrupts)
             member.selected = member.step
+            monitor.selecting(member.run.id, member.step, tasks, average(tasks))
             if average(tasks) > member.best_score:
                 member.best = prompts
                 scores = {name: task["scores"] for name, task in tasks.items()}
