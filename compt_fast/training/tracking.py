@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compt_fast.config.job import JobSettings
+from compt_fast.config.job import JOB_FLAGS, JobSettings
 from compt_fast.training.plan import Run
 from compt_fast.training.results import RunResult
 from compt_fast.training.trackers import TRACKERS, Status, TrackedRun, Tracker
@@ -110,7 +110,7 @@ class Tracking:
         run = next(run for run in self.runs if run.id == run_id)
         name = f"{self.stage}/{run_id}" if self.stage else run_id
         key = hashlib.sha256(f"{self._job_id()}/{name}".encode()).hexdigest()[:16]
-        job = {key: getattr(self.settings, key) for key in ("model", "dtype", "engine", "scoring", "select")}
+        job = {flag.field: getattr(self.settings, flag.field) for flag in JOB_FLAGS.values() if not flag.free}
         group = self.folder.absolute().name
         return TrackedRun(self.folder / tracker, name, key, group, job | run.config.to_json())
 
