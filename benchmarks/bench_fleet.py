@@ -39,7 +39,7 @@ def trainer_of(job: Job, runs: slice, folder: Path, graphs: bool = False) -> tup
     settings = replace(job.settings, cuda_graphs=graphs)
     trainer = Trainer(job.runs[runs], job.trunk, job.trunk_hash, job.data, settings, folder)
     trainer.refill()
-    return trainer, Monitor(folder, ENDLESS, Console(quiet=True), tensorboard=False)
+    return trainer, Monitor(folder, ENDLESS, Console(quiet=True))
 
 
 def losses_of_first_step(job: Job, runs: slice, folder: Path, graphs: bool = False) -> list[float]:

@@ -109,7 +109,7 @@ class Engine:
     @contextmanager
     def training(self) -> Iterator[Callable[[], list[float]]]:
         """A whole training step, composition and update included; it gives the runs' losses."""
-        with Monitor(self.folder, 1, Console(quiet=True), tensorboard=False) as monitor:
+        with Monitor(self.folder, 1, Console(quiet=True)) as monitor:
             yield lambda: [record["loss"] for record in self.trainer.train_step(monitor)]
 
     @cached_property

@@ -131,7 +131,7 @@ def _missing_software(found: dict[str, str | None], has_gpu: bool) -> Iterator[M
     if found["datasets"] is None:
         yield Missing("datasets", "no data from the hub; local folders and mini work", True)
     if found["tensorboard"] is None:
-        yield Missing("tensorboard", "no TensorBoard log; metrics.jsonl says the same", False)
+        yield Missing("tensorboard", "no --track tensorboard; metrics.jsonl says the same", False)
     for name in ("matplotlib", "jinja2"):
         if found[name] is None:
             yield Missing(name, "no report of tables and figures; training and results need it not", False)

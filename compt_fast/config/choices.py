@@ -27,6 +27,7 @@ ENGINE_NAMES = (AUTO, *names_in("compt_fast.models.engines"))
 INT8 = "int8"
 """The trunk's numbers where it only infers."""
 SCORING_NAMES = names_in("compt_fast.evaluation.scorings")
+TRACKER_NAMES = names_in("compt_fast.training.trackers")
 EXPORT_NAMES = names_in("compt_fast.exports")
 NONE = "none"
 """In place of a setting that a job began with, and goes on without."""

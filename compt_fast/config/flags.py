@@ -19,6 +19,8 @@ from compt_fast.utils.errors import InputError, shown, unknown
 from compt_fast.utils.inputs import check_path, read_document
 
 FLAGS: dict[str, Flag] = {**RUN_FLAGS, **JOB_FLAGS}
+FORMER = {"tensorboard": lambda on: {"track": ["tensorboard"]} if on else {}}
+"""Flags that are no more, and what says the same: files of older jobs hold them."""
 MOST_RUNS = 10_000  # of a job: their plan alone takes seconds
 
 
@@ -187,10 +189,11 @@ def check_settings(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {}
     for name, value in content.items():
-        key = str(name).replace("-", "_")
-        if key not in FLAGS:
-            raise unknown(f"flag in {where}:", str(name), FLAGS)
-        if key in settings:
-            raise InputError(f"{where}: {key} stands there twice")
-        settings[key] = value
+        former = str(name).replace("-", "_")
+        for key, meant in FORMER[former](value).items() if former in FORMER else [(former, value)]:
+            if key not in FLAGS:
+                raise unknown(f"flag in {where}:", str(name), FLAGS)
+            if key in settings:
+                raise InputError(f"{where}: {key} stands there twice")
+            settings[key] = meant
     return settings

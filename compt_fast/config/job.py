@@ -20,6 +20,7 @@ from compt_fast.config.choices import (
     RETRAIN,
     SCORING_NAMES,
     SYNCHRONOUS,
+    TRACKER_NAMES,
 )
 from compt_fast.config.fields import FOLDER, PLACE, POSITIVE, TRUNK, Flag, Range, flags_of, stated
 from compt_fast.config.run import RUN_FLAGS
@@ -316,7 +317,18 @@ class JobSettings:
     checkpoint_every: int = field(
         default=200, metadata=_flag("steps between checkpoints", ranges=(POSITIVE,), free=True, pace=True)
     )
-    tensorboard: bool = field(default=False, metadata=_flag("also write TensorBoard events", free=True))
+    track: list[str] = field(
+        default_factory=list,
+        metadata=_flag(
+            "where curves and scores go beside metrics.jsonl, into the run folder: nothing leaves the machine",
+            choices=TRACKER_NAMES,
+            free=True,
+        ),
+    )
+    track_every: int = field(
+        default=10,
+        metadata=_flag("steps of a run from one tracked point of its curve to the next", ranges=(POSITIVE,), free=True),
+    )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> JobSettings:

@@ -162,7 +162,7 @@ def _silent(probe: Trainer) -> Iterator[Monitor]:
     """A monitor that leaves no trace."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        Monitor(Path(folder), probe.total_steps, Console(quiet=True), tensorboard=False) as monitor,
+        Monitor(Path(folder), probe.total_steps, Console(quiet=True)) as monitor,
     ):
         yield monitor
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from compt_fast.config.choices import TRACKER_NAMES
 from compt_fast.config.job import JobSettings
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.files import clean, unfinished
@@ -17,12 +18,12 @@ from compt_fast.utils.locks import locked
 from compt_fast.utils.names import is_name
 
 LOCK = "lock"
-WRITTEN = ("config.json", "results.json", "results.md")
+WRITTEN = ("config.json", "results.json", "results.md", "tracked.json")
 STAGES = SOURCES, SHARING = "sources", "shared"
 """What the folders of the jobs before a job begin with, in its own: those that train what its store lacks, and those
 that train prompts which source tasks share.
 """
-OPENED = ("metrics.jsonl", "prompts", "weights", "checkpoints", "stopped", "requests", "tensorboard", "store")
+OPENED = ("metrics.jsonl", "prompts", "weights", "checkpoints", "stopped", "requests", "store", *TRACKER_NAMES)
 """What is opened in a run folder; `WRITTEN` is replaced, so that a link there does no harm."""
 
 
@@ -130,12 +131,18 @@ def stage_folders(folder: Path, stages: Sequence[str] = STAGES) -> list[Path]:
 def refuse_links(folder: Path) -> None:
     """Raise `InputError` where something in a run folder that is opened for writing is a link."""
     opened = (folder / name for name in OPENED)
-    for path in (*opened, *stage_folders(folder), *folder.glob("tensorboard/*"), *folder.glob("stopped/*")):
+    tracked = [path for name in TRACKER_NAMES for path in (folder / name).rglob("*") if _leads_out(path, folder)]
+    for path in (*opened, *stage_folders(folder), *tracked, *folder.glob("stopped/*")):
         if path.is_symlink():
             raise InputError(
                 f"{path} is a link: a job writes into its run folder alone; put what it leads to in its place"
                 + (", or name it as --store" if path.name == "store" else "")
             )
+
+
+def _leads_out(path: Path, folder: Path) -> bool:
+    """Whether a link, of which W&B makes some of its own, leads out of the run folder."""
+    return path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from compt_fast.tasks.loaders import TaskData, check_read, load_task, task_of
 from compt_fast.tasks.table import SUITES, Task
 from compt_fast.training.identity import Identity
 from compt_fast.training.plan import Run, bytes_at_once, keep_ids, plan_runs, planned_as
+from compt_fast.training.trackers import check_trackers
 from compt_fast.utils.environment import cpu, environment
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.files import check_length, write_json
@@ -94,8 +94,7 @@ def open_job(
     files, defined = [Path(name) for name in settings.task_file], memory.defined if memory else ()
     tasks = resolve_tasks(settings.suite, settings.tasks, settings.include, settings.exclude, files, defined)
     loaded = (load or partial(_named_rows, settings, memory))(tasks)
-    if settings.tensorboard and find_spec("tensorboard") is None:
-        raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
+    check_trackers(settings.track)
     settings = replace(settings, dtype=settled_dtype(settings), source_tasks=_named_source_tasks(settings, defined))
     trunk = trunk or named_trunk(settings, made_of)
     runs = plan_runs(settings, tasks=[task.name for task in tasks], d_model=trunk.d_model)

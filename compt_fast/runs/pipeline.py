@@ -42,6 +42,7 @@ from compt_fast.training.halving import Halving, check_halving
 from compt_fast.training.interrupts import Interrupted, Interrupts
 from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
+from compt_fast.training.tracking import Tracking
 from compt_fast.utils.errors import FIRST_SIGNAL, InputError, out_of_memory
 from compt_fast.utils.output import OutputError, complain
 
@@ -204,9 +205,10 @@ def _train(stage: Stage, job_folder: Path, console: Console, drive: Drive) -> in
     resume = f"python -m compt_fast.train --resume {shlex.quote(str(job_folder))}"
     if stage.job.memory is not None:
         resume = f"compt_fast.fit(data, resume={str(job_folder)!r})"
-    tensorboard = stage.job.settings.tensorboard
+    own = trainer.folder.name if trainer.folder != job_folder else ""
+    tracking = Tracking(job_folder, trainer.settings, trainer.runs, own, trainer.begun)
     try:
-        with Monitor(trainer.folder, trainer.steps_to_come, console, tensorboard=tensorboard) as monitor:
+        with Monitor(trainer.folder, trainer.steps_to_come, console, tracking) as monitor:
             if saved is not None:
                 trainer.restore(monitor, saved)
                 for name in stage.resumed:

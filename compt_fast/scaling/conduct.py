@@ -209,11 +209,11 @@ class Conducted:
         trainer = self.trainer
         trainer.held |= report.held
         trainer.begun |= {name: held.step for name, held in report.held.items()}
+        self.monitor.keep(report.records)
         for name, ended in report.ended.items():
             self._keep(name, ended)
             done = f"({len(trainer.results)} of {plural(len(trainer.runs), 'run')} ended)"
-            self.monitor.ended(f"{ended.result.says} {done}")
-        self.monitor.keep(report.records)
+            self.monitor.ended(ended.result, self._totals[name], f"{ended.result.says} {done}")
         if report.taken:
             device.pace = (time.monotonic() - device.since) / report.taken
         device.steps, device.losses, device.speed = dict(report.steps), report.losses, report.speed

@@ -37,7 +37,7 @@ class Gathering(Monitor):
     """Keeps the records of each run's steps until they are asked for."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, 0, Console(quiet=True), tensorboard=False)
+        super().__init__(folder, 0, Console(quiet=True))
         self._records: dict[str, list[dict[str, Any]]] = {}
         self.losses: list[float] = []  # of the latest step
         self.speed = 0.0

@@ -220,7 +220,8 @@ class Trainer(Roster):
             monitor.phase("training")
         self._leave(cohort, member)
         self.write_results()
-        monitor.ended(f"{self.results[run.id].says} ({len(self.results)} of {plural(len(self.runs), 'run')} ended)")
+        says = f"{self.results[run.id].says} ({len(self.results)} of {plural(len(self.runs), 'run')} ended)"
+        monitor.ended(self.results[run.id], member.step, says)
 
     def _select(self, monitor: Monitor, interrupts: Interrupts) -> None:
         """Keep the prompts of each run that did best so far on its development sample."""
@@ -243,6 +244,7 @@ class Trainer(Roster):
         for _, member in new:
             monitor.phase(f"selecting {member.run.id}")
             _, tasks = next(scores)
+            monitor.selecting(member.run.id, member.step, tasks, average(tasks))
             by_task = {name: task["scores"] for name, task in tasks.items()}
             member.developed = member.step, {"average": average(tasks), "step": member.step, "tasks": by_task}
             monitor.phase("training")

@@ -1,4 +1,4 @@
-"""What a job tells while it works: `metrics.jsonl`, TensorBoard, and progress, as a bar or in plain lines."""
+"""What a job tells while it works: `metrics.jsonl`, trackers, and progress, as a bar or in plain lines."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from compt_fast.training.results import RunResult
+from compt_fast.training.tracking import Tracking
 from compt_fast.utils.output import OutputError
 from compt_fast.utils.words import duration, plural
 
@@ -26,10 +28,10 @@ class Monitor:
     ipywidgets, and elsewhere, as in a log file, prints a line now and then and at each run's end.
     """
 
-    def __init__(self, folder: Path, total_steps: int, console: Console, *, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, total_steps: int, console: Console, tracking: Tracking | None = None) -> None:
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._folder = folder
-        self._writers: dict[str, Any] | None = {} if tensorboard else None
+        self._tracking = tracking
         self._has_bar = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -59,8 +61,8 @@ class Monitor:
         with suppress(OutputError):  # nothing more can be shown, and what ends the job is said elsewhere
             self.progress.stop()
         self._file.close()
-        for writer in (self._writers or {}).values():
-            writer.close()
+        if self._tracking is not None:
+            self._tracking.close()
 
     @property
     def offset(self) -> int:
@@ -90,7 +92,8 @@ class Monitor:
         """Write what steps gave, a record a step and run."""
         for record in records:
             self._file.write(json.dumps(record) + "\n")
-            self._events(record)
+        if self._tracking is not None:
+            self._tracking.step(records)
 
     def show(self, done: int, losses: list[float], *, speed: float, runs: int) -> None:
         """How far the job is: steps that are done, the losses of the latest, tokens per second, runs in training."""
@@ -107,8 +110,15 @@ class Monitor:
         self.progress.update(self._bar, description=text)
         self._say_now_and_then()
 
-    def ended(self, text: str) -> None:
-        """What came of a run."""
+    def selecting(self, run: str, step: int, tasks: dict[str, Any], average: float) -> None:
+        """What a run scored on its development sample after `step` steps."""
+        if self._tracking is not None:
+            self._tracking.scores(run, step, "development", tasks, average)
+
+    def ended(self, result: RunResult, step: int, text: str) -> None:
+        """What came of a run after `step` steps, as `text` says."""
+        if self._tracking is not None:
+            self._tracking.ended(result, step)
         if not self._has_bar:
             self._console.print(text, soft_wrap=True)
 
@@ -124,18 +134,3 @@ class Monitor:
         parts += [f"loss {loss:.3f}"] if math.isfinite(loss) else []
         parts += [f"{task.fields['speed']:,.0f} tokens/s", f"{alive} side by side"] if alive else []
         self._console.print(", ".join([*parts, f"{duration(now - self._began)} so far"]), soft_wrap=True)
-
-    def _events(self, record: dict[str, Any]) -> None:
-        if self._writers is None:
-            return
-        run = record["run"]
-        if run not in self._writers:
-            from torch.utils.tensorboard import SummaryWriter  # an optional package
-
-            # What an interrupted job wrote of steps that are taken again is to be forgotten.
-            self._writers[run] = SummaryWriter(str(self._folder / "tensorboard" / run), purge_step=record["step"])
-        for name in ("loss", "gradient_norm"):
-            if record[name] is not None:
-                self._writers[run].add_scalar(name, record[name], record["step"])
-        for group, rate in record["learning_rate"].items():
-            self._writers[run].add_scalar(f"learning_rate/{group}", rate, record["step"])

@@ -137,7 +137,7 @@ def test_fine_tuning_is_torchs_own(tiny_t5: Path, toys: list[Path], tmp_path: Pa
     trainer.runs, trainer.rows, trainer.alone = [run], {run.id: rows}, lambda run: alone(job, run)
     trainer.refill()
     (cohort,) = trainer.cohorts
-    with Monitor(tmp_path / "none", 4, Console(quiet=True), tensorboard=False) as monitor:
+    with Monitor(tmp_path / "none", 4, Console(quiet=True)) as monitor:
         found = [trainer.train_step(monitor)[0]["loss"] for _ in range(4)]
     assert found == pytest.approx(losses, rel=1e-4)
     for name, p in model.named_parameters():

@@ -116,10 +116,20 @@ def test_places_are_kept_as_absolute_paths(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_run_folders_config_gives_its_flags_back(tmp_path: Path) -> None:
-    settings = parsed("--shots", "8,full", "--tasks", "rte", "--lr-router", "0.125", "--tensorboard")
+    settings = parsed("--shots", "8,full", "--tasks", "rte", "--lr-router", "0.125", "--track", "tensorboard")
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"format": 1, "flags": settings.to_json(), "runs": {}}))
     assert read_flags({}, str(path)) == settings
+
+
+@pytest.mark.parametrize(("text", "track"), [("true", ["tensorboard"]), ("false", [])])
+def test_a_flag_of_former_times_is_understood(text: str, track: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(f'{{"tensorboard": {text}}}')
+    assert read_flags({}, str(path)).track == track
+    path.write_text('{"tensorboard": true, "track": "wandb"}')
+    with pytest.raises(InputError, match="track stands there twice"):
+        read_flags({}, str(path))
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def train(job: Job, runs: list[Run], folder: Path, start: Start = from_nothing, 
     settings = replace(job.settings, **changes)
     trainer = Trainer(runs, job.trunk, job.trunk_hash, job.data, settings, folder, start, teachers=taught)
     total, console = trainer.total_steps, Console(quiet=True)
-    with Monitor(folder, total, console, tensorboard=False) as monitor, Interrupts() as interrupts:
+    with Monitor(folder, total, console) as monitor, Interrupts() as interrupts:
         trainer.train(monitor, interrupts)
     return trainer
 

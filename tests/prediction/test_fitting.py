@@ -184,7 +184,7 @@ def test_a_run_that_was_stopped_has_no_prompts(flags: dict[str, Any]) -> None:
 def test_a_bar_in_a_notebook(widgets: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "find_spec", lambda name: object() if widgets and name == "ipywidgets" else None)
     console = Console(file=io.StringIO(), force_jupyter=True)
-    assert Monitor(tmp_path, 10, console, tensorboard=False).progress.disable == (not widgets)
+    assert Monitor(tmp_path, 10, console).progress.disable == (not widgets)
 
 
 def test_progress_shows_the_table(flags: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

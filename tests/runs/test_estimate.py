@@ -164,7 +164,7 @@ def test_rows_that_select_the_best_weights_count(tiny_t5: Path, toys: list[Path]
     score = best._score
     best.folder.mkdir()
     best._score = lambda *rest: scored.append(sum(len(of.inputs) for of in rest[2])) or score(*rest)  # type: ignore
-    with Monitor(best.folder, 25, Console(quiet=True), tensorboard=False) as monitor, Interrupts() as interrupts:
+    with Monitor(best.folder, 25, Console(quiet=True)) as monitor, Interrupts() as interrupts:
         best.train(monitor, interrupts)
     assert rows["best"] == sum(scored) > 18
 

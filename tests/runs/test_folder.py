@@ -98,7 +98,11 @@ def test_what_died_half_written_is_cleaned_up_and_what_is_others_stays(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics.jsonl", "prompts", "checkpoints", "store", "sources-m2", "shared-m2", "tensorboard/run"]
+    "name",
+    [
+        *("metrics.jsonl", "prompts", "checkpoints", "store", "sources-m2", "shared-m2"),
+        *("wandb", "tensorboard/run", "wandb/a/b"),
+    ],
 )
 def test_links_that_lead_out_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()

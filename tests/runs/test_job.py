@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from compt_fast.config.flags import read_flags
-from compt_fast.runs import job as module
 from compt_fast.runs.job import (
     Job,
     check_recorded,
@@ -23,7 +22,7 @@ from compt_fast.runs.job import (
     record_stored,
     recorded_identity,
 )
-from compt_fast.training import checkpoint
+from compt_fast.training import checkpoint, trackers
 from compt_fast.utils.errors import InputError
 from tests.helpers import jobs
 from tests.helpers.tiny_t5 import make_t5
@@ -172,10 +171,10 @@ def test_no_gpu(tiny_t5: Path, toys: list[Path]) -> None:
         jobs.opened(jobs.settings(tiny_t5, toys, device="cuda"))
 
 
-def test_tensorboard_is_missed_at_once(tiny_t5: Path, toys: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    settings = replace(read_flags(jobs.settings(tiny_t5, toys), None), tensorboard=True)
-    with pytest.raises(InputError, match="pip install tensorboard"):
+def test_a_tracker_is_missed_at_once(tiny_t5: Path, toys: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    settings = read_flags(jobs.settings(tiny_t5, toys, track="trackio,wandb"), None)
+    with pytest.raises(InputError, match=r"--track trackio needs its extra: pip install 'compt-fast\[trackio\]'"):
         open_job(settings)
 
 

@@ -72,7 +72,7 @@ def go(job: Job, runs: list[Run], folder: Path, script: Mapping[int, Any] | Cont
     control = Together([Uncontrolled("other"), scripted])
     trainer = Trainer(list(runs), *of, control=control, record=runs.extend)
     saved = checkpoint.load_latest(folder / "checkpoints", trainer.identity)
-    with Monitor(folder, 1, Console(quiet=True), tensorboard=False) as monitor, Interrupts() as interrupts:
+    with Monitor(folder, 1, Console(quiet=True)) as monitor, Interrupts() as interrupts:
         if saved is None:
             monitor.rewind(0, 0)
         else:
