@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from compt_fast.runs.estimate import Estimate, estimate
 from compt_fast.runs.job import Job
 from compt_fast.runs.summary import print_plan
 from compt_fast.training.interrupts import Interrupts
-from compt_fast.training.loop import Trainer
+from compt_fast.training.loop import Scores, Trainer
 from compt_fast.training.monitor import Monitor
 from compt_fast.training.plan import Run
 from compt_fast.training.results import RunResult
@@ -73,7 +73,9 @@ def measured(
         patch.setattr(
             module,
             "predict",
-            lambda *rest, **more: scored.append(rest[2].shape.target_length) or predict(*rest, **more),
+            lambda data, asked, **more: (
+                scored.append(asked[0].prompts.shape.target_length) or predict(data, asked, **more)
+            ),
         )
         return estimate(trainer), probes, scored
 
@@ -151,7 +153,9 @@ def test_a_job_of_few_steps_and_many_rows_to_score_is_measured(
     assert measured(monkeypatch, many)[0] is not None
 
 
-def test_rows_that_select_the_best_weights_count(tiny_t5: Path, toys: list[Path], tmp_path: Path) -> None:
+def test_rows_that_select_the_best_weights_count(
+    tiny_t5: Path, toys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes = {"method": "pt-joint", "shots": 4, "steps": 25, "eval_size": 6}
     trainers = {
         how: trainer_of(jobs.opened(jobs.settings(tiny_t5, toys, select=how, **changes)), tmp_path / how)
@@ -161,9 +165,15 @@ def test_rows_that_select_the_best_weights_count(tiny_t5: Path, toys: list[Path]
     assert rows["last"] == 18
     best = trainers["best"]
     scored: list[int] = []
-    score = best._score
+    score = best._scores
+
+    def counted(wanted: Iterable[Any], interrupts: Interrupts) -> Scores:
+        asked = list(wanted)
+        scored.extend(len(of.inputs) for *_, sets in asked for of in sets)
+        return score(asked, interrupts)
+
     best.folder.mkdir()
-    best._score = lambda *rest: scored.append(sum(len(of.inputs) for of in rest[2])) or score(*rest)  # type: ignore
+    monkeypatch.setattr(best, "_scores", counted)
     with Monitor(best.folder, 25, Console(quiet=True)) as monitor, Interrupts() as interrupts:
         best.train(monitor, interrupts)
     assert rows["best"] == sum(scored) > 18
