@@ -72,7 +72,7 @@ class Operator:
         return [x for x in given if isinstance(x, Tensor)], [x for x in made if isinstance(x, Tensor)]
 
 
-class _Notes(TorchDispatchMode):
+class Notes(TorchDispatchMode):
     """What is done inside: `operators`, and the host's numbers in tensors that have no data."""
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class Step:
     bucket: Bucket
     operators: list[Operator]
     launches: list[Launch]
-    notes: _Notes
+    notes: Notes
 
     def lengths(self, cu_seqlens: Tensor) -> Tensor:
         """The rows' lengths (B,) of cumulative ones (B+1,), which came from the host."""
@@ -148,7 +148,7 @@ def recorded_of(job: Job, folder: Path) -> Step:
     packed = pack(cohorts)
     fitted = Graphs(trunk, CpuRecorder([])).fit(cohorts, packed)
     assert fitted is not None, "a step that is not captured"
-    notes = _Notes()
+    notes = Notes()
     with launching.recorded() as launches, notes:
         step = FixedStep(trunk, cohorts, fitted)
         step.put(fitted)

@@ -17,6 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,10 +66,6 @@ class Found:
     calls: list[Call]
     limits: Mapping[str, Limits]
 
-    def least(self, limits: Limits, kind: str = "") -> float:
-        """Seconds that all calls take at least, or those of a kind."""
-        return sum(limits.least(call) for call in self.calls if kind in ("", call.kind))
-
     def lines(self) -> list[dict[str, Any]]:
         """Each call that differs from the others, the longest first on the first GPU."""
         counts = Counter(self.calls)
@@ -77,36 +74,33 @@ class Found:
         return [
             asdict(call)
             | {"launches": counts[call]}
-            | {"least_us": {gpu: 1e6 * counts[call] * of.least(call) for gpu, of in self.limits.items()}}
+            | {"least_us": {gpu: round(1e6 * counts[call] * of.least(call), 2) for gpu, of in self.limits.items()}}
             for call in ordered
         ]
 
     def summary(self) -> dict[str, Any]:
         """What the JSON has of it."""
-        bucket, measured = self.step.bucket, measured_of(self.step.runs)
-        sums = {gpu: 1e3 * self.least(of) for gpu, of in self.limits.items()}
-        kinds = {kind: self._kind(kind) for kind in KINDS}
+        profiled = profiles(self.step.runs)
+        by_kind = {kind: {gpu: of[kind] for gpu, of in profiled.items()} for kind in KINDS}
         return {
             "rows": self.step.rows,
             "tokens": self.step.tokens,
-            "bucket": asdict(bucket),
-            "launches": len(self.calls),
-            "gigabytes": sum(call.bytes for call in self.calls) / 1e9,
-            "tflop": sum(call.operations for call in self.calls) / 1e12,
-            "least_ms": sums,
-            "measured_ms": measured,
-            "kinds": kinds,
+            "bucket": asdict(self.step.bucket),
+            **self._sums(self.calls, measured_of(self.step.runs)),
+            "kinds": {
+                kind: self._sums([call for call in self.calls if call.kind == kind], measured)
+                for kind, measured in by_kind.items()
+            },
             "calls": self.lines(),
         }
 
-    def _kind(self, kind: str) -> dict[str, Any]:
-        own = [call for call in self.calls if call.kind == kind]
+    def _sums(self, calls: Sequence[Call], measured: Mapping[str, float]) -> dict[str, Any]:
         return {
-            "launches": len(own),
-            "gigabytes": sum(call.bytes for call in own) / 1e9,
-            "tflop": sum(call.operations for call in own) / 1e12,
-            "least_ms": {gpu: 1e3 * self.least(of, kind) for gpu, of in self.limits.items()},
-            "measured_ms": {gpu: of[kind] for gpu, of in profiles(self.step.runs).items()},
+            "launches": len(calls),
+            "gigabytes": round(sum(call.bytes for call in calls) / 1e9, 4),
+            "tflop": round(sum(call.operations for call in calls) / 1e12, 4),
+            "least_ms": {gpu: round(1e3 * sum(map(of.least, calls)), 4) for gpu, of in self.limits.items()},
+            "measured_ms": {gpu: round(milliseconds, 3) for gpu, milliseconds in measured.items()},
         }
 
 
@@ -116,6 +110,7 @@ def results(gpu: str) -> dict[str, Any]:
     return content
 
 
+@cache
 def all_limits() -> dict[str, Limits]:
     """The published limits, and those that a large copy and a large product reached."""
     reached = {}
@@ -127,13 +122,13 @@ def all_limits() -> dict[str, Limits]:
 
 
 def measured_of(runs: int) -> dict[str, float]:
-    """Milliseconds of a replayed step of so many runs, by GPU, where it was timed."""
+    """Milliseconds of a replayed step of so many runs, the host's part included, by GPU, where it was timed."""
     timed = {gpu: results(gpu)["training_step"].get(f"replayed bf16, {runs} runs") for gpu in MEASURED}
     return {gpu: 1e3 * facts["seconds_a_step"] for gpu, facts in timed.items() if facts}
 
 
 def profiles(runs: int) -> dict[str, dict[str, float]]:
-    """Milliseconds on the device by kind, where a profile was taken; what it does not list is the rest's."""
+    """Milliseconds on the device by kind, and by GPU where a profile was taken; what it does not list is the rest's."""
     found = {}
     for gpu in MEASURED:
         profile = results(gpu).get("profile_replayed", {}).get(f"replayed bf16, {runs} runs")

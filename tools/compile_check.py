@@ -258,9 +258,7 @@ def check(plans: Sequence[str], targets: Sequence[int]) -> Iterator[Usage]:
 
 def report(found: Sequence[Usage]) -> dict[str, Any]:
     """What `--out` keeps."""
-    kernels = [
-        {**asdict(used), "programs": used.programs, "warps": used.programs * used.needs.warps} for used in found
-    ]
+    kernels = [{**asdict(used), "programs": used.programs, "warps": used.programs * used.needs.warps} for used in found]
     return {
         "of": "a program of each compiled kernel; programs and warps are those that a multiprocessor holds at a time; "
         "accesses are instructions that read or write global memory, by the bytes that a thread's one does",
@@ -287,7 +285,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     bad = sum(used.fails for used in found)
     if arguments.out:
         write_json(arguments.out, report(found))
-    print(f"{bad} of {len(found)} compiled kernels spill, use local memory or more than {SHARED} bytes of shared memory")
+    print(
+        f"{bad} of {len(found)} compiled kernels spill, use local memory or more than {SHARED} bytes of shared memory"
+    )
     return int(bad > 0)
 
 
