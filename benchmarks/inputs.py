@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from compt_fast.config.flags import read_flags
+from compt_fast.models.api import Trunk
 from compt_fast.runs.job import Job, open_job
 from compt_fast.tasks.table import SUITES, TASKS
 from tests.helpers.shared import real
@@ -74,11 +75,14 @@ def _made_row(task: str, number: int, draw: random.Random) -> dict[str, Any]:
     return texts | {"label": label}
 
 
-def job(size: str, engine: str, dtype: str, folder: Path, runs: int = 1) -> Job:
-    """`runs` runs of `spp` on GLUE's tasks, or on the embedded ones, 16 rows a batch each; never at an end."""
+def job(size: str, engine: str, dtype: str, folder: Path, runs: int = 1, trunk: Trunk | None = None) -> Job:
+    """`runs` runs of `spp` on GLUE's tasks, or on the embedded ones, 16 rows a batch each; never at an end.
+
+    `trunk` is that of the size, where it is there already.
+    """
     given = {
         "suite": "mini" if size == "mini" else "glue",
-        "model": checkpoint(size, folder / size),
+        "model": checkpoint(size, folder / size) if trunk is None else size,
         "engine": engine,
         "dtype": dtype,
         "method": "spp",
@@ -87,4 +91,4 @@ def job(size: str, engine: str, dtype: str, folder: Path, runs: int = 1) -> Job:
         "steps": "1000000",
         "eval_size": "300",
     }
-    return open_job(read_flags(given | ({} if size == "mini" else rows(folder / "rows")), None))
+    return open_job(read_flags(given | ({} if size == "mini" else rows(folder / "rows")), None), trunk=trunk)

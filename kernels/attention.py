@@ -11,17 +11,41 @@ scores' own rounding does.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launching import launch
+from .launching import capability, launch
 
-STAGES = 3  # a fourth buffer of keys and values would not fit the shared memory of every GPU
 LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+class Tile(NamedTuple):
+    """`side` queries and as many keys: the largest that needs no more registers than there are. `stages` buffers of
+    what a program goes past; a fourth would not fit the shared memory of every GPU.
+    """
+
+    side: int
+    stages: int
+
+
+def forward_tile(qkv: Tensor) -> Tile:
+    """That of `attention_fwd` for qkv (N, 3, H, D)."""
+    return Tile(64, 2) if qkv.dtype == torch.bfloat16 and qkv.shape[3] <= 64 else Tile(32, 3)
+
+
+def backward_tile(qkv: Tensor) -> Tile:
+    """That of `attention_bwd` for qkv (N, 3, H, D), by the GPU it is on."""
+    if qkv.dtype != torch.bfloat16:
+        return Tile(16, 3)
+    # From 9.0 to 11.0 a product's operands may stay in shared memory (wgmma, tcgen05), and its four warps share them.
+    # Elsewhere, 12.0 too, they take registers, and a side of 64 spills.
+    if qkv.shape[3] <= 64 and 90 <= capability(qkv) < 120:
+        return Tile(64, 1)
+    return Tile(32, 3)
 
 
 def attention_fwd(qkv: Tensor, cu_seqlens: Tensor, bias: Tensor, max_seqlen: int) -> tuple[Tensor, Tensor]:
@@ -36,8 +60,7 @@ def attention_fwd(qkv: Tensor, cu_seqlens: Tensor, bias: Tensor, max_seqlen: int
     tokens, _, heads, width = qkv.shape
     out = torch.empty((tokens, heads, width), dtype=qkv.dtype, device=qkv.device)
     sums = torch.empty((tokens, heads, 2), dtype=torch.float32, device=qkv.device)
-    side = 64 if qkv.dtype == torch.bfloat16 and width <= 64 else 32
-    _start([_forward], side, qkv, cu_seqlens, bias, max_seqlen, out=out, sums=sums)
+    _start([_forward], forward_tile(qkv), qkv, cu_seqlens, bias, max_seqlen, out=out, sums=sums)
     return out, sums
 
 
@@ -51,27 +74,21 @@ def attention_bwd(
     qkv_grad = torch.empty_like(qkv)
     delta = torch.empty(sums.shape[:2], dtype=torch.float32, device=qkv.device)
     rest = {"grad": grad, "out": out, "sums": sums, "delta": delta, "qkv_grad": qkv_grad}
-    side = 32 if qkv.dtype == torch.bfloat16 else 16
-    _start([_backward_queries, _backward_keys], side, qkv, cu_seqlens, bias, max_seqlen, **rest)
+    _start([_backward_queries, _backward_keys], backward_tile(qkv), qkv, cu_seqlens, bias, max_seqlen, **rest)
     return qkv_grad
 
 
 def _start(
-    kernels: list[Any], side: int, qkv: Tensor, cu_seqlens: Tensor, bias: Tensor, max_seqlen: int, **rest: Tensor
+    kernels: list[Any], tile: Tile, qkv: Tensor, cu_seqlens: Tensor, bias: Tensor, max_seqlen: int, **rest: Tensor
 ) -> None:
-    """A program is a tile of the longest row, of one row and head; one behind a shorter row's end does nothing.
-
-    `side` is a tile's, of queries and of keys: the largest that needs no more registers than there are. (One of 64 in
-    the backward, with one buffer in place of three, took 0.28 ms in place of 0.34 for 432 rows on an H200; on 8.0 it
-    spills.)
-    """
+    """A program is a tile of the longest row, of one row and head; one behind a shorter row's end does nothing."""
     heads, width = qkv.shape[2:]
     padded = max(16, triton.next_power_of_2(width))
-    tiles = triton.cdiv(max_seqlen, side)
+    tiles = triton.cdiv(max_seqlen, tile.side)
     values = rest | {"qkv": qkv, "cu_seqlens": cu_seqlens, "bias": bias, "span": bias.shape[1], "heads": heads}
-    values |= {"tiles": tiles, "WIDTH": width, "PADDED": padded, "BLOCK": side}
+    values |= {"tiles": tiles, "WIDTH": width, "PADDED": padded, "BLOCK": tile.side}
     for kernel in kernels:
-        launch(kernel, tiles * (len(cu_seqlens) - 1) * heads, values, stages=STAGES)
+        launch(kernel, tiles * (len(cu_seqlens) - 1) * heads, values, stages=tile.stages)
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""How a kernel is started: its arguments are looked up by the names of its signature."""
+"""How a kernel is started: its arguments are looked up by the names of its signature, and the GPU it is for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,30 @@ import torch
 from torch import Tensor
 
 STAGES = 4  # buffers of a software pipeline, so that enough loads are under way with two programs a multiprocessor
+
+_assumed = 80
+
+
+def capability(x: Tensor) -> int:
+    """The compute capability, 90 for 9.0, of the GPU that a tensor is on: on which a kernel's tiles may depend.
+
+    Of tensors on none (without data, or in Triton's interpreter) that of `assuming`; without it the oldest supported.
+    """
+    if x.device.type != "cuda":
+        return _assumed
+    major, minor = torch.cuda.get_device_capability(x.device)
+    return 10 * major + minor
+
+
+@contextmanager
+def assuming(capability: int) -> Iterator[None]:
+    """Inside, what is launched on tensors that are on no GPU is launched as for one of this compute capability."""
+    global _assumed
+    before, _assumed = _assumed, capability
+    try:
+        yield
+    finally:
+        _assumed = before
 
 
 @dataclass(frozen=True)

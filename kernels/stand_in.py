@@ -1,6 +1,7 @@
 """A GPU that is not here, as far as Triton asks for one before it starts a kernel.
 
 With it Triton's launcher binds a launch's arguments, specialises the kernel for them and compiles it, as on a device.
+Which tiles a launch has is said when it is made: by `launching.assuming`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """`python -m tools.compile_check`: compiles every kernel for GPUs that need not be here.
 
-Prints registers, shared memory and spills of each as ptxas reports them, and exits with 1 if one spills
-or needs more shared memory than the smallest of the GPUs has. What is compiled are the launches that
-`compose` and `adamw` make for typical cohorts, and those of T5's layers, on tensors without memory.
-Arguments are bound and specialised by Triton's own launcher, so that what it refuses fails here too.
+Prints registers, shared memory and spills of each as ptxas reports them, the programs that so fit a multiprocessor, the
+instruction that multiplies, and how much of global memory is read and written 16 bytes at a time. Exits with 1 if one
+spills, keeps anything else in local memory, or needs more shared memory than the smallest of the GPUs has. `--out`
+keeps it all as JSON. What is compiled are the launches that `compose` and `adamw` make for typical cohorts, and those
+of T5's layers, on tensors without memory. Arguments are bound and specialised by Triton's own launcher, so that what it
+refuses fails here too.
 """
 
 from __future__ import annotations
@@ -14,19 +16,24 @@ import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from triton import knobs
 
 from compt_fast.kernels import adamw, attention, newest_attention, norms
 from compt_fast.kernels.compose import Inputs, compose_backward, compose_forward
-from compt_fast.kernels.launching import Launch, recorded
+from compt_fast.kernels.launching import Launch, assuming, recorded
 from compt_fast.kernels.plan import Plan
 from compt_fast.kernels.stand_in import standing_in
 from compt_fast.ops.cross_attention import KernelStates
+from compt_fast.utils.files import write_json
+from tools import machine_code
+from tools.machine_code import Needs
 
 TARGETS = (80, 90, 100)
 SHARED = 99 * 1024  # bytes a program may take on compute capability 8.6; others have more
@@ -99,14 +106,37 @@ WIDTHS = {
 
 @dataclass(frozen=True)
 class Usage:
-    """What a program of a compiled kernel takes: registers a thread, shared bytes, spilled bytes."""
+    """What a program of a compiled kernel takes, `local` bytes a thread (its spills among them) included; what it
+    multiplies with; and its accesses of global memory by their bytes.
+    """
 
     plan: str
     kernel: str
     target: int
-    registers: int
-    shared: int
-    spilled: int
+    needs: Needs
+    spilled: int = 0
+    local: int = 0
+    products: str = ""
+    accesses: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def fails(self) -> bool:
+        """Whether it is slow for a reason that a kernel here may not have, or runs not everywhere."""
+        return self.spilled > 0 or self.local > 0 or self.needs.shared > SHARED
+
+    @property
+    def programs(self) -> int:
+        """That a multiprocessor holds at a time."""
+        return self.needs.programs(self.target)
+
+    def line(self) -> str:
+        """Of the report."""
+        wide, needs = self.accesses.get(16, 0), self.needs
+        return (
+            f"{self.plan:16} {self.kernel:17} {'sm_' + str(self.target):>7} {needs.registers:9} {needs.shared:7} "
+            f"{self.spilled:7} {self.programs:8} {self.programs * needs.warps:5} {self.products or '-':>9} "
+            f"{wide:4} of {sum(self.accesses.values()):3}"
+        )
 
 
 def empty_inputs(plan: Plan, runs: int, device: str = "meta") -> Inputs:
@@ -192,12 +222,15 @@ def usage(plan: str, launch: Launch, target: int) -> Usage:
         knobs.nvidia.dump_ptxas_log = True
         knobs.compilation.always_compile = True
         compiled = launch.kernel.warmup(**launch.arguments, grid=(launch.programs,), **launch.options)
-    spilled = [int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", log.getvalue())]
+    bytes_of = {what: re.findall(rf"(\d+) bytes {what}", log.getvalue()) for what in ("spill", "stack frame")}
     registers = [int(n) for n in re.findall(r"Used (\d+) registers", log.getvalue())]
-    if not registers or not spilled:
+    if not registers or not all(bytes_of.values()):
         raise RuntimeError(f"ptxas reported no registers or no spills: {log.getvalue()!r}")
-    name = launch.kernel.fn.__name__
-    return Usage(plan, name, target, max(registers), compiled.metadata.shared, sum(spilled))
+    spilled, local = (sum(map(int, found)) for found in bytes_of.values())
+    has, ptx = compiled.metadata, compiled.asm["ptx"]
+    needs = Needs(launch.warps, max(registers), has.shared, getattr(has, "tmem_size", 0) or 0)
+    name, products = launch.kernel.fn.__name__, machine_code.products(ptx)
+    return Usage(plan, name, target, needs, spilled, local, products, machine_code.accesses(ptx))
 
 
 def trunk_launches() -> Iterator[tuple[str, Launch]]:
@@ -208,16 +241,32 @@ def trunk_launches() -> Iterator[tuple[str, Launch]]:
         yield from ((name, launch) for launch in width_launches(*sizes))
 
 
-def check(plans: Sequence[str], targets: Sequence[int]) -> Iterator[Usage]:
-    """Compiles all kernels of the plans, and the update's and the trunk's, for each target."""
-    launched = [(name, launch) for name in plans for launch in launches(PLANS[name])]
+def all_launches(plans: Sequence[str], target: int) -> list[tuple[str, Launch]]:
+    """Each launch of the plans, the update and the trunk as for a target, and of what."""
     odd = replace(BASE, tasks=7, privates=7)  # its router has no multiple of four values
     updates = {"update": BASE, "update, 7 tasks": odd}
-    launched += [(name, launch) for name, plan in updates.items() for launch in update_launches(plan)]
-    launched += trunk_launches()
-    for name, launch in launched:
-        for target in targets:
+    with assuming(target):
+        found = [(name, launch) for name in plans for launch in launches(PLANS[name])]
+        found += [(name, launch) for name, plan in updates.items() for launch in update_launches(plan)]
+        return [*found, *trunk_launches()]
+
+
+def check(plans: Sequence[str], targets: Sequence[int]) -> Iterator[Usage]:
+    """Compiles all kernels of the plans, and the update's and the trunk's, for each target."""
+    for target in targets:
+        for name, launch in all_launches(plans, target):
             yield usage(name, launch, target)
+
+
+def report(found: Sequence[Usage]) -> dict[str, Any]:
+    """What `--out` keeps."""
+    kernels = [{**asdict(used), "programs": used.programs, "warps": used.programs * used.needs.warps} for used in found]
+    return {
+        "of": "a program of each compiled kernel; programs and warps are those that a multiprocessor holds at a time; "
+        "accesses are instructions that read or write global memory, by the bytes that a thread's one does",
+        "triton": triton.__version__,
+        "kernels": kernels,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -225,18 +274,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compile every kernel; fail if one spills.")
     parser.add_argument("--plan", choices=PLANS, action="append", help="only this; may be repeated")
     parser.add_argument("--target", type=int, choices=TARGETS, action="append", help="only this; may be repeated")
+    parser.add_argument("--out", type=Path, help="keep what is found in this file, as JSON")
     arguments = parser.parse_args(argv)
-    bad = count = 0
-    print(f"{'plan':16} {'kernel':17} {'target':>7} {'registers':>9} {'shared':>7} {'spilled':>7}")
+    print(
+        f"{'plan':16} {'kernel':17} {'target':>7} {'registers':>9} {'shared':>7} {'spilled':>7} {'programs':>8} "
+        f"{'warps':>5} {'products':>9} 16 bytes"
+    )
+    found = []
     for used in check(arguments.plan or list(PLANS), arguments.target or TARGETS):
-        count += 1
-        bad += used.spilled > 0 or used.shared > SHARED
-        print(
-            f"{used.plan:16} {used.kernel:17} {'sm_' + str(used.target):>7} {used.registers:9} "
-            f"{used.shared:7} {used.spilled:7}",
-            flush=True,
-        )
-    print(f"{bad} of {count} compiled kernels spill or need more than {SHARED} bytes of shared memory")
+        found.append(used)
+        print(used.line(), flush=True)
+    bad = sum(used.fails for used in found)
+    if arguments.out:
+        write_json(arguments.out, report(found))
+    print(
+        f"{bad} of {len(found)} compiled kernels spill, use local memory or more than {SHARED} bytes of shared memory"
+    )
     return int(bad > 0)
 
 

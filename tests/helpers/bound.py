@@ -30,7 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.driver import CudaDriver
 
 from compt_fast.kernels import compose, launching
-from compt_fast.kernels.launching import Launch, recorded
+from compt_fast.kernels.launching import Launch, assuming, recorded
 from compt_fast.kernels.plan import PRODUCTS, Plan
 from compt_fast.kernels.stand_in import standing_in
 from compt_fast.ops.compose import plan_text
@@ -59,7 +59,8 @@ class _Direct(torch.autograd.Function):
         return None, None, None, *found.listed()
 
 
-def _direct(tensors: list[Tensor], plan: str, dtype: torch.dtype, save: bool) -> list[Tensor]:
+def composed(tensors: list[Tensor], plan: str, dtype: torch.dtype, save: bool) -> list[Tensor]:
+    """In place of `compose.compose`: its launches are made for tensors without data, too."""
     return list(_Direct.apply(plan, dtype, save, *tensors))
 
 
@@ -68,7 +69,7 @@ def step_launches(trunk_folder: Path, toys: list[Path], **changes: Any) -> list[
     changes["device"] = "cpu"
     with pytest.MonkeyPatch.context() as patch:
         as_on_a_gpu(patch)
-        patch.setattr(compose, "compose", _direct)
+        patch.setattr(compose, "compose", composed)
         job = jobs.opened(jobs.settings(trunk_folder, toys, **changes))
         names = [path.stem for path in toys]
         return step_launched(
@@ -89,7 +90,10 @@ def all_launches(folder: Path) -> Iterator[tuple[str, Launch]]:
                 plan = Plan.parsed(plan_text(*shape_and_mask, PRODUCTS[i % len(PRODUCTS)]))
                 yield from ((str(setting), launch) for launch in compile_check.launches(plan))
                 yield from ((str(setting), launch) for launch in compile_check.update_launches(plan))
-    yield from compile_check.trunk_launches()
+    for target in (80, 90):
+        with assuming(target):
+            found = [(f"{name}, sm_{target}", launch) for name, launch in compile_check.trunk_launches()]
+        yield from found
 
 
 KERNEL = """

@@ -11,7 +11,9 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from compt_fast.kernels.attention import attention_bwd, attention_fwd
+from compt_fast.kernels import attention
+from compt_fast.kernels.attention import Tile, attention_bwd, attention_fwd, backward_tile, forward_tile
+from compt_fast.kernels.launching import assuming
 from compt_fast.ops.attention import attend, attend_backward
 from compt_fast.ops.varlen import MASKED, VarlenLayout, cu_seqlens_of
 from tests.helpers import large_scores
@@ -19,6 +21,9 @@ from tests.helpers import large_scores
 AT_MOST = large_scores.AT_MOST
 ON_A_GPU = large_scores.ON_A_GPU if torch.cuda.is_available() else AT_MOST
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+# Those of bf16, which the interpreter, that takes fp32 alone, does not come to by itself.
+TILES = [] if torch.cuda.is_available() else [Tile(32, 3), Tile(64, 1)]
 
 
 def drawn(lengths: list[int], heads: int, width: int, dtype: torch.dtype, causal: bool) -> tuple[Tensor, VarlenLayout]:
@@ -57,6 +62,43 @@ def test_attention_and_its_gradient(
     found = attention_bwd(grad, qkv, out, lse, layout.cu_seqlens, layout.bias, layout.max_seqlen)
     assert found.dtype == dtype
     torch.testing.assert_close(found.float(), wanted_grads, rtol=tolerance, atol=5 * tolerance)
+
+
+@pytest.mark.parametrize("tile", TILES, ids=str)
+@pytest.mark.parametrize(("lengths", "heads", "width", "causal"), CASES[1::2])
+def test_every_size_of_a_tile(
+    tile: Tile, lengths: list[int], heads: int, width: int, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for which in ("forward_tile", "backward_tile"):
+        monkeypatch.setattr(attention, which, lambda qkv: tile)
+    test_attention_and_its_gradient(lengths, heads, width, causal, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "width", "backward"),
+    [
+        (80, torch.bfloat16, 64, Tile(32, 3)),
+        (89, torch.bfloat16, 64, Tile(32, 3)),
+        (90, torch.bfloat16, 64, Tile(64, 1)),
+        (100, torch.bfloat16, 48, Tile(64, 1)),
+        (120, torch.bfloat16, 64, Tile(32, 3)),
+        (90, torch.bfloat16, 128, Tile(32, 3)),
+        (90, torch.float32, 64, Tile(16, 3)),
+    ],
+)
+def test_a_tile_is_as_large_as_the_gpus_registers_allow(
+    capability: int, dtype: torch.dtype, width: int, backward: Tile
+) -> None:
+    qkv = torch.empty(4, 3, 2, width, dtype=dtype, device="meta")
+    with assuming(capability):
+        assert backward_tile(qkv) == backward
+        assert forward_tile(qkv) == (Tile(64, 2) if dtype == torch.bfloat16 and width <= 64 else Tile(32, 3))
+
+
+@pytest.mark.gpu
+def test_a_gpus_own_capability_counts() -> None:
+    qkv = torch.empty(4, 3, 2, 64, dtype=torch.bfloat16, device=DEVICE)
+    assert backward_tile(qkv).side == (64 if torch.cuda.get_device_capability()[0] in (9, 10, 11) else 32)
 
 
 @pytest.mark.parametrize("score", [0, 100, 200])
