@@ -85,12 +85,17 @@ class Trainer(Roster):
 
     def decide(self, monitor: Monitor, interrupts: Interrupts) -> None:
         """Let `control` act; what it has changed is on the disk then."""
+        before = set(self.results)
         self.control.act(self, monitor, interrupts)
-        if self.changed:
-            self.save(monitor)
-            self.write_results()
-            monitor.expect(self.steps_to_come)
-            self.control.kept(self)
+        if not self.changed:
+            return
+        self.save(monitor)
+        self.write_results()
+        self.control.kept(self)
+        monitor.expect(self.steps_to_come)
+        for result in self.ended:
+            if result.id not in before:
+                monitor.ended(result, result.step or 0, result.says)
 
     @property
     def due(self) -> bool:

@@ -100,8 +100,8 @@ def test_a_steps_products_by_hand(base: Step) -> None:
     tokens, labels = bucket.tokens, bucket.rows * bucket.max_label
     layer = d * 3 * inner + inner * d + 2 * d * hidden
     encoder = 2 * 12 * tokens * layer - (tokens - bucket.prompt_tokens) * d * 3 * inner
-    # Cross-attention: queries and result, and each head's matrices on either side. The first layer's self-attention, and
-    # what comes before its cross-attention, have no backward.
+    # Cross-attention: queries and result, and each head's matrices on either side. The first layer's self-attention,
+    # and what comes before its cross-attention, have no backward.
     cross = 2 * d * inner + 2 * heads * head * d
     decoder = 12 * labels * (2 * (layer + cross)) - labels * (4 * d * inner + d * inner)
     head_twice = 2 * labels * d * 32128

@@ -56,7 +56,7 @@ def test_runs_are_stopped_resumed_cloned_and_added(job: Job, tiny_t5: Path, toys
     trainer = go(job, known, tmp_path / "run", steering(job, tmp_path / "run"))
     more = [f"{first}-lr-source0.2", f"{first}-lr-source0.3", "mst-n1-k4-s0-steps3"]
     assert said(tmp_path / "run") == [
-        (True, f"{first}: stopped after 0 steps, stopped on request"),
+        (True, f"{first}: stopped before its first step, on request"),
         (True, f"{first}: goes on from step 0 as soon as there is room"),
         (True, f"added: {more[0]} and {more[1]}"),
         (False, "the job has every run that this means"),
