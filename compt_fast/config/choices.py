@@ -27,6 +27,7 @@ ENGINE_NAMES = (AUTO, *names_in("compt_fast.models.engines"))
 INT8 = "int8"
 """The trunk's numbers where it only infers."""
 SCORING_NAMES = names_in("compt_fast.evaluation.scorings")
+SAMPLER_NAMES = names_in("compt_fast.search.samplers")
 EXPORT_NAMES = names_in("compt_fast.exports")
 FITS = ("first", "mean-pool", "repeat")
 """Ways to make a stored prompt longer or shorter."""
