@@ -8,9 +8,11 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 from compt_fast.config.baselines import METHODS
-from compt_fast.config.choices import ENGINE_NAMES, FITS, INT8, PROMPT_POSITIONS, RETRAIN, SCORING_NAMES
-from compt_fast.config.fields import FOLDER, PLACE, POSITIVE, TRUNK, Flag, flags_of, stated
+from compt_fast.config.choices import ENGINE_NAMES, FITS, INT8, PROMPT_POSITIONS, RETRAIN, SAMPLER_NAMES, SCORING_NAMES
+from compt_fast.config.fields import FOLDER, NOT_NEGATIVE, PLACE, POSITIVE, TRUNK, Flag, flags_of, stated, up_to
 from compt_fast.config.run import RUN_FLAGS
+
+MOST_RUNS = 10_000  # of a job: their plan alone takes seconds
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,38 @@ class JobSettings:
             "weights that are reported: last, or best on the development sample",
             choices=("last", "best"),
             report="compared",
+        ),
+    )
+    search: str | None = field(
+        default=None,
+        metadata=_flag(
+            "TOML, YAML or JSON file of a space of flags of runs, of which trials are chosen by their development "
+            "scores; the flags of runs beside it, one value each but for --seeds, are every trial's (docs/search.md)",
+            kind=PLACE,
+            hashed=False,  # a run is the same whatever else is tried
+        ),
+    )
+    trials: int | None = field(
+        default=None,
+        metadata=_flag(
+            "trials of --search (default: 100, of the sampler grid all points)",
+            ranges=(POSITIVE, up_to(MOST_RUNS)),
+            free=True,
+        ),
+    )
+    sampler: str = field(
+        default="tpe", metadata=_flag("what chooses the trials of --search", choices=SAMPLER_NAMES, hashed=False)
+    )
+    search_seed: int = field(
+        default=0,
+        metadata=_flag("seed of what chooses the trials of --search", ranges=(NOT_NEGATIVE,), hashed=False),
+    )
+    confirm: int = field(
+        default=5,
+        metadata=_flag(
+            "fresh seeds that the best trial of --search is trained with at the end, to report it by",
+            ranges=(NOT_NEGATIVE, up_to(1000)),
+            free=True,
         ),
     )
     checkpoint_every: int = field(

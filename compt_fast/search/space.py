@@ -22,8 +22,8 @@ from typing import Any, Protocol
 
 from compt_fast.config.baselines import METHODS
 from compt_fast.config.fields import DECIMAL, SHOTS, WHOLE
-from compt_fast.config.flags import MOST_RUNS, value_of
-from compt_fast.config.job import JOB_FLAGS
+from compt_fast.config.flags import value_of
+from compt_fast.config.job import JOB_FLAGS, MOST_RUNS
 from compt_fast.config.run import RUN_FLAGS, RunFlag
 from compt_fast.utils.errors import InputError, shown, unknown
 from compt_fast.utils.inputs import read_document

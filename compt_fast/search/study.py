@@ -94,6 +94,11 @@ class Study:
         self._study.tell(asked, trial.value, state=_STATES[trial.state])
 
     @property
+    def optuna(self) -> optuna.Study:
+        """The study itself."""
+        return self._study
+
+    @property
     def journal(self) -> str:
         """All of it as the text of one of Optuna's journal files."""
         return "".join(f"{line}\n" for line in self._journal.lines)

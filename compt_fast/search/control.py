@@ -1,0 +1,174 @@
+"""The control of a search: adds the next trials as places become free, and notes what came of those that end."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compt_fast.search import record
+from compt_fast.search.study import Study
+from compt_fast.search.trials import FAILED, FINISHED, GOING, PRUNED, Trial, best_of
+from compt_fast.training.plan import Run
+from compt_fast.utils.errors import InputError
+from compt_fast.utils.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from compt_fast.training.interrupts import Interrupts
+    from compt_fast.training.loop import Trainer
+    from compt_fast.training.monitor import Monitor
+    from compt_fast.training.results import RunResult
+
+JOURNAL = "study.log"
+"""The search as one of Optuna's journals, beside `record.NAME`, in the run folder."""
+Planned = Callable[[Mapping[str, Any], int], list[Run]]
+"""The runs of a trial's values, by flag, under its number; `InputError` where they cannot be trained."""
+Reports = Callable[[str], Mapping[int, float]]
+"""The development averages of a run at the steps at which it was compared with others."""
+_NUMBER = re.compile(r"-t(\d+)(?:-|$)")
+
+
+def no_reports(run: str) -> Mapping[int, float]:
+    """Of a job in which runs are not compared midway."""
+    return {}
+
+
+@dataclass
+class Search:
+    """Asks for `most` trials, as many at a time as places are free, then trains the best with `confirm` fresh seeds.
+
+    A trial whose run another one has had already shares that: it is trained once. All that is known is in the
+    `record`, which the job's checkpoints hold, and the study is made from that; the files are written for others.
+    """
+
+    record: record.Record
+    most: int
+    confirm: int
+    planned: Planned
+    reports: Reports = no_reports
+    name: str = "search"
+
+    def __post_init__(self) -> None:
+        self._study = self._made()
+        if self._study.most is not None:
+            self.most = min(self.most, self._study.most)
+
+    def _made(self) -> Study:
+        known = self.record
+        return Study(known.space, known.sampler, known.seed, known.trials)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials that were asked for, by number."""
+        return self.record.trials
+
+    def act(self, trainer: Trainer, monitor: Monitor, interrupts: Interrupts) -> None:
+        """Note what ended, ask for what fits and, after the last trial, add the runs with fresh seeds."""
+        for trial in self.trials:
+            if trial.state == GOING:
+                self._end(trial, trainer, monitor)
+        if trainer.closed:
+            return
+        while len(self.trials) < self.most and self._places(trainer) > 0:
+            self._ask(trainer, monitor)
+        if len(self.trials) >= self.most and self.record.best is None:
+            self._confirm(trainer)
+
+    def kept(self, trainer: Trainer) -> None:
+        """Write both files anew."""
+        write_json(trainer.folder / record.NAME, self.record.to_json())
+        write_text(trainer.folder / JOURNAL, self._study.journal)
+
+    def state(self) -> dict[str, Any]:
+        return self.record.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.record.restore(state, "a checkpoint's search")
+        self._study = self._made()
+        if len(self.trials) < self.most:  # more of them are wanted now
+            self.record.best, self.record.confirming = None, []
+
+    def _places(self, trainer: Trainer) -> int:
+        """How many more runs may be added. One that waits and has a later trial's number is of a job that died before
+        its checkpoint knew that trial, which is asked for again.
+        """
+        here = [run for run in trainer.waiting if (number := number_of(run.id)) is None or number < len(self.trials)]
+        return trainer.settings.runs_at_once - len(list(trainer.members)) - len(here)
+
+    def _ask(self, trainer: Trainer, monitor: Monitor) -> None:
+        """Begin the next trial."""
+        point = self._study.ask()
+        assert point is not None  # `most` is no more than there are
+        trial = Trial(len(self.trials), point, [])
+        try:
+            runs = self.planned(self.record.space.values(point), trial.number)
+            known = {run.config: run.id for run in trainer.runs if (number_of(run.id) or 0) < trial.number}
+            _add(trainer, [run for run in runs if run.config not in known])
+            trial.runs = [known.get(run.config, run.id) for run in runs]
+        except InputError as error:
+            trial.state, trial.reason = FAILED, str(error)
+        self.trials.append(trial)
+        self._study.note(trial)
+        self._end(trial, trainer, monitor)
+        trainer.changed = True
+
+    def _end(self, trial: Trial, trainer: Trainer, monitor: Monitor) -> None:
+        """Note what came of a trial, and tell the study, if all of its runs have ended."""
+        results = [trainer.results[run] for run in trial.runs if run in trainer.results]
+        if len(results) < len(trial.runs):
+            return
+        stopped = [result for result in results if result.status != "finished"]
+        if stopped:
+            early = all(result.step is not None for result in stopped)
+            trial.state, trial.reason = PRUNED if early else FAILED, stopped[0].reason
+            trial.reports = _means([self.reports(run) for run in trial.runs]) if early else {}
+        elif results:
+            trial.state, trial.value = FINISHED, statistics.fmean(map(development_of, results))
+        trial.seconds = trainer.wall_seconds
+        self._study.tell(trial)
+        monitor.ended(trial.says)
+        trainer.changed = True
+
+    def _confirm(self, trainer: Trainer) -> None:
+        """Once every trial has ended, add runs of the best one with seeds that no run has had."""
+        best = best_of(self.trials)
+        if best is None or any(trial.state == GOING for trial in self.trials):
+            return
+        first = 1 + max(run.config.seed for run in trainer.runs)
+        values = self.record.space.values(best.point) | {"seeds": list(range(first, first + self.confirm))}
+        runs = self.planned(values, best.number) if self.confirm else []
+        _add(trainer, runs)
+        self.record.best, self.record.confirming = best.number, [run.id for run in runs]
+        trainer.changed = True
+
+
+def number_of(run: str) -> int | None:
+    """The number of the trial that a run is first of, by its id; None of a run that no search has added."""
+    found = _NUMBER.search(run)
+    return int(found.group(1)) if found else None
+
+
+def development_of(result: RunResult) -> float:
+    """The score by which a search chooses: the average on the development sample, never of the test rows."""
+    assert result.development is not None, f"{result.id} was not scored on its development sample"
+    return float(result.development["average"])
+
+
+def _means(reports: Sequence[Mapping[int, float]]) -> dict[str, float]:
+    """By step the mean over some runs, where all of them were compared."""
+    steps = set.intersection(*(set(of) for of in reports))
+    return {str(step): statistics.fmean(of[step] for of in reports) for step in sorted(steps)}
+
+
+def _add(trainer: Trainer, runs: Sequence[Run]) -> None:
+    """Add runs to the job, but those that it has from before it died."""
+    here = {run.id: run for run in trainer.runs}
+    for run in runs:
+        if run.id in here and here[run.id].config != run.config:
+            raise InputError(
+                f"{run.id}: config.json has it with other settings, from before the job died: go on with the "
+                "--runs-at-once that it began with"
+            )
+    trainer.add([run for run in runs if run.id not in here])
