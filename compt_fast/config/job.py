@@ -22,7 +22,7 @@ class JobFlag(Flag):
     A job goes on under another value of a `free` setting: it changes no number, or what it changed is done already.
     Of the others one that is not `hashed` is no part of the hash of a job's files. `names_tasks` says that it holds
     tasks or suites, `of_stored` that it means something only where runs start from stored sources, or from stored
-    prompts of either role. Under another `pace` a job computes the same, faster or slower.
+    prompts of either role, `of_search` that it does only beside `--search`. Under another `pace` a job computes the same, faster or slower.
 
     `also` are the commands besides `train` and `check` that have the flag, "load" those that load trained prompts. A
     report keeps runs of two values in panels of their own, compares them, or takes no notice of the setting.
@@ -33,6 +33,7 @@ class JobFlag(Flag):
     hashed: bool = True
     names_tasks: bool = False
     of_stored: Literal["", "sources", "prompts", "shared"] = ""
+    of_search: bool = False
     pace: bool = False
     also: tuple[str, ...] = ()
     report: Literal["", "panel", "compared"] = ""
@@ -277,14 +278,18 @@ class JobSettings:
             "trials of --search (default: 100, of the sampler grid all points)",
             ranges=(POSITIVE, up_to(MOST_RUNS)),
             free=True,
+            of_search=True,
         ),
     )
     sampler: str = field(
-        default="tpe", metadata=_flag("what chooses the trials of --search", choices=SAMPLER_NAMES, hashed=False)
+        default="tpe",
+        metadata=_flag("what chooses the trials of --search", choices=SAMPLER_NAMES, hashed=False, of_search=True),
     )
     search_seed: int = field(
         default=0,
-        metadata=_flag("seed of what chooses the trials of --search", ranges=(NOT_NEGATIVE,), hashed=False),
+        metadata=_flag(
+            "seed of what chooses the trials of --search", ranges=(NOT_NEGATIVE,), hashed=False, of_search=True
+        ),
     )
     confirm: int = field(
         default=5,
@@ -292,6 +297,7 @@ class JobSettings:
             "fresh seeds that the best trial of --search is trained with at the end, to report it by",
             ranges=(NOT_NEGATIVE, up_to(1000)),
             free=True,
+            of_search=True,
         ),
     )
     checkpoint_every: int = field(

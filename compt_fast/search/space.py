@@ -196,12 +196,13 @@ class Space:
 
     def every_axis(self) -> list[Axis]:
         """All axes, those of conditions behind what they follow."""
-        found, pending = [], list(self.axes)
+        found: dict[str, Axis] = {}
+        pending = list(self.axes)
         while pending:
             axis = pending.pop(0)
-            found.append(axis)
+            found.setdefault(axis.name, axis)
             pending[:0] = [then for axes in axis.then.values() for then in axes]
-        return found
+        return list(found.values())
 
     def _used(self, axis: Axis, chosen: Point) -> bool:
         """Whether the method of a trial, which is chosen first, has a use for an axis."""
@@ -235,7 +236,12 @@ def space_of(content: Table, where: str, fixed: Table) -> Space:
         raise InputError(
             f"{where}: nothing to choose; list values (lr_source = [0.1, 0.3]) of a flag that is not fixed"
         )
-    return Space(axes, dict(fixed), content)
+    space = Space(axes, dict(fixed), content)
+    keys = {axis.key for axis in space.every_axis()} | fixed.keys()
+    for key in keys:
+        if (other := RUN_FLAGS[key].excludes) in keys:
+            raise InputError(f"{where}: {key} and {other} exclude each other: choose one of them")
+    return space
 
 
 def _axes(table: Table, where: str, fixed: Table, under: str) -> tuple[Axis, ...]:
@@ -278,14 +284,15 @@ def _branches(
     then: dict[Any, tuple[Axis, ...]] = {}
     for name, table in branches.items():
         _check_table(table, f"{where}.{name}")
-        for text in str(name).split(","):
-            value = value_of(RUN_FLAGS[key], text, f"{where}.{name}")
+        values = [value_of(RUN_FLAGS[key], text, f"{where}.{name}") for text in str(name).split(",")]
+        for value in values:
             if axis is not None and value not in axis.over.values:
-                raise unknown(f"value in {where}:", text, known)
-            if value in then:
+                raise unknown(f"value in {where}:", str(value), known)
+            if value in then or values.count(value) > 1:
                 raise InputError(f"{where}: {value} has two tables; write it into one")
-            condition = ",".join(filter(None, [under, f"{key}={value}"]))
-            then[value] = _axes(table, f"{where}.{name}", fixed, condition)
+        condition = f"{key}={'|'.join(map(str, values))}"
+        own = _axes(table, f"{where}.{name}", fixed, ",".join(filter(None, [under, condition])))
+        then |= dict.fromkeys(values, own)
     return then
 
 

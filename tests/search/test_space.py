@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from compt_fast.search.space import Axis, Span, read_space, space_of
 from compt_fast.utils.errors import InputError
+from tests.helpers.jobs import REPOSITORY
 
+SPACES = sorted((REPOSITORY / "recipes" / "spaces").glob("*.toml"))
 SPACE = """
 method = ["spp", "pt"]
 lr_private = {low = 0.01, high = 1.0, log = true}
@@ -87,6 +89,22 @@ def test_what_a_method_has_no_use_for_is_left_out() -> None:
     assert space.values(points[1]) == {"method": "spp", "sources": 4, "gates": "learned", "seeds": [0]}
 
 
+def test_several_values_share_a_condition(tmp_path: Path) -> None:
+    """What both methods have is one axis, from which a sampler learns of both."""
+    table = {"method": ["spp", "scp", "pt"], "when": {"method": {"spp,scp": {"sources": [2, 4]}}}}
+    space = space_of(table, "t", {})
+    assert [axis.name for axis in space.every_axis()] == ["method", "sources[method=spp|scp]"]
+    assert len(space.grid(0)) == 5
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_spaces_of_the_project(path: Path) -> None:
+    space = read_space(path, {"seeds": [0], **({} if "method" in path.read_text() else {"method": "spp"})})
+    assert space.sample(20)
+    if path.stem == "spp":
+        assert len(space.grid(0)) == 81
+
+
 def test_what_is_fixed_is_searched_no_more() -> None:
     table = {"method": ["spp", "pt"], "lr_private": [0.1], "when": {"method": {"spp": {"sources": [2, 4]}}}}
     space = space_of(table, "t", {"method": "spp"})
@@ -125,6 +143,7 @@ def test_a_large_space_is_sampled() -> None:
         ({"lr_source": {"low": 1, "high": 2}, "when": {"lr_source": {"1": {}}}}, "a condition is on one of listed"),
         ({"method": ["spp"], "sources": [1], "when": {"method": {"spp": {"sources": [2]}}}}, "sources is chosen twice"),
         ({"gates": ["fixed"], "when": {"gates": {"fixed": {"method": ["pt"]}}}}, "method stands under a condition"),
+        ({"steps": [10], "epochs": [5, 6]}, "steps and epochs exclude each other"),
         ({}, "nothing to choose"),
     ],
 )
