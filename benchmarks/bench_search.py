@@ -1,10 +1,10 @@
-"""How soon a search finds the setting that a full grid would choose: 81 settings of spp on the embedded suite, 16 shots.
+"""How soon a search finds the setting that a full grid would choose: 81 settings of spp on the suite mini, 16 shots.
 
     python -m benchmarks.bench_search -o benchmarks/results/search-2cpu.json      # hours on two cores
     python -m benchmarks.bench_search --repetitions 1 --tiny                      # minutes: does it run?
 
-Each repetition, of a seed of its own, trains the grid of `recipes/spaces/spp.toml` one run at a time and as a fleet, and
-searches it with halving. All three choose by development scores. A search has succeeded where it chose the grid's
+Each repetition, of a seed of its own, trains the grid of `recipes/spaces/spp.toml` one run at a time and as a fleet,
+and searches it with halving. All three choose by development scores. A search has succeeded where it chose the grid's
 setting, or one that on ten fresh seeds is at most half a point worse in the test. Seconds are of training and scoring,
 without imports and without the fresh seeds. The machine must do nothing else.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -80,7 +81,8 @@ def repetition(seed: int, ways: dict[str, list[str]], flags: Sequence[str], spac
 def table(repetitions: Sequence[dict[str, Any]]) -> str:
     """A line a repetition in Markdown: seconds of each way, how many times those of the search, and its choice."""
     ways = [way for way in WAYS if way in repetitions[0]]
-    heads = ["seed", *(f"{way} (s)" for way in ways), *(f"{way} / search" for way in ways[:-1]), "grid, search (fresh %)"]
+    ratios = [f"{way} / search" for way in ways[:-1]]
+    heads = ["seed", *(f"{way} (s)" for way in ways), *ratios, "grid, search (fresh %)"]
     lines = ["| " + " | ".join([*heads, "found"]) + " |", "|" + " ---: |" * (len(heads) + 1)]
     for one in repetitions:
         took = [one[way]["seconds"] for way in ways]
@@ -103,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--tiny", action="store_true", help="few steps, two tasks and two fresh seeds")
-    parser.add_argument("--halving", default="", help="further flags of the search, as in --halving='--reduction 3'")
+    parser.add_argument("--searching", help="flags of the search in place of '--sampler grid --halve'")
     parser.add_argument("-o", "--out", type=Path, help="a JSON file for all figures")
     given = parser.parse_args(argv)
     flags = ["--method", "spp", "--shots", "16"]
@@ -111,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.tiny:
         flags += ["--steps", "8", "--eval-size", "20", "--tasks", "mini_rte,mini_sst2"]
         fresh = 2
-    ways = WAYS | {"search": [*WAYS["search"], *given.halving.split()]}
+    ways = WAYS | ({"search": shlex.split(given.searching)} if given.searching else {})
     done: list[dict[str, Any]] = []
     for seed in range(given.repetitions):
         done.append(repetition(seed, ways, flags, SPACE, fresh))

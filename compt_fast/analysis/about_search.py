@@ -56,7 +56,7 @@ def _importance(record: Record, name: str) -> Exhibit | None:
         slug(f"search importance {name}"),
         f"{name}: what mattered",
         f"{first} explains most of the differences between finished trials ({100 * share:.0f} %).",
-        "share of the variance of development scores (fANOVA), of axes under a condition among the trials that chose it",
+        "share of the variance of development scores (fANOVA); under a condition, among the trials that chose the axis",
         Table(["axis", "share (percent)"], [[axis, 100 * value] for axis, value in found.items()]),
         draw.dots(
             list(found),

@@ -60,7 +60,6 @@ def test_the_best_trial_has_its_interval(searched: Searched) -> None:
 
 
 def test_trials_stand_by_their_value(searched: Searched) -> None:
-    record = searched.record
     found = searched.exhibits["the trials"]
     values = [row[1] for row in found.table.rows if row[1] is not None]
     assert values == sorted(values, key=lambda v: -float(v)) and len(found.table.rows) == 40
