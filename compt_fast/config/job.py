@@ -22,7 +22,8 @@ class JobFlag(Flag):
     A job goes on under another value of a `free` setting: it changes no number, or what it changed is done already.
     Of the others one that is not `hashed` is no part of the hash of a job's files. `names_tasks` says that it holds
     tasks or suites, `of_stored` that it means something only where runs start from stored sources, or from stored
-    prompts of either role, `of_search` that it does only beside `--search`. Under another `pace` a job computes the same, faster or slower.
+    prompts of either role, `of_search` that it does only beside `--search`. Under another `pace` a job computes the
+    same, faster or slower.
 
     `also` are the commands besides `train` and `check` that have the flag, "load" those that load trained prompts. A
     report keeps runs of two values in panels of their own, compares them, or takes no notice of the setting.
