@@ -22,7 +22,7 @@ STAGES = SOURCES, SHARING = "sources", "shared"
 """What the folders of the jobs before a job begin with, in its own: those that train what its store lacks, and those
 that train prompts which source tasks share.
 """
-OPENED = ("metrics.jsonl", "prompts", "weights", "checkpoints", "tensorboard", "store")
+OPENED = ("metrics.jsonl", "prompts", "weights", "checkpoints", "stopped", "tensorboard", "store")
 """What is opened in a run folder; `WRITTEN` is replaced, so that a link there does no harm."""
 
 
@@ -113,8 +113,8 @@ def claimed(folder: Path) -> Iterator[None]:
             held.enter_context(locked(folder / LOCK, wait=False, busy="wait until it ends, or name another folder"))
             refuse_links(folder)
             clean(folder, WRITTEN.__contains__)
-            for part in ("prompts", "weights", "checkpoints"):
-                clean(folder / part, is_name)
+            for part in (*(folder / name for name in ("prompts", "weights", "checkpoints")), *folder.glob("stopped/*")):
+                clean(part, is_name)
             for stage in stage_folders(folder):
                 held.enter_context(claimed(stage))
         except OSError as error:
@@ -130,7 +130,7 @@ def stage_folders(folder: Path, stages: Sequence[str] = STAGES) -> list[Path]:
 def refuse_links(folder: Path) -> None:
     """Raise `InputError` where something in a run folder that is opened for writing is a link."""
     opened = (folder / name for name in OPENED)
-    for path in (*opened, *stage_folders(folder), *(folder / "tensorboard").glob("*")):
+    for path in (*opened, *stage_folders(folder), *folder.glob("tensorboard/*"), *folder.glob("stopped/*")):
         if path.is_symlink():
             raise InputError(
                 f"{path} is a link: a job writes into its run folder alone; put what it leads to in its place"

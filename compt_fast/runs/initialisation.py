@@ -123,6 +123,25 @@ class Initialisation:
         for entry in self._entries:
             entry.check(self._trunk(entry.trunk.dtype), self.job.trunk.d_model)
 
+    def extend(self, runs: Sequence[Run]) -> None:
+        """Know of further `runs`.
+
+        Raises `InputError`, and knows as much as before, where they start from stored prompts that are not there.
+        """
+        if self._shared is not None:
+            self._shared.check(runs)
+        before = self.needs
+        self.needs = list(dict.fromkeys([*before, *(need for run in runs for need in self._needs(run))]))
+        self.refresh()
+        lacking = self.lacking()
+        if lacking:
+            self.needs = before
+            self.refresh()
+            raise InputError(
+                f"the store {self.store.folder} has no prompt of {lacking[0].whose} with {lacking[0].length} tokens, "
+                "and a job that is going trains none first: train these runs in a folder of their own"
+            )
+
     def lacking(self) -> list[Need]:
         """What the store has not, or not in the length that is asked for."""
         return [need for need in self.needs if self._find(need) is None]

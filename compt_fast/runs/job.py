@@ -29,7 +29,7 @@ from compt_fast.tasks.formats import Columns
 from compt_fast.tasks.loaders import TaskData, check_read, load_task, task_of
 from compt_fast.tasks.table import SUITES, Task
 from compt_fast.training.identity import Identity
-from compt_fast.training.plan import Run, bytes_at_once, keep_ids, plan_runs
+from compt_fast.training.plan import Run, bytes_at_once, keep_ids, plan_runs, planned_as
 from compt_fast.utils.environment import cpu, environment
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.files import check_length, write_json
@@ -100,9 +100,21 @@ def open_job(
     trunk = trunk or named_trunk(settings, made_of)
     runs = plan_runs(settings, tasks=[task.name for task in tasks], d_model=trunk.d_model)
     if folder is not None and (folder / "config.json").is_file():
-        runs = keep_ids(runs, recorded_identity(folder).runs)
+        recorded = recorded_identity(folder).runs
+        runs = keep_ids(runs, recorded)
+        configs = {run.config for run in runs}
+        more = {name: recorded[name] for name in _added(folder) if name in recorded}
+        sizes = {"tasks": len(tasks), "d_model": trunk.d_model}
+        runs += [planned_as(name, config, **sizes) for name, config in more.items() if config not in configs]
     if made_of is None:  # else prompts are scored, of which no baseline has any
         runs = counted(runs, trunk, settings.engine)
+    rows = JobData(loaded, settings, trunk.tokenizer)
+    check_runs(runs, settings, trunk, rows)
+    return Job(settings, trunk, trunk.fingerprint(), rows, runs, memory)
+
+
+def check_runs(runs: Sequence[Run], settings: JobSettings, trunk: Trunk, rows: JobData) -> None:
+    """Raise `InputError` for a run that a job with these settings, over this trunk and on these rows, cannot train."""
     for run in runs:
         check_name(run.id, "a run")
     _check_lengths(settings, trunk, runs)
@@ -110,10 +122,8 @@ def open_job(
         check_vocabulary(run.shape, run.config.init, len(trunk.embedding))
     if not trunk.compares_hidden and any(run.config.distil_hidden for run in runs):
         raise InputError(NO_HIDDEN)
-    rows = JobData(loaded, settings, trunk.tokenizer)
     for mode in dict.fromkeys(run.config.label_mode for run in runs):
         rows.check_labels(mode)
-    return Job(settings, trunk, trunk.fingerprint(), rows, runs, memory)
 
 
 def _named_rows(settings: JobSettings, memory: InMemory | None, tasks: Sequence[Task]) -> list[TaskData]:
@@ -219,7 +229,7 @@ def named_trunk(settings: JobSettings, made_of: str | None = None) -> Trunk:
     return trunk
 
 
-def _check_lengths(settings: JobSettings, trunk: Trunk, runs: list[Run]) -> None:
+def _check_lengths(settings: JobSettings, trunk: Trunk, runs: Sequence[Run]) -> None:
     """Prompt and longest text together must fit the input that the trunk was trained for."""
     room, text = trunk.max_input_length, settings.max_source_length
     for run in runs:
@@ -302,11 +312,32 @@ def prepare_folder(folder: Path, job: Job, command: list[str]) -> None:
 
 
 def _stored_before(folder: Path) -> dict[str, Any]:
-    """What `record_stored` noted of a job that is extended."""
+    """What `record_stored` and `record_added` noted of a job that is extended."""
     if not (folder / "config.json").is_file():
         return {}
     content = read_object(folder / "config.json", "the config.json of a run folder")
-    return {key: value for key, value in content.items() if key == "stored"}
+    return {key: value for key, value in content.items() if key in ("stored", "added")}
+
+
+def _added(folder: Path) -> list[str]:
+    """The runs of a folder's job that its flags do not mean, by id: those that were added as it went."""
+    path = folder / "config.json"
+    added = read_object(path, "the config.json of a run folder").get("added", [])
+    check_type(added, list, f"{path}: added")
+    return [check_name(name, f"a run, in {path}: added") for name in added]
+
+
+def record_added(folder: Path, runs: Sequence[Run]) -> None:
+    """Note in `config.json` runs that are added to the job as it goes, so that it knows them when it goes on."""
+    path = folder / "config.json"
+    content = read_object(path, "the config.json of a run folder")
+    check_type(content.get("runs"), dict, f"{path}: runs")
+    configs = {run.id: run.config.to_json() for run in runs}
+    added = [*_added(folder), *configs]
+    try:
+        write_json(path, content | {"runs": content["runs"] | configs, "added": added})
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def record_stored(folder: Path, stored: dict[str, str]) -> None:

@@ -20,7 +20,15 @@ from compt_fast.prompts.store import PromptStore
 from compt_fast.runs.alone import alone
 from compt_fast.runs.folder import claimed
 from compt_fast.runs.initialisation import Initialisation
-from compt_fast.runs.job import InMemory, Job, check_recorded, open_job, prepare_folder, record_stored
+from compt_fast.runs.job import (
+    InMemory,
+    Job,
+    check_recorded,
+    open_job,
+    prepare_folder,
+    record_added,
+    record_stored,
+)
 from compt_fast.runs.scales import note_scales
 from compt_fast.runs.shared import SharedPrompts
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
@@ -157,6 +165,7 @@ def _stage(folder: Path, job: Job, starts: Initialisation, saved: Checkpoint | N
         seen=starts.seen,
         teachers=starts.teachers,
         alone=partial(alone, job),
+        record=partial(record_added, folder),
     )
     if saved is not None:
         made.note_results(saved)

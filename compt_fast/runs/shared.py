@@ -53,6 +53,15 @@ class SharedPrompts:
             own = folder_of(folder, SHARING, kind, settings)
             self.jobs[kind] = own, open_job(settings, folder=own, trunk=job.trunk, memory=job.memory)
 
+    def check(self, runs: Sequence[Run]) -> None:
+        """Raise `InputError` for one of further `runs` that starts from a shared prompt which is not there."""
+        for run in runs:
+            if run.config.source_init == SHARED and _kind(run) not in self._kinds:
+                raise InputError(
+                    f"{run.id}: no shared prompt of {run.config.prompt_length} tokens was trained before the job, and "
+                    "none is while it goes: train this run in a folder of its own"
+                )
+
     def of(self, run: Run) -> dict[str, Tensor]:
         """The parameters of a run that start from them, fp32 on the CPU: the shared prompt `source_tokens` (1, m, d)
         and, for each of its tasks, the mean of the source tasks' factors.

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -48,8 +49,9 @@ class Checkpoint:
 
     @property
     def runs(self) -> list[str]:
-        """The runs that it knows of: those that had ended and those in training."""
-        return [*self.state["results"], *(entry["run"] for entry in chain.from_iterable(self.state["members"]))]
+        """The runs that it knows of: those that had ended, those in training, and those that wait to go on."""
+        training = [entry["run"] for entry in chain.from_iterable(self.state["members"])]
+        return [*self.state["results"], *training, *self.state.get("returning", ())]
 
 
 def save(folder: Path, state: dict[str, Any], cohorts: list[Cohort]) -> None:
@@ -60,24 +62,56 @@ def save(folder: Path, state: dict[str, Any], cohorts: list[Cohort]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     for cohort in cohorts:
-        for i, member in enumerate(cohort.members):
-            for name, tensor in cohort.run_tensors(i).items():
-                tensors[f"{member.run.id}/{name}"] = tensor.detach().cpu().contiguous()
+        tensors |= tensors_of(cohort, range(len(cohort.members)))
     members = [[member.state() for member in cohort.members] for cohort in cohorts]
-    text = json.dumps({"format": FORMAT, **state, "members": members}, allow_nan=False)
     target = folder / f"step-{state['step']:08d}.safetensors"
     folder.mkdir(exist_ok=True)
+    write(target, {**state, "members": members}, tensors)
+    before = [path for path in _all(folder) if path < target]
+    kept = [target, *before[-1:]] if tensors else [target]
+    for old in _all(folder):
+        if old not in kept:  # later ones too, which were damaged
+            old.unlink()
+
+
+def tensors_of(cohort: Cohort, indices: Iterable[int]) -> dict[str, Tensor]:
+    """What continues the runs at `indices` of a cohort, on the CPU, by run and name."""
+    return {
+        f"{cohort.members[i].run.id}/{name}": tensor.detach().cpu().contiguous()
+        for i in indices
+        for name, tensor in cohort.run_tensors(i).items()
+    }
+
+
+def write(target: Path, state: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write a checkpoint and read it again; `state` holds the `members` too."""
+    text = json.dumps({"format": FORMAT, **state}, allow_nan=False)
     with new_file(target) as temporary:
         save_file(tensors, temporary, metadata={"state": text, "sha256": _digest(text, tensors)})
         try:
             _read(temporary)
         except Damaged as error:
             raise OSError(f"{target} was written, and reads otherwise: {error}") from None
-    before = [path for path in _all(folder) if path < target]
-    kept = [target, *before[-1:]] if tensors else [target]
-    for old in _all(folder):
-        if old not in kept:  # later ones too, which were damaged
-            old.unlink()
+
+
+def load(path: Path, job: Identity) -> Checkpoint:
+    """The checkpoint at `path`; `InputError` that names it when it is not there, damaged, or not of this `job`."""
+    try:
+        saved = _read(path)
+    except Damaged as error:
+        what = "a damaged checkpoint" if path.exists() else "it is not there"
+        raise InputError(f"{path}: {what}: {error}; put back a copy of it") from None
+    _check_job(saved, job)
+    return saved
+
+
+def states(folder: Path) -> list[dict[str, Any]]:
+    """What the checkpoints under `folder` say beside their tensors, whose bytes are not read; not of damaged ones."""
+    found = []
+    for path in _all(folder):
+        with suppress(OSError, ValueError, KeyError, TypeError, SafetensorError), safe_open(path, "pt") as file:
+            found.append(json.loads(file.metadata()["state"]))
+    return found
 
 
 def load_latest(folder: Path, job: Identity | None = None) -> Checkpoint | None:

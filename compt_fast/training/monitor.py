@@ -89,6 +89,10 @@ class Monitor:
         self.progress.update(self._bar, advance=len(records), loss=mean, speed=speed, alive=plural(len(records), "run"))
         self._say_now_and_then()
 
+    def expect(self, total_steps: int) -> None:
+        """From now so many steps are the whole."""
+        self.progress.update(self._bar, total=total_steps)
+
     def phase(self, text: str) -> None:
         """What is going on from now."""
         self.progress.update(self._bar, description=text)

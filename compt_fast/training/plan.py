@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from compt_fast.config.baselines import METHODS
@@ -76,18 +76,19 @@ def run_sources(settings: JobSettings, tasks: Sequence[str], config: RunConfig) 
     return every[: every.index(config.task)] if config.source_init == CHAIN and config.task in every else every
 
 
-def plan_runs(settings: JobSettings, *, tasks: Sequence[str], d_model: int) -> list[Run]:
+def plan_runs(settings: JobSettings, *, tasks: Sequence[str], d_model: int, named: Collection[str] = ()) -> list[Run]:
     """Every run of a job's sweep for the `tasks`, by name, in the order of its choices.
 
-    A flag that a preset ignores (`--sources` for pt), or that another makes void (`--max-train` with
-    a number of shots), makes no second run of it. Of a preset that is trained apart, or with `apart`, each
-    run becomes one a task.
+    Ids name the settings that have several values, and those whose fields are `named`. A flag that a preset ignores
+    (`--sources` for pt), or that another makes void (`--max-train` with a number of shots), makes no second run of it.
+    Of a preset that is trained apart, or with `apart`, each run becomes one a task.
 
     Raises `InputError` for values that do not go together.
     """
     source_tasks = len(sources_of(settings, tasks))
     sweep = settings.sweep
-    varied = [flag for flag in RUN_FLAGS.values() if not flag.in_id and len(sweep.values.get(flag.field, ())) > 1]
+    several = {name for name, values in sweep.values.items() if len(values) > 1} | set(named)
+    varied = [flag for flag in RUN_FLAGS.values() if not flag.in_id and flag.field in several]
     runs: dict[RunConfig, Run] = {}
     for choice in sweep.choices():
         preset = METHODS[choice["method"]]
@@ -103,6 +104,11 @@ def plan_runs(settings: JobSettings, *, tasks: Sequence[str], d_model: int) -> l
     for why in without_use(settings, list(runs)).values():
         raise InputError(why.format(", ".join(sweep.methods)))
     return list(runs.values())
+
+
+def planned_as(name: str, config: RunConfig, *, tasks: int, d_model: int) -> Run:
+    """The run of this id and configuration in a job of so many tasks."""
+    return Run(name, config, _shape(config, tasks if config.task is None else 1, d_model))
 
 
 def keep_ids(runs: list[Run], recorded: Mapping[str, RunConfig]) -> list[Run]:

@@ -16,7 +16,7 @@ from compt_fast.tasks.table import TASKS
 from compt_fast.training.plan import Run
 from compt_fast.utils.environment import environment
 from compt_fast.utils.files import write_json, write_text
-from compt_fast.utils.words import short
+from compt_fast.utils.words import plural, short
 
 FORMAT = 1
 
@@ -26,7 +26,8 @@ class RunResult:
     """A run's entry in `results.json`; scores are percentages.
 
     `development` is what the reported prompts scored on the development sample, where they were
-    chosen by it: `average`, `step` (after how many steps) and `tasks`, each task's scores.
+    chosen by it: `average`, `step` (after how many steps) and `tasks`, each task's scores. `step` says after how many
+    a run was stopped that can go on from there.
     """
 
     id: str
@@ -39,6 +40,7 @@ class RunResult:
     average: float | None = None
     reason: str = ""
     development: dict[str, Any] | None = None
+    step: int | None = None
 
     @classmethod
     def waiting(cls, run: Run) -> Self:
@@ -53,16 +55,28 @@ class RunResult:
         return cls._of(run, "finished", tasks=tasks, average=average, development=development)
 
     @classmethod
-    def stopped(cls, run: Run, reason: str) -> Self:
-        """A run whose loss or gradient was not finite."""
-        return cls._of(run, "stopped", reason=reason)
+    def stopped(cls, run: Run, reason: str, step: int | None = None) -> Self:
+        """A run that was stopped after `step` steps, or, without them, one whose loss or gradient was not finite."""
+        return cls._of(run, "stopped", reason=reason, step=step)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it was stopped, and can go on."""
+        return self.status == "stopped" and self.step is not None
+
+    @property
+    def outcome(self) -> str:
+        """What became of it, in words; nothing of its scores."""
+        if self.resumable:
+            return f"{self.status} after {plural(self.step or 0, 'step')}, {self.reason}"
+        return f"{self.status} {self.reason}".rstrip()
 
     @property
     def says(self) -> str:
         """What came of it, in a line."""
-        return f"{self.id}: " + (
-            f"average {self.average:.1f}" if self.average is not None else f"{self.status}, {self.reason}"
-        )
+        if self.average is not None:
+            return f"{self.id}: average {self.average:.1f}"
+        return f"{self.id}: " + (self.outcome if self.resumable else f"{self.status}, {self.reason}")
 
     @classmethod
     def _of(cls, run: Run, status: str, **outcome: Any) -> Self:
@@ -74,8 +88,9 @@ class RunResult:
         entry = asdict(self)
         if not self.reason:
             del entry["reason"]
-        if self.development is None:
-            del entry["development"]
+        for name in ("development", "step"):
+            if entry[name] is None:
+                del entry[name]
         return entry
 
     @property
@@ -216,5 +231,5 @@ def print_scores(console: Console, results: list[RunResult]) -> None:
 
 
 def _missing(results: list[RunResult]) -> list[str]:
-    lines = [f"- {r.id}: {r.status} {r.reason}".rstrip() for r in results if r.status != "finished"]
+    lines = [f"- {r.id}: {r.outcome}" for r in results if r.status != "finished"]
     return ["", *lines] if lines else []

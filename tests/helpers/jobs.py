@@ -24,9 +24,10 @@ from compt_fast.prompts.parameters import parameter_shapes
 from compt_fast.runs.job import Job, open_job
 from compt_fast.training.cohort import Cohort
 from compt_fast.training.interrupts import Interrupts
-from compt_fast.training.loop import Start, Trainer, from_nothing
+from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
 from compt_fast.training.plan import Run, plan_runs
+from compt_fast.training.roster import Start, from_nothing
 
 Line = Callable[..., list[str]]
 Command = Callable[[list[str]], int]
