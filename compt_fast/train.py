@@ -32,6 +32,8 @@ EXAMPLES = """examples:
       prompts side by side, then what they are held against, one after another
   python -m compt_fast.train --config recipes/compt-table-1.toml --mini
       a table of a paper on the embedded suites; without --mini on GLUE with t5-base
+  python -m compt_fast.train --search recipes/spaces/methods.toml --trials 200
+      methods, rates, lengths and gates in one space, of which a sampler chooses (docs/search.md)
   python -m compt_fast.train --resume runs/mini-20260101-120000
       goes on where an interrupted job stopped
   python -m compt_fast.train --resume runs/mini-20260101-120000 --seeds 0,1,2,3,4
@@ -146,7 +148,7 @@ def _announce(console: Console, pipeline: Pipeline) -> None:
     from compt_fast import native
     from compt_fast.info import missing_line
     from compt_fast.runs.estimate import estimate
-    from compt_fast.runs.summary import print_plan, steps_before
+    from compt_fast.runs.summary import print_plan, print_search_plan, steps_before
     from compt_fast.runs.survey import row_notes
 
     trainer, store = pipeline.stage_two.trainer, pipeline.store
@@ -159,7 +161,10 @@ def _announce(console: Console, pipeline: Pipeline) -> None:
         console.print(f"note: {note}", soft_wrap=True)
     if before:
         console.print("Stage two:")
-    print_plan(console, trainer, estimate(trainer))
+    if pipeline.stage_two.search is None:
+        print_plan(console, trainer, estimate(trainer))
+    else:
+        print_search_plan(console, trainer, pipeline.stage_two.search)
     for note in row_notes(trainer.data):
         console.print(f"note: {note}", soft_wrap=True)
     missing = missing_line()

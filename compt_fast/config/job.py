@@ -312,6 +312,11 @@ class JobSettings:
         sweep = Sweep({flag.field: values[key] for key, flag in RUN_FLAGS.items() if values[key] is not None})
         return cls(sweep, **{flag.field: values[key] for key, flag in JOB_FLAGS.items()})
 
+    @property
+    def develops(self) -> bool:
+        """Whether runs are scored on development samples: to select their weights, or to choose among them."""
+        return self.select == "best" or self.search is not None
+
     def to_json(self) -> dict[str, Any]:
         """What `of` takes: every value by the key of its flag, as `config.json` keeps it."""
         runs = {key: self.sweep.values.get(flag.field) for key, flag in RUN_FLAGS.items()}

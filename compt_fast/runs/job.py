@@ -98,7 +98,9 @@ def open_job(
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
     settings = replace(settings, dtype=settled_dtype(settings), source_tasks=_named_source_tasks(settings, defined))
     trunk = trunk or named_trunk(settings, made_of)
-    runs = plan_runs(settings, tasks=[task.name for task in tasks], d_model=trunk.d_model)
+    names = [task.name for task in tasks]
+    # The runs of a search are all added as it goes.
+    runs = [] if settings.search else plan_runs(settings, tasks=names, d_model=trunk.d_model)
     if folder is not None and (folder / "config.json").is_file():
         recorded = recorded_identity(folder).runs
         runs = keep_ids(runs, recorded)
@@ -316,7 +318,7 @@ def _stored_before(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         return {}
     content = read_object(folder / "config.json", "the config.json of a run folder")
-    return {key: value for key, value in content.items() if key in ("stored", "added")}
+    return {key: value for key, value in content.items() if key in ("stored", "added", "space")}
 
 
 def _added(folder: Path) -> list[str]:
@@ -336,6 +338,30 @@ def record_added(folder: Path, runs: Sequence[Run]) -> None:
     added = [*_added(folder), *configs]
     try:
         write_json(path, content | {"runs": content["runs"] | configs, "added": added})
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def recorded_space(folder: Path) -> dict[str, Any] | None:
+    """The space of the search that a folder's job is, as it began; None before it has."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    space = read_object(path, "the config.json of a run folder").get("space")
+    check_type(space, dict | None, f"{path}: space")
+    return space
+
+
+def record_search(folder: Path, space: Mapping[str, Any], settings: JobSettings) -> None:
+    """Note in `config.json` the space of a search, and how many trials and fresh seeds are wanted now."""
+    path = folder / "config.json"
+    content = read_object(path, "the config.json of a run folder")
+    check_type(content.get("flags"), dict, f"{path}: flags")
+    flags = content["flags"] | {"trials": settings.trials, "confirm": settings.confirm}
+    if content == content | {"space": space, "flags": flags}:
+        return
+    try:
+        write_json(path, content | {"space": space, "flags": flags})
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 

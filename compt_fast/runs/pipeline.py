@@ -7,9 +7,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from safetensors import SafetensorError
@@ -27,12 +28,14 @@ from compt_fast.runs.job import (
     open_job,
     prepare_folder,
     record_added,
+    record_search,
     record_stored,
 )
 from compt_fast.runs.scales import note_scales
+from compt_fast.runs.searching import check_rows, look_ahead, open_space, search_of
 from compt_fast.runs.shared import SharedPrompts
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
-from compt_fast.runs.summary import print_results
+from compt_fast.runs.summary import print_results, print_search
 from compt_fast.training.checkpoint import Checkpoint, load_latest
 from compt_fast.training.interrupts import Interrupted, Interrupts
 from compt_fast.training.loop import Trainer
@@ -40,17 +43,21 @@ from compt_fast.training.monitor import Monitor
 from compt_fast.utils.errors import FIRST_SIGNAL, InputError, out_of_memory
 from compt_fast.utils.output import OutputError, complain
 
+if TYPE_CHECKING:
+    from compt_fast.search.control import Search
+
 
 @dataclass(frozen=True)
 class Stage:
     """A job, the checkpoint that it goes on from (None: it begins), its trainer, which knows what that holds, and the
-    stored prompts that its runs start from or learn from.
+    stored prompts that its runs start from or learn from. Of a search that is its trainer's control.
     """
 
     job: Job
     saved: Checkpoint | None
     trainer: Trainer
     initialisation: Initialisation
+    search: Search | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Pipeline:
     """A job and what it begins with: all is opened and checked, and nothing is written.
 
     `stage_one` trains what the `store` lacks, one job after another, `sharing` then the prompts that source tasks
-    share, and `stage_two` what was asked for.
+    share, and `stage_two` what was asked for, of a search trials of its `space`.
     """
 
     folder: Path
@@ -79,7 +86,9 @@ def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMem
     saved = _latest(folder, job)
     done = saved.state["results"] if saved else ()
     store = PromptStore(Path(settings.store or folder / "store"))
-    left = [run for run in job.runs if run.id not in done]
+    space = open_space(folder, settings)
+    ahead = [] if space is None else look_ahead(job, space)
+    left = [run for run in job.runs if run.id not in done] + ahead
     shared = SharedPrompts(folder, job, store, left)
     initialisation = Initialisation(job, store, left, shared)
     begun = [(own_folder, own_job, _latest(own_folder, own_job)) for own_folder, own_job in shared.jobs.values()]
@@ -97,7 +106,12 @@ def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMem
     for own_folder, own_job in open_stage_one(folder, job, list(lacking)):
         starts = Initialisation(own_job, store, own_job.runs)
         stage_one.append(_stage(own_folder, own_job, starts, _latest(own_folder, own_job)))
-    return Pipeline(folder, store, stage_one, sharing, _stage(folder, job, initialisation, saved))
+    last = _stage(folder, job, initialisation, saved)
+    if space is not None:
+        check_rows(last.trainer, ahead)
+        last.trainer.control = search = search_of(job, space, initialisation)
+        last = replace(last, search=search)
+    return Pipeline(folder, store, stage_one, sharing, last)
 
 
 def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
@@ -108,6 +122,8 @@ def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
     """
     folder, last = pipeline.folder, pipeline.stage_two
     prepare_folder(folder, last.job, command)
+    if last.search is not None:
+        record_search(folder, last.search.record.space.content, last.job.settings)
     if last.saved is None:
         last.trainer.write_results()
     for stage in (*pipeline.stage_one, *pipeline.sharing):
@@ -201,6 +217,8 @@ def _train(stage: Stage, job_folder: Path, console: Console) -> int:
         return FIRST_SIGNAL + interrupted
     if trainer.trunk.fingerprint() != trainer.trunk_hash:
         raise RuntimeError("a weight of the frozen trunk has changed during training: its results are void")
+    if stage.search is not None:
+        return print_search(console, trainer, stage.search.record)
     print_results(console, trainer)
     return 0 if all(result.status == "finished" for result in trainer.ended) else 1
 

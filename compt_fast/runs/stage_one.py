@@ -92,6 +92,7 @@ def settings_of_sources(
         exclude=[task for task in own_tasks if task not in tasks],
         apart=None,
         select="last",
+        search=None,
         out=None,
         source_tasks=None,  # it starts from no stored prompts
         shared_from=None,

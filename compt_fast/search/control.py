@@ -27,6 +27,8 @@ Planned = Callable[[Mapping[str, Any], int], list[Run]]
 """The runs of a trial's values, by flag, under its number; `InputError` where they cannot be trained."""
 Reports = Callable[[str], Mapping[int, float]]
 """The development averages of a run at the steps at which it was compared with others."""
+TRIALS = 100
+"""Of a search that has no end of its own, where nobody says how many."""
 _NUMBER = re.compile(r"-t(\d+)(?:-|$)")
 
 
@@ -37,14 +39,15 @@ def no_reports(run: str) -> Mapping[int, float]:
 
 @dataclass
 class Search:
-    """Asks for `most` trials, as many at a time as places are free, then trains the best with `confirm` fresh seeds.
+    """Asks for the trials `wanted`, as many at a time as places are free, then trains the best with `confirm` fresh
+    seeds. Without `wanted` they are all points that the sampler has, or `TRIALS`.
 
     A trial whose run another one has had already shares that: it is trained once. All that is known is in the
     `record`, which the job's checkpoints hold, and the study is made from that; the files are written for others.
     """
 
     record: record.Record
-    most: int
+    wanted: int | None
     confirm: int
     planned: Planned
     reports: Reports = no_reports
@@ -52,8 +55,8 @@ class Search:
 
     def __post_init__(self) -> None:
         self._study = self._made()
-        if self._study.most is not None:
-            self.most = min(self.most, self._study.most)
+        known = [count for count in (self.wanted, self._study.most) if count is not None]
+        self.most = min(known, default=TRIALS)
 
     def _made(self) -> Study:
         known = self.record

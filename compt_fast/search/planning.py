@@ -14,8 +14,6 @@ from compt_fast.training.plan import Run
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.output import complain
 
-TRIALS = 100
-"""Of a search that has no end of its own, without `--trials`."""
 SAMPLE = 500
 """Points of a space that are looked at before a search starts: planning them takes a moment."""
 

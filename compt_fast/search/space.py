@@ -24,6 +24,7 @@ from compt_fast.config.baselines import METHODS
 from compt_fast.config.fields import DECIMAL, SHOTS, WHOLE
 from compt_fast.config.flags import value_of
 from compt_fast.config.job import JOB_FLAGS, MOST_RUNS
+from compt_fast.config.presets import Preset
 from compt_fast.config.run import RUN_FLAGS, RunFlag
 from compt_fast.utils.errors import InputError, shown, unknown
 from compt_fast.utils.inputs import read_document
@@ -143,7 +144,7 @@ class Space:
             return point[axis.name]
 
         self.walk(note)
-        preset = METHODS[chosen.get("method", self.fixed.get("method"))]
+        preset = self._preset(chosen)
         return {key: value for key, value in self.fixed.items() if RUN_FLAGS[key].used(preset)} | chosen
 
     def points(self, values: Callable[[Choices | Span], Sequence[Any]]) -> Iterator[Point]:
@@ -206,9 +207,11 @@ class Space:
 
     def _used(self, axis: Axis, chosen: Point) -> bool:
         """Whether the method of a trial, which is chosen first, has a use for an axis."""
-        if axis.key == "method":
-            return True
-        return RUN_FLAGS[axis.key].used(METHODS[chosen.get("method", self.fixed.get("method"))])
+        return axis.key == "method" or RUN_FLAGS[axis.key].used(self._preset(chosen))
+
+    def _preset(self, chosen: Point) -> Preset:
+        name: str = chosen["method"] if "method" in chosen else self.fixed["method"]
+        return METHODS[name]
 
 
 def read_space(path: Path, fixed: Table) -> Space:
@@ -278,15 +281,16 @@ def _branches(
     """By value of a flag, which `axis` chooses or else is `fixed`, the axes that its table `when.FLAG` has for it."""
     if axis is None and key not in fixed:
         raise InputError(f"{where}: {key} is not chosen in the table beside it: list its values there")
-    if axis is not None and isinstance(axis.over, Span):
+    over = None if axis is None else axis.over
+    if isinstance(over, Span):
         raise InputError(f"{where}: a condition is on one of listed values, and {key} has a range")
-    known = [str(value) for value in (axis.over.values if axis else METHODS if key == "method" else [fixed[key]])]
+    known = [str(value) for value in (over.values if over else METHODS if key == "method" else [fixed[key]])]
     then: dict[Any, tuple[Axis, ...]] = {}
     for name, table in branches.items():
         _check_table(table, f"{where}.{name}")
         values = [value_of(RUN_FLAGS[key], text, f"{where}.{name}") for text in str(name).split(",")]
         for value in values:
-            if axis is not None and value not in axis.over.values:
+            if over is not None and value not in over.values:
                 raise unknown(f"value in {where}:", str(value), known)
             if value in then or values.count(value) > 1:
                 raise InputError(f"{where}: {value} has two tables; write it into one")

@@ -169,7 +169,7 @@ class Trainer(Roster):
     def _retire(self, monitor: Monitor, interrupts: Interrupts) -> None:
         """Score the runs that are through, store their prompts and results, and let them leave."""
         for cohort in list(self.cohorts):
-            if self.settings.select == "best":
+            if self.settings.develops:
                 self._select(cohort, monitor, interrupts)
             for member in [m for m in cohort.members if m.finished or m.stopped]:
                 self._finish(cohort, member, monitor, interrupts)
@@ -194,9 +194,12 @@ class Trainer(Roster):
         monitor.ended(f"{self.results[run.id].says} ({len(self.results)} of {plural(len(self.runs), 'run')} ended)")
 
     def _select(self, cohort: Cohort, monitor: Monitor, interrupts: Interrupts) -> None:
-        """Keep the prompts of each run that did best so far on its development sample."""
+        """Keep the prompts of each run that did best so far on its development sample, or, where the last ones are
+        reported whatever they score, those.
+        """
         for index, member in enumerate(cohort.members):
-            due = member.step % max(1, member.total // SELECTIONS) == 0 or member.finished
+            best = self.settings.select == "best"
+            due = member.finished or (best and member.step % max(1, member.total // SELECTIONS) == 0)
             if member.stopped or not due or member.step in (0, member.selected):
                 continue
             monitor.phase(f"selecting {member.run.id}")

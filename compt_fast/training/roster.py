@@ -88,9 +88,9 @@ class Roster:
 
     def _know(self, runs: Sequence[Run]) -> None:
         self.rows |= {run.id: self.data.training(run.config) for run in runs}
-        if self.settings.select == "best":
+        if self.settings.develops:
             for run in runs:
-                self._check_development(run)
+                self.check_development(run)
 
     @property
     def identity(self) -> Identity:
@@ -142,13 +142,15 @@ class Roster:
                 return run
         raise unknown("run", name, [run.id for run in self.runs])
 
-    def _check_development(self, run: Run) -> None:
+    def check_development(self, run: Run) -> None:
+        """Raise `InputError` where a run has no rows to be compared or selected on."""
         for sample in self.development_of(run):
             if not sample.inputs:
+                what = "--select best" if self.settings.select == "best" else "--search"
                 raise InputError(
-                    f"{run.id}: --select best needs training rows of {sample.task.name} beyond the shots and those "
-                    "that its stored prompts were trained on, and there are none; lower --shots or --source-examples, "
-                    "or use --select last"
+                    f"{run.id}: {what} needs training rows of {sample.task.name} beyond the shots and those that its "
+                    "stored prompts were trained on, and there are none; lower --shots or --source-examples, or leave "
+                    f"out {what}"
                 )
 
     def development_of(self, run: Run) -> list[ScoredRows]:
