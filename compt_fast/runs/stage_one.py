@@ -93,6 +93,7 @@ def settings_of_sources(
         apart=None,
         select="last",
         search=None,
+        **{flag.field: flag.default for flag in JOB_FLAGS.values() if flag.of_search},
         out=None,
         source_tasks=None,  # it starts from no stored prompts
         shared_from=None,

@@ -55,6 +55,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self._study = self._made()
+        self._restored = False  # the files may be older than the checkpoint
         known = [count for count in (self.wanted, self._study.most) if count is not None]
         self.most = min(known, default=TRIALS)
 
@@ -69,6 +70,7 @@ class Search:
 
     def act(self, trainer: Trainer, monitor: Monitor, interrupts: Interrupts) -> None:
         """Note what ended, ask for what fits and, after the last trial, add the runs with fresh seeds."""
+        trainer.changed |= self._restored
         for trial in self.trials:
             if trial.state == GOING:
                 self._end(trial, trainer, monitor)
@@ -83,6 +85,7 @@ class Search:
         """Write both files anew."""
         write_json(trainer.folder / record.NAME, self.record.to_json())
         write_text(trainer.folder / JOURNAL, self._study.journal)
+        self._restored = False
 
     def state(self) -> dict[str, Any]:
         return self.record.state()
@@ -90,6 +93,7 @@ class Search:
     def restore(self, state: Mapping[str, Any]) -> None:
         self.record.restore(state, "a checkpoint's search")
         self._study = self._made()
+        self._restored = True
         if len(self.trials) < self.most:  # more of them are wanted now
             self.record.best, self.record.confirming = None, []
 
