@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ EXAMPLES = """examples:
       prompts side by side, then what they are held against, one after another
   python -m compt_fast.train --config recipes/compt-table-1.toml --mini
       a table of a paper on the embedded suites; without --mini on GLUE with t5-base
+  python -m compt_fast.train --method spp --lr-private 0.005,0.01,0.02,0.05 --lr-source 0.005,0.02 --halve
+      the same search, in which what does badly on development is stopped early
   python -m compt_fast.train --search recipes/spaces/methods.toml --trials 200
       methods, rates, lengths and gates in one space, of which a sampler chooses (docs/search.md)
   python -m compt_fast.train --resume runs/mini-20260101-120000
@@ -39,9 +42,9 @@ EXAMPLES = """examples:
   python -m compt_fast.train --resume runs/mini-20260101-120000 --seeds 0,1,2,3,4
       extends a finished sweep: only the runs that it has not are trained
 
-exit codes: 0 all runs finished; 1 some run was stopped (not finite) or the job failed; 2 wrong
-input, or out of memory or disk; 129, 130 or 143 interrupted (closed terminal, Ctrl-C, SIGTERM), 141 where nobody
-reads the output any more (| head): a checkpoint is left"""
+exit codes: 0 all runs finished, or were stopped early and can go on; 1 some run was not finite, or the job failed;
+2 wrong input, or out of memory or disk; 129, 130 or 143 interrupted (closed terminal, Ctrl-C, SIGTERM), 141 where
+nobody reads the output any more (| head): a checkpoint is left"""
 
 
 def parser() -> CommandLine:
@@ -57,6 +60,11 @@ def parser() -> CommandLine:
         metavar="DIR",
         type=file_path,
         help="go on with the run folder DIR; flags of runs given with it replace its own and must hold more values",
+    )
+    made.add_argument(
+        "--runs",
+        metavar="ID[,ID]",
+        help="with --resume: take runs that were stopped up again, by id, and train them to their ends",
     )
     add_job(made)
     return made
@@ -87,15 +95,17 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     given = vars(parser().parse_args(arguments))
-    config, resume, mini, only = (given.pop(name) for name in ("config", "resume", "mini", "jobs"))
+    config, resume, mini, only, runs = (given.pop(name) for name in ("config", "resume", "mini", "jobs", "runs"))
 
     def work() -> int:
         if resume is None:
+            if runs is not None:
+                raise InputError("--runs names runs of a folder that were stopped: say which by --resume DIR")
             return start_all(settings_of(given, config, mini, only), arguments)
         for name, value in (("config", config), ("mini", mini or None), ("jobs", only), ("out", given["out"])):
             if value is not None:
                 raise InputError(f"--resume takes every other setting from the run folder: leave out --{name}")
-        return go_on(resume, given, arguments)
+        return go_on(resume, given, arguments, [] if runs is None else runs.split(","))
 
     return exit_code(work, out_of_memory_hint=" outside of training: take a smaller --model, or --device cpu")
 
@@ -122,23 +132,23 @@ def start_all(jobs: dict[str, JobSettings], arguments: list[str]) -> int:
     return code
 
 
-def go_on(folder: Path, given: dict[str, Any], arguments: list[str]) -> int:
-    """The job of an existing run folder, with what `given` adds to its runs."""
+def go_on(folder: Path, given: dict[str, Any], arguments: list[str], resumed: Sequence[str]) -> int:
+    """The job of an existing run folder, with what `given` adds to its runs; stopped ones that are `resumed` go on."""
     from compt_fast.runs.folder import check_begun, claimed
 
     check_begun(folder)
     with claimed(folder):
-        return train(folder, read_flags(given, str(folder / "config.json")), arguments)
+        return train(folder, read_flags(given, str(folder / "config.json")), arguments, resumed)
 
 
-def train(folder: Path, settings: JobSettings, arguments: list[str]) -> int:
+def train(folder: Path, settings: JobSettings, arguments: list[str], resumed: Sequence[str] = ()) -> int:
     """Say what is to be done in a folder that this process holds, and do it; nothing is written before all is known to
     be right.
     """
     from compt_fast.runs.pipeline import conduct, prepare
 
     console = Console(markup=False)  # brackets in names are no markup
-    pipeline = prepare(folder, settings, writing=True)
+    pipeline = prepare(folder, settings, writing=True, resumed=resumed)
     _announce(console, pipeline)
     return conduct(pipeline, ["compt-fast", "train", *arguments], console)
 

@@ -29,6 +29,10 @@ INT8 = "int8"
 SCORING_NAMES = names_in("compt_fast.evaluation.scorings")
 SAMPLER_NAMES = names_in("compt_fast.search.samplers")
 EXPORT_NAMES = names_in("compt_fast.exports")
+NONE = "none"
+"""In place of a setting that a job began with, and goes on without."""
+HALVINGS = ASYNCHRONOUS, SYNCHRONOUS = "async", "sync"
+"""When halving decides who goes on: of those that have come to a rung so far, or once all have."""
 FITS = ("first", "mean-pool", "repeat")
 """Ways to make a stored prompt longer or shorter."""
 RETRAIN = "train"

@@ -93,9 +93,9 @@ class Flag:
 
     The metadata of the field (made by `stated`) gives `help`, `choices`, `ranges` (of which the first that a number is
     outside of says so) and, where the field's type does not, the `kind` of its values; also the `name` of the flag
-    without its dashes, where it is not the field's. The rest is the field's own: its name, its `default`, and whether
-    it holds a list. `many` flags take a comma list and multiply into runs; one that is `listed` stays one value
-    (tasks, not runs).
+    without its dashes, where it is not the field's, and what it means where it is given `bare`, without a value. The
+    rest is the field's own: its name, its `default`, and whether it holds a list. `many` flags take a comma list and
+    multiply into runs; one that is `listed` stays one value (tasks, not runs).
     """
 
     help: str
@@ -105,6 +105,7 @@ class Flag:
     kind: Kind = WORD
     name: str = ""
     default: Any = None
+    bare: str = ""
     field: str = ""
     listed: bool = False
     many: ClassVar[bool] = False

@@ -36,7 +36,8 @@ def add_flag(parser: argparse._ActionsContainer, flag: Flag, help: str) -> None:
     if flag.switch:
         parser.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=help)
     else:
-        parser.add_argument(name, default=None, metavar=_metavar(flag), help=help)
+        bare: dict[str, Any] = {"nargs": "?", "const": flag.bare} if flag.bare else {}
+        parser.add_argument(name, default=None, metavar=_metavar(flag), help=help, **bare)
 
 
 def flags_also_of(command: str) -> list[JobFlag]:

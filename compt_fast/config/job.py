@@ -8,8 +8,21 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 from compt_fast.config.baselines import METHODS
-from compt_fast.config.choices import ENGINE_NAMES, FITS, INT8, PROMPT_POSITIONS, RETRAIN, SAMPLER_NAMES, SCORING_NAMES
-from compt_fast.config.fields import FOLDER, NOT_NEGATIVE, PLACE, POSITIVE, TRUNK, Flag, flags_of, stated, up_to
+from compt_fast.config.budget import BUDGET
+from compt_fast.config.choices import (
+    ASYNCHRONOUS,
+    ENGINE_NAMES,
+    FITS,
+    HALVINGS,
+    INT8,
+    NONE,
+    PROMPT_POSITIONS,
+    RETRAIN,
+    SAMPLER_NAMES,
+    SCORING_NAMES,
+    SYNCHRONOUS,
+)
+from compt_fast.config.fields import FOLDER, NOT_NEGATIVE, PLACE, POSITIVE, TRUNK, Flag, Range, flags_of, stated, up_to
 from compt_fast.config.run import RUN_FLAGS
 
 MOST_RUNS = 10_000  # of a job: their plan alone takes seconds
@@ -299,6 +312,47 @@ class JobSettings:
             ranges=(NOT_NEGATIVE, up_to(1000)),
             free=True,
             of_search=True,
+        ),
+    )
+    halve: str | None = field(
+        default=None,
+        metadata=_flag(
+            "stop runs early that do worse than others on the development sample, and give their places to those that "
+            f"wait: {ASYNCHRONOUS} (ASHA) decides of those that have come to a rung so far, {SYNCHRONOUS} once all "
+            f"have, none stops nobody (without a value: {ASYNCHRONOUS})",
+            choices=(*HALVINGS, NONE),
+            bare=ASYNCHRONOUS,
+            free=True,
+        ),
+    )
+    halve_factor: int = field(
+        default=3,
+        metadata=_flag(
+            "of the runs at a rung one in so many goes on", ranges=(Range("must be 2 or more, not {}", 2),), free=True
+        ),
+    )
+    least_steps: int | None = field(
+        default=None,
+        metadata=_flag(
+            "steps to the first rung of --halve; each further one lies --halve-factor times as far (default: three "
+            "rungs, the last at the end divided by --halve-factor)",
+            ranges=(POSITIVE,),
+            free=True,
+        ),
+    )
+    rungs: list[int] | None = field(
+        default=None,
+        metadata=_flag(
+            "the rungs of --halve themselves: step counts at which runs are compared", ranges=(POSITIVE,), free=True
+        ),
+    )
+    budget: str | None = field(
+        default=None,
+        metadata=_flag(
+            "stop the whole once so much is spent, with the best so far: a time (90s, 30m, 4h) or training tokens "
+            "(2e6tokens); --resume with a larger one, or none, goes on",
+            kind=BUDGET,
+            free=True,
         ),
     )
     checkpoint_every: int = field(

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from compt_fast import native
 from compt_fast.config.job import JobSettings
 from compt_fast.prompts.store import PromptStore
+from compt_fast.runs.adding import Adding
 from compt_fast.runs.alone import alone
 from compt_fast.runs.folder import claimed
 from compt_fast.runs.initialisation import Initialisation
@@ -32,11 +33,15 @@ from compt_fast.runs.job import (
     record_stored,
 )
 from compt_fast.runs.scales import note_scales
-from compt_fast.runs.searching import check_rows, look_ahead, open_space, search_of
+from compt_fast.runs.searching import check_trials, look_ahead, open_space, search_of
 from compt_fast.runs.shared import SharedPrompts
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
-from compt_fast.runs.summary import print_results, print_search
+from compt_fast.runs.steering import Steering
+from compt_fast.runs.summary import budget_spent, print_results, print_search
+from compt_fast.training.budget import Spending
 from compt_fast.training.checkpoint import Checkpoint, load_latest
+from compt_fast.training.control import Control, Together
+from compt_fast.training.halving import Halving, check_halving
 from compt_fast.training.interrupts import Interrupted, Interrupts
 from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
@@ -49,8 +54,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """A job, the checkpoint that it goes on from (None: it begins), its trainer, which knows what that holds, and the
-    stored prompts that its runs start from or learn from. Of a search that is its trainer's control.
+    """A job, the checkpoint that it goes on from (None: it begins), its trainer, which knows what that holds, the
+    stored prompts that its runs start from or learn from, and those of its stopped runs that are `resumed`. Of a
+    `search` that is one of its trainer's controls.
     """
 
     job: Job
@@ -58,6 +64,7 @@ class Stage:
     trainer: Trainer
     initialisation: Initialisation
     search: Search | None = None
+    resumed: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -75,20 +82,28 @@ class Pipeline:
     stage_two: Stage
 
 
-def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMemory | None = None) -> Pipeline:
+def prepare(
+    folder: Path,
+    settings: JobSettings,
+    *,
+    writing: bool,
+    memory: InMemory | None = None,
+    resumed: Sequence[str] = (),
+) -> Pipeline:
     """Open the job of `folder`, new or to go on with; raises `InputError` for whatever is wrong with it.
 
     `memory` gives some tasks rows beside those that the settings name. With `writing`, what a stage one before had
-    finished goes into the store; else nothing is written.
+    finished goes into the store; else nothing is written. Runs that were stopped and are to be `resumed` are trained to
+    their ends.
     """
     native.keep_quiet()  # of a build that fails the plan tells
     job = open_job(settings, folder=folder, memory=memory)
     saved = _latest(folder, job)
-    done = saved.state["results"] if saved else ()
+    done = saved.state["results"] if saved else {}
     store = PromptStore(Path(settings.store or folder / "store"))
     space = open_space(folder, settings)
     ahead = [] if space is None else look_ahead(job, space)
-    left = [run for run in job.runs if run.id not in done] + ahead
+    left = [run for run in job.runs if run.id not in done or "step" in done[run.id]] + ahead
     shared = SharedPrompts(folder, job, store, left)
     initialisation = Initialisation(job, store, left, shared)
     begun = [(own_folder, own_job, _latest(own_folder, own_job)) for own_folder, own_job in shared.jobs.values()]
@@ -107,18 +122,26 @@ def prepare(folder: Path, settings: JobSettings, *, writing: bool, memory: InMem
         starts = Initialisation(own_job, store, own_job.runs)
         stage_one.append(_stage(own_folder, own_job, starts, _latest(own_folder, own_job)))
     last = _stage(folder, job, initialisation, saved)
-    if space is not None:
-        check_rows(last.trainer, ahead)
-        last.trainer.control = search = search_of(job, space, initialisation)
-        last = replace(last, search=search)
-    return Pipeline(folder, store, stage_one, sharing, last)
+    trainer, adding, halving = last.trainer, Adding(job, initialisation), Halving()
+    controls: list[Control] = [Steering(folder=folder, adding=adding), halving, Spending()]
+    search = None
+    if space is None:
+        check_halving(settings, job.runs, {run.id: trainer.steps_of(run) for run in job.runs})
+    else:
+        check_trials(trainer, ahead)
+        search = search_of(adding, space, halving)
+        controls.append(search)
+    trainer.control = Together(controls)
+    for name in resumed:
+        trainer.resume(name)
+    return Pipeline(folder, store, stage_one, sharing, replace(last, resumed=resumed, search=search))
 
 
 def conduct(pipeline: Pipeline, command: list[str], console: Console) -> int:
     """Train what a job lacks: the source prompts that its store has not, then its runs; prints what came of each.
 
     The folder is made, or extended, by the `command` that `config.json` is to name. Returns 0 where all runs have
-    finished, 1 where some were stopped, and `FIRST_SIGNAL` or more after a signal.
+    finished or can go on, 1 where some were not finite, and `FIRST_SIGNAL` or more after a signal.
     """
     folder, last = pipeline.folder, pipeline.stage_two
     prepare_folder(folder, last.job, command)
@@ -199,9 +222,11 @@ def _train(stage: Stage, job_folder: Path, console: Console) -> int:
         resume = f"compt_fast.fit(data, resume={str(job_folder)!r})"
     tensorboard = stage.job.settings.tensorboard
     try:
-        with Monitor(trainer.folder, trainer.total_steps, console, tensorboard=tensorboard) as monitor:
+        with Monitor(trainer.folder, trainer.steps_to_come, console, tensorboard=tensorboard) as monitor:
             if saved is not None:
                 trainer.restore(monitor, saved)
+                for name in stage.resumed:
+                    trainer.resume(name)
             else:
                 note_scales(trainer.trunk, trainer.runs)
                 monitor.rewind(0, 0)
@@ -217,10 +242,14 @@ def _train(stage: Stage, job_folder: Path, console: Console) -> int:
         return FIRST_SIGNAL + interrupted
     if trainer.trunk.fingerprint() != trainer.trunk_hash:
         raise RuntimeError("a weight of the frozen trunk has changed during training: its results are void")
-    if stage.search is not None:
-        return print_search(console, trainer, stage.search.record)
-    print_results(console, trainer)
-    return 0 if all(result.status == "finished" for result in trainer.ended) else 1
+    whole = all(result.status == "finished" or result.resumable for result in trainer.ended)
+    if stage.search is None:
+        print_results(console, trainer)
+    else:
+        whole = print_search(console, trainer, stage.search.record)
+    if trainer.closed:
+        console.print(budget_spent(trainer, resume), soft_wrap=True)
+    return 0 if whole else 1
 
 
 def _to_the_end(trainer: Trainer, monitor: Monitor) -> int:

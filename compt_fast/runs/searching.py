@@ -8,16 +8,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compt_fast.config.choices import HALVINGS
 from compt_fast.config.job import JobSettings, Sweep
 from compt_fast.config.run import RUN_FLAGS, RunConfig
 from compt_fast.config.use import without_use
 from compt_fast.runs.adding import Adding
-from compt_fast.runs.initialisation import Initialisation
 from compt_fast.runs.job import Job, check_runs, recorded_space
 from compt_fast.search.planning import SAMPLE, of_trial, space_named, sweep_of
 from compt_fast.search.record import Record
 from compt_fast.search.space import Point, Space
 from compt_fast.search.trials import shown
+from compt_fast.training.halving import Halving, check_halving
 from compt_fast.training.plan import Run, each_run
 from compt_fast.utils.errors import InputError
 
@@ -43,41 +44,52 @@ def look_ahead(job: Job, space: Space) -> list[Run]:
     """
     assert job.settings.search is not None
     found: dict[RunConfig, Run] = {}
-    for point in space.sample(SAMPLE):
+    halves = job.settings.halve in HALVINGS
+    for number, point in enumerate(space.sample(SAMPLE)):
         try:
-            runs = _planned(job, space.values(point))
+            runs = of_trial(_planned(job, space.values(point)), number)
             check_runs(runs, job.settings, job.trunk, job.data)
         except InputError as error:
             raise InputError(f"{job.settings.search}: {_says(point)}: {error}") from None
-        found |= {run.config: run for run in runs}
+        if halves and len(runs) > 1:
+            raise InputError(
+                f"--halve compares run by run, and a trial is {len(runs)} of them {_says(point)}: name one of --seeds, "
+                "and no method that trains each task apart (or --no-apart)"
+            )
+        found |= {run.config: run for run in runs if run.config not in found}
     for why in without_use(_all_values(job.settings, space), list(found)).values():
         methods = dict.fromkeys(config.method for config in found)
         raise InputError(why.format(", ".join(methods)))
     return list(found.values())
 
 
-def check_rows(trainer: Trainer, runs: Sequence[Run]) -> None:
-    """Raise `InputError` where there are too few rows to train some runs on, or to compare them by."""
-    drawn = {}
+def check_trials(trainer: Trainer, runs: Sequence[Run]) -> None:
+    """Raise `InputError` where there are too few rows to train some `runs` of trials on, or to compare them by, and
+    where halving means nothing for them.
+    """
+    rows: dict[tuple[Any, ...], int] = {}
+    steps = {}
     for run in runs:
         config = run.config
-        drawn[config.shots, config.seed, config.sampling, config.max_train, config.label_mode, config.task] = run
-    for run in drawn.values():
-        trainer.data.training(run.config)
-        trainer.check_development(run)
+        draw = config.shots, config.seed, config.sampling, config.max_train, config.label_mode, config.task
+        if draw not in rows:
+            rows[draw] = len(trainer.data.training(config))
+            trainer.check_development(run)
+        steps[run.id] = run.steps(rows[draw])
+    check_halving(trainer.settings, runs, steps)
 
 
-def search_of(job: Job, space: Space, initialisation: Initialisation) -> Search:
+def search_of(adding: Adding, space: Space, halving: Halving) -> Search:
     """The control of a job's search, which has tried nothing yet."""
     from compt_fast.search.control import Search  # an optional package
 
-    settings = job.settings
-    adding = Adding(job, initialisation)
+    job, settings = adding.job, adding.job.settings
 
     def planned(values: Mapping[str, Any], number: int) -> list[Run]:
         return adding.checked(of_trial(_planned(job, values), number))
 
-    return Search(Record(space, settings.sampler, settings.search_seed), settings.trials, settings.confirm, planned)
+    record = Record(space, settings.sampler, settings.search_seed)
+    return Search(record, settings.trials, settings.confirm, planned, halving)
 
 
 def _planned(job: Job, values: Mapping[str, Any]) -> list[Run]:

@@ -94,6 +94,8 @@ def settings_of_sources(
         select="last",
         search=None,
         **{flag.field: flag.default for flag in JOB_FLAGS.values() if flag.of_search},
+        halve=None,  # each of its prompts is needed
+        budget=None,
         out=None,
         source_tasks=None,  # it starts from no stored prompts
         shared_from=None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from compt_fast.config.choices import SYNCHRONOUS
 from compt_fast.config.job import JobSettings
 from compt_fast.ops.compose import path
 from compt_fast.ops.paths import FORMULA, TRITON
@@ -18,9 +19,10 @@ from compt_fast.search.record import NAME as RECORD
 from compt_fast.search.record import Interval, Record
 from compt_fast.search.trials import best_of
 from compt_fast.training.graphs import eager, refused
+from compt_fast.training.halving import rungs_of
 from compt_fast.training.loop import Trainer
 from compt_fast.training.plan import bytes_at_once
-from compt_fast.training.results import print_scores
+from compt_fast.training.results import RunResult, print_scores
 from compt_fast.utils.words import duration, listed, plural
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def print_plan(console: Console, trainer: Trainer, estimate: Estimate | None) ->
         f"trunk {trainer.trunk.name} ({dtype}, {trainer.trunk.device})",
         soft_wrap=True,
     )
-    for note in (*foreign_words(trainer), *composing(trainer), *replaying(trainer)):
+    for note in (*foreign_words(trainer), *composing(trainer), *replaying(trainer), *halving(trainer)):
         console.print(note, soft_wrap=True)
     console.print(_cost(trainer, estimate), soft_wrap=True)
     console.print(f"run folder: {trainer.folder}", soft_wrap=True)
@@ -131,6 +133,41 @@ def replaying(trainer: Trainer) -> list[str]:
     return [f"steps are not replayed as CUDA graphs: {why}" if why else "steps are replayed as CUDA graphs"]
 
 
+def halving(trainer: Trainer) -> list[str]:
+    """Where runs are compared, and what becomes of the worse ones: a line where there is halving."""
+    if not trainer.halves:
+        return []
+    settings = trainer.settings
+    rungs = dict.fromkeys(tuple(rungs_of(settings, trainer.steps_of(run))) for run in trainer.runs)
+    places = " or ".join(listed([str(step) for step in of]) for of in rungs)
+    says = "once all have come there" if settings.halve == SYNCHRONOUS else "of those that have come there so far"
+    return [
+        f"halving: after {places} steps one run in {settings.halve_factor} goes on, {says}; the others are stopped, "
+        "and steps and times are said as if none was"
+    ]
+
+
+def best_so_far(results: Sequence[RunResult]) -> RunResult | None:
+    """The run that is best on its development sample, whether it has ended or was stopped; None where none has such a
+    score.
+    """
+    judged = [(of.development["average"], -place) for place, of in enumerate(results) if of.development is not None]
+    return results[-max(judged)[1]] if judged else None
+
+
+def budget_spent(trainer: Trainer, resume: str) -> str:
+    """What a job has come to that its budget has ended, and how it goes on."""
+    finished = sum(result.status == "finished" for result in trainer.results.values())
+    text = (
+        f"the budget of {trainer.settings.budget} is spent: {finished} of {plural(len(trainer.runs), 'run')} finished"
+    )
+    best = best_so_far(trainer.ended)
+    if best is not None and best.development is not None:
+        where = f", after {plural(best.step, 'step')}" if best.step else ""
+        text += f"; best on development so far {best.id} ({best.development['average']:.1f}{where})"
+    return f"{text}; go on with a larger one: {resume} --budget ..."
+
+
 def _span(numbers: list[int]) -> str:
     low, high = min(numbers), max(numbers)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
@@ -140,8 +177,9 @@ def print_search_plan(console: Console, trainer: Trainer, search: Search) -> Non
     """What is searched, how, and where it goes, in a few lines; of a job that goes on, how much is done."""
     settings, axes = trainer.settings, search.record.space.every_axis()
     done = f"; {plural(len(trainer.results), 'run')} done" if trainer.results else ""
+    halved = f", halving ({settings.halve})" * trainer.halves
     lines = [
-        f"search: {plural(search.most, 'trial')} ({settings.sampler}, seed {settings.search_seed}), "
+        f"search: {plural(search.most, 'trial')} ({settings.sampler}, seed {settings.search_seed}{halved}), "
         f"{settings.runs_at_once} side by side, then the best with {plural(search.confirm, 'fresh seed')}{done}",
         f"searched: {', '.join(axis.name for axis in axes)}",
         f"{plural(len(trainer.data.tasks), 'task')}: {', '.join(data.task.name for data in trainer.data.tasks)}",
@@ -152,8 +190,8 @@ def print_search_plan(console: Console, trainer: Trainer, search: Search) -> Non
         console.print(line, soft_wrap=True)
 
 
-def print_search(console: Console, trainer: Trainer, record: Record) -> int:
-    """What a search has found, and the table of its best trial with fresh seeds; 0 where that has finished, else 1."""
+def print_search(console: Console, trainer: Trainer, record: Record) -> bool:
+    """What a search has found, and the table of its best trial with fresh seeds; returns whether that has finished."""
     best = best_of(record.trials)
     states = Counter(trial.state for trial in record.trials)
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
@@ -170,7 +208,7 @@ def print_search(console: Console, trainer: Trainer, record: Record) -> int:
         interval = Interval.of([statistics.fmean(of) for of in averages.values()])
         console.print(f"with {plural(len(averages), 'fresh seed')}: {interval} % in the test", soft_wrap=True)
     console.print(f"{duration(trainer.wall_seconds)}; search in {trainer.folder}/{RECORD}", soft_wrap=True)
-    return 0 if best is not None and len(whole) == len(record.confirming) else 1
+    return best is not None and len(whole) == len(record.confirming)
 
 
 def print_results(console: Console, trainer: Trainer) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from compt_fast.search import record
 from compt_fast.search.study import Study
 from compt_fast.search.trials import FAILED, FINISHED, GOING, PRUNED, Trial, best_of
+from compt_fast.training.halving import Halving, rungs_of
 from compt_fast.training.plan import Run
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.files import write_json, write_text
@@ -25,16 +26,9 @@ JOURNAL = "study.log"
 """The search as one of Optuna's journals, beside `record.NAME`, in the run folder."""
 Planned = Callable[[Mapping[str, Any], int], list[Run]]
 """The runs of a trial's values, by flag, under its number; `InputError` where they cannot be trained."""
-Reports = Callable[[str], Mapping[int, float]]
-"""The development averages of a run at the steps at which it was compared with others."""
 TRIALS = 100
 """Of a search that has no end of its own, where nobody says how many."""
 _NUMBER = re.compile(r"-t(\d+)(?:-|$)")
-
-
-def no_reports(run: str) -> Mapping[int, float]:
-    """Of a job in which runs are not compared midway."""
-    return {}
 
 
 @dataclass
@@ -44,13 +38,14 @@ class Search:
 
     A trial whose run another one has had already shares that: it is trained once. All that is known is in the
     `record`, which the job's checkpoints hold, and the study is made from that; the files are written for others.
+    Of `halving`, which decides before it, it is told how trials did on their way.
     """
 
     record: record.Record
     wanted: int | None
     confirm: int
     planned: Planned
-    reports: Reports = no_reports
+    halving: Halving = field(default_factory=Halving)
     name: str = "search"
 
     def __post_init__(self) -> None:
@@ -71,9 +66,7 @@ class Search:
     def act(self, trainer: Trainer, monitor: Monitor, interrupts: Interrupts) -> None:
         """Note what ended, ask for what fits and, after the last trial, add the runs with fresh seeds."""
         trainer.changed |= self._restored
-        for trial in self.trials:
-            if trial.state == GOING:
-                self._end(trial, trainer, monitor)
+        self._ended(trainer, monitor)
         if trainer.closed:
             return
         while len(self.trials) < self.most and self._places(trainer) > 0:
@@ -118,25 +111,60 @@ class Search:
             trial.state, trial.reason = FAILED, str(error)
         self.trials.append(trial)
         self._study.note(trial)
-        self._end(trial, trainer, monitor)
         trainer.changed = True
+        if trial.state == FAILED:
+            trial.seconds = trainer.wall_seconds
+            monitor.ended(trial.says)
+            self._study.tell(trial)
+        else:
+            self._ended(trainer, monitor)  # at once where its runs have been another's
 
-    def _end(self, trial: Trial, trainer: Trainer, monitor: Monitor) -> None:
-        """Note what came of a trial, and tell the study, if all of its runs have ended."""
+    def _ended(self, trainer: Trainer, monitor: Monitor) -> None:
+        """Note what has come of each trial since, and tell the study.
+
+        A run that was stopped may be taken up again, as asynchronous halving does. A trial that the study was told of
+        before cannot be told anew: the study is made once more.
+        """
+        again = False
+        for trial in self.trials:
+            before = trial.state
+            if before in (FINISHED, FAILED) or not self._outcome(trial, trainer):
+                continue
+            trainer.changed = True
+            if before == GOING:
+                self._study.tell(trial)
+            again |= before == PRUNED
+            if trial.state != GOING:
+                monitor.ended(trial.says)
+        if again:
+            self._study = self._made()
+
+    def _outcome(self, trial: Trial, trainer: Trainer) -> bool:
+        """Set what has come of a trial; whether it is another thing than before."""
+        before = trial.state
         results = [trainer.results[run] for run in trial.runs if run in trainer.results]
-        if len(results) < len(trial.runs):
-            return
         stopped = [result for result in results if result.status != "finished"]
-        if stopped:
-            early = all(result.step is not None for result in stopped)
+        early = bool(stopped) and all(result.resumable for result in stopped)
+        if len(results) < len(trial.runs):
+            trial.state, trial.reason = GOING, ""
+        elif stopped:
             trial.state, trial.reason = PRUNED if early else FAILED, stopped[0].reason
-            trial.reports = _means([self.reports(run) for run in trial.runs]) if early else {}
-        elif results:
-            trial.state, trial.value = FINISHED, statistics.fmean(map(development_of, results))
-        trial.seconds = trainer.wall_seconds
-        self._study.tell(trial)
-        monitor.ended(trial.says)
-        trainer.changed = True
+        else:
+            trial.state, trial.reason = FINISHED, ""
+            trial.value = statistics.fmean(map(development_of, results))
+        if trial.state == before:
+            return False
+        trial.reports = self._reports(trial, trainer)
+        trial.seconds = None if trial.state == GOING else trainer.wall_seconds
+        return True
+
+    def _reports(self, trial: Trial, trainer: Trainer) -> dict[str, float]:
+        """The development score at each rung of halving that a trial of one run has come to, by step."""
+        if not trainer.halves or len(trial.runs) > 1:
+            return {}
+        (run,) = trial.runs
+        rungs = rungs_of(trainer.settings, trainer.steps_of(trainer.run_of(run)))
+        return {str(step): score for step, score in zip(rungs, self.halving.scores.get(run, ()), strict=False)}
 
     def _confirm(self, trainer: Trainer) -> None:
         """Once every trial has ended, add runs of the best one with seeds that no run has had."""
@@ -147,6 +175,7 @@ class Search:
         values = self.record.space.values(best.point) | {"seeds": list(range(first, first + self.confirm))}
         runs = self.planned(values, best.number) if self.confirm else []
         _add(trainer, runs)
+        self.halving.exempt |= {run.id for run in runs}  # each of them counts
         self.record.best, self.record.confirming = best.number, [run.id for run in runs]
         trainer.changed = True
 
@@ -161,12 +190,6 @@ def development_of(result: RunResult) -> float:
     """The score by which a search chooses: the average on the development sample, never of the test rows."""
     assert result.development is not None, f"{result.id} was not scored on its development sample"
     return float(result.development["average"])
-
-
-def _means(reports: Sequence[Mapping[int, float]]) -> dict[str, float]:
-    """By step the mean over some runs, where all of them were compared."""
-    steps = set.intersection(*(set(of) for of in reports))
-    return {str(step): statistics.fmean(of[step] for of in reports) for step in sorted(steps)}
 
 
 def _add(trainer: Trainer, runs: Sequence[Run]) -> None:

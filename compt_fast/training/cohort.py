@@ -48,6 +48,7 @@ class Member:
     selected: int = 0  # the step of the last development score
     best: RunPrompts | None = None
     development: dict[str, Any] | None = None  # the development scores of `best`, as in results.json
+    developed: tuple[int, dict[str, Any]] = (0, {})  # the last development scores and their step, so that none is twice
     total: int = field(init=False)
     order: EpochOrder = field(init=False)
 

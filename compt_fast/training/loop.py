@@ -37,6 +37,7 @@ class Trainer(Roster):
 
     control: Control = field(default_factory=Uncontrolled)
     step: int = 0
+    tokens: int = 0  # of all training rows so far
     earlier_seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -82,6 +83,7 @@ class Trainer(Roster):
             "job": self.identity.hash([*self.results, *members, *self.returning]),
             "step": self.step,
             "wall_seconds": self.wall_seconds,
+            "tokens": self.tokens,
             "metrics_offset": monitor.offset,
             "results": {run: result.to_json() for run, result in self.results.items()},
             "returning": self.returning,
@@ -106,6 +108,7 @@ class Trainer(Roster):
         except (KeyError, RuntimeError) as error:
             raise InputError(f"{saved.path}: not a checkpoint of this job: {error}") from None
         self.step = state["step"]
+        self.tokens = state.get("tokens", 0)
         self.earlier_seconds = state["wall_seconds"]
         self.note_results(saved)
         self.control.restore(state.get("control", {}))
@@ -135,6 +138,7 @@ class Trainer(Roster):
             stepper.prepare(self.cohorts)  # while the device works
             records = self._records(packed, found.tolist())
             self.step += 1
+            self.tokens += packed.tokens
         speed = packed.tokens / (time.perf_counter() - began)
         for record in records:
             record["tokens_per_second"] = round(speed, 1)
@@ -202,16 +206,24 @@ class Trainer(Roster):
             due = member.finished or (best and member.step % max(1, member.total // SELECTIONS) == 0)
             if member.stopped or not due or member.step in (0, member.selected):
                 continue
-            monitor.phase(f"selecting {member.run.id}")
-            prompts = cohort.prompts(index)
-            sample = self.development_of(member.run)
-            tasks = self._score(prompts, member.run, sample, interrupts)
+            development = self.develop(cohort, member, monitor, interrupts)
             member.selected = member.step
-            if average(tasks) > member.best_score:
-                member.best = prompts
-                scores = {name: task["scores"] for name, task in tasks.items()}
-                member.development = {"average": average(tasks), "step": member.step, "tasks": scores}
+            if development["average"] > member.best_score:
+                member.best = cohort.prompts(index)
+                member.development = development
+
+    def develop(self, cohort: Cohort, member: Member, monitor: Monitor, interrupts: Interrupts) -> dict[str, Any]:
+        """What a run in training scores on its development sample now, as `RunResult.development` has it."""
+        step, scores = member.developed
+        if step != member.step:
+            monitor.phase(f"selecting {member.run.id}")
+            prompts = cohort.prompts(cohort.members.index(member))
+            tasks = self._score(prompts, member.run, self.development_of(member.run), interrupts)
+            by_task = {name: task["scores"] for name, task in tasks.items()}
+            scores = {"average": average(tasks), "step": member.step, "tasks": by_task}
+            member.developed = member.step, scores
             monitor.phase("training")
+        return scores
 
     def evaluation_of(self, run: Run) -> list[ScoredRows]:
         """The rows that a run is scored on, those of each of its tasks."""

@@ -19,6 +19,7 @@ from compt_fast.utils.files import write_json, write_text
 from compt_fast.utils.words import plural, short
 
 FORMAT = 1
+NAMED = 3  # of the runs that were stopped early, on a terminal; results.md lists all
 
 
 @dataclass
@@ -55,9 +56,9 @@ class RunResult:
         return cls._of(run, "finished", tasks=tasks, average=average, development=development)
 
     @classmethod
-    def stopped(cls, run: Run, reason: str, step: int | None = None) -> Self:
+    def stopped(cls, run: Run, reason: str, step: int | None = None, development: dict[str, Any] | None = None) -> Self:
         """A run that was stopped after `step` steps, or, without them, one whose loss or gradient was not finite."""
-        return cls._of(run, "stopped", reason=reason, step=step)
+        return cls._of(run, "stopped", reason=reason, step=step, development=development)
 
     @property
     def resumable(self) -> bool:
@@ -226,8 +227,12 @@ def print_scores(console: Console, results: list[RunResult]) -> None:
     says = "percent" + ("; mean ± standard deviation over seeds" if several else "")
     if table.rows:
         print_table(console, named.heads("\n"), named.rows, caption=says)
-    for line in _missing(results):
+    early = [result.id for result in results if result.resumable]
+    for line in _missing([result for result in results if not result.resumable]):
         console.print(line, soft_wrap=True)
+    if early:
+        some = ", ".join(early[:NAMED]) + (", ..." if len(early) > NAMED else "")
+        console.print(f"{plural(len(early), 'run')} stopped early: {some}", soft_wrap=True)
 
 
 def _missing(results: list[RunResult]) -> list[str]:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from compt_fast.config.choices import HALVINGS
 from compt_fast.config.job import JobSettings
 from compt_fast.config.presets import RANDOM
 from compt_fast.models.api import Trunk
@@ -88,9 +90,8 @@ class Roster:
 
     def _know(self, runs: Sequence[Run]) -> None:
         self.rows |= {run.id: self.data.training(run.config) for run in runs}
-        if self.settings.develops:
-            for run in runs:
-                self.check_development(run)
+        for run in runs if self.wanting else ():
+            self.check_development(run)
 
     @property
     def identity(self) -> Identity:
@@ -142,15 +143,29 @@ class Roster:
                 return run
         raise unknown("run", name, [run.id for run in self.runs])
 
+    @property
+    def halves(self) -> bool:
+        """Whether runs that do worse than others are stopped early."""
+        return self.settings.halve in HALVINGS
+
+    @property
+    def wanting(self) -> str:
+        """The flag that asks for development samples, "" where none does."""
+        asks = {
+            "--select best": self.settings.select == "best",
+            "--halve": self.halves,
+            "--search": self.settings.search,
+        }
+        return next((flag for flag, does in asks.items() if does), "")
+
     def check_development(self, run: Run) -> None:
         """Raise `InputError` where a run has no rows to be compared or selected on."""
         for sample in self.development_of(run):
             if not sample.inputs:
-                what = "--select best" if self.settings.select == "best" else "--search"
                 raise InputError(
-                    f"{run.id}: {what} needs training rows of {sample.task.name} beyond the shots and those that its "
-                    "stored prompts were trained on, and there are none; lower --shots or --source-examples, or leave "
-                    f"out {what}"
+                    f"{run.id}: {self.wanting} needs training rows of {sample.task.name} beyond the shots and those "
+                    "that its stored prompts were trained on, and there are none; lower --shots or --source-examples, "
+                    f"or leave out {self.wanting}"
                 )
 
     def development_of(self, run: Run) -> list[ScoredRows]:
@@ -166,8 +181,9 @@ class Roster:
 
     # Runs that enter and leave
 
-    def stop(self, name: str, reason: str) -> None:
-        """Take a run out, for this `reason`: what it needs to go on and its prompts so far are kept.
+    def stop(self, name: str, reason: str, development: dict[str, Any] | None = None) -> None:
+        """Take a run out, for this `reason`: what it needs to go on and its prompts so far are kept, which have these
+        `development` scores.
 
         A run that waits is kept from entering. `InputError` for a run that has ended, or that the job has not.
         """
@@ -178,9 +194,10 @@ class Roster:
         for cohort, member in list(self.members):
             if member.run == run:
                 step = member.step
+                development = member.development or development
                 self._keep_stopped(cohort, member)
         self.cohorts = [cohort for cohort in self.cohorts if cohort.members]
-        self.results[run.id] = RunResult.stopped(run, reason, step)
+        self.results[run.id] = RunResult.stopped(run, reason, step, development)
         self.changed = True
 
     def _keep_stopped(self, cohort: Cohort, member: Member) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from compt_fast.runs.job import Job, recorded_identity
 from compt_fast.runs.pipeline import conduct, prepare
 from compt_fast.search.control import JOURNAL, Search
 from compt_fast.search.record import Record
-from compt_fast.search.trials import FAILED, FINISHED, best_of
+from compt_fast.search.trials import FAILED, FINISHED, PRUNED, best_of
 from compt_fast.train import main
 from compt_fast.training.loop import Trainer
 from compt_fast.training.plan import planned_as
@@ -153,6 +154,43 @@ def test_a_search_that_is_killed_goes_on_to_the_same_trials(
     }
 
 
+HALVING = {"method": "spp", "trials": 9, "steps": 6, "rungs": "1,3", "halve": "async", "sampler": "random"}
+
+
+def test_halving_stops_trials_and_changes_no_bit_of_those_that_go_on(
+    go: Callable[..., Found], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a kill; the best one's fresh seeds are not compared with anybody."""
+    space = "lr_source = {low = 0.05, high = 0.5, log = true}"
+    found = go("search", space, **HALVING)
+    states = Counter(trial.state for trial in found.record.trials)
+    assert states[PRUNED] >= 4 and states[FINISHED] >= 1 and states.total() == 9
+    whole = {trial.runs[0] for trial in found.record.trials if trial.state == FINISHED}
+    assert all(trial.reports.keys() == {"1", "3"} for trial in found.record.trials if trial.state == FINISHED)
+    assert all("1" in trial.reports and "place" in trial.reason for trial in found.record.trials if trial.value is None)
+    identity = recorded_identity(found.folder)
+    kept = {*whole, *found.record.confirming}
+    assert len(found.record.confirming) == 2
+    sizes = {"tasks": 2, "d_model": found.job.trunk.d_model}
+    runs = [planned_as(name, identity.runs[name], **sizes) for name in sorted(kept)]
+    jobs.train(found.job, runs, tmp_path / "plain", search=None, halve=None)
+    mine, theirs = jobs.prompts(found.folder), jobs.prompts(tmp_path / "plain")
+    assert theirs.keys() == kept <= mine.keys()
+    assert all(torch.equal(mine[run][name], t) for run, tensors in theirs.items() for name, t in tensors.items())
+    calls, own = iter(range(11)), Trainer.train_step
+
+    def killed(self: Trainer, monitor: Any) -> Any:
+        if next(calls, None) is None:
+            raise Killed
+        return own(self, monitor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", killed)
+        with pytest.raises(Killed):
+            go("cut", space, **HALVING)
+    assert timeless(go("cut", space).record) == timeless(found.record)
+
+
 def test_a_setting_that_is_asked_for_again_is_trained_once(go: Callable[..., Found]) -> None:
     found = go("search", "lr_source = [0.1, 0.2]", method="spp", trials=6, seeds="3,4", confirm=0)
     assert len(recorded_identity(found.folder).runs) == 4 and found.record.confirming == []
@@ -193,10 +231,12 @@ def test_prompts_that_trials_start_from_are_trained_first(go: Callable[..., Foun
     ("space", "changes", "message"),
     [
         ("lr_sorce = [0.1]", {}, "unknown flag in {space}: 'lr_sorce'"),
-        ("prompt_length = [2, 2000]", {}, "{space}: with prompt_length 2000: spp-n3-k4-s0: a target prompt of 2000"),
+        ("prompt_length = [2, 2000]", {}, "{space}: with prompt_length 2000: spp-n3-k4-s0-t1: a target prompt of 2000"),
         ("lr_source = [0.1]", {"lr_private": "0.1,0.2"}, "--lr-private 0.1,0.2: beside --search a flag has one value"),
         ("lr_source = {low = 0.1, high = 0.2}", {"sampler": "grid"}, "--sampler grid: the range from 0.1 to 0.2"),
         ("lr_source = [0.1]", {"source_tasks": "toy_a"}, "--source-tasks has no meaning"),
+        ("lr_source = [0.1, 0.2]", {"halve": "async", "seeds": "0,1"}, "--halve compares run by run, and a"),
+        ("lr_source = [0.1]", {"halve": "async"}, "--halve compares runs of the same task"),
         ("shots = [4, 400]", {}, "toy_a: 400 shots, but the training split has"),
         ("shots = [48]", {"sampling": "random"}, "--search needs training rows of toy_a beyond the shots"),
     ],
