@@ -28,6 +28,7 @@ from compt_fast.utils.environment import environment
 from compt_fast.utils.files import write_json
 
 SPACE = Path(__file__).parents[1] / "recipes" / "spaces" / "spp.toml"
+TINY = SPACE.with_name("tiny.toml")
 FRESH, NEAR = 10, 0.5  # seeds, points
 GOALS = {"one at a time": 5.0, "fleet": 3.0}  # times the search's seconds
 WAYS: dict[str, list[str]] = {
@@ -104,19 +105,19 @@ def met(repetitions: Sequence[dict[str, Any]]) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--tiny", action="store_true", help="few steps, two tasks and two fresh seeds")
+    parser.add_argument("--tiny", action="store_true", help="four settings, few steps, two tasks, two fresh seeds")
     parser.add_argument("--searching", help="flags of the search in place of '--sampler grid --halve'")
     parser.add_argument("-o", "--out", type=Path, help="a JSON file for all figures")
     given = parser.parse_args(argv)
     flags = ["--method", "spp", "--shots", "16"]
-    fresh = FRESH
+    space, fresh = SPACE, FRESH
     if given.tiny:
-        flags += ["--steps", "8", "--eval-size", "20", "--tasks", "mini_rte,mini_sst2"]
-        fresh = 2
+        flags += ["--steps", "9", "--eval-size", "20", "--tasks", "mini_rte,mini_sst2", "--prompt-length", "2"]
+        space, fresh = TINY, 2
     ways = WAYS | ({"search": shlex.split(given.searching)} if given.searching else {})
     done: list[dict[str, Any]] = []
     for seed in range(given.repetitions):
-        done.append(repetition(seed, ways, flags, SPACE, fresh))
+        done.append(repetition(seed, ways, flags, space, fresh))
         print(json.dumps(done[-1]), flush=True)
         if given.out:
             write_json(given.out, {"environment": environment(), "flags": flags, "repetitions": done})

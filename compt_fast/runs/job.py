@@ -342,30 +342,6 @@ def record_added(folder: Path, runs: Sequence[Run]) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def recorded_space(folder: Path) -> dict[str, Any] | None:
-    """The space of the search that a folder's job is, as it began; None before it has."""
-    path = folder / "config.json"
-    if not path.is_file():
-        return None
-    space = read_object(path, "the config.json of a run folder").get("space")
-    check_type(space, dict | None, f"{path}: space")
-    return space
-
-
-def record_search(folder: Path, space: Mapping[str, Any], settings: JobSettings) -> None:
-    """Note in `config.json` the space of a search, and how many trials and fresh seeds are wanted now."""
-    path = folder / "config.json"
-    content = read_object(path, "the config.json of a run folder")
-    check_type(content.get("flags"), dict, f"{path}: flags")
-    flags = content["flags"] | {"trials": settings.trials, "confirm": settings.confirm}
-    if content == content | {"space": space, "flags": flags}:
-        return
-    try:
-        write_json(path, content | {"space": space, "flags": flags})
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-
-
 def record_stored(folder: Path, stored: dict[str, str]) -> None:
     """Note in `config.json` the hashes of the `stored` prompts, by name, that the runs start from.
 

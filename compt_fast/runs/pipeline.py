@@ -29,11 +29,10 @@ from compt_fast.runs.job import (
     open_job,
     prepare_folder,
     record_added,
-    record_search,
     record_stored,
 )
 from compt_fast.runs.scales import note_scales
-from compt_fast.runs.searching import check_trials, look_ahead, open_space, search_of
+from compt_fast.runs.searching import check_trials, look_ahead, open_space, record_search, search_of
 from compt_fast.runs.shared import SharedPrompts
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
 from compt_fast.runs.steering import Steering

@@ -13,7 +13,7 @@ from compt_fast.config.job import JobSettings, Sweep
 from compt_fast.config.run import RUN_FLAGS, RunConfig
 from compt_fast.config.use import without_use
 from compt_fast.runs.adding import Adding
-from compt_fast.runs.job import Job, check_runs, recorded_space
+from compt_fast.runs.job import Job, check_runs
 from compt_fast.search.planning import SAMPLE, of_trial, space_named, sweep_of
 from compt_fast.search.record import Record
 from compt_fast.search.space import Point, Space
@@ -21,6 +21,8 @@ from compt_fast.search.trials import shown
 from compt_fast.training.halving import Halving, check_halving
 from compt_fast.training.plan import Run, each_run
 from compt_fast.utils.errors import InputError
+from compt_fast.utils.files import write_json
+from compt_fast.utils.inputs import check_type, read_object
 
 if TYPE_CHECKING:
     from compt_fast.search.control import Search
@@ -34,6 +36,30 @@ def open_space(folder: Path, settings: JobSettings) -> Space | None:
     if find_spec("optuna") is None:
         raise InputError("--search needs the package optuna: pip install optuna")
     return space_named(settings, recorded_space(folder))
+
+
+def recorded_space(folder: Path) -> dict[str, Any] | None:
+    """The space of the search that a folder's job is, as it began; None before it has."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    space = read_object(path, "the config.json of a run folder").get("space")
+    check_type(space, dict | None, f"{path}: space")
+    return space
+
+
+def record_search(folder: Path, space: Mapping[str, Any], settings: JobSettings) -> None:
+    """Note in `config.json` the space of a search, and how many trials and fresh seeds are wanted now."""
+    path = folder / "config.json"
+    content = read_object(path, "the config.json of a run folder")
+    check_type(content.get("flags"), dict, f"{path}: flags")
+    flags = content["flags"] | {"trials": settings.trials, "confirm": settings.confirm}
+    if content == content | {"space": space, "flags": flags}:
+        return
+    try:
+        write_json(path, content | {"space": space, "flags": flags})
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def look_ahead(job: Job, space: Space) -> list[Run]:

@@ -71,7 +71,7 @@ class Search:
             return
         while len(self.trials) < self.most and self._places(trainer) > 0:
             self._ask(trainer, monitor)
-        if len(self.trials) >= self.most and self.record.best is None:
+        if len(self.trials) >= self.most:
             self._confirm(trainer)
 
     def kept(self, trainer: Trainer) -> None:
@@ -87,8 +87,6 @@ class Search:
         self.record.restore(state, "a checkpoint's search")
         self._study = self._made()
         self._restored = True
-        if len(self.trials) < self.most:  # more of them are wanted now
-            self.record.best, self.record.confirming = None, []
 
     def _places(self, trainer: Trainer) -> int:
         """How many more runs may be added. One that waits and has a later trial's number is of a job that died before
@@ -167,16 +165,20 @@ class Search:
         return {str(step): score for step, score in zip(rungs, self.halving.scores.get(run, ()), strict=False)}
 
     def _confirm(self, trainer: Trainer) -> None:
-        """Once every trial has ended, add runs of the best one with seeds that no run has had."""
+        """Once every trial has ended, add runs of the best one with seeds that no run has had, those that it lacks."""
         best = best_of(self.trials)
         if best is None or any(trial.state == GOING for trial in self.trials):
             return
+        had = self.record.confirming if best.number == self.record.best else []
+        lacking = self.confirm - len({trainer.run_of(run).config.seed for run in had})
+        if best.number == self.record.best and lacking <= 0:
+            return
         first = 1 + max(run.config.seed for run in trainer.runs)
-        values = self.record.space.values(best.point) | {"seeds": list(range(first, first + self.confirm))}
-        runs = self.planned(values, best.number) if self.confirm else []
+        values = self.record.space.values(best.point) | {"seeds": list(range(first, first + lacking))}
+        runs = self.planned(values, best.number) if lacking > 0 else []
         _add(trainer, runs)
         self.halving.exempt |= {run.id for run in runs}  # each of them counts
-        self.record.best, self.record.confirming = best.number, [run.id for run in runs]
+        self.record.best, self.record.confirming = best.number, [*had, *(run.id for run in runs)]
         trainer.changed = True
 
 

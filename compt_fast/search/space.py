@@ -14,6 +14,7 @@ is left out of the trial without a word.
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -239,7 +240,7 @@ def space_of(content: Table, where: str, fixed: Table) -> Space:
         raise InputError(
             f"{where}: nothing to choose; list values (lr_source = [0.1, 0.3]) of a flag that is not fixed"
         )
-    space = Space(axes, dict(fixed), content)
+    space = Space(axes, dict(fixed), json.loads(json.dumps(content)))  # as it is read from JSON, all keys texts
     keys = {axis.key for axis in space.every_axis()} | fixed.keys()
     for key in keys:
         if (other := RUN_FLAGS[key].excludes) in keys:
