@@ -57,6 +57,6 @@ else
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt setuptools ninja
 	$(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[baselines,bench,dev,docs,mlflow,plot,ray,serve,tensorboard,trackio,wandb]'
+	$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[baselines,bench,dev,docs,mlflow,plot,ray,search,serve,tensorboard,trackio,wandb]'
 endif
 	@touch $@

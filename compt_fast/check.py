@@ -72,7 +72,7 @@ def check(settings: JobSettings, console: Console) -> int:
     from compt_fast.runs.estimate import estimate
     from compt_fast.runs.folder import named_folder
     from compt_fast.runs.pipeline import prepare
-    from compt_fast.runs.summary import foreign_words, print_plan, steps_before
+    from compt_fast.runs.summary import foreign_words, print_plan, print_search_plan, steps_before
     from compt_fast.runs.survey import problems, survey
 
     made = prepare(named_folder(settings), settings, writing=False)
@@ -86,7 +86,10 @@ def check(settings: JobSettings, console: Console) -> int:
     for own, what in before:
         console.print(f"Stage one, of {what}:")
         print_plan(console, own.trainer, estimate(own.trainer))
-    print_plan(console, trainer, estimate(trainer))
+    if made.stage_two.search is None:
+        print_plan(console, trainer, estimate(trainer))
+    else:
+        print_search_plan(console, trainer, made.stage_two.search)
     for note in (*steps_before([own.trainer for own, _ in before], settings), *unused(settings)):
         console.print(f"note: {note}", soft_wrap=True)
     warnings = [line for pair in seen for line in problems(*pair, data.max_length)]

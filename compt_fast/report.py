@@ -164,9 +164,10 @@ def _add_masked(material: Material, masking: bool, progress: Progress) -> None:
 
 def _sections(material: Material) -> tuple[list[Section], str]:
     """The sections that the material allows, and what would give the others; of a store alone there is one."""
-    from compt_fast.analysis import about_choices, about_masks, about_prompts, about_scores
+    from compt_fast.analysis import about_choices, about_masks, about_prompts, about_scores, about_search
 
     makers: list[tuple[Callable[[Material], Section | None], str]] = [
+        (about_search.search, "search (--search SPACE)"),
         (about_scores.results, "results (a finished run)"),
         (about_scores.methods, "methods (--method pt,spp)"),
         (about_scores.shots, "shot curves (--shots 8,16,32)"),

@@ -42,6 +42,8 @@ EXAMPLES = """examples:
       a table of a paper on the embedded suites; without --mini on GLUE with t5-base
   python -m compt_fast.train --method spp --lr-private 0.005,0.01,0.02,0.05 --lr-source 0.005,0.02 --halve
       the same search, in which what does badly on development is stopped early
+  python -m compt_fast.train --search recipes/spaces/methods.toml --trials 200
+      methods, rates, lengths and gates in one space, of which a sampler chooses (docs/search.md)
   python -m compt_fast.train --resume runs/mini-20260101-120000
       goes on where an interrupted job stopped
   python -m compt_fast.train --resume runs/mini-20260101-120000 --seeds 0,1,2,3,4
@@ -210,7 +212,7 @@ def _announce(console: Console, pipeline: Pipeline, estimate: Callable[[Trainer]
     """Print what is about to be done."""
     from compt_fast import native
     from compt_fast.info import missing_line
-    from compt_fast.runs.summary import print_plan, steps_before
+    from compt_fast.runs.summary import print_plan, print_search_plan, steps_before
     from compt_fast.runs.survey import row_notes
 
     trainer, store = pipeline.stage_two.trainer, pipeline.store
@@ -223,7 +225,10 @@ def _announce(console: Console, pipeline: Pipeline, estimate: Callable[[Trainer]
         console.print(f"note: {note}", soft_wrap=True)
     if before:
         console.print("Stage two:")
-    print_plan(console, trainer, estimate(trainer))
+    if pipeline.stage_two.search is None:
+        print_plan(console, trainer, estimate(trainer))
+    else:
+        print_search_plan(console, trainer, pipeline.stage_two.search)
     for note in row_notes(trainer.data):
         console.print(f"note: {note}", soft_wrap=True)
     missing = missing_line()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 ROOMS = (
     *("utils", "cli", "config", "mini", "tasks", "kernels", "native", "prompts", "ops", "models"),
-    *("evaluation", "training", "baselines", "runs", "scaling", "prediction", "exports", "analysis", "serving"),
+    *("evaluation", "training", "baselines", "search", "runs", "scaling"),
+    *("prediction", "exports", "analysis", "serving"),
 )
 COMMANDS = "commands"  # the modules beside the rooms, which know all of them
 

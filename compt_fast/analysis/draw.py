@@ -26,7 +26,7 @@ INK, PAPER = "#010203", "#fefdfc"  # within the page they become its own text co
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B5B5B", "#882255", "#999933")
 _MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*", "h")
 MOST_LINES = len(_COLOURS)
-_STYLE: Any = {  # matplotlib types its keys one by one
+STYLE: Any = {  # matplotlib types its keys one by one
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],
     "font.size": 9,
@@ -107,7 +107,7 @@ def heatmap(
     top = [r + sum(0.85 if head else 0.4 for g, head in blocks.items() if g <= r) for r in range(len(rows))]
     width, height = (left[-1] if left else 0) + 1, (top[-1] if top else 0) + 1
     names = 0.078 * max((len(name) for name in rows), default=1) + 0.3
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         head = 0.05 * max((len(name) for name in columns), default=1) + 0.15
         wide = max(names + 0.43 * width + 0.35, 0.07 * len(label) + 0.3)
         figure = Figure(figsize=(wide, head + 0.29 * height + 0.35), layout=ConstrainedLayoutEngine(w_pad=0.12))
@@ -161,7 +161,7 @@ def curves(lines: Sequence[Series], *, xlabel: str, ylabel: str, level: Sequence
     ticks = list(dict.fromkeys(point.x for line in lines for point in line.points))
     ticks.sort(key=lambda x: (x is None, x if isinstance(x, int | float) else str(x)))
     place = {x: k for k, x in enumerate(ticks)}
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.5, 3.0 + 0.1 * (len(lines) + len(level))), layout="constrained")
         axes = figure.add_subplot()
         for k, line in enumerate(lines):
@@ -197,7 +197,7 @@ def _legend(figure: Figure, names: Sequence[str]) -> None:
 
 def dots(rows: Sequence[str], levels: Mapping[str, Sequence[Point | None]], *, xlabel: str) -> Figure:
     """A row a name with a dot for each level, error bars over seeds; a single level has its numbers beside it."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         step = 0.15 * len(levels) + 0.13
         width = 4.5 + 0.055 * max(0, max(map(len, rows)) - 16)
         figure = Figure(figsize=(width, 0.75 + step * len(rows) + 0.2 * (len(levels) > 1)), layout="constrained")
@@ -246,7 +246,7 @@ def svg(figure: Figure) -> str:
 
 def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
     out = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         layout = figure.get_layout_engine()
         if layout is not None:  # once for all files; each would draw twice over to do it anew
             layout.execute(figure)

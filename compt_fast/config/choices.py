@@ -28,6 +28,7 @@ INT8 = "int8"
 """The trunk's numbers where it only infers."""
 SCORING_NAMES = names_in("compt_fast.evaluation.scorings")
 TRACKER_NAMES = names_in("compt_fast.training.trackers")
+SAMPLER_NAMES = names_in("compt_fast.search.samplers")
 EXPORT_NAMES = names_in("compt_fast.exports")
 NONE = "none"
 """In place of a setting that a job began with, and goes on without."""

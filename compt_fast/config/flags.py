@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compt_fast.config.fields import Flag
-from compt_fast.config.job import JOB_FLAGS, JobFlag, JobSettings
+from compt_fast.config.job import JOB_FLAGS, MOST_RUNS, JobFlag, JobSettings
 from compt_fast.config.run import RUN_FLAGS
 from compt_fast.utils.errors import InputError, shown, unknown
 from compt_fast.utils.inputs import check_path, read_document
@@ -21,7 +21,6 @@ from compt_fast.utils.inputs import check_path, read_document
 FLAGS: dict[str, Flag] = {**RUN_FLAGS, **JOB_FLAGS}
 FORMER = {"tensorboard": lambda on: {"track": ["tensorboard"]} if on else {}}
 """Flags that are no more, and what says the same: files of older jobs hold them."""
-MOST_RUNS = 10_000  # of a job: their plan alone takes seconds
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -18,12 +18,15 @@ from compt_fast.config.choices import (
     NONE,
     PROMPT_POSITIONS,
     RETRAIN,
+    SAMPLER_NAMES,
     SCORING_NAMES,
     SYNCHRONOUS,
     TRACKER_NAMES,
 )
-from compt_fast.config.fields import FOLDER, PLACE, POSITIVE, TRUNK, Flag, Range, flags_of, stated
+from compt_fast.config.fields import FOLDER, NOT_NEGATIVE, PLACE, POSITIVE, TRUNK, Flag, Range, flags_of, stated, up_to
 from compt_fast.config.run import RUN_FLAGS
+
+MOST_RUNS = 10_000  # of a job: their plan alone takes seconds
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class JobFlag(Flag):
     A job goes on under another value of a `free` setting: it changes no number, or what it changed is done already.
     Of the others one that is not `hashed` is no part of the hash of a job's files. `names_tasks` says that it holds
     tasks or suites, `of_stored` that it means something only where runs start from stored sources, or from stored
-    prompts of either role. Under another `pace` a job computes the same, faster or slower.
+    prompts of either role, `of_search` that it does only beside `--search`. Under another `pace` a job computes the
+    same, faster or slower.
 
     `also` are the commands besides `train` and `check` that have the flag, "load" those that load trained prompts. A
     report keeps runs of two values in panels of their own, compares them, or takes no notice of the setting.
@@ -44,6 +48,7 @@ class JobFlag(Flag):
     hashed: bool = True
     names_tasks: bool = False
     of_stored: Literal["", "sources", "prompts", "shared"] = ""
+    of_search: bool = False
     pace: bool = False
     also: tuple[str, ...] = ()
     report: Literal["", "panel", "compared"] = ""
@@ -273,6 +278,43 @@ class JobSettings:
             report="compared",
         ),
     )
+    search: str | None = field(
+        default=None,
+        metadata=_flag(
+            "TOML, YAML or JSON file of a space of flags of runs, of which trials are chosen by their development "
+            "scores; the flags of runs beside it, one value each but for --seeds, are every trial's (docs/search.md)",
+            kind=PLACE,
+            hashed=False,  # a run is the same whatever else is tried
+        ),
+    )
+    trials: int | None = field(
+        default=None,
+        metadata=_flag(
+            "trials of --search (default: 100, of the sampler grid all points)",
+            ranges=(POSITIVE, up_to(MOST_RUNS)),
+            free=True,
+            of_search=True,
+        ),
+    )
+    sampler: str = field(
+        default="tpe",
+        metadata=_flag("what chooses the trials of --search", choices=SAMPLER_NAMES, hashed=False, of_search=True),
+    )
+    search_seed: int = field(
+        default=0,
+        metadata=_flag(
+            "seed of what chooses the trials of --search", ranges=(NOT_NEGATIVE,), hashed=False, of_search=True
+        ),
+    )
+    confirm: int = field(
+        default=5,
+        metadata=_flag(
+            "fresh seeds that the best trial of --search is trained with at the end, to report it by",
+            ranges=(NOT_NEGATIVE, up_to(1000)),
+            free=True,
+            of_search=True,
+        ),
+    )
     halve: str | None = field(
         default=None,
         metadata=_flag(
@@ -335,6 +377,11 @@ class JobSettings:
         """The settings with these values, by the keys of all flags; those of runs are lists or None."""
         sweep = Sweep({flag.field: values[key] for key, flag in RUN_FLAGS.items() if values[key] is not None})
         return cls(sweep, **{flag.field: values[key] for key, flag in JOB_FLAGS.items()})
+
+    @property
+    def develops(self) -> bool:
+        """Whether runs are scored on development samples: to select their weights, or to choose among them."""
+        return self.select == "best" or self.search is not None
 
     def to_json(self) -> dict[str, Any]:
         """What `of` takes: every value by the key of its flag, as `config.json` keeps it."""

@@ -27,6 +27,9 @@ def without_use(settings: JobSettings, configs: Sequence[RunConfig]) -> dict[str
     if sweep.values["distil_temperature"] != [1.0] and not any(config.distil for config in configs):
         why = "--distil-temperature has no meaning without --distil: none of the runs learns from others"
         found.setdefault("distil_temperature", why)
+    for key, job_flag in JOB_FLAGS.items():
+        if job_flag.of_search and settings.search is None and getattr(settings, job_flag.field) != job_flag.default:
+            found[key] = f"--{job_flag.name} has no meaning without --search"
     return found | _without_stored(settings, configs)
 
 

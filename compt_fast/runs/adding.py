@@ -36,8 +36,13 @@ class Adding:
             if run.config not in configs and task in (None, run.config.task):
                 found.append(replace(run, id=free_id(run.id, taken)))
                 taken.add(found[-1].id)
-        found = counted(found, job.trunk, settings.engine)
-        check_runs(found, settings, job.trunk, job.data)
+        return self.checked(found)
+
+    def checked(self, runs: Sequence[Run]) -> list[Run]:
+        """Runs for `Trainer.add`, which start from prompts that are there; raises `InputError` as `plan` does."""
+        job = self.job
+        found = counted(runs, job.trunk, job.settings.engine)
+        check_runs(found, job.settings, job.trunk, job.data)
         self.initialisation.extend(found)
         return found
 

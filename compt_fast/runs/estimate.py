@@ -128,9 +128,9 @@ def _cost(trainer: Trainer, largest: Sequence[Run], parts: int) -> int:
 def scored_rows(trainer: Trainer, run: Run) -> int:
     """Rows that a run is scored on at its end and, to select the best of its weights, before."""
     rows = sum(len(of.inputs) for of in trainer.evaluation_of(run))
-    if trainer.settings.select == "best":
+    if trainer.settings.develops:
         steps, development = trainer.steps_of(run), trainer.development_of(run)
-        every = max(1, steps // SELECTIONS)
+        every = max(1, steps // SELECTIONS) if trainer.settings.select == "best" else steps
         before = trainer.begun.get(run.id, 0) // every
         rows += (-(-steps // every) - before) * sum(len(of.inputs) for of in development)
     return rows

@@ -18,7 +18,7 @@ from compt_fast.utils.locks import locked
 from compt_fast.utils.names import is_name
 
 LOCK = "lock"
-WRITTEN = ("config.json", "results.json", "results.md", "tracked.json")
+WRITTEN = ("config.json", "results.json", "results.md", "search.json", "study.log", "tracked.json")
 STAGES = SOURCES, SHARING = "sources", "shared"
 """What the folders of the jobs before a job begin with, in its own: those that train what its store lacks, and those
 that train prompts which source tasks share.

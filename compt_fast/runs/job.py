@@ -97,7 +97,9 @@ def open_job(
     check_trackers(settings.track)
     settings = replace(settings, dtype=settled_dtype(settings), source_tasks=_named_source_tasks(settings, defined))
     trunk = trunk or named_trunk(settings, made_of)
-    runs = plan_runs(settings, tasks=[task.name for task in tasks], d_model=trunk.d_model)
+    names = [task.name for task in tasks]
+    # The runs of a search are all added as it goes.
+    runs = [] if settings.search else plan_runs(settings, tasks=names, d_model=trunk.d_model)
     if folder is not None and (folder / "config.json").is_file():
         recorded = recorded_identity(folder).runs
         runs = keep_ids(runs, recorded)
@@ -315,7 +317,7 @@ def _stored_before(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         return {}
     content = read_object(folder / "config.json", "the config.json of a run folder")
-    return {key: value for key, value in content.items() if key in ("stored", "added")}
+    return {key: value for key, value in content.items() if key in ("stored", "added", "space")}
 
 
 def _added(folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from safetensors import SafetensorError
@@ -31,13 +32,14 @@ from compt_fast.runs.job import (
     record_stored,
 )
 from compt_fast.runs.scales import note_scales
+from compt_fast.runs.searching import check_trials, look_ahead, open_space, record_search, search_of
 from compt_fast.runs.shared import SharedPrompts
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
 from compt_fast.runs.steering import Steering
-from compt_fast.runs.summary import budget_spent, print_results
+from compt_fast.runs.summary import budget_spent, print_results, print_search
 from compt_fast.training.budget import Spending
 from compt_fast.training.checkpoint import Checkpoint, load_latest
-from compt_fast.training.control import Together
+from compt_fast.training.control import Control, Together
 from compt_fast.training.halving import Halving, check_halving
 from compt_fast.training.interrupts import Interrupted, Interrupts
 from compt_fast.training.loop import Trainer
@@ -46,6 +48,9 @@ from compt_fast.training.tracking import Tracking
 from compt_fast.utils.errors import FIRST_SIGNAL, InputError, out_of_memory
 from compt_fast.utils.output import OutputError, complain
 
+if TYPE_CHECKING:
+    from compt_fast.search.control import Search
+
 Drive = Callable[[Trainer, Monitor, Interrupts], None]
 """What trains the runs of a trainer to their end, as `Trainer.train` does: this process, or others for it."""
 
@@ -53,13 +58,15 @@ Drive = Callable[[Trainer, Monitor, Interrupts], None]
 @dataclass(frozen=True)
 class Stage:
     """A job, the checkpoint that it goes on from (None: it begins), its trainer, which knows what that holds, the
-    stored prompts that its runs start from or learn from, and those of its stopped runs that are `resumed`.
+    stored prompts that its runs start from or learn from, and those of its stopped runs that are `resumed`. Of a
+    `search` that is one of its trainer's controls.
     """
 
     job: Job
     saved: Checkpoint | None
     trainer: Trainer
     initialisation: Initialisation
+    search: Search | None = None
     resumed: Sequence[str] = ()
 
 
@@ -68,7 +75,7 @@ class Pipeline:
     """A job and what it begins with: all is opened and checked, and nothing is written.
 
     `stage_one` trains what the `store` lacks, one job after another, `sharing` then the prompts that source tasks
-    share, and `stage_two` what was asked for.
+    share, and `stage_two` what was asked for, of a search trials of its `space`.
     """
 
     folder: Path
@@ -97,7 +104,9 @@ def prepare(
     saved = _latest(folder, job)
     done = saved.state["results"] if saved else {}
     store = PromptStore(Path(settings.store or folder / "store"))
-    left = [run for run in job.runs if run.id not in done or "step" in done[run.id]]
+    space = open_space(folder, settings)
+    ahead = [] if space is None else look_ahead(job, space)
+    left = [run for run in job.runs if run.id not in done or "step" in done[run.id]] + ahead
     shared = SharedPrompts(folder, job, store, left)
     initialisation = Initialisation(job, store, left, shared)
     begun = [(own_folder, own_job, _latest(own_folder, own_job)) for own_folder, own_job in shared.jobs.values()]
@@ -116,12 +125,19 @@ def prepare(
         starts = Initialisation(own_job, store, own_job.runs)
         stage_one.append(_stage(own_folder, own_job, starts, _latest(own_folder, own_job)))
     last = _stage(folder, job, initialisation, saved)
-    trainer = last.trainer
-    check_halving(settings, job.runs, {run.id: trainer.steps_of(run) for run in job.runs})
-    trainer.control = Together([Steering(folder=folder, adding=Adding(job, initialisation)), Halving(), Spending()])
+    trainer, adding, halving = last.trainer, Adding(job, initialisation), Halving()
+    controls: list[Control] = [Steering(folder=folder, adding=adding), halving, Spending()]
+    search = None
+    if space is None:
+        check_halving(settings, job.runs, {run.id: trainer.steps_of(run) for run in job.runs})
+    else:
+        check_trials(trainer, ahead)
+        search = search_of(adding, space, halving)
+        controls.append(search)
+    trainer.control = Together(controls)
     for name in resumed:
         trainer.resume(name)
-    return Pipeline(folder, store, stage_one, sharing, replace(last, resumed=resumed))
+    return Pipeline(folder, store, stage_one, sharing, replace(last, resumed=resumed, search=search))
 
 
 def conduct(pipeline: Pipeline, command: list[str], console: Console, drive: Drive = Trainer.train) -> int:
@@ -132,6 +148,8 @@ def conduct(pipeline: Pipeline, command: list[str], console: Console, drive: Dri
     """
     folder, last = pipeline.folder, pipeline.stage_two
     prepare_folder(folder, last.job, command)
+    if last.search is not None:
+        record_search(folder, last.search.record.space.content, last.job.settings)
     if last.saved is None:
         last.trainer.write_results()
     for stage in (*pipeline.stage_one, *pipeline.sharing):
@@ -228,10 +246,14 @@ def _train(stage: Stage, job_folder: Path, console: Console, drive: Drive) -> in
         return FIRST_SIGNAL + interrupted
     if trainer.trunk.fingerprint() != trainer.trunk_hash:
         raise RuntimeError("a weight of the frozen trunk has changed during training: its results are void")
-    print_results(console, trainer)
+    whole = all(result.status == "finished" or result.resumable for result in trainer.ended)
+    if stage.search is None:
+        print_results(console, trainer)
+    else:
+        whole = print_search(console, trainer, stage.search.record)
     if trainer.closed:
         console.print(budget_spent(trainer, resume), soft_wrap=True)
-    return 0 if all(result.status == "finished" or result.resumable for result in trainer.ended) else 1
+    return 0 if whole else 1
 
 
 def _to_the_end(trainer: Trainer, monitor: Monitor, drive: Drive) -> int:

@@ -92,6 +92,8 @@ def settings_of_sources(
         exclude=[task for task in own_tasks if task not in tasks],
         apart=None,
         select="last",
+        search=None,
+        **{flag.field: flag.default for flag in JOB_FLAGS.values() if flag.of_search},
         halve=None,  # each of its prompts is needed
         budget=None,
         out=None,

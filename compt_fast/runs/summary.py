@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import statistics
+from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -13,12 +16,18 @@ from compt_fast.ops.compose import path
 from compt_fast.ops.paths import FORMULA, TRITON
 from compt_fast.runs.answers import off_label_notes
 from compt_fast.runs.estimate import Estimate
+from compt_fast.search.record import NAME as RECORD
+from compt_fast.search.record import Interval, Record
+from compt_fast.search.trials import best_of
 from compt_fast.training.graphs import eager, refused
 from compt_fast.training.halving import rungs_of
 from compt_fast.training.loop import Trainer
 from compt_fast.training.plan import bytes_at_once
 from compt_fast.training.results import RunResult, print_scores
 from compt_fast.utils.words import duration, listed, plural
+
+if TYPE_CHECKING:
+    from compt_fast.search.control import Search
 
 
 def print_plan(console: Console, trainer: Trainer, estimate: Estimate | None) -> None:
@@ -163,6 +172,44 @@ def budget_spent(trainer: Trainer, resume: str) -> str:
 def _span(numbers: list[int]) -> str:
     low, high = min(numbers), max(numbers)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def print_search_plan(console: Console, trainer: Trainer, search: Search) -> None:
+    """What is searched, how, and where it goes, in a few lines; of a job that goes on, how much is done."""
+    settings, axes = trainer.settings, search.record.space.every_axis()
+    done = f"; {plural(len(trainer.results), 'run')} done" if trainer.results else ""
+    halved = f", halving ({settings.halve})" * trainer.halves
+    lines = [
+        f"search: {plural(search.most, 'trial')} ({settings.sampler}, seed {settings.search_seed}{halved}), "
+        f"{settings.runs_at_once} side by side, then the best with {plural(search.confirm, 'fresh seed')}{done}",
+        f"searched: {', '.join(axis.name for axis in axes)}",
+        f"{plural(len(trainer.data.tasks), 'task')}: {', '.join(data.task.name for data in trainer.data.tasks)}",
+        *foreign_words(trainer),
+        f"run folder: {trainer.folder}",
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def print_search(console: Console, trainer: Trainer, record: Record) -> bool:
+    """What a search has found, and the table of its best trial with fresh seeds; returns whether that has finished."""
+    best = best_of(record.trials)
+    states = Counter(trial.state for trial in record.trials)
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    console.print(f"{plural(len(record.trials), 'trial')}: {counts}", soft_wrap=True)
+    console.print("none of them has finished" if best is None else f"best is {best.says}", soft_wrap=True)
+    confirmed = [trainer.results[run] for run in record.confirming if run in trainer.results]
+    whole = [result for result in confirmed if result.status == "finished"]
+    if best is not None:
+        print_scores(console, confirmed or [trainer.results[run] for run in best.runs])
+    if whole:
+        averages: dict[int, list[float]] = {}  # by seed, over the tasks of runs that were trained apart
+        for result in whole:
+            averages.setdefault(result.seed, []).append(result.average or 0.0)
+        interval = Interval.of([statistics.fmean(of) for of in averages.values()])
+        console.print(f"with {plural(len(averages), 'fresh seed')}: {interval} % in the test", soft_wrap=True)
+    console.print(f"{duration(trainer.wall_seconds)}; search in {trainer.folder}/{RECORD}", soft_wrap=True)
+    return best is not None and len(whole) == len(record.confirming)
 
 
 def print_results(console: Console, trainer: Trainer) -> None:

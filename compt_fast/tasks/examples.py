@@ -88,7 +88,7 @@ class JobData:
         self.tokenizer = tokenizer
         self.prefix = settings.prefix
         self._eval_size = settings.eval_size
-        self._selects = settings.select == "best"
+        self._develops = settings.develops
         self.max_length = settings.max_source_length
         self.measures: dict[tuple[int, bool, int], Measure] = {}
         self._encoded: dict[tuple[int, int], list[int]] = {}
@@ -99,7 +99,7 @@ class JobData:
         """The examples of a run's tasks that it trains on (task by task, as they were drawn)."""
         rows = []
         for slot, (t, data) in enumerate(self._own(config)):
-            for index in draw_training(data.train.labels, data.task, draw_of(config), development=self._selects):
+            for index in draw_training(data.train.labels, data.task, draw_of(config), development=self._develops):
                 text = label_text(data.task, data.train[int(index)].label, config.label_mode)
                 if text not in self._labels:
                     self._labels[text] = encode_label(text, self.tokenizer)

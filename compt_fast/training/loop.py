@@ -197,7 +197,7 @@ class Trainer(Roster):
 
     def _retire(self, monitor: Monitor, interrupts: Interrupts) -> None:
         """Score the runs that are through, store their prompts and results, and let them leave."""
-        if self.settings.select == "best":
+        if self.settings.develops:
             self._select(monitor, interrupts)
         through = [(cohort, member) for cohort, member in self.members if member.finished or member.stopped]
         if through and self.graphs is not None:
@@ -229,8 +229,11 @@ class Trainer(Roster):
         monitor.ended(self.results[run.id], member.step, says)
 
     def _select(self, monitor: Monitor, interrupts: Interrupts) -> None:
-        """Keep the prompts of each run that did best so far on its development sample."""
-        due = [(cohort, member) for cohort, member in self.members if member.due(SELECTIONS)]
+        """Keep the prompts of each run that did best so far on its development sample, or, where the last ones are
+        reported whatever they score, those.
+        """
+        selections = SELECTIONS if self.settings.select == "best" else 1
+        due = [(cohort, member) for cohort, member in self.members if member.due(selections)]
         for (cohort, member), development in zip(due, self.develop(due, monitor, interrupts), strict=True):
             member.selected = member.step
             if development["average"] > member.best_score:

@@ -119,6 +119,10 @@ class Monitor:
         """What came of a run after `step` steps, as `text` says."""
         if self._tracking is not None:
             self._tracking.ended(result, step)
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line of text, where there is no bar."""
         if not self._has_bar:
             self._console.print(text, soft_wrap=True)
 

@@ -85,6 +85,14 @@ def plan_runs(settings: JobSettings, *, tasks: Sequence[str], d_model: int, name
 
     Raises `InputError` for values that do not go together.
     """
+    runs = each_run(settings, tasks=tasks, d_model=d_model, named=named)
+    for why in without_use(settings, [run.config for run in runs]).values():
+        raise InputError(why.format(", ".join(settings.sweep.methods)))
+    return runs
+
+
+def each_run(settings: JobSettings, *, tasks: Sequence[str], d_model: int, named: Collection[str] = ()) -> list[Run]:
+    """The same, whether or not something else than these runs has a use for what is given."""
     source_tasks = len(sources_of(settings, tasks))
     sweep = settings.sweep
     several = {name for name, values in sweep.values.items() if len(values) > 1} | set(named)
@@ -101,8 +109,6 @@ def plan_runs(settings: JobSettings, *, tasks: Sequence[str], d_model: int, name
             if config.source_init == CHAIN:
                 config = replace(config, sources=len(run_sources(settings, tasks, config)))
             runs.setdefault(config, Run(_run_id(config, varied), config, _shape(config, own_tasks, d_model)))
-    for why in without_use(settings, list(runs)).values():
-        raise InputError(why.format(", ".join(sweep.methods)))
     return list(runs.values())
 
 

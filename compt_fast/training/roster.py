@@ -92,9 +92,8 @@ class Roster:
 
     def _know(self, runs: Sequence[Run]) -> None:
         self.rows |= {run.id: self.data.training(run.config) for run in runs}
-        wanting = "--select best" if self.settings.select == "best" else "--halve" if self.halves else ""
-        for run in runs if wanting else ():
-            self._check_development(run, wanting)
+        for run in runs if self.wanting else ():
+            self.check_development(run)
 
     @property
     def identity(self) -> Identity:
@@ -152,13 +151,24 @@ class Roster:
         """Whether runs that do worse than others are stopped early."""
         return self.settings.halve in HALVINGS
 
-    def _check_development(self, run: Run, wanting: str) -> None:
+    @property
+    def wanting(self) -> str:
+        """The flag that asks for development samples, "" where none does."""
+        asks = {
+            "--select best": self.settings.select == "best",
+            "--halve": self.halves,
+            "--search": self.settings.search,
+        }
+        return next((flag for flag, does in asks.items() if does), "")
+
+    def check_development(self, run: Run) -> None:
+        """Raise `InputError` where a run has no rows to be compared or selected on."""
         for sample in self.development_of(run):
             if not sample.inputs:
                 raise InputError(
-                    f"{run.id}: {wanting} needs training rows of {sample.task.name} beyond the shots and those "
+                    f"{run.id}: {self.wanting} needs training rows of {sample.task.name} beyond the shots and those "
                     "that its stored prompts were trained on, and there are none; lower --shots or --source-examples, "
-                    f"or leave out {wanting}"
+                    f"or leave out {self.wanting}"
                 )
 
     def development_of(self, run: Run) -> list[ScoredRows]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from compt_fast.config.run import RunConfig
 from compt_fast.prompts.artifact import TrunkId
 from compt_fast.prompts.store import PromptStore, StoredPrompt
 from compt_fast.report import main
+from compt_fast.search.record import NAME
 from tests.helpers.made_runs import made_run
+from tests.helpers.made_searches import made_search
 
 TASKS = "mini_rte,mini_mnli,mini_stsb"
 
@@ -32,6 +35,7 @@ def every_kind(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     few = {"tasks": TASKS, "seeds": "0,1", "prompt_length": "2", "encoder": "linear"}
     small = few | {"shots": "16", "method": "spp", "sources": "2"}
     made_run(top / "base", odds, **(few | {"method": "spp,pt-joint,sl", "sources": "1,2", "shots": "8,16"}))
+    (top / "base" / NAME).write_text(json.dumps(made_search().to_json()))
     made_run(top / "fixed", odds, **(small | {"gates": "fixed", "shots": "8,16"}))
     made_run(top / "constant", odds, **(small | {"router": "constant"}))
     made_run(top / "bare", odds, **small, prefix=False)  # type: ignore[arg-type]

@@ -44,6 +44,15 @@ def flags(tiny_t5: Path, tmp_path: Path) -> dict[str, Any]:
     return {"model": tiny_t5, "out": tmp_path / "run", "method": "pt-joint", "progress": False, **small}
 
 
+def test_a_search(flags: dict[str, Any], tmp_path: Path) -> None:
+    """Over rows in memory, with the flags of the command; the best trial's fresh seeds are runs like any other."""
+    (tmp_path / "space.toml").write_text("lr_private = [0.1, 0.2]")
+    space = tmp_path / "space.toml"
+    fitted = fit(DATA, task_file=TOY, search=space, sampler="grid", confirm=1, **flags)
+    assert [result.seed for result in fitted.results] == [0, 0, 1] and len(fitted.scores) == 3
+    assert fit(DATA, task_file=TOY, resume=fitted.folder, confirm=2, progress=False).runs[:3] == fitted.runs
+
+
 def test_rows_in_memory(flags: dict[str, Any], tmp_path: Path) -> None:
     fitted = fit(DATA, task_file=TOY, **flags | {"method": ["pt-joint", "spp"]})
     assert fitted.folder == tmp_path / "run" and fitted.runs == ["pt-joint-k4-s0", "spp-n3-k4-s0"]

@@ -38,20 +38,18 @@ class Materials:
 
 def bad_cases(materials: Materials) -> list[Case]:
     """All bad inputs, in a fixed order."""
-    from tests.helpers.bad_inputs import exports, folders, models, predictions, rows, settings
+    from tests.helpers.bad_inputs import exports, folders, models, predictions, rows, settings, spaces
 
-    return [
-        case for family in (settings, rows, models, folders, predictions, exports) for case in family.cases(materials)
-    ]
+    families = (settings, spaces, rows, models, folders, predictions, exports)
+    return [case for family in families for case in family.cases(materials)]
 
 
 def sound_cases(materials: Materials) -> list[Case]:
     """Good input of every family, of which nothing is said."""
-    from tests.helpers.bad_inputs import exports, folders, models, predictions, rows, settings
+    from tests.helpers.bad_inputs import exports, folders, models, predictions, rows, settings, spaces
 
-    return [
-        case for family in (settings, rows, models, folders, predictions, exports) for case in family.sound(materials)
-    ]
+    families = (settings, spaces, rows, models, folders, predictions, exports)
+    return [case for family in families for case in family.sound(materials)]
 
 
 def drawn(cases: list[Case], count: int, seed: int) -> list[Case]:
