@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +15,9 @@ from torch import Tensor
 
 from compt_fast.config.job import JobSettings
 from compt_fast.config.presets import CHAIN, RANDOM, STORED
-from compt_fast.evaluation.evaluator import average, predict, scored
-from compt_fast.evaluation.passes import Asked
+from compt_fast.evaluation.evaluator import average
 from compt_fast.models.api import Trunk
-from compt_fast.prompts.artifact import About, RunPrompts, TextFormat, TrunkId
+from compt_fast.prompts.artifact import About, TextFormat, TrunkId
 from compt_fast.prompts.shape import PromptShape
 from compt_fast.tasks.examples import JobData, ScoredRows, Seen, seen_nothing
 from compt_fast.training import checkpoint
@@ -30,6 +29,7 @@ from compt_fast.training.interrupts import Interrupts
 from compt_fast.training.monitor import Monitor
 from compt_fast.training.plan import Run, run_sources
 from compt_fast.training.results import RunResult, write_results
+from compt_fast.training.scoring import Scorer, Scores
 from compt_fast.training.step import Packed
 from compt_fast.training.stepper import Stepper
 from compt_fast.utils.errors import InputError
@@ -39,8 +39,6 @@ Start = Callable[[Run], dict[str, Tensor]]
 """A run's parameters that start from stored values, by name and without a run axis."""
 SeenBy = Callable[[Run], Seen]
 """The training rows that a run's stored values were trained on, which no development sample of it may hold."""
-Scores = Iterator[tuple[RunPrompts, dict[str, Any]]]
-"""Prompts of runs, and what their tasks score with them, as in results.json."""
 SELECTIONS = 10  # with --select best a run is scored on development every tenth of its steps
 
 
@@ -91,6 +89,7 @@ class Trainer:
             self.graphs = Graphs(self.trunk)
         self._stepper = Stepper(self.trunk, self.graphs)
         self._evaluation = self.data.evaluation()
+        self.score = Scorer(self.trunk, self.data, self.settings)
         self.rows = {run.id: self.data.training(run.config) for run in self.runs}
         if self.settings.select == "best":
             for run in self.runs:
@@ -286,7 +285,7 @@ class Trainer:
         through = [(cohort, member) for cohort, member in members if member.finished or member.stopped]
         if through and self.graphs is not None:
             self.graphs.drop()  # they are of other runs than will go on, and scoring needs the memory
-        scores = self._scores(
+        scores = self.score(
             (
                 (cohort, member, member.best or cohort.prompts_of(member), self.evaluation_of(member.run))
                 for cohort, member in through
@@ -318,7 +317,7 @@ class Trainer:
         """Keep the prompts of each run that did best so far on its development sample."""
         members = [(cohort, member) for cohort in self.cohorts for member in cohort.members]
         due = [(cohort, member) for cohort, member in members if member.due(SELECTIONS)]
-        scores = self._scores(
+        scores = self.score(
             ((cohort, member, cohort.prompts_of(member), self.development_of(member.run)) for cohort, member in due),
             interrupts,
         )
@@ -341,24 +340,6 @@ class Trainer:
         if run.config.task is None:
             return self._evaluation
         return [rows for rows in self._evaluation if rows.task.name == run.config.task]
-
-    def _scores(
-        self, wanted: Iterable[tuple[Cohort, Member, RunPrompts, list[ScoredRows]]], interrupts: Interrupts
-    ) -> Scores:
-        """The prompts of each member of a cohort that are given, and what they score on the rows beside them."""
-        asked = (
-            Asked(cohort.scored_by(self.trunk, prompts), prompts, sets, member.run.config.label_mode)
-            for cohort, member, prompts, sets in wanted
-        )
-        answers = predict(
-            self.data,
-            asked,
-            scoring=self.settings.scoring,
-            batch_size=self.settings.eval_batch_size,
-            after_pass=interrupts.check,
-        )
-        for one, predicted in answers:
-            yield one.prompts, scored(one.sets, predicted, one.mode)
 
     def write_results(self) -> None:
         """Write `results.json` with every run's state as of now."""
