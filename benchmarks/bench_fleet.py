@@ -1,4 +1,5 @@
-"""What a fleet saves: one training step of R runs in one pass, against R steps of one run each.
+"""What a fleet saves: one training step of R runs in one pass, against R steps of one run each; and the scoring of 27
+runs in passes over the rows of all, against each run's by itself.
 
     pytest benchmarks/ --benchmark-only
 
@@ -8,6 +9,7 @@ saving; a fleet's losses are compared with those of the runs alone before anythi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,10 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from rich.console import Console
 
+from benchmarks.bench_trunk import timed
 from compt_fast.config.flags import read_flags
+from compt_fast.evaluation.evaluator import Predicted, predict
+from compt_fast.evaluation.passes import Asked
 from compt_fast.runs.job import Job, open_job
 from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
@@ -26,12 +31,16 @@ CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # products round by their b
 ENDLESS = 1_000_000  # steps: no run ends while it is timed
 
 
-@pytest.fixture(scope="module")
-def job() -> Job:
-    """27 runs of the embedded suite: spp with nine seeds and three learning rates."""
+def opened(rows: int = 1) -> Job:
+    """27 runs of the embedded suite: spp with nine seeds and three learning rates; so many rows a task to score."""
     seeds = ",".join(map(str, range(9)))
     given = {"method": "spp", "seeds": seeds, "lr_private": "0.01,0.02,0.05", "steps": str(ENDLESS)}
-    return open_job(read_flags(given | {"eval_size": "1", "runs_at_once": "27"}, None))
+    return open_job(read_flags(given | {"eval_size": str(rows), "runs_at_once": "27"}, None))
+
+
+@pytest.fixture(scope="module")
+def job() -> Job:
+    return opened()
 
 
 def trainer_of(job: Job, runs: slice, folder: Path, graphs: bool = False) -> tuple[Trainer, Monitor]:
@@ -75,3 +84,24 @@ def test_replayed_step(job: Job, runs: int, tmp_path: Path, benchmark: Benchmark
     assert trainer.graphs is not None
     benchmark.extra_info["graphs"] = trainer.graphs.captured
     benchmark.extra_info["rows_per_second"] = round(16 * runs / benchmark.stats.stats.median)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 20, 100])
+def test_scoring(rows: int, tmp_path: Path, benchmark: BenchmarkFixture) -> None:
+    """Greedy answers to so many rows of each of eight tasks: of all runs in their passes, of each run by itself."""
+    job = opened(rows)
+    trainer, _ = trainer_of(job, slice(27), tmp_path)
+    (cohort,) = trainer.cohorts
+    asked = [Asked(job.trunk, cohort.prompts(run), job.data.evaluation(), "natural") for run in range(27)]
+
+    def answered(runs: Sequence[Asked]) -> list[Predicted]:
+        how = job.settings
+        return [own for _, own in predict(job.data, runs, scoring=how.scoring, batch_size=how.eval_batch_size)]
+
+    def apart() -> list[Predicted]:
+        return [own for one in asked for own in answered([one])]
+
+    if job.trunk.device.type == "cpu":
+        assert answered(asked) == apart()
+    seconds = timed(benchmark, {"together": lambda: answered(asked), "apart": apart}, 5)
+    benchmark.extra_info["rows_per_second"] = {way: round(27 * 8 * rows / took) for way, took in seconds.items()}

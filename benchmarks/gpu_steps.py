@@ -145,7 +145,7 @@ def kernel_grid() -> None:
 
 def device_tests() -> None:
     """The other tests that need a device."""
-    _tests("tests/native", "tests/models", "tests/training", "tests/test_info.py", "-m", "gpu", workers=8)
+    _tests("tests/native", "tests/ops", "tests/models", "tests/training", "tests/test_info.py", "-m", "gpu", workers=8)
 
 
 def _tests(*arguments: str, workers: int) -> None:

@@ -259,7 +259,13 @@ class JobSettings:
     )
     eval_batch_size: int = field(
         default=128,
-        metadata=_flag("rows a batch in evaluation", ranges=(POSITIVE,), pace=True, also=("evaluate",)),
+        metadata=_flag(
+            "rows a batch in evaluation, all of one run; a pass takes batches of several runs, on a CPU up to so many "
+            "rows in all, on a GPU up to 8 times as many",
+            ranges=(POSITIVE,),
+            pace=True,
+            also=("evaluate",),
+        ),
     )
     scoring: str = field(
         default="generate",

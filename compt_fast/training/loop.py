@@ -5,13 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from compt_fast.evaluation.evaluator import average, predict, scored
-from compt_fast.evaluation.passes import Asked
-from compt_fast.prompts.artifact import RunPrompts
+from compt_fast.evaluation.evaluator import average
 from compt_fast.tasks.examples import ScoredRows
 from compt_fast.training import checkpoint, stopped
 from compt_fast.training.cohort import Cohort, Held, Member
@@ -21,13 +19,12 @@ from compt_fast.training.monitor import Monitor
 from compt_fast.training.plan import Run
 from compt_fast.training.results import RunResult, write_results
 from compt_fast.training.roster import Roster
+from compt_fast.training.scoring import Scorer, Scores
 from compt_fast.training.step import Packed
 from compt_fast.training.stepper import Stepper
 from compt_fast.utils.errors import InputError
 from compt_fast.utils.words import plural
 
-Scores = Iterator[tuple[RunPrompts, dict[str, Any]]]
-"""Prompts of runs, and what their tasks score with them, as in results.json."""
 SELECTIONS = 10  # with --select best a run is scored on development every tenth of its steps
 
 
@@ -49,6 +46,7 @@ class Trainer(Roster):
         self._started: float | None = None
         self._stepper = Stepper(self.trunk, self.graphs)
         self._evaluation = self.data.evaluation()
+        self.score = Scorer(self.trunk, self.data, self.settings)
 
     @property
     def wall_seconds(self) -> float:
@@ -202,7 +200,7 @@ class Trainer(Roster):
         through = [(cohort, member) for cohort, member in self.members if member.finished or member.stopped]
         if through and self.graphs is not None:
             self.graphs.drop()  # they are of other runs than will go on, and scoring needs the memory
-        scores = self._scores(
+        scores = self.score(
             (
                 (cohort, member, self.chosen(cohort, member), self.evaluation_of(member.run))
                 for cohort, member in through
@@ -245,7 +243,7 @@ class Trainer(Roster):
     ) -> list[dict[str, Any]]:
         """What runs in training score on their development samples now, as `RunResult.development` has it."""
         new = [(cohort, member) for cohort, member in asked if member.developed[0] != member.step]
-        scores = self._scores(
+        scores = self.score(
             ((cohort, member, cohort.prompts_of(member), self.development_of(member.run)) for cohort, member in new),
             interrupts,
         )
@@ -263,24 +261,6 @@ class Trainer(Roster):
         if run.config.task is None:
             return self._evaluation
         return [rows for rows in self._evaluation if rows.task.name == run.config.task]
-
-    def _scores(
-        self, wanted: Iterable[tuple[Cohort, Member, RunPrompts, list[ScoredRows]]], interrupts: Interrupts
-    ) -> Scores:
-        """The prompts of each member of a cohort that are given, and what they score on the rows beside them."""
-        asked = (
-            Asked(cohort.scored_by(self.trunk, prompts), prompts, sets, member.run.config.label_mode)
-            for cohort, member, prompts, sets in wanted
-        )
-        answers = predict(
-            self.data,
-            asked,
-            scoring=self.settings.scoring,
-            batch_size=self.settings.eval_batch_size,
-            after_pass=interrupts.check,
-        )
-        for one, predicted in answers:
-            yield one.prompts, scored(one.sets, predicted, one.mode)
 
     def write_results(self) -> None:
         """Write `results.json` with every run's state as of now."""

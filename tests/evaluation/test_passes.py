@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,16 +43,14 @@ def taken(asked: Sequence[Asked], batch_size: int) -> list[list[tuple[int, int]]
 
 
 @settings(max_examples=40)
-@given(
-    st.lists(st.lists(st.lists(st.integers(1, 9), max_size=6), max_size=3), max_size=5),
-    st.integers(1, 7),
-    st.sampled_from(["cpu", "cuda"]),
-)
-def test_every_row_is_in_a_batch_of_its_own_runs_as_if_it_were_alone(
-    runs: list[Rows], batch_size: int, device: str
-) -> None:
-    trunk = trunk_on(device)
-    asked = [asked_for(trunk, rows) for rows in runs]
+@given(st.integers(0, 10**6), st.integers(1, 7), st.sampled_from(["cpu", "cuda"]))
+def test_every_row_is_in_a_batch_of_its_own_runs_as_if_it_were_alone(seed: int, batch_size: int, device: str) -> None:
+    rng, trunk = random.Random(seed), trunk_on(device)
+
+    def lengths_of_tasks() -> Rows:
+        return [[rng.randint(1, 9) for _ in range(rng.randrange(8))] for _ in range(rng.randrange(4))]
+
+    asked = [asked_for(trunk, lengths_of_tasks()) for _ in range(rng.randrange(7))]
     found: list[list[Part]] = [[] for _ in asked]
     most = batch_size * (1 if device == "cpu" else WIDE)
     for own in passes(iter(asked), batch_size):
@@ -191,7 +190,7 @@ def test_a_gpus_answers_are_read_while_it_works_at_the_next(
     monkeypatch.setitem(evaluator.SCORINGS, "made", scoring)  # type: ignore[arg-type]
     batches = SimpleNamespace(to=lambda device: SimpleNamespace(rows=2))
     monkeypatch.setattr(evaluator, "make_batch", lambda *of: batches)
-    monkeypatch.setattr(evaluator, "prompts_for", lambda prompts, trunk, batch: (None, batch))
+    monkeypatch.setattr(evaluator, "targets_of", lambda prompts, device: None)
     one = Asked(Away(), asked[0].prompts, [SimpleNamespace(task=job.data.tasks[0].task, inputs=[[1]] * 6)], "natural")  # type: ignore
     ((_, found),) = predict(job.data, [one], scoring="made", batch_size=2)
     assert said == ["asked", "asked", "read", "asked", "read", "read"]

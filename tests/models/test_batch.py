@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from compt_fast.models.batch import Batch, TargetPrompts, longest_first, make_batch
+from compt_fast.models.batch import Batch, TargetPrompts, join, longest_first, make_batch
 
 
 def test_prompts_of_unlike_lengths_keep_their_order_and_lengths() -> None:
@@ -112,8 +112,23 @@ def test_rows_are_taken_in_any_order() -> None:
             [[[7], [8, 9], [10]][row] for row in rows],
             [[2, 0, 1][row] for row in rows],
         )
-        for part in fields(Batch):
+        same(found, wanted)
+        assert found.parts == [slice(0, len(rows))]
+
+
+def same(found: Batch, wanted: Batch) -> None:
+    for part in fields(Batch):
+        if part.name != "joined":
             assert torch.equal(getattr(found, part.name), getattr(wanted, part.name)), part.name
+
+
+def test_batches_are_joined_one_after_the_other_and_shared_prompts_are_there_once() -> None:
+    some, other = (TargetPrompts.from_stacks([torch.full((2, length, 4), 1.0 * length)]) for length in (3, 1))
+    batches = [make_batch(ids, None, slots) for ids, slots in (([[1, 2], [3]], [1, 0]), ([[4]], [1]), ([[5, 6]], [0]))]
+    prompts, batch = join([(some, batches[0]), (other, batches[1]), (some, batches[2])])
+    same(batch, make_batch([[1, 2], [3], [4], [5, 6]], None, [1, 0, 3, 0]))
+    assert batch.joined == (2, 1, 1) and batch.parts == [slice(0, 2), slice(2, 3), slice(3, 4)]
+    assert prompts.lengths.tolist() == [3, 3, 1, 1] and prompts.flat[:, 0].tolist() == [3.0] * 6 + [1.0] * 2
 
 
 def test_the_longest_rows_come_first_and_equal_ones_as_they_were() -> None:

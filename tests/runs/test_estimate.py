@@ -17,10 +17,11 @@ from compt_fast.runs.estimate import Estimate, estimate
 from compt_fast.runs.job import Job
 from compt_fast.runs.summary import print_plan
 from compt_fast.training.interrupts import Interrupts
-from compt_fast.training.loop import Scores, Trainer
+from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
 from compt_fast.training.plan import Run
 from compt_fast.training.results import RunResult
+from compt_fast.training.scoring import Scores, Wanted
 from compt_fast.utils.errors import InputError
 from tests.helpers import jobs
 
@@ -165,15 +166,15 @@ def test_rows_that_select_the_best_weights_count(
     assert rows["last"] == 18
     best = trainers["best"]
     scored: list[int] = []
-    score = best._scores
+    score = best.score
 
-    def counted(wanted: Iterable[Any], interrupts: Interrupts) -> Scores:
+    def counted(wanted: Iterable[Wanted], interrupts: Interrupts) -> Scores:
         asked = list(wanted)
         scored.extend(len(of.inputs) for *_, sets in asked for of in sets)
         return score(asked, interrupts)
 
     best.folder.mkdir()
-    monkeypatch.setattr(best, "_scores", counted)
+    monkeypatch.setattr(best, "score", counted)
     with Monitor(best.folder, 25, Console(quiet=True)) as monitor, Interrupts() as interrupts:
         best.train(monitor, interrupts)
     assert rows["best"] == sum(scored) > 18

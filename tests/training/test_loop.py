@@ -18,8 +18,8 @@ from compt_fast.prompts.compose import compose
 from compt_fast.prompts.parameters import PromptBank, rate_groups
 from compt_fast.runs.job import Job
 from compt_fast.tasks.sampling import EpochOrder
-from compt_fast.training.loop import Trainer
 from compt_fast.training.plan import Run
+from compt_fast.training.scoring import Scorer
 from compt_fast.utils.errors import InputError
 from tests.helpers import jobs
 
@@ -306,19 +306,19 @@ def test_the_best_prompts_on_the_development_sample_are_kept(
     (run,) = plan(job, tiny_t5, toys, steps=5)
     given = iter([1.0, 2.0, 9.0, 3.0, 9.0])
     seen: list[Tensor] = []
-    scores = Trainer._scores
+    score = Scorer.__call__
 
-    def made_up(self: Trainer, wanted: Any, interrupts: Any) -> Any:
+    def made_up(self: Scorer, wanted: Any, interrupts: Any) -> Any:
         for one in wanted:
             _, _, prompts, sets = one
-            if sets is self._evaluation:
-                yield from scores(self, [one], interrupts)
+            if [len(s.inputs) for s in sets] == [6, 6, 6]:
+                yield from score(self, [one], interrupts)
                 continue
             assert [len(s.inputs) for s in sets] == [4, 4, 4]
             seen.append(prompts.tensors["targets"])
             yield prompts, {"toy_a": {"primary": "accuracy", "scores": {"accuracy": next(given)}}}
 
-    monkeypatch.setattr(Trainer, "_scores", made_up)
+    monkeypatch.setattr(Scorer, "__call__", made_up)
     jobs.train(job, [run], tmp_path / "run", select="best")
     assert len(seen) == 5
     assert torch.equal(jobs.prompts(tmp_path / "run")[run.id]["targets"], seen[2])

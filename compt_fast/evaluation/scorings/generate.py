@@ -26,8 +26,11 @@ def generated(
 
 def texts_of(trunk: Trunk, ids: Sequence[list[int]], most: Sequence[int]) -> list[str]:
     """The texts of what the trunk wrote, of up to `most` tokens by row."""
-    own = [row[:length] for row, length in zip(ids, most, strict=True)]
-    return [text.strip() for text in trunk.tokenizer.batch_decode(own, skip_special_tokens=True)]
+    own = [tuple(row[:length]) for row, length in zip(ids, most, strict=True)]
+    distinct = list(dict.fromkeys(own))  # a thousand rows are answered by a few labels
+    texts = trunk.tokenizer.batch_decode([list(row) for row in distinct], skip_special_tokens=True)
+    text_of = {row: text.strip() for row, text in zip(distinct, texts, strict=True)}
+    return [text_of[row] for row in own]
 
 
 ENTRY = generated

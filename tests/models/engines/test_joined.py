@@ -124,3 +124,17 @@ def test_an_update_reaches_its_own_rows(trunk: PackedTrunk) -> None:
 def test_one_batch_joined_is_itself(trunk: PackedTrunk) -> None:
     (own,) = own_batches(trunk, sizes=[3])
     assert join([own]) is own and own[1].parts == [slice(0, 3)]
+
+
+@pytest.mark.gpu
+def test_a_gpu_answers_as_the_cpu_does() -> None:
+    """Rows of several batches at once, and one call begun before the answers of the one before are read."""
+    cpu, gpu = (
+        PackedTrunk.load(str(MINI_WEIGHTS), dtype=torch.float32, device=device, prompt_position="prepend")
+        for device in ("cpu", "cuda")
+    )
+    parts = own_batches(cpu)
+    prompts, batch = join(parts)
+    there = TargetPrompts(prompts.flat.cuda(), prompts.cu_seqlens), batch.to("cuda")
+    begun = [gpu.begin_generate(*there, tokens) for tokens in (4, 1, 40)]
+    assert [answers() for answers in begun] == [cpu.generate(prompts, batch, tokens) for tokens in (4, 1, 40)]
