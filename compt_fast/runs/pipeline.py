@@ -224,7 +224,7 @@ def _train(stage: Stage, job_folder: Path, console: Console, drive: Drive) -> in
     if stage.job.memory is not None:
         resume = f"compt_fast.fit(data, resume={str(job_folder)!r})"
     own = trainer.folder.name if trainer.folder != job_folder else ""
-    tracking = Tracking(job_folder, trainer.settings, trainer.runs, own, trainer.begun)
+    tracking = Tracking(job_folder, trainer.settings, trainer.run_of, own, trainer.begun)
     try:
         with Monitor(trainer.folder, trainer.steps_to_come, console, tracking) as monitor:
             if saved is not None:

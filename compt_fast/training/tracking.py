@@ -27,12 +27,13 @@ class Tracking:
     """The trackers of one job.
 
     `folder` is the run folder of the whole job, in which each tracker has its own, and `stage` the name of that of a
-    job before it. `runs` may grow. One tracker that fails says so once, and the others go on.
+    job before it. `run_of` gives a run, perhaps added since, by its id. One tracker
+    that fails says so once, and the others go on.
     """
 
     folder: Path
     settings: JobSettings
-    runs: Sequence[Run]
+    run_of: Callable[[str], Run]
     stage: str = ""
     begun: Mapping[str, int] = field(default_factory=dict)
 
@@ -107,7 +108,7 @@ class Tracking:
 
     def _tracked(self, tracker: str, run_id: str) -> TrackedRun:
         """What a tracker is told of a run."""
-        run = next(run for run in self.runs if run.id == run_id)
+        run = self.run_of(run_id)
         name = f"{self.stage}/{run_id}" if self.stage else run_id
         key = hashlib.sha256(f"{self._job_id()}/{name}".encode()).hexdigest()[:16]
         job = {flag.field: getattr(self.settings, flag.field) for flag in JOB_FLAGS.values() if not flag.free}

@@ -30,14 +30,19 @@ def tracking(name: str, folder: Path, begun: int) -> Tracking:
     settings = read_flags({"track": name, "track_every": "1", "seeds": "0,1", "tasks": "rte"}, None)
     settings = replace(settings, dtype="fp32")
     runs = plan_runs(settings, tasks=["rte"], d_model=8)
-    return Tracking(folder, settings, runs, begun={run.id: begun for run in runs})
+    return Tracking(folder, settings, {run.id: run for run in runs}.__getitem__, begun={run.id: begun for run in runs})
+
+
+def first_of(told: Tracking) -> Run:
+    """The first run of the job."""
+    return told.run_of(next(iter(told.begun)))
 
 
 def steps(told: Tracking, first: int, last: int) -> None:
     """Training steps of both runs, whose loss is the number of the step."""
     same = {"gradient_norm": 0.5, "learning_rate": {"source": 0.25}, "tokens_per_second": 9.0}
     for step in range(first, last + 1):
-        records = [{"run": run.id, "step": step, "loss": float(step)} | same for run in told.runs]
+        records = [{"run": run.id, "step": step, "loss": float(step)} | same for run in map(told.run_of, told.begun)]
         with (told.folder / "metrics.jsonl").open("a") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
         told.step(records)
@@ -55,8 +60,9 @@ def ended(name: str, folder: Path) -> None:
     told = tracking(name, folder, 4)
     steps(told, 5, 12)
     tasks = {"rte": {"scores": {"accuracy": 75.0}}}
-    told.scores(told.runs[0].id, 12, "development", tasks, 75.0)
-    told.ended(RunResult.finished(told.runs[0], tasks, 75.0), 12)
+    run = first_of(told)
+    told.scores(run.id, 12, "development", tasks, 75.0)
+    told.ended(RunResult.finished(run, tasks, 75.0), 12)
     told.close()
     os._exit(0 if told._going else 1)
 
@@ -134,7 +140,7 @@ def main(name: str, folder: Path) -> None:
             part(name, folder)
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == code, (part, status)
-    numbers, config = globals()[f"of_{name}"](folder / name, tracking(name, folder, 0).runs[0])
+    numbers, config = globals()[f"of_{name}"](folder / name, first_of(tracking(name, folder, 0)))
     print(json.dumps({"numbers": numbers, "config": config}))
 
 

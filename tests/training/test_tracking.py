@@ -78,7 +78,8 @@ def record(run: str, step: int, loss: float | None = 1.5) -> dict[str, Any]:
 
 def tracking(job: Job, folder: Path, *track: str, **changes: Any) -> Tracking:
     folder.mkdir(exist_ok=True)
-    return Tracking(folder, replace(job.settings, track=list(track), track_every=5), job.runs, **changes)
+    run_of = {run.id: run for run in job.runs}.__getitem__
+    return Tracking(folder, replace(job.settings, track=list(track), track_every=5), run_of, **changes)
 
 
 def test_curves_scores_and_the_end(job: Job, tmp_path: Path, opened: Opened) -> None:
