@@ -206,21 +206,25 @@ class Conducted:
             device.ready = True
 
     def _take(self, device: Device, report: Report) -> None:
+        """Take in a report, but for what it says of runs that the trainer is to drop."""
         trainer = self.trainer
-        trainer.held |= report.held
-        trainer.begun |= {name: held.step for name, held in report.held.items()}
+        held = {name: of for name, of in report.held.items() if name in device.runs}
+        trainer.held |= held
+        trainer.begun |= {name: of.step for name, of in held.items()}
         for name, ended in report.ended.items():
+            if name not in device.runs:
+                continue
             self._keep(name, ended)
             done = f"({len(trainer.results)} of {plural(len(trainer.runs), 'run')} ended)"
             self.monitor.ended(f"{ended.result.says} {done}")
-        self.monitor.keep(report.records)
+        self.monitor.keep([record for record in report.records if record["run"] in device.runs])
         if report.taken:
             device.pace = (time.monotonic() - device.since) / report.taken
         device.steps, device.losses, device.speed = dict(report.steps), report.losses, report.speed
         left = device.runs.keys() - report.steps.keys() - report.ended.keys()
         device.runs = {name: run for name, run in device.runs.items() if name in report.steps}
         device.leaving = [name for name in device.leaving if name in device.runs]
-        self._developed |= report.developed
+        self._developed |= {name: of for name, of in report.developed.items() if name in held}
         if left:
             self._wait_again()
         trainer.step += report.taken
