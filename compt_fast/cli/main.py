@@ -12,6 +12,7 @@ from compt_fast.utils.errors import unknown
 COMMANDS = {
     "train": "train a fleet of runs and print the table of its results",
     "check": "look at a job's rows, texts, plan and time before training it",
+    "steer": "list the runs of a job that is going; stop, resume, clone and add some",
     "evaluate": "repeat the evaluation of a run folder from its stored prompts",
     "predict": "answer the rows of a file, or of standard input, with trained prompts",
     "report": "make the tables and figures of both papers from trained runs",

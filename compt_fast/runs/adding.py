@@ -19,8 +19,9 @@ class Adding:
     job: Job
     initialisation: Initialisation
 
-    def plan(self, sweep: Sweep, named: Collection[str], known: Sequence[Run]) -> list[Run]:
-        """The runs of a `sweep` on the job's tasks that are none of the `known`, for `Trainer.add`.
+    def plan(self, sweep: Sweep, named: Collection[str], known: Sequence[Run], task: str | None = None) -> list[Run]:
+        """The runs of a `sweep` on the job's tasks that are none of the `known`, for `Trainer.add`; of those that are
+        trained apart only that of a `task`, where one is named.
 
         An id names the `named` settings, by their fields, beside what every id has; where another run has it already, a
         number is put behind it. Raises `InputError` for runs that the job cannot train, and where they start from
@@ -32,7 +33,7 @@ class Adding:
         configs, taken = {run.config for run in known}, {run.id for run in known}
         found = []
         for run in plan_runs(settings, tasks=tasks, d_model=job.trunk.d_model, named=named):
-            if run.config not in configs:
+            if run.config not in configs and task in (None, run.config.task):
                 found.append(replace(run, id=free_id(run.id, taken)))
                 taken.add(found[-1].id)
         found = counted(found, job.trunk, settings.engine)

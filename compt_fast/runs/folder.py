@@ -22,7 +22,7 @@ STAGES = SOURCES, SHARING = "sources", "shared"
 """What the folders of the jobs before a job begin with, in its own: those that train what its store lacks, and those
 that train prompts which source tasks share.
 """
-OPENED = ("metrics.jsonl", "prompts", "weights", "checkpoints", "stopped", "tensorboard", "store")
+OPENED = ("metrics.jsonl", "prompts", "weights", "checkpoints", "stopped", "requests", "tensorboard", "store")
 """What is opened in a run folder; `WRITTEN` is replaced, so that a link there does no harm."""
 
 

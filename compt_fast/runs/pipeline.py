@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from compt_fast import native
 from compt_fast.config.job import JobSettings
 from compt_fast.prompts.store import PromptStore
+from compt_fast.runs.adding import Adding
 from compt_fast.runs.alone import alone
 from compt_fast.runs.folder import claimed
 from compt_fast.runs.initialisation import Initialisation
@@ -32,6 +33,7 @@ from compt_fast.runs.job import (
 from compt_fast.runs.scales import note_scales
 from compt_fast.runs.shared import SharedPrompts
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
+from compt_fast.runs.steering import Steering
 from compt_fast.runs.summary import budget_spent, print_results
 from compt_fast.training.budget import Spending
 from compt_fast.training.checkpoint import Checkpoint, load_latest
@@ -115,7 +117,7 @@ def prepare(
     last = _stage(folder, job, initialisation, saved)
     trainer = last.trainer
     check_halving(settings, job.runs, {run.id: trainer.steps_of(run) for run in job.runs})
-    trainer.control = Together([Halving(), Spending()])
+    trainer.control = Together([Steering(folder=folder, adding=Adding(job, initialisation)), Halving(), Spending()])
     for name in resumed:
         trainer.resume(name)
     return Pipeline(folder, store, stage_one, sharing, replace(last, resumed=resumed))

@@ -80,13 +80,18 @@ class Trainer(Roster):
         return bool(self.cohorts)
 
     def decide(self, monitor: Monitor, interrupts: Interrupts) -> None:
-        """Let `control` act; what it has changed is on the disk then."""
+        """Let the control decide; what it changes is on the disk before the next step."""
+        before = set(self.results)
         self.control.act(self, monitor, interrupts)
-        if self.changed:
-            self.save(monitor)
-            self.write_results()
-            monitor.expect(self.steps_to_come)
-            self.control.kept(self)
+        if not self.changed:
+            return
+        self.save(monitor)
+        self.write_results()
+        self.control.kept(self)
+        monitor.expect(self.steps_to_come)
+        for result in self.ended:
+            if result.id not in before:
+                monitor.ended(result.says)
 
     @property
     def due(self) -> bool:

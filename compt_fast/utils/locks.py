@@ -51,6 +51,21 @@ def at_work(folder: Path, alone: Callable[[], None]) -> Iterator[None]:
         os.close(handle)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock at `path`; where nobody can tell, whether there is one."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held, or a file system that knows no locks
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def _taken(path: Path, wait: bool, busy: str) -> int:
     """An open file that is locked, and is still the one at `path`: its last owner may have removed it meanwhile."""
     while True:

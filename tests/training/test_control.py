@@ -15,7 +15,7 @@ from rich.console import Console
 
 from compt_fast.runs.job import Job
 from compt_fast.training import checkpoint, stopped
-from compt_fast.training.control import Together, Uncontrolled
+from compt_fast.training.control import Control, Together, Uncontrolled
 from compt_fast.training.interrupts import Interrupts
 from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
@@ -64,11 +64,12 @@ def resume(name: str) -> Callable[[Trainer], None]:
     return lambda trainer: trainer.resume(name)
 
 
-def go(job: Job, runs: list[Run], folder: Path, script: Mapping[int, Any], **changes: Any) -> Trainer:
-    """Begin, or go on with, a job whose control follows a script; runs that it adds are put to `runs`."""
+def go(job: Job, runs: list[Run], folder: Path, script: Mapping[int, Any] | Control, **changes: Any) -> Trainer:
+    """Begin, or go on with, a job whose control follows a script, or is that; runs that it adds are put to `runs`."""
     folder.mkdir(exist_ok=True)
     of = (job.trunk, job.trunk_hash, job.data, replace(job.settings, **changes), folder)
-    control = Together([Uncontrolled("other"), Scripted("scripted", script)])
+    scripted = Scripted("scripted", script) if isinstance(script, Mapping) else script
+    control = Together([Uncontrolled("other"), scripted])
     trainer = Trainer(list(runs), *of, control=control, record=runs.extend)
     saved = checkpoint.load_latest(folder / "checkpoints", trainer.identity)
     with Monitor(folder, 1, Console(quiet=True), tensorboard=False) as monitor, Interrupts() as interrupts:
@@ -173,6 +174,25 @@ def test_added_runs_are_as_if_planned(job: Job, tiny_t5: Path, toys: list[Path],
         trainer.add(runs[:1])
 
 
+class Killer:
+    """Counts the operations on files below `root`, and ends the job at the one with the number `fault`."""
+
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
+        self.root, self.count, self.fault = str(root), 0, -1
+        for name in ("replace", "rename", "unlink", "fsync"):
+            patch.setattr(os, name, self._counted(getattr(os, name)))
+
+    def _counted(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*given: Any, **named: Any) -> Any:
+            if self.root in str(given[0]):
+                self.count += 1
+                if self.count == self.fault:
+                    raise Killed
+            return act(*given, **named)
+
+        return counting
+
+
 def test_a_kill_at_any_operation_loses_and_doubles_nothing(
     job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,36 +204,17 @@ def test_a_kill_at_any_operation_loses_and_doubles_nothing(
             trainer.add(runs[2:])
 
     script = {1: [stop(first)], 2: [resume(first), add_the_last], 3: [stop(first)], 4: [resume(first)]}
-    count, fault = 0, -1
-
-    def counted(act: Callable[..., Any]) -> Callable[..., Any]:
-        def counting(*given: Any, **named: Any) -> Any:
-            nonlocal count
-            if str(tmp_path) in str(given[0]):
-                count += 1
-                if count == fault:
-                    raise Killed
-            return act(*given, **named)
-
-        return counting
-
-    for name in ("replace", "rename", "unlink", "fsync"):
-        monkeypatch.setattr(os, name, counted(getattr(os, name)))
-    changes = {"checkpoint_every": 2}
+    killer, changes = Killer(tmp_path, monkeypatch), {"checkpoint_every": 2}
     go(job, runs[:2], tmp_path / "whole", script, **changes)
-    whole, kills = count, 0
-    every = range(1, whole + 1, 7)  # all of them once take a minute
+    every = range(1, killer.count + 1, 7)  # all of them once take a minute
     for fault in every:
-        count, folder, known = 0, tmp_path / f"cut{fault}", runs[:2]
-        try:
+        killer.count, killer.fault, folder, known = 0, fault, tmp_path / f"cut{fault}", runs[:2]
+        with pytest.raises(Killed):
             go(job, known, folder, script, **changes)
-        except Killed:
-            kills += 1
-        fault = -1
         go(job, known, folder, script, **changes)
         check_same(folder, tmp_path / "whole", runs)
         assert not list(folder.glob("stopped/*/*"))
-    assert kills == len(every) > 4
+    assert len(every) > 4
 
 
 def test_what_cannot_be_done_is_refused_and_changes_nothing(
