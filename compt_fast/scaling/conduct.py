@@ -49,7 +49,8 @@ class Conducted:
         self.pool, self.trainer, self.monitor, self.interrupts = pool, trainer, monitor, interrupts
         self._work = ray.put(work)
         self._developed: dict[str, dict[str, Any]] = {}  # of runs that others decide on now
-        self._seen = (0, 0, 0)  # of runs: all, those that have ended, those that return
+        self._kept = 0  # runs that ended on a trainer
+        self._seen = (0, 0, 0)  # of runs: all, those that ended otherwise, those that return
         self._waiting: list[Run] = []
         self._tries: dict[str, tuple[int, int]] = {}  # by run: trainers that ended with it, and its step then
         self._failures = 0
@@ -176,7 +177,7 @@ class Conducted:
             trainer.hold(member.run.id)
         for device in self.pool:
             device.drop(trainer.results.keys())
-        seen = len(trainer.runs), len(trainer.results), len(trainer.returning)
+        seen = len(trainer.runs), len(trainer.results) - self._kept, len(trainer.returning)
         if developed or seen != self._seen:
             self._seen = seen
             self._wait_again()
@@ -200,17 +201,23 @@ class Conducted:
                 raise InputError(str(error.cause)) from None
             raise RuntimeError("a trainer failed") from error
         self._failures = 0
+        if device.work is not self._work:
+            return  # of a job before
         if isinstance(report, Report):
             self._take(device, report)
         else:
             device.ready = True
 
     def _take(self, device: Device, report: Report) -> None:
+        """Take in a report, but for what it says of runs that the trainer is to drop."""
         trainer = self.trainer
-        trainer.held |= report.held
-        trainer.begun |= {name: held.step for name, held in report.held.items()}
-        self.monitor.keep(report.records)
+        held = {name: of for name, of in report.held.items() if name in device.runs}
+        trainer.held |= held
+        trainer.begun |= {name: of.step for name, of in held.items()}
+        self.monitor.keep([record for record in report.records if record["run"] in device.runs])
         for name, ended in report.ended.items():
+            if name not in device.runs:
+                continue
             self._keep(name, ended)
             done = f"({len(trainer.results)} of {plural(len(trainer.runs), 'run')} ended)"
             self.monitor.ended(ended.result, self._totals[name], f"{ended.result.says} {done}")
@@ -220,7 +227,7 @@ class Conducted:
         left = device.runs.keys() - report.steps.keys() - report.ended.keys()
         device.runs = {name: run for name, run in device.runs.items() if name in report.steps}
         device.leaving = [name for name in device.leaving if name in device.runs]
-        self._developed |= report.developed
+        self._developed |= {name: of for name, of in report.developed.items() if name in held}
         if left:
             self._wait_again()
         trainer.step += report.taken
@@ -237,6 +244,7 @@ class Conducted:
                 for file, content in files.items():
                     (temporary / file).write_bytes(content)
         self.trainer.results[name] = ended.result
+        self._kept += 1
         self.trainer.held.pop(name, None)
 
     def _lost(self, device: Device, error: Exception) -> None:

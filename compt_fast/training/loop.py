@@ -82,7 +82,7 @@ class Trainer(Roster):
         return bool(self.cohorts)
 
     def decide(self, monitor: Monitor, interrupts: Interrupts) -> None:
-        """Let `control` act; what it has changed is on the disk then."""
+        """Let the control decide; what it changes is on the disk before the next step."""
         before = set(self.results)
         self.control.act(self, monitor, interrupts)
         if not self.changed:

@@ -15,7 +15,7 @@ from compt_fast.cli.main import COMMANDS
 from tests.helpers.pages import PAGES, REPOSITORY, anchors, commands, links, paths, spans
 
 STORE = ("list", "show", "add", "remove", "check")
-OTHERS = {"--help", "--prepare", "--short", "--strict", "--benchmark-only", "--benchmark-json"}
+OTHERS = {"--help", "--head", "--address", "--prepare", "--short", "--strict", "--benchmark-only", "--benchmark-json"}
 """Flags of other programs, and of the project's own that no parser of `argparse` has."""
 
 named = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
