@@ -1,7 +1,7 @@
 """A training step's operators and launches, recorded on tensors without data: what a GPU would be asked for.
 
-The code is the one that a GPU captures (`training/graphs.FixedStep`), on a trunk of which there are shapes alone. Cumulative
-lengths and whatever else comes from the host are remembered, so that what depends on them can be counted.
+The code is the one that a GPU captures (`training/graphs.FixedStep`), on a trunk of which there are shapes alone.
+Cumulative lengths and whatever else comes from the host are remembered, so that what depends on them can be counted.
 """
 
 from __future__ import annotations
