@@ -58,6 +58,9 @@ def _has_what_it_must(found: dict[tuple[str, str], dict[str, Any]], target: int)
     # Their tiles have 16 or 32 rows, fewer than a warp group or a tensor memory multiplies.
     small = [("d=768 bf16", "_products"), ("d=768 bf16", "_weighted_sum"), ("spp", "encode"), ("spp", "backward_layer")]
     assert {found[each]["products"] for each in small} == {"mma.sync"}
+    if target == 90:  # of 128 and 64 rows
+        large = [("spp m=100", "prepare"), ("spp m=100", "encode"), ("d=768 bf16", "_states_grad")]
+        assert {found[each]["products"] for each in large} == {"wgmma"}
 
 
 @pytest.mark.parametrize(
