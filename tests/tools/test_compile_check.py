@@ -38,7 +38,7 @@ def test_every_kernel_compiles_and_none_spills(target: int, triton: str, tmp_pat
     assert {used["kernel"] for used in found} == KERNELS
     assert all(0 < used["needs"]["registers"] <= 255 and used["target"] == target for used in found)
     assert not any(used["spilled"] or used["local"] for used in found)
-    assert all(used["programs"] >= 2 and used["warps"] >= 8 for used in found)
+    assert all(used["programs"] >= 1 for used in found)
     _has_what_it_must({(used["plan"], used["kernel"]): used for used in found}, target)
 
 
@@ -48,7 +48,7 @@ def _has_what_it_must(found: dict[tuple[str, str], dict[str, Any]], target: int)
     for plan in ("attention bf16", "attention 1 tile"):
         for kernel, tiles in {"_forward": 4, "_backward_queries": 6, "_backward_keys": 6}.items():
             used = found[plan, kernel]
-            assert used["products"] == TENSOR_CORES[target]
+            assert used["products"] == TENSOR_CORES[target] and used["programs"] >= 2
             # A thread's share of the tiles of 64 numbers in bf16 a row. What is narrower are the bias, sums, and rows'
             # bounds; no number of bf16 is read or written alone.
             assert used["accesses"]["16"] >= tiles * side[kernel] * 64 * 2 // (16 * 128)
@@ -58,6 +58,9 @@ def _has_what_it_must(found: dict[tuple[str, str], dict[str, Any]], target: int)
     # Their tiles have 16 or 32 rows, fewer than a warp group or a tensor memory multiplies.
     small = [("d=768 bf16", "_products"), ("d=768 bf16", "_weighted_sum"), ("spp", "encode"), ("spp", "backward_layer")]
     assert {found[each]["products"] for each in small} == {"mma.sync"}
+    if target == 90:  # of 128 and 64 rows
+        large = [("spp m=100", "prepare"), ("spp m=100", "encode"), ("d=768 bf16", "_states_grad")]
+        assert {found[each]["products"] for each in large} == {"wgmma"}
 
 
 @pytest.mark.parametrize(
