@@ -25,8 +25,8 @@ constexpr bool kHasVnni = true;
 constexpr bool kHasVnni = false;
 #endif
 
-// Rows of int8. The instructions multiply unsigned entries by signed ones: the matrix is the unsigned side, its entries plus 128, so
-// that what is too much of a row's sums, 128 times the sum of its own entries, is known when it is rounded.
+// Rows of int8. The instructions multiply unsigned entries by signed ones: the matrix is the unsigned side, its entries
+// plus 128, so that what is too much of a row's sums, 128 times the sum of its own entries, is known when it is rounded.
 struct ByteDot {
   using Entry = int8_t;  // of a row
   using Kept = Unit;     // a unit of the matrix in memory

@@ -32,12 +32,12 @@ ACTIVATIONS = ("relu", "gated-gelu")
 KEPT = ("qkv", "kv")
 """Matrices whose products are not all in int8: their tokens are in int16, or both in floats where the extension has no
 such products, or bf16 is quick. A softmax magnifies what is wrong with queries and keys, values count as much, and with
-all of them in int8 the embedded trunk answers more rows otherwise than bf16 does (docs/int8.md). Cross-attention's keys
-and values are taken to the queries, which are few.
+all of them in int8 the embedded trunk's likelihoods lie half as far again from fp32's (docs/int8.md). Cross-attention's
+keys and values are taken to the queries, which are few.
 """
 FINE = ("qkv", "o")
-"""Matrices whose tokens are in int16 where the extension has such products: to KEPT's comes attention's output, whose heads
-have little in common with one step, and whose product is small.
+"""Matrices whose tokens are in int16 where the extension has such products: beside KEPT's that of attention's output.
+All heads of a token share one step, which in int8 is too coarse for some; its product is small.
 """
 
 
