@@ -26,7 +26,7 @@ from compt_fast.tasks.table import SUITES
 from tests.helpers.serving import make_prompts
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="products of a few rows are for the CPU")
-KINDS = {"fp32": (FrozenLinear, 4), "int16": (Int16Linear, 2), "int8": (Int8Linear, 1)}
+KINDS = {"fp32": (FrozenLinear, 4), "int16": (Int16Linear, 1), "int8": (Int8Linear, 1)}
 BYTES = 1 << 27  # of matrices that are read in turn, so that none is still in a cache
 
 

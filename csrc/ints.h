@@ -1,12 +1,11 @@
-// Products of rows of small integers, int8 or int16, with a matrix of such, summed in int32, and what makes both of
-// floats; for the CPU, without torch.
+// Products of rows of small integers, int8 or int16, with a matrix of int8, summed in int32, and what makes integers of
+// rows of floats; for the CPU, without torch.
 //
 // Sums of integers are exact: whatever instructions compute them, in whatever order, they are the same to the last bit.
 #pragma once
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -17,6 +16,7 @@ namespace compt_fast {
 
 constexpr int64_t kIntPanel = kTileColumns * kLanes;  // columns that lie together
 constexpr int64_t kDeepest = 1 << 16;                 // entries of the inner dimension: 255 * 127 of each fit into int32
+constexpr int64_t kMost = 127;                        // a matrix's largest entry, on either side of 0
 constexpr float kLeast = 1e-30f;                      // of a row's largest entry: smaller ones would divide by 0
 
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
@@ -25,12 +25,13 @@ constexpr bool kHasVnni = true;
 constexpr bool kHasVnni = false;
 #endif
 
-// int8. The instructions multiply unsigned entries by signed ones: the matrix is the unsigned side, its entries plus 128, so
-// that what is too much of a row's sums, 128 times the sum of its own entries, is known when it is rounded.
+// Rows of int8. The instructions multiply unsigned entries by signed ones: the matrix is the unsigned side, its entries
+// plus 128, so that what is too much of a row's sums, 128 times the sum of its own entries, is known when it is rounded.
 struct ByteDot {
-  using Entry = int8_t;
+  using Entry = int8_t;  // of a row
+  using Kept = Unit;     // a unit of the matrix in memory
   static constexpr int64_t kPerUnit = 4;
-  static constexpr uint32_t kShift = 0x80808080;  // adds 128 to each entry of a unit: signed to unsigned
+  static constexpr Kept kShift = 0x80808080;  // adds 128 to each entry of a unit: signed to unsigned
   static constexpr int32_t kExcess = 128;
 
   // Steps on either side of 0.
@@ -49,16 +50,18 @@ struct ByteDot {
   }
 };
 
-// int16, of as many steps as the sum of `inner` products of two has room for in int32.
+// Rows of int16, of as many steps as the sum of `inner` products with int8 has room for in int32. The matrix is widened to
+// int16 as it is read.
 struct WordDot {
   using Entry = int16_t;
+  using Kept = BytePair;
   static constexpr int64_t kPerUnit = 2;
-  static constexpr uint32_t kShift = 0;
+  static constexpr Kept kShift = 0;
   static constexpr int32_t kExcess = 0;
 
   static float limit(int64_t inner) {
-    const double room = std::numeric_limits<int32_t>::max() / static_cast<double>(inner);
-    return static_cast<float>(std::min(32767.0, std::floor(std::sqrt(room))));
+    const int64_t room = std::numeric_limits<int32_t>::max() / (kMost * inner);
+    return static_cast<float>(std::min<int64_t>(std::numeric_limits<Entry>::max(), room));
   }
 
   static Vector add(Vector sum, Unit left, Vector right) {
@@ -114,25 +117,34 @@ inline int64_t packed_units(int64_t columns, int64_t inner) {
   return round_up(columns, kIntPanel) * int_units<Dot>(inner);
 }
 
-// Row-wise integers (columns, inner) into panels of kIntPanel columns, one after the other: (units, kIntPanel) each, shifted
+// Row-wise int8 (columns, inner) into panels of kIntPanel columns, one after the other: (units, kIntPanel) each, shifted
 // to be unsigned where `Dot` wants it. What fills the last unit and the last panel stands for 0.
 template <typename Dot>
-inline void pack_ints(const typename Dot::Entry* weight, int64_t columns, int64_t inner, Unit* packed) {
+inline void pack_ints(const int8_t* weight, int64_t columns, int64_t inner, typename Dot::Kept* packed) {
+  using Kept = typename Dot::Kept;
   const int64_t units = int_units<Dot>(inner);
   std::fill(packed, packed + packed_units<Dot>(columns, inner), Dot::kShift);
   for (int64_t column = 0; column < columns; ++column) {
-    Unit* panel = packed + column / kIntPanel * units * kIntPanel + column % kIntPanel;
+    Kept* panel = packed + column / kIntPanel * units * kIntPanel + column % kIntPanel;
     for (int64_t k = 0; k < inner; k += Dot::kPerUnit) {
-      uint32_t unit = 0;
-      std::memcpy(&unit, weight + column * inner + k, std::min(Dot::kPerUnit, inner - k) * sizeof(typename Dot::Entry));
+      Kept unit = 0;
+      std::memcpy(&unit, weight + column * inner + k, std::min(Dot::kPerUnit, inner - k));
       panel[k / Dot::kPerUnit * kIntPanel] = unit ^ Dot::kShift;
     }
   }
 }
 
-// Sums (rows, kIntPanel) of int32 of some rows, `step` units apart, with a panel. They lie in floats of the same bits.
-template <typename Dot, typename Beside = Nothing>
-inline void sums_of_panel(const Unit* q, int64_t step, int64_t rows, int64_t units, const Unit* panel, float* sums,
+// What a panel is made of as units, for rows so many that it pays to widen it once.
+inline void widen(const BytePair* panel, int64_t units, Unit* wide) {
+  for (int64_t i = 0; i < units * kIntPanel; i += kLanes) {
+    store(reinterpret_cast<float*>(wide + i), load_units(panel + i));
+  }
+}
+
+// Sums (rows, kIntPanel) of int32 of some rows, `step` units apart, with a panel, widened or not. They lie in floats of
+// the same bits.
+template <typename Dot, typename Kept, typename Beside = Nothing>
+inline void sums_of_panel(const Unit* q, int64_t step, int64_t rows, int64_t units, const Kept* panel, float* sums,
                           Beside&& beside = {}) {
   product<Dot>(Units{q, step, 1}, rows, units, panel, kIntPanel, kIntPanel, sums, kIntPanel, false, beside);
 }

@@ -1,5 +1,5 @@
-// Products of packed tokens with a frozen matrix in int8 or int16, on the CPU, for inference: x W^T, W rounded when it was
-// packed, x when it comes. They have no derivatives.
+// Products of packed tokens with a frozen matrix in int8, on the CPU, for inference: x W^T, W rounded when it was packed,
+// x when it comes, to int8 or int16. They have no derivatives.
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -46,13 +46,14 @@ Tensor pack_int8_cpu(const Tensor& weight) {
   return packed;
 }
 
-// As `pack_int8`, of several matrices (groups, columns, inner): (groups, panels, units, columns of a panel).
+// As `pack_int8`, for rows of int16 and of several matrices (groups, columns, inner): (groups, panels, units, columns of
+// a panel).
 Tensor pack_int16_meta(const Tensor& weight) {
-  check_matrix("weight", weight, at::kShort, 3);
+  check_matrix("weight", weight, at::kChar, 3);
   check_inner("weight", weight.sym_size(2));
   const auto units = units_of<WordDot>(weight.sym_size(2));
   return at::empty_symint({weight.sym_size(0), panels_of(weight.sym_size(1)), units, kIntPanel},
-                          weight.options().dtype(at::kInt));
+                          weight.options().dtype(at::kShort));
 }
 
 Tensor pack_int16_cpu(const Tensor& weight) {
@@ -60,8 +61,8 @@ Tensor pack_int16_cpu(const Tensor& weight) {
   check_dense("weight", weight);
   const int64_t columns = weight.size(1), inner = weight.size(2);
   for (int64_t group = 0; group < weight.size(0); ++group) {
-    pack_ints<WordDot>(static_cast<const int16_t*>(weight.const_data_ptr()) + group * columns * inner, columns, inner,
-                       static_cast<Unit*>(packed.data_ptr()) + group * packed_units<WordDot>(columns, inner));
+    pack_ints<WordDot>(static_cast<const int8_t*>(weight.const_data_ptr()) + group * columns * inner, columns, inner,
+                       static_cast<BytePair*>(packed.data_ptr()) + group * packed_units<WordDot>(columns, inner));
   }
   return packed;
 }
@@ -92,12 +93,12 @@ void multiply_into(const Tensor& y, const Tensor& x, const Tensor& panels, const
   check_dense("steps", steps);
   const int64_t groups = x.dim() == 3 ? x.size(1) : 1;
   const int64_t rows = x.size(0) * groups;
-  const Tensor q = at::empty({rows, int_units<Dot>(x.size(-1))}, panels.options());
+  const Tensor q = at::empty({rows, int_units<Dot>(x.size(-1))}, panels.options().dtype(at::kInt));
   const Tensor row_steps = at::empty({rows, static_cast<int64_t>(sizeof(IntRow))}, panels.options().dtype(at::kByte));
   with_type(x, [&](auto zero) {
     using T = decltype(zero);
     multiply(IntProduct<Dot, T>{.x = static_cast<const T*>(x.const_data_ptr()),
-                                .weight = static_cast<const Unit*>(panels.const_data_ptr()),
+                                .weight = static_cast<const typename Dot::Kept*>(panels.const_data_ptr()),
                                 .steps = static_cast<const float*>(steps.const_data_ptr()),
                                 .y = static_cast<T*>(y.data_ptr()),
                                 .q = static_cast<Unit*>(q.data_ptr()),
@@ -120,10 +121,10 @@ Tensor product_int8_cpu(const Tensor& x, const Tensor& panels, const Tensor& ste
   return y;
 }
 
-// x (rows, groups, inner) with a matrix a group: panels as `pack_int16` gives them, steps (groups, columns).
+// x (rows, groups, inner) in int16 with a matrix a group: panels as `pack_int16` gives them, steps (groups, columns).
 Tensor product_int16_meta(const Tensor& x, const Tensor& panels, const Tensor& steps) {
   check_layer_floats("x", x, 3);
-  check_matrix("panels", panels, at::kInt, 4);
+  check_matrix("panels", panels, at::kShort, 4);
   check_matrix("steps", steps, at::kFloat, 2);
   check_device("panels", panels, x.device());
   check_device("steps", steps, x.device());

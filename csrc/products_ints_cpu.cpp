@@ -54,21 +54,31 @@ void finish(const IntProduct<Dot, T>& job, const float* sums, int64_t row, int64
 // A panel of all groups' ones, and the rows from `first` to `last`.
 template <typename Dot, typename T>
 void multiply_panel(const IntProduct<Dot, T>& job, int64_t panel, int64_t first, int64_t last) {
-  thread_local Buffer scratch;
+  thread_local Buffer scratch, wide;
   float* sums = scratch.of<float>(kBlock * kIntPanel);
   const int64_t units = int_units<Dot>(job.inner);
   const int64_t panels = parts(job.columns, kIntPanel);
   const int64_t group = panel / panels;
-  const Unit* weight = job.weight + panel * units * kIntPanel;
+  const auto* weight = job.weight + panel * units * kIntPanel;
   // The next panel, which is multiplied next, on its way while this one meets its rows.
   const bool is_last = panel + 1 == job.groups * panels;
-  Ahead ahead(weight + units * kIntPanel, is_last ? 0 : units, kIntPanel * sizeof(Unit), kIntPanel * sizeof(Unit));
-  for (int64_t row = first; row < last; row += kBlock) {
-    const int64_t count = std::min(kBlock, last - row);
-    sums_of_panel<Dot>(job.q + (row * job.groups + group) * units, job.groups * units, count, units, weight, sums,
-                       ahead);
-    finish(job, sums, row, count, group, panel % panels * kIntPanel);
+  Ahead ahead(weight + units * kIntPanel, is_last ? 0 : units, kIntPanel * sizeof(*weight), kIntPanel * sizeof(*weight));
+  const auto meet = [&](const auto* right) {
+    for (int64_t row = first; row < last; row += kBlock) {
+      const int64_t count = std::min(kBlock, last - row);
+      sums_of_panel<Dot>(job.q + (row * job.groups + group) * units, job.groups * units, count, units, right, sums,
+                         ahead);
+      finish(job, sums, row, count, group, panel % panels * kIntPanel);
+    }
+  };
+  if constexpr (sizeof(*weight) < sizeof(Unit)) {
+    if (last - first > kBlock) {
+      Unit* widened = wide.of<Unit>(units * kIntPanel);
+      widen(weight, units, widened);
+      return meet(widened);
+    }
   }
+  meet(weight);
 }
 
 }  // namespace

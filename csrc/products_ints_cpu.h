@@ -11,12 +11,12 @@ namespace compt_fast {
 // each with its own part of every row, whose step is its own. T is float or bfloat16, Dot ByteDot or WordDot.
 template <typename Dot, typename T>
 struct IntProduct {
-  const T* x;          // (rows, groups, inner)
-  const Unit* weight;  // for each group, as `pack_ints` lays W (columns, inner)
-  const float* steps;  // (groups, columns), of W's rows
-  T* y;                // (rows, groups, columns)
-  Unit* q;             // (rows, groups, units), scratch
-  IntRow* row_steps;   // (rows, groups), scratch
+  const T* x;                        // (rows, groups, inner)
+  const typename Dot::Kept* weight;  // for each group, as `pack_ints` lays W (columns, inner)
+  const float* steps;                // (groups, columns), of W's rows
+  T* y;                              // (rows, groups, columns)
+  Unit* q;                           // (rows, groups, units), scratch
+  IntRow* row_steps;                 // (rows, groups), scratch
   int64_t rows;
   int64_t groups;
   int64_t inner;

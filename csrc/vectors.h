@@ -35,6 +35,8 @@ using StoredVector = float __attribute__((vector_size(kLanes * sizeof(float)), a
 // What a product multiplies at a time along its inner dimension: a float, two bfloat16, or four int8.
 using Unit = uint32_t __attribute__((may_alias));
 using StoredInt = int32_t __attribute__((may_alias));
+// Two int8 in memory, of which a unit of two int16 is made in registers.
+using BytePair = uint16_t __attribute__((may_alias));
 
 constexpr int64_t round_up(int64_t n, int64_t to) {
   return (n + to - 1) / to * to;
@@ -55,6 +57,23 @@ inline Vector load_part(const float* from, int64_t count, float rest) {
     filled[i] = from[i];
   }
   return filled;
+#endif
+}
+
+// kLanes units.
+inline Vector load_units(const Unit* from) {
+  return load(reinterpret_cast<const float*>(from));
+}
+
+inline Vector load_units(const BytePair* from) {
+#if defined(__AVX512BW__) && defined(__AVX512F__)
+  return (Vector)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#else
+  int8_t bytes __attribute__((vector_size(2 * kLanes)));
+  int16_t words __attribute__((vector_size(4 * kLanes)));
+  std::memcpy(&bytes, from, sizeof(bytes));
+  words = __builtin_convertvector(bytes, decltype(words));
+  return reinterpret_cast<Vector>(words);
 #endif
 }
 
@@ -180,8 +199,8 @@ struct Nothing {
   void operator()() const {}
 };
 
-template <typename Dot, int kRows, int kColumns, typename Beside>
-inline void tile(const Units& a, int64_t inner, const Unit* b, int64_t b_step, float* c, int64_t c_step, bool add,
+template <typename Dot, int kRows, int kColumns, typename Kept, typename Beside>
+inline void tile(const Units& a, int64_t inner, const Kept* b, int64_t b_step, float* c, int64_t c_step, bool add,
                  Beside& beside) {
   Vector sums[kRows][kColumns];
 #pragma GCC unroll 8
@@ -197,7 +216,7 @@ inline void tile(const Units& a, int64_t inner, const Unit* b, int64_t b_step, f
     Vector right[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
-      right[j] = load(reinterpret_cast<const float*>(b + k * b_step + j * kLanes));
+      right[j] = load_units(b + k * b_step + j * kLanes);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
@@ -219,8 +238,8 @@ inline void tile(const Units& a, int64_t inner, const Unit* b, int64_t b_step, f
 }
 
 // All rows of one column of tiles, whose part of the right side stays in the nearest cache.
-template <typename Dot, int kColumns, typename Beside>
-void tile_column(Units a, int64_t rows, int64_t inner, const Unit* b, int64_t b_step, float* c, int64_t c_step,
+template <typename Dot, int kColumns, typename Kept, typename Beside>
+void tile_column(Units a, int64_t rows, int64_t inner, const Kept* b, int64_t b_step, float* c, int64_t c_step,
                  bool add, Beside& beside) {
   for (; rows >= kTileRows; rows -= kTileRows) {
     tile<Dot, kTileRows, kColumns>(a, inner, b, b_step, c, c_step, add, beside);
@@ -233,10 +252,10 @@ void tile_column(Units a, int64_t rows, int64_t inner, const Unit* b, int64_t b_
   rest(std::make_integer_sequence<int, kTileRows - 1>{});
 }
 
-// c = a b, or c += a b: a is rows x inner units, b inner x columns units (`b_step` between its rows)
-// and c rows x columns floats. `columns` is a multiple of kLanes.
-template <typename Dot, typename Beside = Nothing>
-void product(const Units& a, int64_t rows, int64_t inner, const Unit* b, int64_t b_step, int64_t columns, float* c,
+// c = a b, or c += a b: a is rows x inner units, b inner x columns units, or what they are made of (`b_step` between its
+// rows), and c rows x columns floats. `columns` is a multiple of kLanes.
+template <typename Dot, typename Kept, typename Beside = Nothing>
+void product(const Units& a, int64_t rows, int64_t inner, const Kept* b, int64_t b_step, int64_t columns, float* c,
              int64_t c_step, bool add, Beside&& beside = {}) {
   for (; columns >= kTileColumns * kLanes; columns -= kTileColumns * kLanes) {
     tile_column<Dot, kTileColumns>(a, rows, inner, b, b_step, c, c_step, add, beside);

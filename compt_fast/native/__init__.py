@@ -49,6 +49,10 @@ inside, and all but the first refuse what requires a gradient:
     product_int8(x (N, k), panels, steps (m,) fp32, relu=False) -> (N, m)
                                                                 round(x / s) weight^T s steps, s = max|x| / 127 by row
     product_int8_add(x (N, k), panels, steps, total (N, m))     total += that, in place
+    pack_int16(weight (H, m, k) int8) -> panels                 the same for x in int16
+    product_int16(x (N, H, k), panels, steps (H, m) fp32) -> (N, H, m)
+                                                                as product_int8 by H, with s = max|x| / limit, limit
+                                                                as many steps as 127 of each leave room for in int32
     has_products(dtype) -> bool                                 whether these are quick on this processor
     rms_norm(x (N, d), eps) -> y (N, d), r (N, 1) fp32          r = rsqrt(mean(x^2) + eps), y = x r
     rms_norm_backward(grad_y, y, r, grad)                       grad += r (grad_y - y mean(grad_y y)), in place

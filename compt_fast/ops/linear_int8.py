@@ -1,8 +1,7 @@
-"""Products with a frozen matrix in int8 or int16, for inference: a step a row of the matrix and a step a token."""
+"""Products with a frozen matrix in int8, of tokens in int8 or int16, for inference: a step a row of both."""
 
 from __future__ import annotations
 
-from math import isqrt
 from typing import NoReturn
 
 import torch
@@ -28,8 +27,8 @@ def quantise(x: Tensor, limit: int = STEPS) -> tuple[Tensor, Tensor]:
 
 
 def int16_limit(inner: int) -> int:
-    """As many steps as a sum of `inner` products of two has room for in int32; 1672 for 768."""
-    return min(32767, isqrt((2**31 - 1) // inner))
+    """As many steps of int16 as a sum of `inner` products with int8 has room for in int32; 22,017 for 768."""
+    return min(32767, (2**31 - 1) // (STEPS * inner))
 
 
 class Int8Linear(FrozenLinear):
@@ -81,15 +80,15 @@ class Int8Linear(FrozenLinear):
 
 
 class Int16Linear(FrozenLinear):
-    """A matrix W (out, in), or one for each part of a row (G, out, in), of which int16 alone is kept; no gradient.
+    """A matrix W (out, in), or one for each part of a row (G, out, in), of which int8 alone is kept; no gradient.
 
-    As `Int8Linear`, with as many steps as int32 has room for: about as near as bf16 is, and twice as quick as fp32.
-    Where the extension does not compute it (`Int16Linear.here`), floats do better.
+    As `Int8Linear`, but x is rounded to int16, of as many steps as int32 has room for: what is off is off by the
+    matrix alone. Where the extension does not compute it (`Int16Linear.here`), floats do better.
     """
 
     def __init__(self, weight: Tensor) -> None:
         grouped = (weight if weight.dim() == 3 else weight[None]).contiguous()
-        rounded, steps = quantise(grouped, int16_limit(weight.shape[-1]))
+        rounded, steps = quantise(grouped)
         self.weight = torch.ops.compt_fast.pack_int16(rounded)
         self.steps = steps[..., 0]
 
@@ -113,4 +112,4 @@ class Int16Linear(FrozenLinear):
         total += self(x)
 
     def backward(self, grad: Tensor, activated: Tensor | None = None) -> NoReturn:
-        raise RuntimeError("a matrix in int16 gives no gradient: train in fp32 or bf16")
+        raise RuntimeError("a matrix in int8 gives no gradient: train in fp32 or bf16")

@@ -136,18 +136,18 @@ def product_int8_add(x: Tensor, panels: Tensor, steps: Tensor, total: Tensor) ->
 
 
 def pack_int16(weight: Tensor) -> Results:
-    """As `pack_int8`, of units of two entries, none shifted."""
+    """As `pack_int8`, of several matrices and of units of two entries, none shifted."""
     groups, columns, inner = weight.shape
     width = torch.ops.compt_fast.pack_int16(weight).shape[3]
     padded = weight.new_zeros(groups, -(-columns // width) * width, -(-inner // 2) * 2)
     padded[:, :columns, :inner] = weight
     units = padded.view(groups, -(-columns // width), width, padded.shape[2] // 2, 2).transpose(2, 3).contiguous()
-    return (units.view(torch.int32)[..., 0].double(),)
+    return (units.view(torch.int16)[..., 0].double(),)
 
 
 def product_int16(x: Tensor, panels: Tensor, steps: Tensor) -> Results:
     rounded, row_steps = quantise(x, int16_limit(x.shape[2]))
-    units = panels.contiguous().view(torch.int16).view(*panels.shape, 2)
+    units = panels.contiguous().view(torch.int8).view(*panels.shape, 2)
     weight = units.transpose(2, 3).flatten(3).flatten(1, 2)[:, : steps.shape[1], : x.shape[2]]
     return (torch.einsum("ngi,gci->ngc", rounded.double(), weight.double()) * row_steps * steps,)
 

@@ -19,9 +19,10 @@ void round_rows(const float* x, int64_t rows, int64_t inner, typename Dot::Entry
 
 // The sums (rows, columns) of rounded x (rows, inner) with weight (columns, inner), free of what the shift adds.
 template <typename Dot>
-void sums(const float* x, const typename Dot::Entry* weight, int64_t rows, int64_t inner, int64_t columns, int32_t* into) {
+void sums(const float* x, const int8_t* weight, int64_t rows, int64_t inner, int64_t columns, int32_t* into) {
   const int64_t units = int_units<Dot>(inner);
-  std::vector<Unit> q(rows * units), packed(packed_units<Dot>(columns, inner));
+  std::vector<Unit> q(rows * units);
+  std::vector<typename Dot::Kept> packed(packed_units<Dot>(columns, inner));
   std::vector<float> found(rows * kIntPanel);
   std::vector<IntRow> rounded(rows);
   for (int64_t i = 0; i < rows; ++i) {
@@ -55,7 +56,7 @@ void sums_int8(const float* x, const int8_t* weight, int64_t rows, int64_t inner
   sums<ByteDot>(x, weight, rows, inner, columns, into);
 }
 
-void sums_int16(const float* x, const int16_t* weight, int64_t rows, int64_t inner, int64_t columns, int32_t* into) {
+void sums_int16(const float* x, const int8_t* weight, int64_t rows, int64_t inner, int64_t columns, int32_t* into) {
   sums<WordDot>(x, weight, rows, inner, columns, into);
 }
 

@@ -32,9 +32,10 @@ SIZES = [
     (401, 515, 129),
 ]
 EMPTY = [(0, 8, 8), (5, 8, 0)]
+NOTHING = [(0, 2, 8, 8), (2, 0, 8, 8)]
 # Groups of parts of a row, beside those sizes.
-GROUPED = [(1, 12, 64, 96), (9, 3, 5, 7), (40, 2, 96, 64), (3, 1, 1030, 200), (0, 2, 8, 8), (2, 0, 8, 8)]
-INTS = (torch.int8, torch.int16)
+GROUPED = [(1, 12, 64, 96), (9, 3, 5, 7), (40, 2, 97, 65), (420, 1, 64, 64), (3, 1, 1031, 200), *NOTHING]
+INTS = (torch.int8, torch.int16)  # of x; the matrix is in int8
 INSTRUCTIONS = ("-march=x86-64", "-mavx2", "-march=native")
 
 
@@ -101,7 +102,7 @@ def test_sums_are_exact_whatever_the_instructions(
     size: tuple[int, int, int], dtype: torch.dtype, sums: ctypes.CDLL
 ) -> None:
     rows, inner, columns = size
-    x, weight = whole(rows, inner, dtype), whole(columns, inner, dtype, seed=1)
+    x, weight = whole(rows, inner, dtype), whole(columns, inner, torch.int8, seed=1)
     found = torch.empty(rows, columns, dtype=torch.int32)
     call(function(sums, "sums", dtype), x.float(), weight, *size, found)
     assert torch.equal(found.double(), right(x, weight))
@@ -112,8 +113,8 @@ def test_sums_are_exact_whatever_the_instructions(
 @pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, -1)])
 def test_the_largest_sums_are_exact(signs: tuple[int, int], inner: int, dtype: torch.dtype, sums: ctypes.CDLL) -> None:
     """Where the sums, shifted or not, come nearest to int32's bounds."""
-    limit = limit_of(dtype, inner)
-    x, weight = (torch.full((2, inner), limit * sign, dtype=dtype) for sign in signs)
+    x = torch.full((2, inner), limit_of(dtype, inner) * signs[0], dtype=dtype)
+    weight = torch.full((2, inner), STEPS * signs[1], dtype=torch.int8)
     found = torch.empty(2, 2, dtype=torch.int32)
     call(function(sums, "sums", dtype), x.float(), weight, 2, inner, 2, found)
     assert torch.equal(found.double(), right(x, weight))
@@ -230,11 +231,11 @@ def test_opcheck() -> None:
 
 
 def grouped(size: tuple[int, int, int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Random x (rows, groups, inner), matrices rounded to int16, their steps, and they as the extension packs them."""
+    """Random x (rows, groups, inner), matrices rounded to int8, their steps, and they as the extension packs them."""
     rows, groups, inner, columns = size
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(rows, groups, inner, generator=generator).to(dtype)
-    weight, steps = quantise(torch.randn(groups, columns, inner, generator=generator), int16_limit(inner))
+    weight, steps = quantise(torch.randn(groups, columns, inner, generator=generator))
     return x, weight, steps[..., 0], torch.ops.compt_fast.pack_int16(weight)
 
 
@@ -245,9 +246,22 @@ def test_product_int16(size: tuple[int, int, int, int], dtype: torch.dtype) -> N
     y = torch.ops.compt_fast.product_int16(x, packed, steps)
     rounded, row_steps = quantise(x, int16_limit(size[2]))
     sums = torch.einsum("ngi,gci->ngc", rounded.double(), weight.double())
+    assert packed.nbytes == 2 * packed.numel() and packed.dtype == torch.int16
     assert y.dtype == dtype and torch.equal(y, (sums.float() * row_steps * steps).to(dtype))
-    if size[0] > 1:
-        assert torch.equal(torch.ops.compt_fast.product_int16(x[:1], packed, steps), y[:1])
+    for rows in (1, 8, 24, 25):  # read as they lie, or widened first
+        assert torch.equal(torch.ops.compt_fast.product_int16(x[-rows:], packed, steps), y[-rows:])
+
+
+@pytest.mark.parametrize("rows", [2, 26])
+@pytest.mark.parametrize("inner", [768, 1 << 16])
+def test_the_largest_products_of_int16(inner: int, rows: int) -> None:
+    """Where int32 has no room for one more step."""
+    signs = 1 - 2 * (torch.arange(rows) % 2)
+    x = signs[:, None, None] * torch.ones(rows, 1, inner)
+    packed = torch.ops.compt_fast.pack_int16(torch.full((1, 3, inner), STEPS, dtype=torch.int8))
+    y = torch.ops.compt_fast.product_int16(x, packed, torch.ones(1, 3))
+    sums = float(int16_limit(inner) * STEPS * inner) * signs.float()
+    assert torch.equal(y[:, 0], ((sums / int16_limit(inner))[:, None]).expand(-1, 3))
 
 
 @pytest.mark.parametrize(
@@ -256,8 +270,9 @@ def test_product_int16(size: tuple[int, int, int, int], dtype: torch.dtype) -> N
         ({"x": torch.zeros(3, 4)}, "x must be a dense tensor of 3 dimensions"),
         ({"x": torch.zeros(3, 5, 4)}, "steps must have 5 rows, as many as x has groups, got 2"),
         ({"x": torch.zeros(3, 2, 9)}, "panels must have 5 units, for as many columns as x has, got 2"),
-        ({"panels": torch.zeros(1, 1, 2, 64, dtype=torch.int32)}, "panels must have 2 groups, as many as x has, got 1"),
-        ({"panels": torch.zeros(2, 1, 2, 3, dtype=torch.int32)}, "panels must have panels of"),
+        ({"panels": torch.zeros(1, 1, 2, 64, dtype=torch.int16)}, "panels must have 2 groups, as many as x has, got 1"),
+        ({"panels": torch.zeros(2, 1, 2, 3, dtype=torch.int16)}, "panels must have panels of"),
+        ({"panels": torch.zeros(2, 1, 2, 64, dtype=torch.int32)}, "panels must be a dense Short tensor of 4"),
         ({"steps": torch.zeros(2, 999)}, "panels must have .* panels a group, for as many columns as steps has, got 1"),
     ],
 )
@@ -269,7 +284,7 @@ def test_the_argument_of_int16_at_fault_is_named(change: dict[str, Any], message
 
 def test_opcheck_of_int16() -> None:
     x, weight, steps, packed = grouped((3, 2, 7, 6), torch.float32)
-    with pytest.raises(ValueError, match="weight must be a dense Short tensor of 3 dimensions, got Float"):
+    with pytest.raises(ValueError, match="weight must be a dense Char tensor of 3 dimensions, got Float"):
         torch.ops.compt_fast.pack_int16(x)
     opcheck(torch.ops.compt_fast.pack_int16.default, (weight,))
     opcheck(torch.ops.compt_fast.product_int16.default, (x, packed, steps))

@@ -30,9 +30,14 @@ if TYPE_CHECKING:
 
 ACTIVATIONS = ("relu", "gated-gelu")
 KEPT = ("qkv", "kv")
-"""Matrices that are not rounded to int8, but kept in two bytes where these are as quick. A softmax magnifies what is
-wrong with queries and keys: with them in int8 the embedded trunk's likelihoods lie twice as far from fp32's as those of
-bf16 do (docs/int8.md). Cross-attention's keys and values are taken to the queries, which are few.
+"""Matrices whose products are not all in int8: their tokens are in int16, or both in floats where the extension has no
+such products, or bf16 is quick. A softmax magnifies what is wrong with queries and keys, values count as much, and with
+all of them in int8 the embedded trunk's likelihoods lie half as far again from fp32's (docs/int8.md). Cross-attention's
+keys and values are taken to the queries, which are few.
+"""
+FINE = ("qkv", "o")
+"""Matrices whose tokens are in int16 where the extension has such products: beside KEPT's that of attention's output.
+All heads of a token share one step, which in int8 is too coarse for some; its product is small.
 """
 
 
@@ -169,8 +174,8 @@ class Weights:
         return weights
 
     def to_int8(self, dtype: torch.dtype) -> Weights:
-        """The same for inference: the layers' matrices but those of `KEPT` in int8, all else in `dtype`, fp32 or bf16;
-        those of `KEPT` in int16 where that is fp32 and the extension multiplies int16.
+        """The same for inference: the layers' matrices in int8, but for those of `KEPT` where `dtype` is bf16 or the
+        extension does not multiply int16; all else in `dtype`, fp32 or bf16.
 
         Empties the layers as it goes, so that one at a time is in memory twice.
         """
@@ -214,11 +219,11 @@ def _tensors(part: Any) -> Iterator[Tensor]:
 
 
 def _int8(part: Any, dtype: torch.dtype, name: str = "") -> Any:
-    """A layer, or the field `name` of one, with its matrices in int8, and those of `KEPT` in `dtype`."""
+    """A layer, or the field `name` of one, with its matrices in int8, or as `KEPT` and `FINE` say."""
     if isinstance(part, FrozenLinear):
-        if name not in KEPT:
-            return Int8Linear(part.weight)
-        return Int16Linear(part.weight) if _in_int16(part.weight, dtype) else FrozenLinear(part.weight.to(dtype))
+        if name in FINE and _in_int16(part.weight, dtype):
+            return Int16Linear(part.weight)
+        return FrozenLinear(part.weight.to(dtype)) if name in KEPT else Int8Linear(part.weight)
     if isinstance(part, Tensor):
         return part.to(dtype)
     if is_dataclass(part) and not isinstance(part, type):
@@ -228,7 +233,7 @@ def _int8(part: Any, dtype: torch.dtype, name: str = "") -> Any:
 
 
 def _in_int16(weight: Tensor, dtype: torch.dtype) -> bool:
-    """Whether what is kept of a matrix is int16: bf16, where it is quick, is as near."""
+    """Whether a matrix is multiplied by tokens in int16: bf16, where it is quick, is nearer."""
     return dtype == torch.float32 and Int16Linear.here(weight)
 
 

@@ -20,7 +20,7 @@ def opened(folder: Path) -> Weights:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["t5", "v1.1"])
-def test_layers_are_int8_but_for_what_makes_queries_and_keys(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_layers_are_int8_and_attention_finer(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
     floats = opened(make_t5(tmp_path / "trunk", family))
     layers = (len(floats.encoder), len(floats.decoder))
     tied = floats.head.weight.data_ptr() == floats.embedding.data_ptr()
@@ -28,11 +28,13 @@ def test_layers_are_int8_but_for_what_makes_queries_and_keys(family: str, dtype:
     made = floats.to_int8(dtype)
     assert (len(made.encoder), len(made.decoder)) == layers and floats.encoder == floats.decoder == []
     for layer in [*made.encoder, *made.decoder]:
-        assert type(layer.attention.o) is type(layer.feed_forward.wi) is type(layer.feed_forward.wo) is Int8Linear
+        assert type(layer.feed_forward.wi) is type(layer.feed_forward.wo) is Int8Linear
+        assert type(layer.attention.o) is (Int16Linear if in_int16 else Int8Linear)
         assert type(layer.attention.qkv) is (Int16Linear if in_int16 else FrozenLinear)
         assert in_int16 or layer.attention.qkv.weight.dtype == dtype
     for layer in made.decoder:
-        assert type(layer.cross.q) is type(layer.cross.o) is Int8Linear and layer.cross.kv.dtype == dtype
+        assert type(layer.cross.q) is Int8Linear and layer.cross.kv.dtype == dtype
+        assert type(layer.cross.o) is type(layer.attention.o)
         assert (layer.cross.absorbed is not None) == in_int16 == (layer.cross.kv.numel() == 0)
     assert made.embedding.dtype == made.head.weight.dtype == dtype
     assert (made.head.weight.data_ptr() == made.embedding.data_ptr()) == tied
