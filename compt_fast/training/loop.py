@@ -73,7 +73,7 @@ class Trainer(Roster):
 
     def _control(self, monitor: Monitor, interrupts: Interrupts) -> None:
         """Let the control decide; what it changes is on the disk before the next step."""
-        before = set(self.results)
+        before = dict(self.results)
         self.control.act(self, monitor, interrupts)
         if not self.changed:
             return
@@ -81,9 +81,12 @@ class Trainer(Roster):
         self.write_results()
         self.control.kept(self)
         monitor.expect(self.steps_to_come)
-        for result in self.ended:
-            if result.id not in before:
-                monitor.ended(result.says)
+        for run in self.runs:
+            was, now = before.get(run.id), self.results.get(run.id)
+            if now is not None and was is None:
+                monitor.ended(now.says)
+            if was is not None and now is None:
+                monitor.ended(f"{run.id}: goes on from step {was.step} once there is room")
 
     def save(self, monitor: Monitor) -> None:
         """Write a checkpoint of the present state."""
