@@ -40,7 +40,7 @@ def parser() -> CommandLine:
         "results.json; 2 wrong input, or out of memory",
     )
     made.add_argument("folder", metavar="RUN", type=file_path, help="run folder of compt_fast.train")
-    made.add_argument("--runs", metavar="ID[,ID]", help="only these runs of it (default: all that have prompts)")
+    made.add_argument("--runs", metavar="ID[,ID]", help="only these runs of it (default: all that have finished)")
     made.add_argument(
         "--out",
         metavar="FILE",

@@ -67,9 +67,12 @@ def test_a_job_is_steered(going: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_where_no_job_is_going(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     assert train.main(line(folder, method="pt-joint", steps=2)) == 0
-    message = error_of(capsys, steer.main, [str(folder), "stop", RUNS[0]])
+    message = error_of(capsys, steer.main, [str(folder), "clone", RUNS[0], "--seeds=3"])
     assert f"{folder}: no job is going there that could take this up; python -m compt_fast.train --resume" in message
-    assert f"--runs {RUNS[0]}" in error_of(capsys, steer.main, [str(folder), "resume", RUNS[0]])
+    for do in ("stop", "resume"):
+        assert (
+            error_of(capsys, steer.main, [str(folder), do, RUNS[0]]) == f"error: {RUNS[0]}: it has finished already\n"
+        )
     assert not list(folder.glob("requests/*"))
     assert steer.main([str(folder), "list"]) == 0
     assert f"no job is going in {folder}" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from compt_fast import train
+from compt_fast import evaluate, train
 from tests.helpers import jobs
 from tests.helpers.jobs import Line, error_of
 
@@ -62,6 +62,11 @@ def test_survivors_are_what_they_are_untouched(
             assert f"- {name}: stopped after {entry['step']} step" in (folder / "results.md").read_text()
 
     name = next(name for name, entry in found.items() if entry["status"] == "stopped")
+    capsys.readouterr()
+    assert evaluate.main([str(folder)]) == 0, "of the finished ones"
+    assert "the same numbers as in results.json" in capsys.readouterr().out
+    assert evaluate.main([str(folder), f"--runs={name}"]) == 0
+    assert "average" in capsys.readouterr().out
     assert train.main([f"--resume={folder}", f"--runs={name}"]) == 0
     assert name in check_survivors(folder, tmp_path / "plain")
     assert {key for key, entry in entries(folder).items() if entry != found[key]} == {name}

@@ -106,7 +106,8 @@ def load_job(folder: Path, given: dict[str, Any]) -> LoadedJob:
 
 
 def stored_runs(folder: Path, only: list[str] | None = None) -> list[str]:
-    """The runs of a folder that have stored prompts, or those of them that `only` names.
+    """The runs of a folder that have finished and have stored prompts, or those that `only` names, which may have been
+    stopped midway; without a finished one all that have prompts.
 
     Raises `InputError` where there are none, and for a name that is none of them.
     """
@@ -125,4 +126,5 @@ def stored_runs(folder: Path, only: list[str] | None = None) -> list[str]:
     for name in only or []:
         if name not in stored:
             raise unknown("run", name, stored)
-    return only or stored
+    finished = [one.id for one in results if one.status == "finished" and one.id in set(stored)]
+    return only or finished or stored

@@ -143,6 +143,9 @@ def request_of(folder: Path, request: Request, late: Callable[[], None] = lambda
     check_run_folder(folder)
     known = recorded_identity(folder).runs
     request.check(list(known))
+    done = [of.id for of in _results(folder) if of.status == "finished"]
+    if request.do in (STOP, RESUME) and request.run in done:
+        raise InputError(f"{request.run}: it has finished already")
     if not is_going(folder):
         flags = f" --runs {request.run}" if request.do == RESUME else ""
         raise InputError(
@@ -210,7 +213,7 @@ def states(folder: Path) -> list[RunState]:
     """Every run of a folder's job, in the plan's order; `InputError` where it is no run folder."""
     check_run_folder(folder)
     known, going = recorded_identity(folder).runs, is_going(folder)
-    results = {of.id: of for of in read_results(folder)} if (folder / "results.json").is_file() else {}
+    results = {of.id: of for of in _results(folder)}
     records = curves(folder)
     training = _training(folder) if going else set()
     found = []
@@ -222,6 +225,10 @@ def states(folder: Path) -> list[RunState]:
         loss = own[-1]["loss"] if own else None
         found.append(RunState(name, state, own[-1]["step"] if own else 0, loss, result if ended else None))
     return found
+
+
+def _results(folder: Path) -> list[RunResult]:
+    return read_results(folder) if (folder / "results.json").is_file() else []
 
 
 def _training(folder: Path) -> set[str]:

@@ -22,7 +22,7 @@ from compt_fast.utils.words import listed
 class Rescored:
     """What the runs score, a record of each prediction, and `notes` on answers that are no labels.
 
-    `unscored` are the tasks without rows, `changed` the runs whose numbers are others than in `results.json`.
+    `unscored` are the tasks without rows, `changed` the finished runs whose numbers are others than in `results.json`.
     """
 
     results: list[RunResult]
@@ -72,10 +72,11 @@ def rescore(loaded: LoadedJob, names: Iterable[str]) -> Rescored:
         rows += records(name, job.data, asked.sets, predicted, asked.mode)
         tasks = scored(asked.sets, predicted, asked.mode)
         results.append(RunResult.finished(loaded.run(name), tasks, average(tasks)))
+    ended = [result for result in results if result.id not in recorded or recorded[result.id].status == "finished"]
     return Rescored(
         results,
         rows,
         off_label_notes(results, job.runs, [data.task for data in job.data.tasks]),
         [of.task.name for of in loaded.sets if not of.golds],
-        [result.id for result in results if result != recorded.get(result.id)],
+        [result.id for result in ended if result != recorded.get(result.id)],
     )

@@ -118,7 +118,7 @@ class Halving(Uncontrolled):
         for cohort, member in trainer.members:
             name, rungs = member.run.id, rungs_of(trainer.settings, member.total)
             come = len(self.scores.get(name, ()))
-            if name in self.exempt or come == len(rungs) or member.step < rungs[come]:
+            if name in self.exempt or come >= len(rungs) or member.step < rungs[come]:
                 continue
             if member.step > rungs[come]:
                 self.exempt.add(name)

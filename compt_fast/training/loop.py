@@ -83,7 +83,7 @@ class Trainer(Roster):
 
     def decide(self, monitor: Monitor, interrupts: Interrupts) -> None:
         """Let the control decide; what it changes is on the disk before the next step."""
-        before = set(self.results)
+        before = dict(self.results)
         self.control.act(self, monitor, interrupts)
         if not self.changed:
             return
@@ -91,9 +91,12 @@ class Trainer(Roster):
         self.write_results()
         self.control.kept(self)
         monitor.expect(self.steps_to_come)
-        for result in self.ended:
-            if result.id not in before:
-                monitor.ended(result, result.step or 0, result.says)
+        for run in self.runs:
+            was, now = before.get(run.id), self.results.get(run.id)
+            if now is not None and was is None:
+                monitor.ended(now, now.step or 0, now.says)
+            if was is not None and now is None:
+                monitor.say(f"{run.id}: goes on from step {was.step} once there is room")
 
     @property
     def due(self) -> bool:

@@ -232,7 +232,8 @@ def _steered(materials: Materials) -> Iterator[Case]:
         yield Case(f"run/steer/metrics: {way}", make, wanted)
     asked: dict[tuple[str, ...], tuple[str, ...]] = {
         ("stop", "nobody"): ("unknown run 'nobody'", RUN),
-        ("stop", RUN): ("r: no job is going there",),
+        ("stop", RUN): (f"{RUN}: it has finished",),
+        ("clone", RUN, "--seeds=5"): ("r: no job is going there",),
         ("clone", RUN): ("clone: name at least one flag",),
         ("clone", RUN, "--lr-source=fast"): ("--lr-source", "fast"),
         ("add", "--method=spq"): ("--method", "spq"),
