@@ -25,7 +25,7 @@ def going(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
     def slow(self: Monitor, *rest: Any, **named: Any) -> None:
         step(self, *rest, **named)
-        self.offset  # what a reader of the curve waits for
+        assert self.offset  # what a reader of the curve waits for is on the disk
         if not over.is_set():
             time.sleep(0.02)
 
@@ -81,5 +81,6 @@ def test_where_no_job_is_going(line: Line, tmp_path: Path, capsys: pytest.Captur
 
 def test_curves_leave_a_line_that_is_being_written(tmp_path: Path) -> None:
     assert requests.curves(tmp_path) == {}
-    (tmp_path / "metrics.jsonl").write_text('{"run": "a", "step": 1}\n{"run": "b", "step": 1}\n{"run": "a", "st')
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"run": "a", "step": 1}\n{"run": "b", "step": 1, "loss": 0.5}\n{"run": "a", "st')
     assert {name: len(records) for name, records in requests.curves(tmp_path).items()} == {"a": 1, "b": 1}

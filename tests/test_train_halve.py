@@ -56,7 +56,7 @@ def test_survivors_are_what_they_are_untouched(
         steps = sum(len(jobs.losses(folder, name)) for name in found)
         assert steps == sum(entry.get("step", 9) for entry in found.values()) < 9 * 9 / 2
         for name, entry in early.items():
-            assert entry["reason"].startswith("halved: development ") and entry["tasks"] == {}
+            assert entry["reason"].startswith("development ") and entry["tasks"] == {}
             assert entry["development"]["step"] <= entry["step"]
             assert (folder / "prompts" / name / "manifest.json").is_file()
             assert f"- {name}: stopped after {entry['step']} step" in (folder / "results.md").read_text()

@@ -30,11 +30,16 @@ from typing import Any
 from safetensors import safe_open
 
 SMALL = ["--steps=3", "--shots=2", "--eval-size=2", "--scoring=rank", "--prompt-length=2", "--checkpoint-every=1"]
+SPACE = Path(__file__).parents[1] / "recipes" / "spaces" / "tiny.toml"
+SEARCH = ["--trials=3", "--confirm=1", "--runs-at-once=2"]
 JOBS = {
     "two runs, one after the other": ["--method=pt,spp", "--tasks=mini_rte", "--runs-at-once=1"],
+    "halving": ["--method=pt", "--tasks=mini_rte", "--seeds=0,1,2", "--halve", "--rungs=1,2", "--runs-at-once=2"],
+    "search": [f"--search={SPACE}", "--method=pt-joint", "--tasks=mini_rte", *SEARCH, "--halve", "--rungs=1"],
     "two stages": ["--method=pi,sil", "--tasks=mini_rte,mini_qnli", "--source-steps=2", "--source-examples=8"],
 }
 SURVIVED, KILLED = 0, 137
+CHECKPOINTS = "checkpoints/step-*.safetensors"
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
@@ -189,8 +194,8 @@ class Victim:
     def _go(self, line: list[str], fault: Fault | None = None) -> tuple[int, str]:
         """Run a line; where its only checkpoint is damaged do what the message says, and begin again."""
         code, said, _ = forked(line, self.root, fault)
-        if code == 2 and "a damaged checkpoint" in said and len(list(self.folder.rglob("step-*"))) == 1:
-            shutil.rmtree(next(self.folder.rglob("step-*")).parent)
+        if code == 2 and "a damaged checkpoint" in said and len(list(self.folder.rglob(CHECKPOINTS))) == 1:
+            shutil.rmtree(next(self.folder.rglob(CHECKPOINTS)).parent)
             code, said, _ = forked(self._next(), self.root, fault)
         return code, said
 
@@ -200,7 +205,7 @@ class Victim:
 
 def damage(folder: Path, chance: random.Random) -> None:
     """Turn a bit of the newest checkpoint under `folder`, or cut the file, if there is one."""
-    found = sorted(folder.rglob("step-*.safetensors"), key=lambda path: (len(path.parts), path.name))
+    found = sorted(folder.rglob(CHECKPOINTS), key=lambda path: (len(path.parts), path.name))
     if not found:
         return
     whole = bytearray(found[-1].read_bytes())

@@ -212,15 +212,23 @@ def _finished(folder: Path, called: str, missing: list[str]) -> list[Entry]:
     else:
         missing.append(f"{called}: no results.json; of its {plural(len(configs), 'run')} none has been scored")
     entries = []
-    open_runs = []
+    open_runs: list[str] = []
+    early: list[str] = []
     for name, config in configs.items():
         result = results.get(name)
         if result is not None and result.status == "finished":
             entries.append(Entry(folder, config, recorded.settings, trunk, result, (result,), config.task is not None))
+        elif result is not None and result.resumable:
+            early.append(name)
         elif result is not None and result.status == "stopped":
             missing.append(f"{called}: {name} was stopped: {result.reason}")
         elif results:
             open_runs.append(name)
+    if early:
+        missing.append(
+            f"{called}: {plural(len(early), 'run')} stopped early, of which no table counts any: results.md in it says "
+            f"why, and --resume {folder} --runs ID trains one to its end"
+        )
     if open_runs:
         those = ", ".join(open_runs[:6]) + (", ..." if len(open_runs) > 6 else "")
         resume = f"python -m compt_fast.train --resume {folder}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class Budget:
         if text is None or text == NONE:
             return cls()
         found = _WRITTEN.fullmatch(text)
-        if found is None or not float(found["number"]):
+        if found is None or not 0 < float(found["number"]) < math.inf:
             raise ValueError(text)
         number, unit = float(found["number"]), found["unit"]
         return cls(tokens=number) if unit == "tokens" else cls(seconds=number * _SECONDS[unit])

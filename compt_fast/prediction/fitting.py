@@ -44,9 +44,7 @@ class Fitted:
 
     @property
     def runs(self) -> list[str]:
-        """The ids of the runs that have prompts; a run that was stopped, as its loss was not finite, has none, nor has
-        a baseline.
-        """
+        """The ids of the runs that have finished, and have prompts: a baseline has none."""
         return [result.id for result in self.results if result.status == "finished" and result.has_prompts]
 
     @property

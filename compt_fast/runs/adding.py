@@ -23,13 +23,16 @@ class Adding:
         """The runs of a `sweep` on the job's tasks that are none of the `known`, for `Trainer.add`; of those that are
         trained apart only that of a `task`, where one is named.
 
-        An id names the `named` settings, by their fields, beside what every id has; where another run has it already, a
-        number is put behind it. Raises `InputError` for runs that the job cannot train, and where they start from
-        stored prompts that the store lacks: a job that is going trains no stage one.
+        An id names the `named` settings, by their fields, and those that vary in the job, beside what every id has;
+        where another run has it already, a number is put behind it.
+
+        Raises `InputError` for runs that the job cannot train, and where they start from stored prompts that the store
+        lacks: a job that is going trains no stage one.
         """
         job = self.job
         settings = replace(job.settings, sweep=sweep)
         tasks = [data.task.name for data in job.data.tasks]
+        named = {*named, *(name for name, values in job.settings.sweep.values.items() if len(values) > 1)}
         configs, taken = {run.config for run in known}, {run.id for run in known}
         found = []
         for run in plan_runs(settings, tasks=tasks, d_model=job.trunk.d_model, named=named):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from compt_fast.baselines.making import counted
-from compt_fast.config.choices import INT8
+from compt_fast.config.choices import HALVINGS, INT8
 from compt_fast.config.flags import check_settings, merge_flags, typed
 from compt_fast.config.job import JOB_FLAGS, JobSettings
 from compt_fast.config.resolve import settled
@@ -366,13 +366,15 @@ def record_stored(folder: Path, stored: dict[str, str]) -> None:
 
 
 def disk_need(job: Job) -> int:
-    """Bytes of three checkpoints of the largest runs side by side, and of every run's prompts.
+    """Bytes of three checkpoints of the largest runs side by side, and of every run's prompts; with halving what every
+    run needs to go on, too.
 
     Two checkpoints stay, and a third is whole before the first of them goes.
     """
     prompts = [4 * run.shape.tasks * run.shape.target_length * run.shape.d_model * 3 for run in job.runs]
     beside = [4 * prod(one.size) for run in job.runs for one in mixing_parameters(run.shape).values()]
-    return 3 * bytes_at_once(job.runs, job.settings.runs_at_once) + sum(prompts) + sum(beside)
+    halted = sum(12 * run.parameters for run in job.runs) if job.settings.halve in HALVINGS else 0
+    return 3 * bytes_at_once(job.runs, job.settings.runs_at_once) + sum(prompts) + sum(beside) + halted
 
 
 def _config(job: Job, command: list[str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from compt_fast.runs.results import read_results
 from compt_fast.training.results import RunResult
 from compt_fast.utils.errors import InputError, unknown
 from compt_fast.utils.files import write_json, write_text
-from compt_fast.utils.inputs import dataclass_from, read_object
+from compt_fast.utils.inputs import check_type, dataclass_from, read_object
 from compt_fast.utils.locks import is_held
 from compt_fast.utils.names import is_name
 
@@ -100,9 +100,24 @@ def read(folder: Path, name: str) -> Request:
 def answers(folder: Path) -> dict[str, Answer]:
     """All answers so far, by the name of the request."""
     path = folder / FOLDER / ANSWERS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = [Answer(**json.loads(line)) for line in lines]
+    found = [dataclass_from(Answer, content, f"{path}: line {n}") for n, content in enumerate(_objects(path), 1)]
     return {answer.request: answer for answer in found}
+
+
+def _objects(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, without a last line that is still being written; none where it is not there.
+
+    Raises `InputError` that names the line which is no object.
+    """
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.is_file() else (), start=1):
+        try:
+            content = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}: line {number} is no JSON: {error}") from None
+        check_type(content, dict, f"{path}: line {number}")
+        found.append(content)
+    return found
 
 
 def answer(folder: Path, given: Mapping[str, Answer]) -> None:
@@ -173,12 +188,21 @@ class RunState:
 
 
 def curves(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The records of `metrics.jsonl` by run, in the order of its steps; a last line that is being written is left."""
-    path = folder / "metrics.jsonl"
+    """The records of `metrics.jsonl` by run, in the order of its steps; `InputError` for a line that is none."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else ():
-        record = json.loads(line)
+    for record in _records(folder):
         found.setdefault(record["run"], []).append(record)
+    return found
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "metrics.jsonl"
+    found = _objects(path)
+    for number, record in enumerate(found, start=1):
+        for key, kind in {"run": str, "step": int}.items():
+            check_type(record.get(key), kind, f"{path}: line {number}: {key}")
+        if record.get("loss") is not None:
+            check_type(record["loss"], float, f"{path}: line {number}: loss")
     return found
 
 
@@ -203,10 +227,8 @@ def states(folder: Path) -> list[RunState]:
 def _training(folder: Path) -> set[str]:
     """The runs of the latest step: the last lines of `metrics.jsonl` up to the first run that stands there twice."""
     found: set[str] = set()
-    path = folder / "metrics.jsonl"
-    for line in reversed(path.read_bytes().split(b"\n")[:-1] if path.is_file() else []):
-        name = json.loads(line)["run"]
-        if name in found:
+    for record in reversed(_records(folder)):
+        if record["run"] in found:
             break
-        found.add(name)
+        found.add(record["run"])
     return found

@@ -59,7 +59,7 @@ class Steering(Uncontrolled):
 
     def _do(self, trainer: Trainer, request: Request) -> str:
         if request.do == requests.STOP:
-            trainer.stop(request.run, "stopped on request")
+            trainer.stop(request.run, "on request")
             return trainer.results[request.run].says
         if request.do == requests.RESUME:
             trainer.resume(request.run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -216,6 +217,9 @@ def print_results(console: Console, trainer: Trainer) -> None:
     print_scores(console, trainer.ended)
     for note in off_label_notes(trainer.ended, trainer.runs, [data.task for data in trainer.data.tasks]):
         console.print(note, soft_wrap=True)
+    if any(result.resumable for result in trainer.ended):
+        resume = f"python -m compt_fast.train --resume {shlex.quote(str(trainer.folder))}"
+        console.print(f"a run that was stopped is trained to its end by: {resume} --runs ID", soft_wrap=True)
     whole, earlier = trainer.wall_seconds, trainer.earlier_seconds
     took = duration(whole) + (
         f" with the job's earlier parts, {duration(whole - earlier)} of it now" if earlier else ""

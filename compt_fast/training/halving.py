@@ -142,7 +142,7 @@ class Halving(Uncontrolled):
         rival = [other.id for other in trainer.runs if rivals(other) == rivals(run)]
         there = [self.scores[other][rung] for other in rival if len(self.scores.get(other, ())) > rung]
         place = 1 + sum(score > self.scores[name][rung] for score in there)
-        return f"halved: development {development['average']:.1f}, place {place} of {len(there)} at this rung"
+        return f"development {development['average']:.1f}, place {place} of {len(there)} at this rung"
 
     def state(self) -> dict[str, Any]:
         lists = {"held": sorted(self.held), "exempt": sorted(self.exempt)}

@@ -61,12 +61,7 @@ class Trainer(Roster):
         every = self.settings.checkpoint_every
         while True:
             self._retire(monitor, interrupts)
-            self.control.act(self, monitor, interrupts)
-            if self.changed:
-                self.save(monitor)
-                self.write_results()
-                monitor.expect(self.steps_to_come)
-                self.control.kept(self)
+            self._control(monitor, interrupts)
             self.refill()
             if not self.cohorts:
                 break
@@ -75,6 +70,20 @@ class Trainer(Roster):
                 self.save(monitor)
             interrupts.check()
         self.save(monitor)
+
+    def _control(self, monitor: Monitor, interrupts: Interrupts) -> None:
+        """Let the control decide; what it changes is on the disk before the next step."""
+        before = set(self.results)
+        self.control.act(self, monitor, interrupts)
+        if not self.changed:
+            return
+        self.save(monitor)
+        self.write_results()
+        self.control.kept(self)
+        monitor.expect(self.steps_to_come)
+        for result in self.ended:
+            if result.id not in before:
+                monitor.ended(result.says)
 
     def save(self, monitor: Monitor) -> None:
         """Write a checkpoint of the present state."""

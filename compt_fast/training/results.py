@@ -68,8 +68,9 @@ class RunResult:
     @property
     def outcome(self) -> str:
         """What became of it, in words; nothing of its scores."""
-        if self.resumable:
-            return f"{self.status} after {plural(self.step or 0, 'step')}, {self.reason}"
+        if self.step is not None:
+            when = f"after {plural(self.step, 'step')}" if self.step else "before its first step"
+            return f"{self.status} {when}, {self.reason}"
         return f"{self.status} {self.reason}".rstrip()
 
     @property

@@ -63,12 +63,14 @@ def test_what_has_not_finished_is_named(folder: Path) -> None:
     def spoil(runs: list[dict[str, Any]]) -> None:
         runs[0] |= {"status": "unfinished", "tasks": {}, "average": None}
         runs[1] |= {"status": "stopped", "tasks": {}, "average": None, "reason": "loss was not finite at step 7"}
+        runs[3] |= {"status": "stopped", "tasks": {}, "average": None, "reason": "on request", "step": 4}
         del runs[2]
 
     change_results(folder, spoil)
     material = read_runs([folder])
-    assert len(material.entries) == 9
-    stopped, unfinished = material.missing
+    assert len(material.entries) == 8
+    stopped, early, unfinished = material.missing
+    assert "1 run stopped early, of which no table counts any" in early and "--runs ID trains one to its end" in early
     assert "spp-n2-k8-s0 was stopped: loss was not finite at step 7" in stopped
     assert "2 of 12 runs have not finished: spp-n1-k8-s0, spp-n" in unfinished and "--resume" in unfinished
 

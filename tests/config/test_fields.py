@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from compt_fast.config.budget import BUDGET
 from compt_fast.config.fields import DECIMAL, FOLDER, PLACE, SHOTS, SWITCH, TRUNK, WHOLE, WORD, Flag, Range, up_to
 from compt_fast.config.flags import FLAGS, add_flags, flags_also_of, meaning
 from compt_fast.config.job import JOB_FLAGS, JobSettings, Sweep
@@ -21,7 +22,7 @@ from compt_fast.utils.errors import InputError
 from compt_fast.utils.inputs import check_type
 
 TYPES = {WORD: "str", WHOLE: "int", DECIMAL: "float", SWITCH: "bool"}
-TYPES |= {SHOTS: "int", PLACE: "str", FOLDER: "str", TRUNK: "str"}
+TYPES |= {SHOTS: "int", PLACE: "str", FOLDER: "str", TRUNK: "str", BUDGET: "str"}
 WITHOUT_FLAG = {"composition", "private", "task", "sweep"}  # of the preset, of the plan, and what holds the others
 # Tables by names of settings that say what no field can: what a report calls them, what a captured step can do,
 # what files of a former format hold.

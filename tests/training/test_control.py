@@ -243,3 +243,25 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(
     with pytest.raises(InputError, match="holds other than the run"):
         trainer.resume(name)
     assert trainer.results[name].status == "stopped"
+
+
+def test_captured_steps_are_dropped_with_a_run_that_leaves(
+    job: Job, tiny_t5: Path, toys: list[Path], tmp_path: Path
+) -> None:
+    dropped: list[int] = []
+
+    class Captured:
+        """Stands for the graphs of a GPU."""
+
+        def __init__(self, trainer: Trainer) -> None:
+            self.trainer = trainer
+
+        def drop(self) -> None:
+            dropped.append(self.trainer.step)
+
+    def capture(trainer: Trainer) -> None:
+        trainer.graphs = Captured(trainer)  # type: ignore[assignment]
+
+    runs = plan(job, tiny_t5, toys, method="pt-joint", seeds="0,1", steps=3)
+    go(job, runs, tmp_path / "run", {0: [capture], 2: [stop(runs[0].id)]})
+    assert dropped == [2, 3]

@@ -214,16 +214,49 @@ def _prompts(materials: Materials) -> Iterator[Case]:
             yield Case(case.name, case.make, (f"prompts/{RUN}",))
 
 
+def _steered(materials: Materials) -> Iterator[Case]:
+    """What `steer` reads of a run folder, and what is asked of one where no job is going."""
+    lines = {
+        "no JSON": ("{\n", ("metrics.jsonl", "line 1")),
+        "no object": ("[]\n", ("metrics.jsonl", "line 1")),
+        "no run": ('{"step": 1}\n', ("metrics.jsonl", "line 1: run")),
+        "no step": ('{"run": "a", "step": "b"}\n', ("metrics.jsonl", "line 1: step")),
+    }
+    for way, (content, wanted) in lines.items():
+
+        def make(folder: Path, content: str = content) -> list[str]:
+            line = _copied(materials.run, "r", "steer", "r", "list")(folder)
+            (folder / "r" / "metrics.jsonl").write_text(content)
+            return line
+
+        yield Case(f"run/steer/metrics: {way}", make, wanted)
+    asked: dict[tuple[str, ...], tuple[str, ...]] = {
+        ("stop", "nobody"): ("unknown run 'nobody'", RUN),
+        ("stop", RUN): ("r: no job is going there",),
+        ("clone", RUN): ("clone: name at least one flag",),
+        ("clone", RUN, "--lr-source=fast"): ("--lr-source", "fast"),
+        ("add", "--method=spq"): ("--method", "spq"),
+    }
+    for what, words in asked.items():
+        yield Case(f"run/steer/{' '.join(what)}", _copied(materials.run, "r", "steer", "r", *what), words)
+    good = _copied(materials.run, "r", "train", "--resume=r")
+    yield from edited_json(
+        "run/train", "r/config.json", good, ["added"], {"text": "a", "path": ["../a"], "number": [1]}
+    )
+
+
 def cases(materials: Materials) -> Iterator[Case]:
     """Bad stores and run folders."""
     yield from _store(materials)
     yield from _configs(materials)
     yield from _results(materials)
     yield from _prompts(materials)
+    yield from _steered(materials)
 
 
 def sound(materials: Materials) -> Iterator[Case]:
     """The same, with nothing wrong."""
     yield Case("store/show", _copied(materials.store, "s", "store", "show", ENTRY, "--store=s"), ())
     yield Case("run/add", _copied(materials.run, "r", "store", "add", f"r/prompts/{RUN}", "--store=s"), ())
+    yield Case("run/steer", _copied(materials.run, "r", "steer", "r", "list"), ())
     yield Case("run/evaluate", _copied(materials.run, "r", "evaluate", "r"), ())
