@@ -124,7 +124,7 @@ class Killed(BaseException):
     ("where", "name", "when"),
     [
         # Runs are recorded, and no checkpoint knows of their trial, or of the best one's fresh seeds.
-        (Trainer, "save", lambda trainer: len(trainer.runs) == 3),
+        (Trainer, "save", lambda trainer: len(trainer.runs) == 4),
         (Trainer, "save", lambda trainer: len(trainer.runs) == 7),
         (Search, "kept", lambda search: search.record.confirming),  # no file of the search knows of them
         (Trainer, "train_step", lambda trainer: trainer.step == 5),
