@@ -102,7 +102,9 @@ def check(settings: JobSettings, console: Console) -> int:
 
 def unused(settings: JobSettings) -> list[str]:
     """A line on each flag that is given, and changes nothing in some of the methods."""
-    lines = []
+    lines: list[str] = []
+    if settings.search is not None:
+        return lines  # whose methods stand in its space
     for flag in RUN_FLAGS.values():
         idle = [method for method in settings.sweep.methods if not flag.used(METHODS[method])]
         if flag.default != settings.sweep.values.get(flag.field, flag.default) and idle:

@@ -28,7 +28,7 @@ Planned = Callable[[Mapping[str, Any], int], list[Run]]
 """The runs of a trial's values, by flag, under its number; `InputError` where they cannot be trained."""
 TRIALS = 100
 """Of a search that has no end of its own, where nobody says how many."""
-_NUMBER = re.compile(r"-t(\d+)(?:-|$)")
+_NUMBERED = re.compile(r"-t\d+(-|$)")  # the id of a run that a search has added
 
 
 @dataclass
@@ -92,12 +92,18 @@ class Search:
         self._study = self._made()
         self._restored = True
 
-    def _places(self, trainer: Trainer) -> int:
-        """How many more runs may be added. One that waits and has a later trial's number is of a job that died before
-        its checkpoint knew that trial, which is asked for again.
+    def _known(self, trainer: Trainer) -> list[Run]:
+        """The runs of the job without those that a search has added of which no checkpoint knew when the job died:
+        they are asked for again, and then they are there.
         """
-        here = [run for run in trainer.waiting if (number := number_of(run.id)) is None or number < len(self.trials)]
-        return trainer.settings.runs_at_once - len(list(trainer.members)) - len(here)
+        own = {*self.record.confirming, *(run for trial in self.trials for run in trial.runs)}
+        return [run for run in trainer.runs if run.id in own or not _NUMBERED.search(run.id)]
+
+    def _places(self, trainer: Trainer) -> int:
+        """How many more runs may be added."""
+        known = {run.id for run in self._known(trainer)}
+        waiting = sum(run.id in known for run in trainer.waiting)
+        return trainer.settings.runs_at_once - len(list(trainer.members)) - waiting
 
     def _ask(self, trainer: Trainer, monitor: Monitor) -> None:
         """Begin the next trial."""
@@ -106,7 +112,7 @@ class Search:
         trial = Trial(len(self.trials), point, [])
         try:
             runs = self.planned(self.record.space.values(point), trial.number)
-            known = {run.config: run.id for run in trainer.runs if (number_of(run.id) or 0) < trial.number}
+            known = {run.config: run.id for run in self._known(trainer)}
             _add(trainer, [run for run in runs if run.config not in known])
             trial.runs = [known.get(run.config, run.id) for run in runs]
         except InputError as error:
@@ -177,19 +183,13 @@ class Search:
         lacking = self.confirm - len({trainer.run_of(run).config.seed for run in had})
         if best.number == self.record.best and lacking <= 0:
             return
-        first = 1 + max(run.config.seed for run in trainer.runs)
+        first = 1 + max(run.config.seed for run in self._known(trainer))
         values = self.record.space.values(best.point) | {"seeds": list(range(first, first + lacking))}
         runs = self.planned(values, best.number) if lacking > 0 else []
         _add(trainer, runs)
         self.halving.exempt |= {run.id for run in runs}  # each of them counts
         self.record.best, self.record.confirming = best.number, [*had, *(run.id for run in runs)]
         trainer.changed = True
-
-
-def number_of(run: str) -> int | None:
-    """The number of the trial that a run is first of, by its id; None of a run that no search has added."""
-    found = _NUMBER.search(run)
-    return int(found.group(1)) if found else None
 
 
 def development_of(result: RunResult) -> float:

@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 
 from compt_fast.config.flags import read_flags
-from compt_fast.runs import job as runs_job
 from compt_fast.runs.job import Job, recorded_identity
 from compt_fast.runs.pipeline import conduct, prepare
 from compt_fast.search.control import JOURNAL, Search
@@ -122,23 +121,29 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("where", "name", "count"),
+    ("where", "name", "when"),
     [
-        (runs_job, "write_json", 4),  # a run is about to be recorded, and no checkpoint knows of its trial
-        (Trainer, "save", 5),  # it is recorded
-        (Search, "kept", 3),  # it is in a checkpoint, and no file of the search knows of it
-        (Trainer, "train_step", 9),  # the best one's fresh seeds
+        # Runs are recorded, and no checkpoint knows of their trial, or of the best one's fresh seeds.
+        (Trainer, "save", lambda trainer: len(trainer.runs) == 4),
+        (Trainer, "save", lambda trainer: len(trainer.runs) == 7),
+        (Search, "kept", lambda search: search.record.confirming),  # no file of the search knows of them
+        (Trainer, "train_step", lambda trainer: trainer.step == 5),
     ],
 )
 def test_a_search_that_is_killed_goes_on_to_the_same_trials(
-    where: Any, name: str, count: int, plain: Found, go: Callable[..., Found], monkeypatch: pytest.MonkeyPatch
+    where: Any,
+    name: str,
+    when: Callable[[Any], bool],
+    plain: Found,
+    go: Callable[..., Found],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls, own = iter(range(count)), getattr(where, name)
+    own = getattr(where, name)
 
-    def killed(*arguments: Any, **more: Any) -> Any:
-        if next(calls, None) is None:
+    def killed(self: Any, *rest: Any) -> Any:
+        if when(self):
             raise Killed
-        return own(*arguments, **more)
+        return own(self, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(where, name, killed)
