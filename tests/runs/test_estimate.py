@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
 from compt_fast.training.plan import Run
 from compt_fast.training.results import RunResult
+from compt_fast.training.scoring import Scores, Wanted
 from compt_fast.utils.errors import InputError
 from tests.helpers import jobs
 
@@ -73,7 +74,7 @@ def measured(
         patch.setattr(
             module,
             "predict",
-            lambda *rest, **more: scored.append(rest[2].shape.target_length) or predict(*rest, **more),
+            lambda *rest, **more: scored.append(rest[1][0].prompts.shape.target_length) or predict(*rest, **more),
         )
         return estimate(trainer), probes, scored
 
@@ -161,9 +162,15 @@ def test_rows_that_select_the_best_weights_count(tiny_t5: Path, toys: list[Path]
     assert rows["last"] == 18
     best = trainers["best"]
     scored: list[int] = []
-    score = best._score
+    score = best.score
     best.folder.mkdir()
-    best._score = lambda *rest: scored.append(sum(len(of.inputs) for of in rest[2])) or score(*rest)  # type: ignore
+
+    def counted(wanted: Iterable[Wanted], interrupts: Interrupts) -> Scores:
+        listed = list(wanted)
+        scored.extend(sum(len(of.inputs) for of in sets) for *_, sets in listed)
+        return score(listed, interrupts)
+
+    best.score = counted  # type: ignore[assignment]
     with Monitor(best.folder, 25, Console(quiet=True), tensorboard=False) as monitor, Interrupts() as interrupts:
         best.train(monitor, interrupts)
     assert rows["best"] == sum(scored) > 18
