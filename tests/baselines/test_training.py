@@ -97,8 +97,8 @@ def test_scores_are_those_of_the_weights_that_are_kept(mixed: Path, tiny_t5: Pat
             weight.copy_(kept[name])
     trainer = jobs.train(job, [], mixed.parent / "again")
     cohort.admit(Member(run, []))
-    trainer.cohorts = [cohort]
-    scored = trainer._score(cohort.prompts(0), run, job.data.evaluation(), Interrupts())
+    wanted = [(cohort, cohort.members[0], cohort.prompts(0), job.data.evaluation())]
+    ((_, scored),) = trainer.score(wanted, Interrupts())
     (result,) = [r for r in read_results(mixed) if r.id == "adapter-m-k4-s0"]
     assert {name: task["scores"] for name, task in scored.items()} == {
         name: task["scores"] for name, task in result.tasks.items()
