@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from compt_fast.utils.cluster import URGENT
 from compt_fast.utils.environment import environment
 
 OVERHEAD, FASTER = 0.05, 1.8
@@ -38,9 +39,10 @@ def clusters() -> Iterator[dict[str, list[str]]]:
     from ray.cluster_utils import Cluster
 
     made = []
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": URGENT}
     try:
         for machines in (1, 2):
-            made.append(Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}))
+            made.append(Cluster(initialize_head=True, head_node_args=head))
             for _ in range(machines - 1):
                 made[-1].add_node(num_cpus=1)
         yield dict(zip(WAYS, [[], *([f"--ray={cluster.address}"] for cluster in made)], strict=True))

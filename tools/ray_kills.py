@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from compt_fast.utils.cluster import URGENT
 from tools.kills import content
 
 JOB = ["--method=pt,spp", "--tasks=mini_rte,mini_qnli", "--seeds=0,1", "--steps=60", "--shots=4", "--eval-size=8"]
@@ -138,7 +139,8 @@ def campaign(kills: int, seed: int) -> int:
         undisturbed(root)
         whole = comparable(root / "whole")
         shutil.rmtree(root / "whole")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        head = {"num_cpus": 1, "include_dashboard": False, "_system_config": URGENT}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             cluster.add_node(num_cpus=1)
             seconds = undisturbed(root, f"--ray={cluster.address}")

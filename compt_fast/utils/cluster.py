@@ -18,6 +18,8 @@ from compt_fast.utils.numbers import integer
 
 HERE = "here"
 """The address of a cluster that does not run yet: one on this machine, for as long as the command runs."""
+URGENT = {"worker_niceness": 0}
+"""For Ray: processes of its workers are as urgent as the one that waits for them; its own way is a niceness of 15."""
 RUNNING = "auto"
 """That of the cluster which this machine belongs to."""
 
@@ -81,9 +83,7 @@ def connected(address: str, cpus: int | None = None) -> Iterator[None]:
             try:
                 with redirect_stdout(sys.stderr):  # Ray prints what happens to its processes
                     if address == HERE:
-                        # Its processes are as urgent as this one, which waits for them; Ray's own way is a niceness
-                        # of 15.
-                        said |= {"_system_config": {"worker_niceness": 0}, "_temp_dir": folder}
+                        said |= {"_system_config": URGENT, "_temp_dir": folder}
                         _begin(cpus, said)
                     else:
                         _check_head(address)

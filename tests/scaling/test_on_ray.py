@@ -18,6 +18,7 @@ from ray.cluster_utils import Cluster
 
 from compt_fast import train
 from compt_fast.scaling import conduct, queue
+from compt_fast.utils.cluster import URGENT
 from tests.helpers import jobs
 from tests.helpers.jobs import REPOSITORY, Line
 
@@ -30,7 +31,8 @@ ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "COM
 def cluster() -> Iterator[Cluster]:
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ |= ENVIRONMENT
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": URGENT}
+    made = Cluster(initialize_head=True, head_node_args=head)
     made.add_node(num_cpus=1)
     try:
         yield made
