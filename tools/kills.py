@@ -35,7 +35,7 @@ SEARCH = ["--trials=3", "--confirm=1", "--runs-at-once=2"]
 JOBS = {
     "two runs, one after the other": ["--method=pt,spp", "--tasks=mini_rte", "--runs-at-once=1"],
     "halving": ["--method=pt", "--tasks=mini_rte", "--seeds=0,1,2", "--halve", "--rungs=1,2", "--runs-at-once=2"],
-    "search": [f"--search={SPACE}", "--method=pt-joint", "--tasks=mini_rte", *SEARCH, "--halve", "--rungs=1"],
+    "search": [f"--search={SPACE}", "--method=spp", "--tasks=mini_rte", *SEARCH, "--halve", "--rungs=1"],
     "two stages": ["--method=pi,sil", "--tasks=mini_rte,mini_qnli", "--source-steps=2", "--source-examples=8"],
 }
 SURVIVED, KILLED = 0, 137
