@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from compt_fast import steer, train
+from compt_fast.prompts.store import PromptStore
 from compt_fast.runs import requests
+from compt_fast.runs.adding import Adding
+from compt_fast.runs.initialisation import Initialisation
+from compt_fast.runs.job import record_added
+from compt_fast.runs.loaded import load_job
+from compt_fast.runs.steering import of_the_job
 from compt_fast.training.monitor import Monitor
+from tests.helpers import jobs
 from tests.helpers.jobs import Line, error_of
 
 RUNS = ["pt-joint-k4-s0", "pt-joint-k4-s1"]
@@ -47,6 +55,7 @@ def going(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 def test_a_job_is_steered(going: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def says(*argv: str) -> str:
+        """What the command printed; of what the job prints in its thread some may stand there too."""
         capsys.readouterr()
         assert steer.main([str(going), *argv]) == 0
         return capsys.readouterr().out
@@ -56,7 +65,7 @@ def test_a_job_is_steered(going: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert f"{RUNS[0]}: stopped after " in says("stop", RUNS[0])
     (stopped, other) = requests.states(going)
     assert (stopped.state, other.state) in [("stopped", "training"), ("stopped", "waiting")]
-    assert f"added: {RUNS[0]}-lr-private0.01\n" in says("clone", RUNS[0], "--lr-private=0.01")  # the job prints, too
+    assert f"added: {RUNS[0]}-lr-private0.01\n" in says("clone", RUNS[0], "--lr-private=0.01")
     assert f"{RUNS[0]}: goes on from step {stopped.steps} as soon as there is room\n" in says("resume", RUNS[0])
     assert "waits to go on" in says("list")
     assert f"{RUNS[1]}: it goes on already" in error_of(capsys, steer.main, [str(going), "resume", RUNS[1]])
@@ -80,6 +89,25 @@ def test_where_no_job_is_going(line: Line, tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit) as refused:
         steer.main([str(folder), "clone", RUNS[0], "--lr-surce=1"])
     assert refused.value.code == 2 and "Did you mean '--lr-source'" in capsys.readouterr().err
+
+
+def test_a_job_that_goes_on_knows_what_was_added(line: Line, tmp_path: Path) -> None:
+    """Also where it was killed between writing a run down and taking it in."""
+    folder = tmp_path / "run"
+    given = {"method": "pt-joint", "steps": 2}
+    assert train.main(line(folder, **given)) == 0
+    job = load_job(folder, {}).job
+    sweep = of_the_job(job.settings, requests.Request("add", flags={"lr_private": "0.5"}))
+    adding = Adding(job, Initialisation(job, PromptStore(folder / "store"), job.runs))
+    record_added(folder, adding.plan(sweep, ["lr_private"], job.runs))
+    assert train.main([f"--resume={folder}"]) == 0
+    assert train.main([f"--resume={folder}", "--seeds=0,1"]) == 0
+    added = f"{RUNS[0]}-lr-private0.5"
+    ended = {entry["id"]: entry["status"] for entry in jobs.results(folder)["runs"]}
+    assert ended == dict.fromkeys([*RUNS, added], "finished")
+    assert train.main(line(tmp_path / "plain", **given | {"lr_private": 0.5})) == 0
+    (own,) = jobs.prompts(tmp_path / "plain").values()
+    assert all(torch.equal(own[name], tensor) for name, tensor in jobs.prompts(folder)[added].items())
 
 
 def test_curves_leave_a_line_that_is_being_written(tmp_path: Path) -> None:
