@@ -123,7 +123,7 @@ def trainers() -> dict[int, str]:
     return found
 
 
-def until(true: Callable[[], object], process: subprocess.Popen[str], seconds: float = 120) -> None:
+def until(true: Callable[[], object], process: subprocess.Popen[str], seconds: float = 300) -> None:
     """Wait until something is `true`, as long as a process lives."""
     end = time.monotonic() + seconds
     while not true():
