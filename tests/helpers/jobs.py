@@ -150,8 +150,8 @@ def prompts(folder: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def equal(a: Path, b: Path, *, in_order: bool = True) -> None:
-    """Two run folders hold the same prompts, scores and losses, bit for bit; with `in_order` the steps of different runs
-    in the same order, too, and the places that runs had among those before them when they were stopped.
+    """Two run folders hold the same prompts, scores and losses, bit for bit; with `in_order` the steps of different
+    runs in the same order, too, and the places that runs had among those before them when they were stopped.
     """
     mine, theirs = prompts(a), prompts(b)
     assert mine.keys() == theirs.keys() and mine
