@@ -154,7 +154,7 @@ def start_all(jobs: dict[str, JobSettings], arguments: list[str], spread: Spread
     if len(jobs) > 1:
         check_rows(jobs)
     code = 0
-    with _cluster(spread) as cluster:
+    with _cluster(spread, *jobs.values()) as cluster:
         for number, (name, settings) in enumerate(jobs.items(), start=1):
             if name:
                 print(f"job {number} of {len(jobs)}: {name}", flush=True)
@@ -174,13 +174,18 @@ def go_on(
     from compt_fast.runs.folder import check_begun, claimed
 
     check_begun(folder)
-    with _cluster(spread) as cluster, claimed(folder):
-        return train(folder, read_flags(given, str(folder / "config.json")), arguments, cluster, resumed)
+    settings = read_flags(given, str(folder / "config.json"))
+    with _cluster(spread, settings) as cluster, claimed(folder):
+        return train(folder, settings, arguments, cluster, resumed)
 
 
-def _cluster(spread: Spread | None) -> AbstractContextManager[Scaled | None]:
-    """What trains on a cluster, None where this process trains."""
-    return nullcontext() if spread is None else scaled(spread)
+def _cluster(spread: Spread | None, *jobs: JobSettings) -> AbstractContextManager[Scaled | None]:
+    """What trains these jobs on a cluster, None where this process trains."""
+    if spread is None:
+        return nullcontext()
+    if any(settings.search is not None for settings in jobs):
+        raise InputError("--search asks for its trials in the process that trains them: leave out --ray")
+    return scaled(spread)
 
 
 def train(

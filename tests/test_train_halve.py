@@ -105,3 +105,16 @@ def test_a_budget_ends_the_job_and_a_larger_one_goes_on(
     assert error_of(capsys, train.main, line_of(line, tmp_path / "x", budget="much")).startswith(
         "error: --budget takes a time (90s, 30m, 4h), training tokens (2e6tokens) or none, not 'much'"
     )
+
+
+def test_a_budget_that_is_spent_lets_nobody_begin(line: Line, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert train.main(line_of(line, folder, halve="sync", rungs="1,3", runs_at_once=4, budget="1tokens")) == 0
+    first = entries(folder)
+    assert train.main([f"--resume={folder}"]) == 0
+    begun = [entry for entry in entries(folder).values() if entry.get("step")]
+    assert len(begun) == 4 and all(entry["development"]["step"] == entry["step"] for entry in begun)
+    assert {name for name, entry in first.items() if entry.get("step")} == {entry["id"] for entry in begun}
+    assert train.main([f"--resume={folder}", "--budget=2tokens"]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert config["flags"]["budget"] == "2tokens", "and so it goes on where it is killed"

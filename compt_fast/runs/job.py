@@ -39,6 +39,8 @@ from compt_fast.utils.words import plural
 
 MINI_WEIGHTS = Path(__file__).parents[1] / "mini" / "weights"
 FORMAT = 1
+DECIDING = ("budget", "halve", "halve_factor", "rungs", "least_steps")
+"""Settings that may be given anew when a job goes on."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -339,6 +341,15 @@ def record_added(folder: Path, runs: Sequence[Run]) -> None:
         write_json(path, content | {"runs": content["runs"] | configs, "added": added})
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def record_deciding(folder: Path, settings: JobSettings) -> None:
+    """Note in `config.json` what decides now which runs go on, so that a job that is killed goes on as decided."""
+    path = folder / "config.json"
+    content, now = read_object(path, "the config.json of a run folder"), settings.to_json()
+    flags = content["flags"] | {name: now[name] for name in DECIDING if name in now}
+    if flags != content["flags"]:
+        write_json(path, content | {"flags": flags})
 
 
 def record_stored(folder: Path, stored: dict[str, str]) -> None:

@@ -29,6 +29,7 @@ from compt_fast.runs.job import (
     open_job,
     prepare_folder,
     record_added,
+    record_deciding,
     record_stored,
 )
 from compt_fast.runs.scales import note_scales
@@ -37,7 +38,7 @@ from compt_fast.runs.shared import SharedPrompts
 from compt_fast.runs.stage_one import keep, open_stage_one, take_in
 from compt_fast.runs.steering import Steering
 from compt_fast.runs.summary import budget_spent, print_results, print_search
-from compt_fast.training.budget import Spending
+from compt_fast.training.budget import Spending, TakingUp
 from compt_fast.training.checkpoint import Checkpoint, load_latest
 from compt_fast.training.control import Control, Together
 from compt_fast.training.halving import Halving, check_halving
@@ -126,7 +127,8 @@ def prepare(
         stage_one.append(_stage(own_folder, own_job, starts, _latest(own_folder, own_job)))
     last = _stage(folder, job, initialisation, saved)
     trainer, adding, halving = last.trainer, Adding(job, initialisation), Halving()
-    controls: list[Control] = [Steering(folder=folder, adding=adding), halving, Spending()]
+    spending = Spending()
+    controls: list[Control] = [Steering(folder=folder, adding=adding), TakingUp(spending=spending), halving, spending]
     search = None
     if space is None:
         check_halving(settings, job.runs, {run.id: trainer.steps_of(run) for run in job.runs})
@@ -148,6 +150,7 @@ def conduct(pipeline: Pipeline, command: list[str], console: Console, drive: Dri
     """
     folder, last = pipeline.folder, pipeline.stage_two
     prepare_folder(folder, last.job, command)
+    record_deciding(folder, last.job.settings)
     if last.search is not None:
         record_search(folder, last.search.record.space.content, last.job.settings)
     if last.saved is None:
@@ -224,7 +227,7 @@ def _train(stage: Stage, job_folder: Path, console: Console, drive: Drive) -> in
     if stage.job.memory is not None:
         resume = f"compt_fast.fit(data, resume={str(job_folder)!r})"
     own = trainer.folder.name if trainer.folder != job_folder else ""
-    tracking = Tracking(job_folder, trainer.settings, trainer.run_of, own, trainer.begun)
+    tracking = Tracking(job_folder, trainer.settings, trainer.run_of, own, dict(trainer.begun))
     try:
         with Monitor(trainer.folder, trainer.steps_to_come, console, tracking) as monitor:
             if saved is not None:
@@ -250,7 +253,7 @@ def _train(stage: Stage, job_folder: Path, console: Console, drive: Drive) -> in
     if stage.search is None:
         print_results(console, trainer)
     else:
-        whole = print_search(console, trainer, stage.search.record)
+        whole = print_search(console, trainer, stage.search.record) or (trainer.closed and whole)
     if trainer.closed:
         console.print(budget_spent(trainer, resume), soft_wrap=True)
     return 0 if whole else 1

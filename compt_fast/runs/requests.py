@@ -161,7 +161,9 @@ def request_of(folder: Path, request: Request, late: Callable[[], None] = lambda
             if found is not None:
                 return found
             if not going:
-                raise InputError(f"{folder}: the job ended before it took the request up, which is withdrawn")
+                raise InputError(
+                    f"{folder}: the job ended before it answered; list shows whether it did what was asked"
+                )
             if time.monotonic() - asked > 5:
                 late()
                 asked = float("inf")

@@ -39,11 +39,9 @@ class Steering(Uncontrolled):
 
     def act(self, trainer: Trainer, monitor: Monitor, interrupts: Interrupts) -> None:
         names = requests.waiting(self.folder)
-        if not names:
-            self.taken = {}
+        if not names and not self.taken:
             return
         answered = requests.answers(self.folder)
-        self.taken = {name: self.taken[name] for name in names if name in self.taken}
         for name in names:
             self.taken[name] = answered.get(name) or self.taken.get(name) or self._meet(trainer, name)
         if not trainer.changed:

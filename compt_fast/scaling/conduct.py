@@ -14,7 +14,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from compt_fast.config.budget import Budget
 from compt_fast.config.choices import AUTO
 from compt_fast.config.job import JobSettings
 from compt_fast.runs.estimate import cost
@@ -22,6 +21,7 @@ from compt_fast.scaling.cluster import Spread
 from compt_fast.scaling.messages import Assignment, Ended, Order, Report, Work
 from compt_fast.scaling.pool import Device, Pool
 from compt_fast.scaling.queue import next_runs, share_of, to_move
+from compt_fast.training.budget import spent
 from compt_fast.training.interrupts import Interrupted, Interrupts
 from compt_fast.training.loop import Trainer
 from compt_fast.training.monitor import Monitor
@@ -46,11 +46,12 @@ class Conducted:
     def __init__(self, pool: Pool, trainer: Trainer, monitor: Monitor, interrupts: Interrupts, work: Work) -> None:
         for _, member in list(trainer.members):  # those of a checkpoint
             trainer.hold(member.run.id)
+        trainer.scores = False
         self.pool, self.trainer, self.monitor, self.interrupts = pool, trainer, monitor, interrupts
         self._work = ray.put(work)
         self._developed: dict[str, dict[str, Any]] = {}  # of runs that others decide on now
-        self._kept = 0  # runs that ended on a trainer
-        self._seen = (0, 0, 0)  # of runs: all, those that ended otherwise, those that return
+        self._kept: set[str] = set()  # runs that ended on a trainer
+        self._seen: tuple[object, ...] = ()  # how many runs there are, who ended otherwise, and who returns
         self._waiting: list[Run] = []
         self._tries: dict[str, tuple[int, int]] = {}  # by run: trainers that ended with it, and its step then
         self._failures = 0
@@ -61,11 +62,11 @@ class Conducted:
         """Runs that are to train on."""
         return 0 if self.trainer.closed else len(self.trainer.runs) - len(self.trainer.results)
 
-    def step(self) -> None:
-        """Give out what there is, and hear what comes within a moment."""
+    def step(self) -> bool:
+        """Give out what there is, and hear what comes within a moment; False where, as decided, nobody is left."""
         self._decide()
         if not self.left:
-            return
+            return False
         self.pool.fill(self.left)
         for device in self.pool:
             if device.call is None and device.work is not self._work:
@@ -76,12 +77,13 @@ class Conducted:
             self.monitor.phase("waiting for a trainer")
         if not calls:
             time.sleep(TICK)
-            return
+            return True
         ready, _ = ray.wait(list(calls), num_returns=1, timeout=TICK)
         for call in ready:
             self._hear(calls[call])
         if self._dirty and time.monotonic() > self._next_save:
             self.save()
+        return True
 
     def save(self) -> None:
         """Write a checkpoint of all that has been reported."""
@@ -145,7 +147,7 @@ class Conducted:
             trainer.let_in(run.id)
             trainer.hold(run.id)
         held = trainer.held.get(run.id)
-        seen = trainer.seen(run) if trainer.halves or trainer.settings.select == "best" else {}
+        seen = trainer.seen(run) if trainer.halves or trainer.settings.develops else {}
         start = {} if held else trainer.start(run)
         return Assignment(run, start, trainer.teachers(run), seen, held, trainer.control.until(trainer, run))
 
@@ -164,20 +166,21 @@ class Conducted:
         Once a budget is spent it sees all that train.
         """
         trainer = self.trainer
-        if Budget.of(trainer.settings.budget).spent(trainer.wall_seconds, trainer.tokens):
+        over = spent(trainer)
+        if over:
             self.halt()
-            for name in list(trainer.held):
-                trainer.let_in(name)
         developed, self._developed = self._developed, {}
         for name, development in developed.items():
             member = trainer.let_in(name)
             member.developed = member.step, development
+        for name in list(trainer.held) if over else ():
+            trainer.let_in(name)
         trainer.decide(self.monitor, self.interrupts)
         for _, member in list(trainer.members):
             trainer.hold(member.run.id)
         for device in self.pool:
-            device.drop(trainer.results.keys())
-        seen = len(trainer.runs), len(trainer.results) - self._kept, len(trainer.returning)
+            device.drop(trainer.results.keys() | trainer.returning.keys())
+        seen = len(trainer.runs), frozenset(trainer.results.keys() - self._kept), frozenset(trainer.returning)
         if developed or seen != self._seen:
             self._seen = seen
             self._wait_again()
@@ -199,7 +202,8 @@ class Conducted:
         except RayTaskError as error:
             if isinstance(error.cause, InputError):
                 raise InputError(str(error.cause)) from None
-            raise RuntimeError("a trainer failed") from error
+            self._lost(device, error)  # a device that fails; what fails everywhere ends the job there
+            return
         self._failures = 0
         if device.work is not self._work:
             return  # of a job before
@@ -215,6 +219,9 @@ class Conducted:
         trainer.held |= held
         trainer.begun |= {name: of.step for name, of in held.items()}
         self.monitor.keep([record for record in report.records if record["run"] in device.runs])
+        for name, step, tasks, average in report.selected:
+            if name in device.runs:
+                self.monitor.selecting(name, step, tasks, average)
         for name, ended in report.ended.items():
             if name not in device.runs:
                 continue
@@ -244,7 +251,7 @@ class Conducted:
                 for file, content in files.items():
                     (temporary / file).write_bytes(content)
         self.trainer.results[name] = ended.result
-        self._kept += 1
+        self._kept.add(name)
         self.trainer.held.pop(name, None)
 
     def _lost(self, device: Device, error: Exception) -> None:
@@ -307,8 +314,7 @@ class Scaled:
             self._pool, trainer, monitor, interrupts, Work(settings, trainer.trunk_hash, trainer.data.tasks)
         )
         try:
-            while conducted.left:
-                conducted.step()
+            while conducted.step():
                 interrupts.check()
         except Interrupted:
             conducted.halt()

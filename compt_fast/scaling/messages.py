@@ -52,6 +52,10 @@ class Order:
     seconds: float = 1.0
 
 
+Selected = tuple[str, int, dict[str, Any], float]
+"""A run, a step of it, and what its tasks and their average scored on development then."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """What came of a run, and its files by folder ("prompts") and name, of which a baseline's may have none."""
@@ -67,7 +71,8 @@ class Report:
     `steps` are those of the runs that it has. Where a checkpoint was due, or a run was to leave, `held` is all that the
     run goes on from, and `records` are its steps up to there, a record a step; those of a run that ended are among them
     too. Later ones it keeps: so what is written is always what a checkpoint knows. `developed` are the scores of runs
-    that were to leave after a step. It has `taken` so many steps with so many `tokens`.
+    that were to leave after a step, `selected` those that runs had on their way. It has `taken` so many steps with so
+    many `tokens`.
     """
 
     steps: Mapping[str, int]
@@ -79,3 +84,4 @@ class Report:
     developed: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     taken: int = 0
     tokens: int = 0
+    selected: list[Selected] = field(default_factory=list)

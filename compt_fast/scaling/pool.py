@@ -14,7 +14,7 @@ from compt_fast.scaling.cluster import Spread
 from compt_fast.scaling.queue import Load
 from compt_fast.scaling.worker import Worker
 from compt_fast.training.plan import Run
-from compt_fast.utils.cluster import machines, slots
+from compt_fast.utils.cluster import HERE, machines, slots
 from compt_fast.utils.errors import InputError
 
 LOOKED = 2.0  # seconds from one look at the cluster's machines to the next
@@ -62,7 +62,7 @@ class Pool:
         self.spread, self.gpus = spread, gpus
         self._devices: list[Device] = []
         self._looked = float("-inf")
-        if spread.trainers is None and not self._room():
+        if (spread.trainers is None or spread.address == HERE) and not self._room():
             has = ", ".join(f"{of.get('CPU', 0):g} and {of.get('GPU', 0):g}" for of in machines())
             raise InputError(
                 f"--ray: the cluster has no room for a trainer of {spread.says(gpus)}; its machines have processors "

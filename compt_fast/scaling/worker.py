@@ -19,7 +19,7 @@ from rich.console import Console
 from compt_fast.models.api import Trunk
 from compt_fast.runs.alone import alone
 from compt_fast.runs.job import Job, named_trunk
-from compt_fast.scaling.messages import Assignment, Ended, Order, Report, Work
+from compt_fast.scaling.messages import Assignment, Ended, Order, Report, Selected, Work
 from compt_fast.tasks.examples import JobData
 from compt_fast.training.cohort import Held
 from compt_fast.training.control import Uncontrolled
@@ -39,6 +39,7 @@ class Gathering(Monitor):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, 0, Console(quiet=True))
         self._records: dict[str, list[dict[str, Any]]] = {}
+        self._selected: dict[str, list[Selected]] = {}
         self.losses: list[float] = []  # of the latest step
         self.speed = 0.0
 
@@ -47,6 +48,13 @@ class Gathering(Monitor):
             self._records.setdefault(record["run"], []).append(record)
         self.losses = [record["loss"] for record in records if record["loss"] is not None]
         self.speed = speed
+
+    def selecting(self, run: str, step: int, tasks: dict[str, Any], average: float) -> None:
+        self._selected.setdefault(run, []).append((run, step, tasks, average))
+
+    def selected(self, run: str) -> list[Selected]:
+        """The development scores of a run since the last call."""
+        return self._selected.pop(run, [])
 
     def taken(self, run: str) -> list[dict[str, Any]]:
         """The records of a run since the last call."""
@@ -127,6 +135,7 @@ class Worker:
         left = self._taken_out(order.leave)
         for name in self._taken_out(order.drop):
             self._monitor.taken(name)
+            self._monitor.selected(name)
         self._enter(order.enter)
         first, tokens, due = trainer.step, trainer.tokens, False
         try:
@@ -157,6 +166,7 @@ class Worker:
             {name: development for name, (_, development) in self._leaving.left.items()},
             trainer.step - first,
             trainer.tokens - tokens,
+            [one for name in (*held, *ended) for one in self._monitor.selected(name)],
         )
         self._forget([*ended, *self._leaving.left])
         self._leaving.left = {}

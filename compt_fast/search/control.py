@@ -103,7 +103,8 @@ class Search:
         """How many more runs may be added."""
         known = {run.id for run in self._known(trainer)}
         waiting = sum(run.id in known for run in trainer.waiting)
-        return trainer.settings.runs_at_once - len(list(trainer.members)) - waiting
+        training = sum(member.run.id in known for _, member in trainer.members)
+        return trainer.settings.runs_at_once - training - waiting
 
     def _ask(self, trainer: Trainer, monitor: Monitor) -> None:
         """Begin the next trial."""

@@ -15,27 +15,28 @@ if TYPE_CHECKING:
     from compt_fast.training.monitor import Monitor
 
 
+def spent(trainer: Trainer) -> bool:
+    """Whether the budget of a job is."""
+    return Budget.of(trainer.settings.budget).spent(trainer.wall_seconds, trainer.tokens)
+
+
 @dataclass
 class Spending(Uncontrolled):
-    """Ends a job once its budget is spent, and takes up again what it `stopped` where there is more of it."""
+    """Ends a job once its budget is spent, and keeps in mind what it `stopped`."""
 
     name: str = "budget"
     stopped: list[str] = field(default_factory=list)
 
     def act(self, trainer: Trainer, monitor: Monitor, interrupts: Interrupts) -> None:
-        budget = Budget.of(trainer.settings.budget)
-        if not budget.spent(trainer.wall_seconds, trainer.tokens):
-            for name in self.stopped:
-                if name in trainer.results:
-                    trainer.resume(name)
-            self.stopped = []
+        if not spent(trainer):
             return
         trainer.closed = True
         training = list(trainer.members)
-        names = [member.run.id for _, member in training]
-        judged = trainer.halves or trainer.settings.select == "best"
-        scores = dict(zip(names, trainer.develop(training, monitor, interrupts), strict=True)) if judged else {}
-        for name in [*names, *trainer.returning]:
+        judged = trainer.scores and (trainer.halves or trainer.settings.develops)
+        begun = [(cohort, member) for cohort, member in training if judged and member.step]
+        developed = trainer.develop(begun, monitor, interrupts)
+        scores = {member.run.id: of for (_, member), of in zip(begun, developed, strict=True)}
+        for name in [*(member.run.id for _, member in training), *trainer.returning]:
             trainer.stop(name, f"the budget of {trainer.settings.budget} was spent", scores.get(name))
             self.stopped.append(name)
 
@@ -44,3 +45,20 @@ class Spending(Uncontrolled):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.stopped = list(state["stopped"])
+
+
+@dataclass
+class TakingUp(Uncontrolled):
+    """Lets go on what a budget had stopped, where there is more of it: before others decide, who would take it for runs
+    that have ended.
+    """
+
+    name: str = "taking-up"
+    spending: Spending = field(kw_only=True)
+
+    def act(self, trainer: Trainer, monitor: Monitor, interrupts: Interrupts) -> None:
+        if self.spending.stopped and not spent(trainer):
+            for name in self.spending.stopped:
+                if name in trainer.results:
+                    trainer.resume(name)
+            self.spending.stopped = []

@@ -40,6 +40,7 @@ class Trainer(Roster):
     step: int = 0
     tokens: int = 0  # of all training rows so far
     earlier_seconds: float = 0.0
+    scores: bool = True  # here; False where others train, and score
 
     def __post_init__(self) -> None:
         super().__post_init__()

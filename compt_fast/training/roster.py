@@ -193,22 +193,25 @@ class Roster:
         run = self.run_of(name)
         if run.id in self.results:
             raise InputError(f"{run.id}: it has {self.results[run.id].status} already; list shows what goes on")
-        step = self.returning.pop(run.id, 0)
+        step = self.returning.get(run.id, 0)
+        if step:
+            development = stopped.load(self.folder, self.identity, run.id, step).state.get("development") or development
+            del self.returning[run.id]
         if run.id in self.held:
             self.let_in(run.id)
         for cohort, member in list(self.members):
             if member.run == run:
                 step = member.step
                 development = member.development or development
-                self._keep_stopped(cohort, member)
+                self._keep_stopped(cohort, member, development)
         self.results[run.id] = RunResult.stopped(run, reason, step, development)
         self.changed = True
 
-    def _keep_stopped(self, cohort: Cohort, member: Member) -> None:
+    def _keep_stopped(self, cohort: Cohort, member: Member, development: dict[str, Any] | None) -> None:
         if self.graphs is not None:
             self.graphs.drop()
         if member.step:
-            stopped.keep(self.folder, self.identity, cohort, cohort.members.index(member))
+            stopped.keep(self.folder, self.identity, cohort, cohort.members.index(member), development)
             self._store_prompts(cohort, self.chosen(cohort, member), member.run)
         self._leave(cohort, member)
 
@@ -242,7 +245,7 @@ class Roster:
         self.changed = True
 
     def refill(self) -> bool:
-        """Let waiting runs in until `runs_at_once` train side by side; whether some of them were held."""
+        """Let waiting runs in until `runs_at_once` train side by side; whether some of them had begun before."""
         if self.closed:
             return False
         alive = sum(len(cohort.members) for cohort in self.cohorts)
@@ -254,14 +257,16 @@ class Roster:
             entering.setdefault(run.shape, []).append(run)
             if run.alone:
                 break
-        held = len(self.held)
+        begun = len(self.held) + len(self.returning)
         for runs in entering.values():
             with self._change():
                 self._admit(runs)
-        return len(self.held) < held
+        return len(self.held) + len(self.returning) < begun
 
     def _admit(self, runs: Sequence[Run]) -> Cohort:
         """Let runs of one shape in."""
+        back = [run.id for run in runs if run.id in self.returning and run.id not in self.held]
+        kept = {name: stopped.load(self.folder, self.identity, name, self.returning[name]) for name in back}
         members = []
         for run in runs:
             taught = self.teachers(run)
@@ -276,9 +281,9 @@ class Roster:
             if run.id in self.held:
                 held = self.held.pop(run.id)
                 cohort.restore(index, held.state, held.tensors)
-            elif run.id in self.returning:
-                saved = stopped.load(self.folder, self.identity, run.id, self.returning.pop(run.id))
-                cohort.restore(index, saved.state["members"][0][0], saved.tensors[run.id])
+            elif run.id in kept:
+                del self.returning[run.id]
+                cohort.restore(index, kept[run.id].state["members"][0][0], kept[run.id].tensors[run.id])
         return cohort
 
     def let_in(self, name: str) -> Member:

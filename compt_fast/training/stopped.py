@@ -23,12 +23,14 @@ def path_of(folder: Path, run: str, step: int) -> Path:
     return folder / FOLDER / run / f"step-{step:08d}.safetensors"
 
 
-def keep(folder: Path, job: Identity, cohort: Cohort, index: int) -> None:
-    """Write the run at `index` of a cohort: parameters, moments, step, and what was selected."""
+def keep(folder: Path, job: Identity, cohort: Cohort, index: int, development: dict[str, Any] | None = None) -> None:
+    """Write the run at `index` of a cohort: parameters, moments, step, what was selected, and the `development` scores
+    of what it has come to.
+    """
     member = cohort.members[index]
     target = path_of(folder, member.run.id, member.step)
     target.parent.mkdir(parents=True, exist_ok=True)
-    state = {"job": job.hash([member.run.id]), "results": {}, "members": [[member.state()]]}
+    state = {"job": job.hash([member.run.id]), "results": {}, "members": [[member.state()]], "development": development}
     checkpoint.write(target, state, checkpoint.tensors_of(cohort, [index]))
 
 

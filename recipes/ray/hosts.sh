@@ -8,7 +8,7 @@
 set -euo pipefail
 : "${HOSTS:?name the other hosts: HOSTS=\"node1 node2\" bash recipes/ray/hosts.sh ...}"
 PLACE=${PLACE:-$(dirname "$(command -v ray)")}
-address=$(hostname --ip-address | awk '{print $1}'):6379
+address=${ADDRESS:-$(hostname -I | awk '{print $1}')}:6379 # ADDRESS: where this host has several
 
 # Whoever reaches Ray's ports can run code here: a secret that only these hosts have, and ports that no firewall opens.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0

@@ -18,6 +18,7 @@ from tests.helpers.jobs import error_of
     [
         (["--trainers=2"], "--trainers needs --ray: without it this process trains"),
         (["--trainer-cpus=2"], "--trainer-cpus needs --ray"),
+        (["--ray", "--search=recipes/spaces/spp.toml"], "--search asks for its trials in the process that trains them"),
         (["--ray", "--trainers=0"], "--trainers must be above 0, not 0"),
         (["--ray", "--trainer-cpus=0"], "--trainer-cpus must be above 0, not 0"),
         (["--ray", "--trainers=many"], "--trainers"),
