@@ -75,10 +75,10 @@ def _trials(record: Record, name: str) -> Exhibit:
     ]
     finished = [trial for trial in ranked if trial.state == FINISHED][:MOST_DRAWN]
     early = sum(trial.state == PRUNED for trial in record.trials)
-    shares = f"{len(finished)} of {plural(len(record.trials), 'trial')} were trained to the end"
+    shares = f"Of {plural(len(record.trials), 'trial')} {len(finished)} were trained to the end"
     says = shares + (f", {early} were stopped early." if early else ".")
     lines = [(trial.value or 0.0, [trial.point.get(axis.name) for axis in axes]) for trial in reversed(finished)]
-    picture = draw_search.parallel([axis.name for axis in axes], lines, label=DEVELOPMENT)
+    picture = draw_search.parallel([axis.name for axis in axes], lines, label="in development (percent)")
     heads = ["trial", "development", "state", *(axis.name for axis in axes)]
     table = Table(heads, rows, decimals=4)
     return Exhibit(slug(f"search trials {name}"), f"{name}: the trials", says, DEVELOPMENT, table, picture)

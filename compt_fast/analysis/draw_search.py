@@ -40,7 +40,8 @@ def parallel(names: Sequence[str], lines: Sequence[tuple[float, Sequence[Any]]],
         axes.set_xticks(range(len(names)), names, rotation=25, ha="right", rotation_mode="anchor")
         axes.set(yticks=[], ylim=(-0.06, 1.06), xlim=(-0.2, len(names) - 0.4))
         axes.spines[:].set_visible(False)
-        figure.colorbar(ScalarMappable(norm, _COLOURS), ax=axes, label=label, shrink=0.9)
+        bar = figure.colorbar(ScalarMappable(norm, _COLOURS), ax=axes, label=label, shrink=0.9)
+        bar.solids.set_rasterized(False)  # a page has pictures of lines alone
     return figure
 
 

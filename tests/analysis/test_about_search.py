@@ -63,7 +63,7 @@ def test_trials_stand_by_their_value(searched: Searched) -> None:
     found = searched.exhibits["the trials"]
     values = [row[1] for row in found.table.rows if row[1] is not None]
     assert values == sorted(values, key=lambda v: -float(v)) and len(found.table.rows) == 40
-    assert "32 of 40 trials were trained to the end, 8 were stopped early" in found.says
+    assert "Of 40 trials 32 were trained to the end, 8 were stopped early" in found.says
     assert found.picture is not None and "sources[method=spp]" in draw.svg(found.picture)
     assert searched.exhibits["what mattered"].table.rows[0][0] == "lr_private"
 

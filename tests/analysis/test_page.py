@@ -15,6 +15,7 @@ from compt_fast.utils.errors import InputError
 
 VOID = {"meta", "br", "hr", "img", "link", "input", "col", "wbr"}
 TITLES = [
+    "Search",
     "Results",
     "Methods compared",
     "Shots",

@@ -29,7 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def answers(folder: Path, dtype: str) -> list[str]:
-    return [text for texts in load_job(folder, {"dtype": dtype}).predict(RUN) for text in texts]
+    ((_, predicted),) = load_job(folder, {"dtype": dtype}).predict([(RUN, None)])
+    return [text for texts in predicted for text in texts]
 
 
 def test_it_answers_as_fp32_does(folder: Path) -> None:

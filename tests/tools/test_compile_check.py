@@ -20,7 +20,7 @@ from tools.machine_code import Needs
 
 KERNELS = {"prepare", "encode", "gather", "backward_prompts", "backward_layer", "backward_logits"}
 KERNELS |= {"squares", "update", "_forward", "_backward_queries", "_backward_keys", "_norm", "_norm_backward"}
-KERNELS |= {"_products", "_softmax", "_softmax_backward", "_weighted_sum", "_states_grad"}
+KERNELS |= {"_products", "_softmax", "_softmax_backward", "_weighted_sum", "_states_grad", "_newest"}
 TENSOR_CORES = {80: "mma.sync", 90: "wgmma", 100: "tcgen05"}
 MINIMAL = ("spp", "spp m=100", "scp N=10", "slpn", "none")
 

@@ -107,7 +107,7 @@ def test_a_decoders_states_have_the_bits_of_the_engines(dtype: torch.dtype) -> N
     how = how_for(weights.embedding)
     of = model._cross(states, torch.arange(4), cu, steps, how)
     cache: list[torch.Tensor] = []
-    own = decode._CompiledCache(weights, steps)
+    own = decode._RoomyCache(weights, steps)
     bias = distances(model.decoder_bias, torch.arange(1 - steps, steps))
     for step in range(steps):
         ids = torch.randint(3, 100, (len(cross.cu_seqlens_q) - 1,), generator=g)
