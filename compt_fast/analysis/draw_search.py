@@ -41,6 +41,7 @@ def parallel(names: Sequence[str], lines: Sequence[tuple[float, Sequence[Any]]],
         axes.set(yticks=[], ylim=(-0.06, 1.06), xlim=(-0.2, len(names) - 0.4))
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(ScalarMappable(norm, _COLOURS), ax=axes, label=label, shrink=0.9)
+        assert bar.solids is not None
         bar.solids.set_rasterized(False)  # a page has pictures of lines alone
     return figure
 
