@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from compt_fast.config.baselines import METHODS
@@ -36,8 +37,8 @@ class JobFlag(Flag):
     A job goes on under another value of a `free` setting: it changes no number, or what it changed is done already.
     Of the others one that is not `hashed` is no part of the hash of a job's files. `names_tasks` says that it holds
     tasks or suites, `of_stored` that it means something only where runs start from stored sources, or from stored
-    prompts of either role, `of_search` that it does only beside `--search`. Under another `pace` a job computes the
-    same, faster or slower.
+    prompts of either role, `of_search` that it does only beside `--search`. What `decides` who is stopped is kept where
+    it is given anew. Under another `pace` a job computes the same, faster or slower.
 
     `also` are the commands besides `train` and `check` that have the flag, "load" those that load trained prompts. A
     report keeps runs of two values in panels of their own, compares them, or takes no notice of the setting.
@@ -49,12 +50,14 @@ class JobFlag(Flag):
     names_tasks: bool = False
     of_stored: Literal["", "sources", "prompts", "shared"] = ""
     of_search: bool = False
+    decides: bool = False
     pace: bool = False
     also: tuple[str, ...] = ()
     report: Literal["", "panel", "compared"] = ""
 
 
 _flag = stated(JobFlag)
+_decides = partial(_flag, free=True, decides=True)
 
 
 @dataclass(frozen=True)
@@ -323,43 +326,39 @@ class JobSettings:
     )
     halve: str | None = field(
         default=None,
-        metadata=_flag(
+        metadata=_decides(
             "stop runs early that do worse than others on the development sample, and give their places to those that "
             f"wait: {ASYNCHRONOUS} (ASHA) decides of those that have come to a rung so far, {SYNCHRONOUS} once all "
             f"have, none stops nobody (without a value: {ASYNCHRONOUS})",
             choices=(*HALVINGS, NONE),
             bare=ASYNCHRONOUS,
-            free=True,
         ),
     )
     halve_factor: int = field(
         default=3,
-        metadata=_flag(
-            "of the runs at a rung one in so many goes on", ranges=(Range("must be 2 or more, not {}", 2),), free=True
+        metadata=_decides(
+            "of the runs at a rung one in so many goes on",
+            ranges=(Range("must be 2 or more, not {}", 2),),
         ),
     )
     least_steps: int | None = field(
         default=None,
-        metadata=_flag(
+        metadata=_decides(
             "steps to the first rung of --halve; each further one lies --halve-factor times as far (default: three "
             "rungs, the last at the end divided by --halve-factor)",
             ranges=(POSITIVE,),
-            free=True,
         ),
     )
     rungs: list[int] | None = field(
         default=None,
-        metadata=_flag(
-            "the rungs of --halve themselves: step counts at which runs are compared", ranges=(POSITIVE,), free=True
-        ),
+        metadata=_decides("the rungs of --halve themselves: step counts where runs are compared", ranges=(POSITIVE,)),
     )
     budget: str | None = field(
         default=None,
-        metadata=_flag(
+        metadata=_decides(
             "stop the whole once so much is spent, with the best so far: a time (90s, 30m, 4h) or training tokens "
             "(2e6tokens); --resume with a larger one, or none, goes on",
             kind=BUDGET,
-            free=True,
         ),
     )
     checkpoint_every: int = field(

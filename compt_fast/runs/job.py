@@ -39,8 +39,6 @@ from compt_fast.utils.words import plural
 
 MINI_WEIGHTS = Path(__file__).parents[1] / "mini" / "weights"
 FORMAT = 1
-DECIDING = ("budget", "halve", "halve_factor", "rungs", "least_steps")
-"""Settings that may be given anew when a job goes on."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -347,7 +345,7 @@ def record_deciding(folder: Path, settings: JobSettings) -> None:
     """Note in `config.json` what decides now which runs go on, so that a job that is killed goes on as decided."""
     path = folder / "config.json"
     content, now = read_object(path, "the config.json of a run folder"), settings.to_json()
-    flags = content["flags"] | {name: now[name] for name in DECIDING if name in now}
+    flags = content["flags"] | {key: now[key] for key, flag in JOB_FLAGS.items() if flag.decides}
     if flags != content["flags"]:
         write_json(path, content | {"flags": flags})
 
